@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,192 @@ class DiscriminatorConfig:
     label_layers: int = 8  # depth of the label mapping network, with num_classes > 0
     half_resolutions: int = 4  # the highest resolutions run in the half-precision compute type
     half_clamp: float = 256.0  # activations are clamped to this times the gain, under half precision only
+
+
+class ConfigError(ValueError):
+    """An option is unknown, malformed or contradicts another; the message is one sentence that names the flag."""
+
+
+def _option(
+    default: Any, help: str, group: str, *, above: float | None = None, least: float | None = None, choices: Any = None
+) -> Any:
+    """A field with its help text and its range: values must be > `above`, or >= `least`."""
+    metadata = {"help": help, "group": group, "above": above, "least": least, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+_run = partial(_option, group="what to train")
+_data = partial(_option, group="data")
+_fit = partial(_option, group="optimisation")
+_net = partial(_option, group="networks", above=0)
+_speed = partial(_option, group="speed")
+_out = partial(_option, group="output")
+_G = GeneratorConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a training run does. The field names are the flags of `digan/train.py`."""
+
+    cfg: str | None = _run(None, "preset; 'demo' when --data is not given either")
+    data: str | None = _run(None, "folder, zip or video file to train on")
+    outdir: str = _run("runs", "where run folders are made")
+    desc: str = _run("", "text appended to the name of the run folder")
+    resume: str | None = _run(None, "'latest' under --outdir, a run folder, or one of its checkpoints")
+    config: str | None = _run(None, "YAML file of options; the command line wins over it")
+    dry_run: bool = _run(False, "print configuration, parameters, MACs and data, and stop (also -n)")
+
+    split: str = _data("train", "which of the data's splits to train on, e.g. train or train,val")
+    split_list: str | None = _data(None, "official split list of UCF-101 (trainlist01.txt)")
+    resolution: int = _data(_G.resolution, "pixels per side", choices=(32, 64, 128, 256, 512))
+    frames: int = _data(16, "frames of a clip", above=0)
+    stride: int = _data(1, "a window of frames*stride is taken apart into this many clips", above=0)
+    overlap: int = _data(0, "raw frames shared by consecutive windows; frames*stride-1: every window", least=0)
+    mirror: bool = _data(True, "flip real clips horizontally, half of the time")
+    cond: bool = _data(False, "condition on class labels (class subfolders)")
+    workers: int = _data(4, "data loading processes for each training process", least=0)
+
+    batch: int = _fit(64, "clips of one step, over all processes", above=0)
+    batch_gpu: int | None = _fit(None, "clips at once in one process; more are accumulated", above=0)
+    kimg: float = _fit(25000.0, "length of the run, in thousands of real clips shown", above=0)
+    lr: float = _fit(0.0025, "learning rate of Adam, before the correction for lazy regularisation", above=0)
+    gamma: float = _fit(1.0, "weight of the R1 penalty on each discriminator", least=0)
+    r1_interval: int = _fit(16, "steps between R1 penalties", above=0)
+    pl_weight: float = _fit(0.0, "weight of the path length penalty (published model: 0)", least=0)
+    pl_interval: int = _fit(4, "steps between path length penalties; corrects G's Adam even at weight 0", above=0)
+    style_mixing: float = _fit(0.0, "probability of style mixing (published model: 0)", least=0)
+    aug: str = _fit("color,translation", "DiffAugment policy: any of color,translation,cutout, or none")
+    ema_kimg: float = _fit(20.0, "half-life of the moving average of G", least=0)
+    ema_rampup: float = _fit(0.05, "the half-life is at most this share of the clips seen", above=0)
+    seed: int = _fit(0, "every random number of a run follows from it", least=0)
+
+    z_dim: int = _net(_G.z_dim, "size of z_content and of z_motion")
+    w_dim: int = _net(_G.w_dim, "size of the intermediate latent")
+    fourier_dim: int = _net(_G.fourier_dim, "Fourier features of one stage")
+    fmm_rank: int = _net(_G.fmm_rank, "rank of the factorised multiplicative modulation")
+    channel_base: int = _net(_G.channel_base, "channels at resolution R: min(channel_base/R, channel_max)")
+    channel_max: int = _net(_G.channel_max, "most channels of a layer")
+
+    mixed_precision: str | None = _speed(
+        None,
+        "compute type of the discriminators' large layers [as accelerate is set up]",
+        choices=("no", "bf16", "fp16"),
+    )
+    compile: bool = _speed(False, "torch.compile the main passes (the penalties stay eager)")
+
+    tick: float = _out(4.0, "kimg between log lines", above=0)
+    snap: int = _out(100, "ticks between snapshots, samples, metrics and checkpoints", above=0)
+    checkpoints: int = _out(2, "complete checkpoints kept; older ones are removed", above=0)
+    metrics: str = _out("rfvd256_16f", "metrics of every snapshot, comma separated, or none")
+    detector: str | None = _out(None, "TorchScript I3D for fvd and kvd")
+    samples: int = _out(16, "videos of a sample sheet", above=0)
+    report_to: str = _out("tensorboard", "trackers of accelerate, comma separated, or none")
+
+    def generator(self, num_classes: int) -> GeneratorConfig:
+        """The generator that these options describe."""
+        return GeneratorConfig(num_classes=num_classes, **_shared(self, GeneratorConfig))
+
+    def discriminator(self, num_classes: int) -> DiscriminatorConfig:
+        """The two discriminators that these options describe."""
+        return DiscriminatorConfig(num_classes=num_classes, **_shared(self, DiscriminatorConfig))
+
+    def metric_names(self) -> list[str]:
+        return _names(self.metrics)
+
+    def trackers(self) -> list[str]:
+        return _names(self.report_to)
+
+    def aug_policy(self) -> str:
+        return ",".join(_names(self.aug))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": dict(
+        resolution=32,
+        batch=16,
+        kimg=6.0,
+        tick=0.25,
+        snap=8,
+        workers=1,
+        channel_base=2048,
+        channel_max=64,
+        z_dim=64,
+        w_dim=64,
+        fourier_dim=32,
+        ema_kimg=0.5,
+        metrics="rfvd128_16f",
+    ),
+    "sky": dict(frames=16, stride=1, overlap=0),
+    "taichi": dict(frames=16, stride=4, overlap=0),
+    "ucf101": dict(frames=16, stride=1, overlap=15),
+    "kinetics-food": dict(frames=16, stride=1, overlap=0, split="train,val"),
+}
+
+ALIASES = {
+    "output-dir": "outdir",
+    "train-data-dir": "data",
+    "resume-from-checkpoint": "resume",
+    "checkpoints-total-limit": "checkpoints",
+}
+
+# A resumed run continues the same experiment: what decides its numbers can't change, the rest may.
+RESUME_MAY_CHANGE = frozenset(
+    "outdir data desc resume config dry_run cfg workers kimg compile tick snap checkpoints metrics detector samples "
+    "report_to".split()
+)
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip()) and name != "none"]
+
+
+def _shared(config: TrainConfig, cls: type) -> dict[str, Any]:
+    mine = {f.name for f in fields(config)}
+    return {f.name: getattr(config, f.name) for f in fields(cls) if f.name in mine}
+
+
+def check(config: TrainConfig) -> TrainConfig:
+    """Raises `ConfigError` where options are out of range or contradict each other; returns the configuration."""
+    c = config
+    if c.cfg != "demo" and c.data is None:
+        raise ConfigError(f"--cfg {c.cfg} needs --data: a folder, zip or file of videos.")
+    for f in fields(c):
+        value, m = getattr(c, f.name), f.metadata
+        if value is None:
+            continue
+        if m["above"] is not None and not value > m["above"]:
+            raise ConfigError(f"{flag(f.name)} {value} must be more than {m['above']}.")
+        if m["least"] is not None and not value >= m["least"]:
+            raise ConfigError(f"{flag(f.name)} {value} must be at least {m['least']}.")
+        if m["choices"] is not None and value not in m["choices"]:
+            raise ConfigError(f"{flag(f.name)} {value} is not one of {', '.join(map(str, m['choices']))}.")
+    if c.style_mixing > 1:
+        raise ConfigError(f"--style-mixing {c.style_mixing} is a probability, at most 1.")
+    if c.overlap >= c.frames * c.stride:
+        raise ConfigError(f"--overlap {c.overlap} must be less than --frames times --stride, {c.frames * c.stride}.")
+    return config
+
+
+def micro_batches(config: TrainConfig, processes: int) -> int:
+    """Micro-batches of one step in each of `processes` processes: batch = batch_gpu * processes * micro-batches."""
+    if config.batch % processes:
+        raise ConfigError(f"--batch {config.batch} is not a multiple of the {processes} processes.")
+    per_process = config.batch // processes
+    at_once = config.batch_gpu or per_process
+    if per_process % at_once:
+        raise ConfigError(
+            f"--batch {config.batch} on {processes} processes is {per_process} clips each, not a multiple of "
+            f"--batch-gpu {at_once}."
+        )
+    group = min(at_once, DiscriminatorConfig.mbstd_group)
+    if at_once % group:
+        raise ConfigError(
+            f"{at_once} clips at once are not a multiple of the minibatch standard deviation's group of {group}: "
+            "change --batch or --batch-gpu."
+        )
+    return per_process // at_once

@@ -1,0 +1,104 @@
+"""Equalised layers shared by the networks: the stored weight is N(0, 1) and its scale is applied at run time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fused_inr as fi
+
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+
+# Gain that keeps the second moment of a unit normal through the activation.
+_ACTIVATION_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2.0)}
+
+
+class FullyConnected(nn.Module):
+    """Equalised fully connected layer (StyleGAN2): act(x W^T lr_mult / sqrt(in) + b lr_mult), W ~ N(0, 1) / lr_mult.
+
+    Args:
+        activation: "linear" or "lrelu" (slope 0.2, gain sqrt 2).
+        bias_init: initial value of the bias, as stored.
+        lr_mult: factor on the learning rate of weight and bias.
+
+    Shapes: x [..., in_features] -> [..., out_features], same float dtype.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str = "linear",
+        bias_init: float = 0.0,
+        lr_mult: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.lr_mult = lr_mult
+        self.weight_gain = lr_mult / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_mult)
+        self.bias = nn.Parameter(torch.full([out_features], bias_init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.weight_gain
+        bias = self.bias if self.lr_mult == 1.0 else self.bias * self.lr_mult
+        if self.activation == "linear":
+            return F.linear(x, weight, bias)
+        y = F.linear(x.flatten(0, -2), weight)  # [M, out]
+        return fi.bias_act(y, bias, act=self.activation).unflatten(0, x.shape[:-1])
+
+
+class Conv2d(nn.Module):
+    """Equalised convolution of the discriminator, "same" padding, optionally halving the resolution (StyleGAN2).
+
+    The weight, stored as N(0, 1), is used times 1 / sqrt(in * kernel^2). With ``down`` the input passes the FIR filter
+    [1, 3, 3, 1] before every second pixel is kept. In float16 and bfloat16 the result is clamped to ``clamp * gain``.
+
+    Args:
+        kernel: odd size of the square kernel.
+        activation: "linear" or "lrelu" (slope 0.2, gain sqrt 2).
+        clamp: bound of the activations under half precision, None for none.
+
+    Shapes: x [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with ``down``; same dtype and memory format.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        activation: str = "linear",
+        bias: bool = True,
+        down: bool = False,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.activation = activation
+        self.clamp = clamp
+        self.weight_gain = 1.0 / math.sqrt(in_channels * kernel**2)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        self.register_buffer("fir", torch.outer(taps, taps) / taps.sum() ** 2 if down else None, persistent=False)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """Convolve; ``gain`` multiplies the result of the activation (and the clamp)."""
+        if self.bias is None and self.activation == "linear":
+            return self._convolve(x, gain)  # nothing follows, so the gain rides on the weight
+        y = self._convolve(x, 1.0)
+        clamp = self.clamp * gain if self.clamp is not None and x.dtype in HALF_DTYPES else None
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return fi.bias_act(y, bias, act=self.activation, gain=_ACTIVATION_GAIN[self.activation] * gain, clamp=clamp)
+
+    def _convolve(self, x: Tensor, gain: float) -> Tensor:
+        weight = (self.weight * (self.weight_gain * gain)).to(x.dtype)
+        if self.fir is None:
+            return F.conv2d(x, weight, padding=self.kernel // 2)
+        spread = self.fir.shape[0] // 2
+        if self.kernel == 1:  # a pointwise convolution commutes with dropping pixels: do it on a quarter of them
+            return F.conv2d(fi.upfirdn2d(x, self.fir, down=2, padding=spread - 1), weight)
+        return F.conv2d(fi.upfirdn2d(x, self.fir, padding=spread - 1 + self.kernel // 2), weight, stride=2)

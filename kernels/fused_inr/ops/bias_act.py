@@ -1,0 +1,69 @@
+"""Bias, activation, gain and clamp in one op (StyleGAN2, CVPR 2020)."""
+
+from torch import Tensor
+
+from fused_inr.backends import call
+
+LRELU_SLOPE = 0.2
+# Gains that keep the variance of a normally distributed input, as StyleGAN2 sets them.
+DEFAULT_GAINS = {
+    "linear": 1.0,
+    "relu": 2**0.5,
+    "lrelu": 2**0.5,
+    "tanh": 1.0,
+    "sigmoid": 1.0,
+    "elu": 1.0,
+    "selu": 1.0,
+    "softplus": 1.0,
+    "swish": 2**0.5,
+}
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    dim: int = 1,
+) -> Tensor:
+    """y = clamp(act(x + bias) * gain), with the bias along one axis.
+
+    Differentiable in x and bias to any order.
+
+    Args:
+        x: floating-point tensor of any shape.
+        bias: [x.shape[dim]], or None for no bias; converted to the type of x.
+        act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish (x * sigmoid(x)).
+        alpha: slope of lrelu for negative inputs, default 0.2. The other activations have no such number.
+        gain: factor of the activation's output; default sqrt(2) for relu, lrelu and swish, otherwise 1.
+        clamp: limit >= 0 of the result's magnitude, applied after the gain; None for no limit.
+        dim: axis of the bias; may be negative.
+
+    Returns:
+        Tensor of the shape and type of x.
+
+    Raises:
+        ValueError: unknown activation, alpha without lrelu, negative clamp, or a bias that does not fit.
+    """
+    if act not in DEFAULT_GAINS:
+        raise ValueError(f"bias_act act must be one of {', '.join(DEFAULT_GAINS)}, not {act!r}.")
+    if alpha is not None and act != "lrelu":
+        raise ValueError(f"bias_act alpha is the slope of act='lrelu'; leave it out for act={act!r}.")
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"bias_act clamp must be at least 0, or None for no limit, not {clamp}.")
+    if not x.is_floating_point():
+        raise ValueError(f"bias_act x must be a floating-point tensor, not {x.dtype}.")
+    if bias is not None:
+        if not -x.ndim <= dim < x.ndim:
+            raise ValueError(f"bias_act dim must be an axis of x, which has {x.ndim}, not {dim}.")
+        dim %= x.ndim
+        if bias.ndim != 1 or bias.shape[0] != x.shape[dim]:
+            raise ValueError(
+                f"bias_act bias must have shape [{x.shape[dim]}], the size of axis {dim} of x, not {list(bias.shape)}."
+            )
+        bias = bias.to(x.dtype)
+    slope = LRELU_SLOPE if alpha is None else float(alpha)
+    gain = DEFAULT_GAINS[act] if gain is None else float(gain)
+    return call("bias_act", x.device.type, (x, bias, act, slope, gain, clamp, dim))

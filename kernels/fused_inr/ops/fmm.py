@@ -1,0 +1,37 @@
+"""Factorised multiplicative modulation (INR-GAN, CVPR 2021; DIGAN, ICLR 2022)."""
+
+import torch
+from torch import Tensor
+
+from fused_inr.backends import call
+
+
+def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, *, demodulate: bool = True) -> Tensor:
+    """Weights of N layers from one shared weight and low-rank factors: W = weight * (1 + left right / sqrt(R)).
+
+    Differentiable in every tensor to any order. Computed in float32, or float64 if a tensor is; autocast is ignored,
+    because demodulation is a statistic.
+
+    Args:
+        weight: [O, I], shared by all.
+        left: [N, O, R].
+        right: [N, R, I].
+        demodulate: divide each row of W by (its 2-norm + 1e-8).
+
+    Returns:
+        [N, O, I], float32 or float64.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    if weight.ndim != 2 or left.ndim != 3 or right.ndim != 3:
+        found = ", ".join(str(list(tensor.shape)) for tensor in (weight, left, right))
+        raise ValueError(f"fmm_weight needs weight [O, I], left [N, O, R] and right [N, R, I], not {found}.")
+    (outputs, inputs), (batch, _, rank) = weight.shape, left.shape
+    if rank < 1 or left.shape[1] != outputs or right.shape != (batch, rank, inputs):
+        raise ValueError(
+            f"fmm_weight: for weight {list(weight.shape)}, left and right must have shapes [N, {outputs}, R] and "
+            f"[N, R, {inputs}], R >= 1, not {list(left.shape)} and {list(right.shape)}."
+        )
+    wide = torch.float64 if torch.float64 in (weight.dtype, left.dtype, right.dtype) else torch.float32
+    return call("fmm_weight", weight.device.type, (weight.to(wide), left.to(wide), right.to(wide), demodulate))

@@ -1,0 +1,38 @@
+"""Minibatch standard deviation (Progressive GAN, ICLR 2018, in the grouped form of StyleGAN2)."""
+
+from torch import Tensor
+
+from fused_inr.backends import call
+
+
+def minibatch_stddev(x: Tensor, group_size: int = 4, channels: int = 1) -> Tensor:
+    """Appends planes that hold how much the samples of a group differ.
+
+    Groups have G = min(group_size, N) samples; sample i is in group i % (N / G). The channels are split into `channels`
+    runs; each gives one plane, the mean over the run and the pixels of sqrt(variance over the group + 1e-8). Statistics
+    are float32 (float64 for float64). Differentiable to any order.
+
+    Args:
+        x: [N, C, H, W] floating point.
+        group_size: samples per group, >= 1.
+        channels: planes to append; divides C.
+
+    Returns:
+        [N, C + channels, H, W] in the type of x.
+
+    Raises:
+        ValueError: N is no multiple of G, C no multiple of `channels`, or x is not [N, C, H, W].
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"minibatch_stddev x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")
+    if group_size < 1:
+        raise ValueError(f"minibatch_stddev group_size must be at least 1, not {group_size}.")
+    if channels < 1 or x.shape[1] % channels:
+        raise ValueError(f"minibatch_stddev channels must divide the {x.shape[1]} channels of x; {channels} does not.")
+    group = max(1, min(group_size, x.shape[0]))
+    if x.shape[0] % group:
+        raise ValueError(
+            f"minibatch_stddev needs a batch that is a multiple of its group size {group}, not {x.shape[0]} samples; "
+            "change the batch or group_size."
+        )
+    return call("minibatch_stddev", x.device.type, (x, group, channels))

@@ -1,0 +1,135 @@
+"""Up-sample, FIR-filter and down-sample images (StyleGAN2, CVPR 2020)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fused_inr.backends import call
+
+
+def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    x, y = (value, value) if isinstance(value, int) else tuple(value)
+    if x < 1 or y < 1:
+        raise ValueError(f"{name} must be an integer of at least 1 or a pair [x, y] of them, not {value!r}.")
+    return x, y
+
+
+def _padding(value: int | Sequence[int]) -> tuple[int, int, int, int]:
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) == 2:
+        x, y = sides
+        sides = (x, x, y, y)
+    if len(sides) != 4:
+        raise ValueError(f"padding must be an integer, [x, y] or [x0, x1, y0, y1], not {value!r}.")
+    return sides
+
+
+def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
+    """The filter in the type of x, [h, w] or separable [n]; a single tap of 1 for None."""
+    if filter is None:
+        return torch.ones([1, 1], dtype=x.dtype, device=x.device)
+    if filter.ndim not in (1, 2) or filter.numel() == 0:
+        raise ValueError(f"filter must have shape [h, w], or [n] if separable, not {list(filter.shape)}.")
+    if filter.device != x.device:
+        raise ValueError(f"filter is on {filter.device} but x on {x.device}; move the filter with .to(x.device).")
+    return filter.to(x.dtype)
+
+
+def _filter_size(filter: Tensor | None) -> tuple[int, int]:
+    """Width and height in taps."""
+    return (1, 1) if filter is None else (filter.shape[-1], filter.shape[0])
+
+
+def upfirdn2d(
+    x: Tensor,
+    filter: Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Every channel on its own: insert zeros, pad or crop, filter, keep every `down`-th pixel.
+
+    1. `up` - 1 zeros follow every pixel. 2. `padding` zeros are added at the sides; a negative number crops. 3. The
+    image is filtered, keeping only what the filter covers wholly. 4. Every `down`-th pixel is kept, the first included.
+
+    Differentiable in x to any order.
+
+    Args:
+        x: [N, C, H, W] floating point.
+        filter: [h, w] taps, or [n] for the separable n x n filter; None is a single tap of 1. Computed in x's type.
+        up, down: integer >= 1, or [x, y].
+        padding: integer, [x, y] or [x0, x1, y0, y1] (left, right, top, bottom), in pixels of the up-sampled image.
+        flip_filter: False convolves, True correlates.
+        gain: factor of the result.
+
+    Returns:
+        [N, C, (H up_y + y0 + y1 - h) // down_y + 1, (W up_x + x0 + x1 - w) // down_x + 1] in the type of x.
+
+    Raises:
+        ValueError: an argument has no such form, or the padded image is smaller than the filter.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")
+    up, down, padding = _pair("up", up), _pair("down", down), _padding(padding)
+    taps = _taps(filter, x)
+    padded = (x.shape[3] * up[0] + padding[0] + padding[1], x.shape[2] * up[1] + padding[2] + padding[3])
+    size = _filter_size(taps)
+    if padded[0] < size[0] or padded[1] < size[1]:
+        raise ValueError(
+            f"The padded image, {padded[1]} x {padded[0]} (height x width), is smaller than the filter, "
+            f"{size[1]} x {size[0]}; use a larger padding or a smaller filter."
+        )
+    return call("upfirdn2d", x.device.type, (x, taps, up, down, padding, bool(flip_filter), float(gain)))
+
+
+def downsample2d(
+    x: Tensor,
+    filter: Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Filter, then keep every `down`-th pixel, padded so that sizes divide: [N, C, H, W] to [N, C, H/down, W/down].
+
+    Each output pixel is centred on the pixels it stands for, as in StyleGAN2. Arguments and errors as of `upfirdn2d`;
+    `padding` is added to the padding that keeps the size.
+    """
+    down_x, down_y = _pair("down", down)
+    x0, x1, y0, y1 = _padding(padding)
+    width, height = _filter_size(filter)
+    sides = (
+        x0 + (width - down_x + 1) // 2,
+        x1 + (width - down_x) // 2,
+        y0 + (height - down_y + 1) // 2,
+        y1 + (height - down_y) // 2,
+    )
+    return upfirdn2d(x, filter, down=(down_x, down_y), padding=sides, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(
+    x: Tensor,
+    filter: Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Insert zeros, then filter, padded so that sizes multiply: [N, C, H, W] to [N, C, H*up, W*up].
+
+    The brightness of the image is kept (the zeros are made up for by a gain of up_x * up_y), as in StyleGAN2.
+    Arguments and errors as of `upfirdn2d`; `padding` is added to the padding that keeps the size, `gain` multiplies.
+    """
+    up_x, up_y = _pair("up", up)
+    x0, x1, y0, y1 = _padding(padding)
+    width, height = _filter_size(filter)
+    sides = (
+        x0 + (width + up_x - 1) // 2,
+        x1 + (width - up_x) // 2,
+        y0 + (height + up_y - 1) // 2,
+        y1 + (height - up_y) // 2,
+    )
+    return upfirdn2d(x, filter, up=(up_x, up_y), padding=sides, flip_filter=flip_filter, gain=gain * up_x * up_y)

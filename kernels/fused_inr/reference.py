@@ -1,0 +1,234 @@
+"""The naive path: what one writes by hand in PyTorch. It is the specification of every op.
+
+Everything here is composed of separate differentiable PyTorch calls, so gradients of any order follow from autograd.
+Arguments are taken as checked; the public functions that check them, and say what they mean, are in `fused_inr.ops`.
+Nothing of the library is imported: an INR and a grid are any objects with the attributes of `Grid`, `Fourier`,
+`Layer`, `Stage` and `INR`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def coordinates(grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """X [width] of the columns and Y [height] of the rows of a grid."""
+    (x0, x1), (y0, y1) = grid.x, grid.y
+    column = torch.arange(grid.width, dtype=dtype, device=device)
+    row = torch.arange(grid.height, dtype=dtype, device=device)
+    return x0 + column * ((x1 - x0) / grid.width), y0 + (grid.height - 1 - row) * ((y1 - y0) / grid.height)
+
+
+def fourier_features(fourier, grid, batch: int, dtype: torch.dtype) -> Tensor:
+    """sin(a), cos(a) with a = frequency . (X, Y) + phase, for every frame and pixel: [N T, F, H, W]."""
+    x, y = coordinates(grid, dtype, fourier.phase.device)
+    frequency = fourier.frequency.to(dtype)[:, None, :, :, None, None]  # [N, 1, D, 2, 1, 1]
+    phase = fourier.phase.to(dtype)[:, :, :, None, None]  # [N, T, D, 1, 1]
+    angle = frequency[:, :, :, 0] * x + frequency[:, :, :, 1] * y[:, None] + phase  # [N, T, D, H, W]
+    angle = angle.expand(batch, -1, -1, -1, -1).flatten(0, 1)  # [N T, D, H, W]
+    if fourier.parts == "sin":
+        return torch.sin(angle)
+    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)  # [N T, 2 D, H, W]
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """Nearest upsampling of [B, C, H, W] by an integer factor."""
+    if factor == 1:
+        return x
+    # "nearest" rounds dst / factor in float32 and can land one pixel low; "nearest-exact" aims at pixel centres.
+    return F.interpolate(x, scale_factor=float(factor), mode="nearest-exact")
+
+
+def product(weight: Tensor, x: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tensor:
+    """W x for weights [N, O, I] or [1, O, I] copied to every frame, and x [N T, I, H, W]: [N T, O, H, W] in `dtype`."""
+    weight = weight.expand(batch, -1, -1).repeat_interleave(times, dim=0)  # [N T, O, I]
+    y = torch.bmm(weight.to(dtype), x.flatten(2).to(dtype))  # [N T, O, H W]
+    return y.unflatten(2, x.shape[2:])
+
+
+def frame_bias(bias: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tensor:
+    """A bias [O], [N, O] or [N, T, O] copied to every frame: [N T, O, 1, 1]."""
+    if bias.ndim < 3:
+        bias = bias.unsqueeze(-2)  # [1, O] or [N, 1, O]
+    return bias.to(dtype).expand(batch, times, -1).flatten(0, 1)[:, :, None, None]
+
+
+def activation(x: Tensor, name: str, omega: float) -> Tensor:
+    """The activation of a `Layer`, without its gain."""
+    if name == "lrelu":
+        return F.leaky_relu(x, 0.2)
+    if name == "relu":
+        return F.relu(x)
+    if name == "sine":
+        return torch.sin(omega * x)
+    return x
+
+
+def render(inr, grid, dtype: torch.dtype | None = None) -> Tensor:
+    """Frames [N, T, C, H, W] of an INR, stage after stage, every frame on its own."""
+    n, t, wide = inr.batch, inr.times, inr.dtype
+    dtype = dtype or wide
+    x = image = None  # [N T, C, H, W] at the scale of the stage before
+    scale = 1
+    for stage in inr.stages:
+        if x is not None:
+            x = upsample(x, stage.scale // scale)
+        if image is not None:
+            image = upsample(image, stage.scale // scale)
+        scale = stage.scale
+        if stage.fourier is not None:
+            features = fourier_features(stage.fourier, grid.scaled(scale), n, wide)
+            x = features if x is None else torch.cat([x, features], dim=1)
+            del features
+        for layer in stage.layers:
+            x = product(layer.weight, x, n, t, dtype)
+            x = x + frame_bias(layer.bias, n, t, wide)  # a half-precision product is widened here
+            x = activation(x, layer.activation, layer.omega)
+            if layer.gain != 1:
+                x = x * layer.gain
+            if layer.to_rgb is not None:
+                rgb = product(layer.to_rgb[0], x, n, t, dtype)
+                rgb = rgb + frame_bias(layer.to_rgb[1], n, t, wide)
+                image = rgb if image is None else image + rgb
+                del rgb
+    return (x if image is None else image).unflatten(0, (n, t))
+
+
+def render_memory(inr, grid, dtype: torch.dtype | None = None) -> int:
+    """Peak bytes of the tensors that `render` makes without gradients, its result included, by counting them.
+
+    Follows `render` statement by statement: at each, what is alive is x, the running image, and what the statement
+    makes. The workspace of the matrix product itself is not counted.
+    """
+    frames, wide = inr.batch * inr.times, inr.dtype.itemsize
+    narrow = (dtype or inr.dtype).itemsize
+    cast = narrow if narrow != wide else 0  # casting to the type that a tensor has makes nothing
+    x = image = peak = 0  # bytes
+    scale = 1
+
+    def product_bytes(weight: Tensor, x: int, pixels: int) -> int:
+        outputs, inputs = weight.shape[1:]
+        casts = frames * inputs * (outputs + pixels) * cast
+        return x + frames * outputs * inputs * wide + casts + frames * outputs * pixels * narrow
+
+    for stage in inr.stages:
+        growth = (stage.scale // scale) ** 2
+        if growth > 1:
+            peak = max(peak, x + x * growth + image, x * growth + image + image * growth)
+            x, image = x * growth, image * growth
+        scale = stage.scale
+        pixels = grid.height * grid.width * scale**2
+        if stage.fourier is not None:
+            angle = frames * stage.fourier.frequency.shape[1] * pixels * wide
+            edges = 4 * (grid.height + grid.width) * scale * wide
+            features = 2 * angle if stage.fourier.parts == "sincos" else angle
+            # angle, sin, cos and their concatenation; with sines alone the angle and the result.
+            peak = max(peak, x + image + edges + (5 * angle if stage.fourier.parts == "sincos" else 2 * angle))
+            if x:
+                peak = max(peak, image + 2 * (x + features))
+            x += features
+        for layer in stage.layers:
+            peak = max(peak, image + product_bytes(layer.weight, x, pixels))
+            x = frames * layer.weight.shape[1] * pixels * wide
+            bias = frames * layer.weight.shape[1] * wide
+            widened = x * narrow // wide + x + bias
+            peak = max(peak, image + widened, image + (3 if layer.activation == "sine" else 2) * x)
+            if layer.to_rgb is not None:
+                rgb = frames * layer.to_rgb[0].shape[1] * pixels * wide
+                peak = max(peak, image + product_bytes(layer.to_rgb[0], x, pixels), image + x + 2 * rgb + bias)
+                image = rgb
+    return peak
+
+
+def siren(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Sine layers at coordinates [N, P, K], weights [N, O, I], biases [N, O]: [N, P, C] in the type of coords."""
+    x = coords
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        x = torch.bmm(x.to(dtype), weight.to(dtype).mT)  # [N, P, O]
+        x = x + bias.to(coords.dtype)[:, None]
+        if index < len(weights) - 1 or final == "sine":
+            x = torch.sin((first_omega if index == 0 else omega) * x)
+    return x
+
+
+def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, demodulate: bool) -> Tensor:
+    """weight * (1 + L R / sqrt(rank)), its rows divided by (2-norm + 1e-8): [N, O, I]."""
+    modulated = weight * (1 + torch.bmm(left, right) / math.sqrt(left.shape[2]))  # [N, O, I]
+    if demodulate:
+        modulated = modulated / (modulated.norm(dim=2, keepdim=True) + 1e-8)
+    return modulated
+
+
+BIAS_ACTIVATIONS = {
+    "linear": lambda x, alpha: x,
+    "relu": lambda x, alpha: F.relu(x),
+    "lrelu": lambda x, alpha: F.leaky_relu(x, alpha),
+    "tanh": lambda x, alpha: torch.tanh(x),
+    "sigmoid": lambda x, alpha: torch.sigmoid(x),
+    "elu": lambda x, alpha: F.elu(x),
+    "selu": lambda x, alpha: F.selu(x),
+    "softplus": lambda x, alpha: F.softplus(x),
+    "swish": lambda x, alpha: torch.sigmoid(x) * x,
+}
+
+
+def bias_act(
+    x: Tensor, bias: Tensor | None, act: str, alpha: float, gain: float, clamp: float | None, dim: int
+) -> Tensor:
+    """clamp(act(x + bias along dim) * gain, -clamp, clamp)."""
+    if bias is not None:
+        x = x + bias.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+    x = BIAS_ACTIVATIONS[act](x, alpha)
+    if gain != 1:
+        x = x * gain
+    if clamp is not None:
+        x = x.clamp(-clamp, clamp)
+    return x
+
+
+def upfirdn2d(
+    x: Tensor,
+    filter: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip_filter: bool,
+    gain: float,
+) -> Tensor:
+    """Insert zeros, pad or crop by (x0, x1, y0, y1), filter with [h, w] or separable [n] taps, keep each `down`-th."""
+    n, c, h, w = x.shape
+    x = x.reshape(n, c, h, 1, w, 1)
+    x = F.pad(x, [0, up[0] - 1, 0, 0, 0, up[1] - 1])
+    x = x.reshape(n, c, h * up[1], w * up[0])
+    x = F.pad(x, list(padding))  # a negative number crops
+    taps = filter * gain if filter.ndim == 2 else filter
+    if not flip_filter:
+        taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; convolution runs the filter backwards
+    if taps.ndim == 2:
+        x = F.conv2d(x, taps.expand(c, 1, -1, -1), groups=c)
+    else:
+        x = F.conv2d(x, (taps * gain).expand(c, 1, 1, -1), groups=c)
+        x = F.conv2d(x, taps[:, None].expand(c, 1, -1, -1), groups=c)
+    return x[:, :, :: down[1], :: down[0]]
+
+
+def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
+    """Appends `channels` planes: standard deviation over a group, averaged over a share of the channels and pixels."""
+    n, c, h, w = x.shape
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = y.reshape(group, n // group, channels, c // channels, h, w)  # [G, N/G, channels, C/channels, H, W]
+    y = y - y.mean(dim=0)
+    y = (y.square().mean(dim=0) + 1e-8).sqrt()  # [N/G, channels, C/channels, H, W]
+    y = y.mean(dim=[2, 3, 4])[:, :, None, None]  # [N/G, channels, 1, 1]
+    y = y.repeat(group, 1, h, w)  # [N, channels, H, W]
+    return torch.cat([x, y.to(x.dtype)], dim=1)

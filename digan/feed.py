@@ -1,0 +1,59 @@
+"""The data of one training run: its index, its windows, and the stream of real pairs that each process gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from digan.config import TrainConfig
+from digan.data import Clips, ClipWindows, FramePairs, load_index, make_demo_videos, pair_loader
+
+DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data
+CACHE_FOLDER = ".index"
+
+
+class Feed:
+    """Opens the data that a configuration names, making the demonstration's videos first where none was named.
+
+    Attributes:
+        num_classes: 0 unless the run is conditional.
+        clips: the real clips, for pictures and metrics.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        outdir = Path(config.outdir)
+        # The main process makes and indexes; the others then find it done.
+        with accelerator.main_process_first():
+            path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
+            self.index = load_index(
+                path, outdir / CACHE_FOLDER, split=config.split, labels=config.cond, split_list=config.split_list
+            )
+        windows = ClipWindows(self.index, frames=config.frames, stride=config.stride, overlap=config.overlap)
+        self.num_classes = len(self.index.class_names) if config.cond else 0
+        self.clips = Clips(windows, config.resolution)
+        self.windows = windows
+
+    def summary(self) -> list[str]:
+        """Lines that describe the data."""
+        lines = self.index.summary().splitlines()
+        lines.append(f"{len(self.windows):,} clips of {self.config.frames} frames, every {self.config.stride}. frame")
+        return lines
+
+    def batches(self, micro_batches: int, start: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Micro-batches of this process from iteration `start` on, without end: see `Trainer` for who gets what."""
+        pairs = FramePairs(self.windows, self.config.resolution, self.config.seed, mirror=self.config.mirror)
+        loader = pair_loader(
+            pairs,
+            batch=self.config.batch,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            micro_batches=micro_batches,
+            start=start,
+            workers=self.config.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        return iter(loader)

@@ -1,0 +1,214 @@
+"""The folder of a training run: what is written into it, and what the person in front of it sees."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LoggerType, TensorBoardTracker, get_available_trackers
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+from digan import checkpoint, metrics
+from digan.config import ConfigError, TrainConfig
+from digan.data import Clips, choose
+from digan.media import contact_sheet, video_grid, write_png, write_video
+from digan.sample import Fakes, clip_times, sample_clips, seeded_latents
+from digan.trainer import Trainer
+
+SAMPLE_FPS = 8
+
+
+def make_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
+    """Makes `outdir/00000-<description>`, numbered after the runs that are there; the same path in every process."""
+    path = [""]
+    if accelerator.is_main_process:
+        what = config.cfg or Path(config.data or "").stem
+        parts = [what, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
+        numbers = [int(p.name[:5]) for p in checkpoint.list_runs(config.outdir)]
+        name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
+        folder = Path(config.outdir) / name
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be made: {error.strerror}.") from None
+        path = [str(folder)]
+    return Path(broadcast_object_list(path)[0])
+
+
+class Run:
+    """Log, statistics, samples, snapshots and checkpoints of one training run. Only the main process writes.
+
+    Args:
+        folder: the run folder.
+        reals: real clips, for sample sheets and metrics.
+        clips_seen: where a resumed run continues: records of later clips are dropped from the statistics.
+    """
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, accelerator: Accelerator, reals: Clips, clips_seen: int
+    ) -> None:
+        self.folder, self.config, self.accelerator, self.reals = folder, config, accelerator, reals
+        self.main = accelerator.is_main_process
+        self.total = round(config.kimg * 1000)
+        self.started = self.tick_started = time.time()
+        self.first_clip = self.tick_clips = clips_seen
+        self.bar: tqdm | None = None
+        if not self.main:
+            return
+        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+        (folder / "command.sh").write_text(f"accelerate launch {shlex.join(sys.argv)}\n")
+        for name in ("stats.jsonl", *(f"metric-{m}.jsonl" for m in config.metric_names())):
+            _drop_after(folder / name, clips_seen)
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=self.total, initial=clips_seen, unit="clip", dynamic_ncols=True, smoothing=0.05)
+        self._start_trackers()
+
+    def log(self, text: str) -> None:
+        """One message to the terminal and to log.txt."""
+        if self.main:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+            with open(self.folder / "log.txt", "a") as file:
+                file.write(text + "\n")
+
+    def advance(self, trainer: Trainer) -> bool:
+        """Moves the progress bar; True when a tick is due."""
+        if self.bar is not None:
+            self.bar.update(trainer.clips_seen - self.bar.n)
+        tick = round(self.config.tick * 1000)
+        return trainer.clips_seen // tick > self.tick_clips // tick or trainer.clips_seen >= self.total
+
+    def tick(self, trainer: Trainer) -> None:
+        """Writes the statistics since the last tick: means of the losses, speed, memory, time left."""
+        stats = trainer.collect_statistics()
+        now = time.time()
+        speed = (trainer.clips_seen - self.tick_clips) / max(now - self.tick_started, 1e-9)
+        left = (self.total - trainer.clips_seen) / max(speed, 1e-9)
+        self.tick_clips, self.tick_started = trainer.clips_seen, now
+        record = {
+            "clips": trainer.clips_seen,
+            "iteration": trainer.iteration,
+            **stats,
+            "clips_per_second": speed,
+            "memory_gb": psutil.Process().memory_info().rss / 2**30,
+            "seconds": now - self.started,
+        }
+        if self.accelerator.device.type == "cuda":
+            record["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        if not self.main:
+            return
+        with open(self.folder / "stats.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
+        losses = "  ".join(f"{k} {v:.3g}" for k, v in stats.items())
+        if self.bar is not None:
+            self.bar.set_postfix_str(losses)
+        line = (
+            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  {speed:.3g} clips/s  "
+            f"{record['memory_gb']:.1f} GB  {_clock(now - self.started)} gone  {_clock(left)} left"
+        )
+        if self.bar is None:
+            self.log(line)
+        else:
+            with open(self.folder / "log.txt", "a") as file:
+                file.write(line + "\n")
+
+    def draw_reals(self) -> None:
+        """Writes real clips beside which the samples can be judged."""
+        if self.main:
+            some = choose(self.reals, self.config.samples, self.config.seed)
+            clips = torch.stack([self.reals[i][0] for i in some])  # [n,F,3,R,R]
+            self._write_clips("reals", clips)
+
+    def draw_fakes(self, trainer: Trainer, name: str) -> None:
+        """Writes samples of the averaged generator; latents and times are the same in every call."""
+        if self.main:
+            n = self.config.samples
+            z_content, z_motion = seeded_latents(self.config.z_dim, self.config.seed, range(n))
+            labels = torch.arange(n) % trainer.num_classes if trainer.num_classes else None
+            clips = sample_clips(trainer.g_ema, z_content, z_motion, clip_times(self.config.frames), labels)
+            self._write_clips(name, clips)
+
+    def snapshot(self, trainer: Trainer) -> None:
+        """Writes the averaged generator, samples, a checkpoint and metrics."""
+        kimg = f"{trainer.clips_seen // 1000:06d}"
+        if self.main:
+            path = self.folder / "snapshots" / f"network-snapshot-{kimg}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            trainer.g_ema.save(path, clips_seen=trainer.clips_seen)
+        self.draw_fakes(trainer, f"fakes{kimg}")
+        self.save(trainer)
+        self.evaluate(trainer, path.name if self.main else "")
+
+    def save(self, trainer: Trainer) -> None:
+        """Writes a checkpoint from which the run can be resumed."""
+        if self.main:
+            checkpoint.save(trainer, self.folder / "checkpoints", asdict(self.config), self.config.checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def evaluate(self, trainer: Trainer, snapshot: str) -> None:
+        """Computes the metrics of the averaged generator and appends them to metric-<name>.jsonl."""
+        for name in self.config.metric_names():
+            protocol = metrics.parse(name)
+            labels = self.reals.labels() if trainer.num_classes else None
+            result = metrics.compute(
+                protocol,
+                reals=self.reals_of(protocol),
+                fakes=Fakes(trainer.g_ema, protocol.count, protocol.frames, self.config.seed, labels),
+                detector=self.config.detector,
+                device=self.accelerator.device,
+                rank=self.accelerator.process_index,
+                world=self.accelerator.num_processes,
+                gather=self.accelerator.gather,
+            )
+            if self.main:
+                metrics.append_result(self.folder, result, clips=trainer.clips_seen, snapshot=snapshot)
+                self.accelerator.log({name: result["value"]}, step=trainer.clips_seen)
+                self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
+
+    def close(self) -> None:
+        """Ends the progress bar and the trackers."""
+        if self.bar is not None:
+            self.bar.close()
+        self.accelerator.end_training()
+
+    def _start_trackers(self) -> None:
+        names = self.config.trackers()
+        missing = [n for n in names if n not in {t.value for t in get_available_trackers()}]
+        if missing:
+            raise ConfigError(f"--report-to {missing[0]} is unknown to accelerate or its package is not installed.")
+        # TensorBoard's events belong into the run folder itself, not into a subfolder named after the project.
+        events = [TensorBoardTracker("", logging_dir=str(self.folder))] if "tensorboard" in names else []
+        self.accelerator.log_with = [*events, *(LoggerType(n) for n in names if n != "tensorboard")]
+        known = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str, bool))}
+        self.accelerator.init_trackers("digan", config=known)
+
+    def _write_clips(self, name: str, clips: torch.Tensor) -> None:
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        write_video(folder / f"{name}.mp4", video_grid(clips), fps=SAMPLE_FPS)
+        write_png(folder / f"{name}.png", contact_sheet(clips))
+
+
+def _drop_after(path: Path, clips: int) -> None:
+    """Removes records of clips after `clips`, which a resumed run is about to write again."""
+    if path.is_file():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["clips"] <= clips]
+        path.write_text("".join(line + "\n" for line in lines))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
+    shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
+    return " ".join(shown[:2])

@@ -1,0 +1,98 @@
+"""Videos from a generator: seeded latents, rendering in bounded memory, and sets of fakes for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+import fused_inr as fi
+from digan.generator import Generator
+from digan.media import to_uint8
+from digan.randomness import Phase, stream
+
+RENDER_MEMORY = 512 << 20  # bytes that one rendering may take beyond its output
+
+
+def seeded_latents(z_dim: int, seed: int, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Content and motion vectors of samples `indices`: sample i is the same whatever else is drawn.
+
+    Returns:
+        (z_content, z_motion), each float32 [N, z_dim], standard normal, on the CPU.
+    """
+    rows = [torch.randn(2, z_dim, generator=stream(seed, i, Phase.SAMPLE)) for i in indices]
+    z = torch.stack(rows) if rows else torch.empty(0, 2, z_dim)  # [N,2,z_dim]
+    return z[:, 0], z[:, 1]
+
+
+def clip_times(frames: int, t0: float = 0.0, t1: float = 1.0) -> torch.Tensor:
+    """Times of the frames of a clip, float32 [frames]: evenly spaced, both ends included; `t0` alone for one frame."""
+    return torch.linspace(t0, t1, frames)
+
+
+@torch.no_grad()
+def sample_clips(
+    g: Generator,
+    z_content: torch.Tensor,
+    z_motion: torch.Tensor,
+    times: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    psi: float = 1.0,
+    resolution: int | None = None,
+    memory: int = RENDER_MEMORY,
+) -> torch.Tensor:
+    """Renders clips one after the other, so that memory does not grow with their number.
+
+    Args:
+        z_content, z_motion: [N, z_dim].
+        times: [T], shared by all clips; 0 to 1 is the span of the training clips.
+        labels: int64 [N] for a conditional generator.
+        psi: truncation; 1 is none.
+        resolution: pixels per side; the training resolution if None.
+        memory: bytes that rendering may take beyond the clips.
+
+    Returns:
+        uint8 [N, T, 3, R, R] on the CPU.
+    """
+    device = next(g.parameters()).device
+    grid = g.grid(resolution)
+    clips = []
+    for i in range(len(z_content)):
+        one = slice(i, i + 1)
+        inr = g.inr(
+            z_content[one].to(device),
+            z_motion[one].to(device),
+            times.to(device)[None],
+            None if labels is None else labels[one].to(device),
+            psi=psi,
+        )
+        frames = [to_uint8(frame[0]).cpu() for frame in fi.render_chunks(inr, grid, memory=memory)]  # T of [3,R,R]
+        clips.append(torch.stack(frames))
+    side = grid.height * (g.config.resolution // g.config.base_resolution)
+    return torch.stack(clips) if clips else torch.empty(0, len(times), 3, side, side, dtype=torch.uint8)
+
+
+class Fakes:
+    """A set of `count` generated clips, addressed by index, for metrics.
+
+    Args:
+        g: the generator.
+        count: number of clips.
+        frames: frames of a clip, spread over times 0 to 1.
+        seed: clip i depends on (seed, i) alone.
+        labels: int64 [n], cycled through, for a conditional generator.
+    """
+
+    def __init__(self, g: Generator, count: int, frames: int, seed: int, labels: torch.Tensor | None = None) -> None:
+        self.g, self.count, self.seed, self.labels = g, count, seed, labels
+        self.times = clip_times(frames)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """uint8 [n, T, 3, R, R]."""
+        z_content, z_motion = seeded_latents(self.g.config.z_dim, self.seed, indices)
+        labels = None if self.labels is None else self.labels[[i % len(self.labels) for i in indices]]
+        return sample_clips(self.g, z_content, z_motion, self.times, labels)

@@ -1,0 +1,143 @@
+"""Trains DIGAN: `accelerate launch digan/train.py [options]`. Without options it learns videos that it makes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    # As a script, Python puts this folder first on the path, where its files would shadow installed packages.
+    _root = Path(__file__).resolve().parents[1]
+    sys.path[0] = str(_root)
+    sys.path.append(str(_root / "kernels"))
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, GradScalerKwargs
+
+from digan import checkpoint, describe
+from digan.config import ConfigError, TrainConfig
+from digan.data import DataError
+from digan.feed import Feed
+from digan.metrics import MetricError
+from digan.options import parse_options, resolve
+from digan.run import Run, make_folder
+from digan.trainer import COMPUTE_TYPES, Trainer
+
+
+def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) -> Path | None:
+    """Trains as `config` says and returns the run folder; None after a dry run.
+
+    Args:
+        resume: checkpoint to continue from, in the run folder that holds it.
+    """
+    feed = Feed(config, accelerator)
+    trainer = Trainer(config, accelerator, feed.num_classes)
+    if accelerator.is_main_process:
+        print(describe.start(config, accelerator, trainer, feed, resume), flush=True)
+    if config.dry_run:
+        return None
+
+    if resume is not None:
+        checkpoint.load(trainer, resume)
+    folder = resume.parents[1] if resume else make_folder(config, accelerator)
+    run = Run(folder, config, accelerator, feed.clips, trainer.clips_seen)
+    if resume is None:
+        run.draw_reals()
+        run.draw_fakes(trainer, "fakes_init")
+        run.evaluate(trainer, "untrained")
+
+    stop = StopSignal()
+    batches = feed.batches(trainer.micro_batches, start=trainer.iteration)
+    snapshot_clips = round(config.snap * config.tick * 1000)
+    while trainer.clips_seen < run.total:
+        reals = [trainer.reals(next(batches)) for _ in range(trainer.micro_batches)]
+        trainer.update_g(reals)
+        if config.pl_weight and trainer.iteration % config.pl_interval == 0:
+            trainer.update_path_length(reals)
+        trainer.update_d(reals)
+        if config.gamma and trainer.iteration % config.r1_interval == 0:
+            trainer.update_r1(reals)
+        trainer.update_ema()
+        before = trainer.clips_seen
+        trainer.advance()
+
+        finished = trainer.clips_seen >= run.total
+        if run.advance(trainer):
+            run.tick(trainer)
+        if trainer.clips_seen // snapshot_clips > before // snapshot_clips or finished:
+            run.snapshot(trainer)
+        elif stop.requested(accelerator):
+            run.save(trainer)
+            run.log(f"Stopped at {trainer.clips_seen / 1000:.2f} kimg; continue with --resume {folder}")
+            break
+    run.log(describe.end(folder, config))
+    run.close()
+    return folder
+
+
+class StopSignal:
+    """Turns Ctrl-C and SIGTERM into a request that the loop honours between two iterations, so that nothing is lost."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._receive)
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+
+    def requested(self, accelerator: Accelerator) -> bool:
+        """Whether any process was asked to stop; all processes must call this together."""
+        if accelerator.num_processes == 1:
+            return self.received
+        flag = torch.tensor(float(self.received), device=accelerator.device)
+        return bool(accelerator.reduce(flag, "sum") > 0)
+
+
+def make_accelerator(mixed_precision: str | None) -> Accelerator:
+    """The accelerator of a run.
+
+    Raises:
+        ConfigError: a way of distributing that these networks do not need, or a precision that the device lacks.
+    """
+    try:
+        # The published system trains in half precision without loss scaling: activations are clamped instead.
+        accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[GradScalerKwargs(enabled=False)])
+    except ValueError as error:
+        raise ConfigError(f"--mixed-precision {mixed_precision}: {error}") from None
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} is set up in accelerate, but 120 million parameters need no "
+            "sharding and the penalties need second derivatives: launch with plain multi-GPU."
+        )
+    if accelerator.mixed_precision not in COMPUTE_TYPES:
+        raise ConfigError(
+            f"--mixed-precision {accelerator.mixed_precision} is not one of {', '.join(COMPUTE_TYPES)}; it may come "
+            "from accelerate's configuration."
+        )
+    return accelerator
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 with one sentence on what to change."""
+    try:
+        given = parse_options(sys.argv[1:] if argv is None else argv)
+        resume = (
+            checkpoint.find(given["resume"], given.get("outdir", TrainConfig.outdir)) if given.get("resume") else None
+        )
+        config = resolve(given, checkpoint.read_state(resume)["config"] if resume else None)
+        accelerator = make_accelerator(config.mixed_precision)
+        train(config, accelerator, resume)
+    except (ConfigError, DataError, MetricError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

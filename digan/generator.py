@@ -248,7 +248,7 @@ class Generator(nn.Module):
             times = times.expand(n, -1)
         if times.ndim != 2 or times.shape[0] != n:
             raise ValueError(f"times must be [T] or [{n}, T], got {list(times.shape)}.")
-        return times.to(slots.dtype)
+        return times.to(slots)
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
         """Write state, configuration and ``metadata`` (JSON values) to a safetensors file, whole or not at all."""

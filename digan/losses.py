@@ -18,11 +18,8 @@ from digan.generator import Generator
 
 
 def generator_loss(logits_motion: Tensor, logits_image: Tensor) -> Tensor:
-    """softplus(-D_M(fake)) + softplus(-D_I(fake)), each a mean over its batch: scalar float32.
-
-    The non-saturating loss: fakes are to be judged as reals are.
-    """
-    return real_loss(logits_motion, logits_image)
+    """softplus(-D_M(fake)) + softplus(-D_I(fake)), each a mean over its batch: scalar float32."""
+    return F.softplus(-logits_motion.float()).mean() + F.softplus(-logits_image.float()).mean()
 
 
 def real_loss(logits_motion: Tensor, logits_image: Tensor) -> Tensor:
@@ -33,21 +30,6 @@ def real_loss(logits_motion: Tensor, logits_image: Tensor) -> Tensor:
 def fake_loss(logits_motion: Tensor, logits_image: Tensor) -> Tensor:
     """The discriminators' loss on fakes, softplus(D(fake)) of both, each a mean over its batch: scalar float32."""
     return generator_loss(-logits_motion, -logits_image)
-
-
-def fake_loss(logits_motion: Tensor, logits_image: Tensor) -> Tensor:
-    """softplus(D(fake)) of both discriminators, each a mean over its batch: scalar float32."""
-    return F.softplus(logits_motion.float()).mean() + F.softplus(logits_image.float()).mean()
-
-
-def real_loss(logits_motion: Tensor, logits_image: Tensor) -> Tensor:
-    """softplus(-D(real)) of both discriminators, each a mean over its batch: scalar float32."""
-    return F.softplus(-logits_motion.float()).mean() + F.softplus(-logits_image.float()).mean()
-
-
-def discriminator_loss(fake_motion: Tensor, fake_image: Tensor, real_motion: Tensor, real_image: Tensor) -> Tensor:
-    """The discriminators' loss, ``fake_loss`` plus ``real_loss``: scalar float32."""
-    return fake_loss(fake_motion, fake_image) + real_loss(real_motion, real_image)
 
 
 def squared_gradient(logits: Tensor, inputs: Tensor) -> Tensor:

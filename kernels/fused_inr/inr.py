@@ -69,10 +69,10 @@ def _check_floating(owner: str, **tensors: Tensor) -> None:
 def _check_shape(owner: str, name: str, tensor: Tensor, letters: str, **sizes: int) -> None:
     """Checks the rank of `tensor` against one letter per axis, and the axes whose size is given."""
     shape = tuple(tensor.shape)
-    wanted = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
     if len(shape) != len(letters) or any(
         sizes.get(letter, size) != size for letter, size in zip(letters, shape, strict=True)
     ):
+        wanted = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
         raise ValueError(f"{owner} {name} must have shape [{wanted}], not {list(shape)}.")
 
 

@@ -2,7 +2,7 @@
 
 A backend is a module `fused_inr.backends.<name>` that exposes
 
-    status() -> str                  "ready", or one line saying why it cannot run
+    status() -> str                  "ready", or one line saying why it cannot run; asked at every call, so remembered
     KERNELS: dict[str, Kernel]       op name -> Kernel
 
 and is plugged in by existing: its name is already in `DEVICES`. Importing it must neither compile nor need a device,
@@ -101,6 +101,7 @@ def backends() -> dict[str, str]:
 # Dynamo cannot trace a ContextVar, and does not guard a thread-local. It does guard a plain global: compiled code
 # reads this one, which holds the choice made last in any thread, and is compiled again when it changes.
 _choice: contextvars.ContextVar[str | None] = contextvars.ContextVar("fused_inr_backend", default=None)
+_open_choices: dict[object, str] = {}  # of all threads, in the order they were made
 _compiled_choice: str | None = None
 
 
@@ -130,13 +131,14 @@ def backend(name: str) -> Iterator[None]:
     """
     global _compiled_choice
     _require_ready(name)
-    token, before = _choice.set(name), _compiled_choice
-    _compiled_choice = name
+    token = _choice.set(name)
+    _open_choices[token] = _compiled_choice = name
     try:
         yield
     finally:
         _choice.reset(token)
-        _compiled_choice = before
+        del _open_choices[token]
+        _compiled_choice = next(reversed(_open_choices.values()), None)
 
 
 def _refusal(name: str, op: str, device: str, args: tuple) -> str | None:

@@ -9,10 +9,10 @@ from fused_inr.backends import call
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    x, y = (value, value) if isinstance(value, int) else tuple(value)
-    if x < 1 or y < 1:
-        raise ValueError(f"{name} must be an integer of at least 1 or a pair [x, y] of them, not {value!r}.")
-    return x, y
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"upfirdn2d {name} must be an integer of at least 1 or a pair [x, y] of them, not {value!r}.")
+    return pair
 
 
 def _padding(value: int | Sequence[int]) -> tuple[int, int, int, int]:
@@ -21,7 +21,7 @@ def _padding(value: int | Sequence[int]) -> tuple[int, int, int, int]:
         x, y = sides
         sides = (x, x, y, y)
     if len(sides) != 4:
-        raise ValueError(f"padding must be an integer, [x, y] or [x0, x1, y0, y1], not {value!r}.")
+        raise ValueError(f"upfirdn2d padding must be an integer, [x, y] or [x0, x1, y0, y1], not {value!r}.")
     return sides
 
 
@@ -30,9 +30,11 @@ def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
     if filter is None:
         return torch.ones([1, 1], dtype=x.dtype, device=x.device)
     if filter.ndim not in (1, 2) or filter.numel() == 0:
-        raise ValueError(f"filter must have shape [h, w], or [n] if separable, not {list(filter.shape)}.")
+        raise ValueError(f"upfirdn2d filter must have shape [h, w], or [n] if separable, not {list(filter.shape)}.")
     if filter.device != x.device:
-        raise ValueError(f"filter is on {filter.device} but x on {x.device}; move the filter with .to(x.device).")
+        raise ValueError(
+            f"upfirdn2d filter is on {filter.device} but x on {x.device}; move the filter with .to(x.device)."
+        )
     return filter.to(x.dtype)
 
 
@@ -72,14 +74,14 @@ def upfirdn2d(
         ValueError: an argument has no such form, or the padded image is smaller than the filter.
     """
     if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")
+        raise ValueError(f"upfirdn2d x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")
     up, down, padding = _pair("up", up), _pair("down", down), _padding(padding)
     taps = _taps(filter, x)
     padded = (x.shape[3] * up[0] + padding[0] + padding[1], x.shape[2] * up[1] + padding[2] + padding[3])
     size = _filter_size(taps)
     if padded[0] < size[0] or padded[1] < size[1]:
         raise ValueError(
-            f"The padded image, {padded[1]} x {padded[0]} (height x width), is smaller than the filter, "
+            f"upfirdn2d: the padded image, {padded[1]} x {padded[0]} (height x width), is smaller than the filter, "
             f"{size[1]} x {size[0]}; use a larger padding or a smaller filter."
         )
     return call("upfirdn2d", x.device.type, (x, taps, up, down, padding, bool(flip_filter), float(gain)))

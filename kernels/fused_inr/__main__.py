@@ -1,0 +1,60 @@
+"""`python -m fused_inr`: versions, devices, and which backend serves which op here."""
+
+import importlib.util
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import fused_inr
+from fused_inr.backends import backends, service
+
+
+def versions() -> list[tuple[str, str]]:
+    """(package, version) of what decides how fast this machine can be."""
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        # A build of Triton may come without package metadata, or under another name.
+        triton = "installed" if importlib.util.find_spec("triton") else "not installed"
+    return [
+        ("fused_inr", fused_inr.__version__),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        ("triton", triton),
+    ]
+
+
+def devices() -> list[tuple[str, str]]:
+    """(device, description) of the CPU and every CUDA device."""
+    found = [("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
+    for index in range(torch.cuda.device_count()):
+        props = torch.cuda.get_device_properties(index)
+        size = f"{props.total_memory / 2**30:.0f} GiB"
+        found.append((f"cuda:{index}", f"{props.name}, compute capability {props.major}.{props.minor}, {size}"))
+    return found
+
+
+def services() -> list[tuple[str, str]]:
+    """(op, the backend that serves it on each device type and why no faster one does)."""
+    types = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    lines: dict[str, list[str]] = {}
+    for device in types:
+        for op, (name, reasons) in service(device).items():
+            because = "; ".join(f"not {other}: {reason}" for other, reason in reasons.items())
+            lines.setdefault(op, []).append(f"{device} tensors: {name}" + (f" ({because})" if because else ""))
+    return [(op, line) for op, answers in lines.items() for line in answers]
+
+
+def main() -> None:
+    """Prints everything."""
+    sections = {"versions": versions(), "devices": devices(), "backends": list(backends().items()), "ops": services()}
+    width = max(len(name) for rows in sections.values() for name, _ in rows)
+    for title, rows in sections.items():
+        print(title)
+        for name, text in rows:
+            print(f"  {name:{width}}  {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Videos in, training pairs out."""
+
+from digan.data.dataset import Clips, ClipWindows, FramePairs
+from digan.data.demo import make_demo_videos
+from digan.data.index import Video, VideoIndex, load_index
+from digan.data.loader import StreamSampler, pair_loader
+from digan.data.sources import DataError
+from digan.data.timing import UnreadableVideo
+
+__all__ = [
+    "ClipWindows",
+    "Clips",
+    "DataError",
+    "FramePairs",
+    "StreamSampler",
+    "UnreadableVideo",
+    "Video",
+    "VideoIndex",
+    "load_index",
+    "make_demo_videos",
+    "pair_loader",
+]

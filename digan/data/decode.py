@@ -1,0 +1,212 @@
+"""Exact random access to the frames of a video: seek to a keyframe, decode up to the wanted frame."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from digan.data.picture import read_picture, to_square
+from digan.data.sources import Source
+from digan.data.timing import NO_TIME, Timing, UnreadableVideo, decode, open_video, reason
+
+if TYPE_CHECKING:
+    from digan.data.index import Video
+
+
+_NOWHERE = 1 << 62  # a position that no frame can be reached from without a seek
+
+
+class VideoReader:
+    """Frames of one open video file by index. Reading forwards inside a group of pictures continues without a seek."""
+
+    def __init__(self, source: Source, video: Video) -> None:
+        self.video = video
+        self.packets_decoded = 0  # cost so far, for tests and measurements
+        self._source = source
+        self._timing: Timing = video.timing
+        self._reformatter = VideoReformatter()
+        self._container = None
+        self._restart()
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def read(self, indices: Sequence[int], resolution: int) -> list[np.ndarray]:
+        """Frames `indices`, in any order and with repeats, as uint8 RGB [R,R,3]. Raises UnreadableVideo."""
+        video = self.video
+        wanted = sorted(set(indices))
+        labels = self._timing.labels
+        # Frames that nothing refers to are decoded only when wanted. Later ones a read that continues here may want.
+        self._skip_below = labels[wanted[-1]] if self._timing.clock == "pts" else NO_TIME
+        self._keep = {int(labels[i]) for i in wanted}
+        pictures = {}
+        for index in wanted:
+            frame = self._frame(index)
+            array = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+            pictures[index] = to_square(array, resolution, video.rotation, video.pixel_aspect)
+        return [pictures[i] for i in indices]
+
+    def _frame(self, index: int) -> av.VideoFrame:
+        """Decodes frame `index`, or what stands in for it where the file is damaged."""
+        seeks = self._timing.seek_frames
+        start = int(np.searchsorted(seeks, index, side="right")) - 1
+        if not seeks[start] <= self._position <= index:
+            self._seek(start)
+        self._position = index + 1
+        for ordinal, frame in self._frames:
+            if ordinal == index:
+                return frame
+            if ordinal > index:
+                break
+        return self._substitute(index, start)
+
+    def _substitute(self, index: int, start: int) -> av.VideoFrame:
+        """The frame on the screen when frame `index` should be: the last one before it that decodes, else the next one.
+
+        Always decodes anew from a keyframe, so that the answer does not depend on what was read before.
+        """
+        self._position = _NOWHERE
+        self._skip_below = NO_TIME
+        for point in range(start, -1, -1):
+            self._seek(point)
+            before = None
+            for ordinal, frame in self._frames:
+                if ordinal > index:
+                    return before or frame
+                before = frame
+            if before is not None:
+                return before
+        raise UnreadableVideo(f"no frame near {index} can be decoded")
+
+    def _restart(self) -> None:
+        self.close()
+        self._container, self._stream = open_video(self._source.open(self.video.name))
+        self._frames = self._decoded(self._container.demux(self._stream), None, 0)
+        self._position = 0
+
+    def _seek(self, start: int) -> None:
+        """Makes the decoder stand at seek point `start`, or at an earlier one."""
+        points, column = self._timing.seek_times, 1 if self._timing.clock == "dts" else 0
+        # Some formats find a keyframe by its pts, some by its dts; the packet they arrive at tells if it is too late.
+        for time in points[start] if start else ():
+            if time == NO_TIME:
+                continue
+            try:
+                self._container.seek(int(time), stream=self._stream, backward=True)
+                demuxed = self._container.demux(self._stream)
+                first = next(demuxed)
+            except (OSError, ValueError, StopIteration):
+                continue
+            arrived = (first.pts, first.dts)[column]
+            point = int(np.searchsorted(points[:, column], NO_TIME if arrived is None else arrived))
+            if point <= start and points[point, column] == arrived:
+                self._frames = self._decoded(demuxed, first, int(self._timing.seek_frames[point]))
+                return
+        self._restart()
+
+    def _decoded(
+        self, demuxed: Iterator[av.Packet], packet: av.Packet | None, ordinal: int
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames with their indices, increasing, from frame `ordinal` on; `packet` was demuxed already.
+
+        Frames before `ordinal` that come out after a seek refer to pictures before the keyframe: they are left out.
+        """
+        labels, clock = self._timing.labels, self._timing.clock
+        while True:
+            try:
+                packet = packet or next(demuxed)
+            except (OSError, ValueError, StopIteration):
+                return
+            self._choose_skipping(packet)
+            self.packets_decoded += 1
+            for frame in decode(packet):
+                label = None if clock == "count" else getattr(frame, clock)
+                if label is not None:
+                    found = int(np.searchsorted(labels, label))
+                    if found < ordinal or found == len(labels) or labels[found] != label:
+                        continue
+                    ordinal = found
+                # Without a label: a decoder that is being emptied at the end of the file gives no times any more.
+                if ordinal < len(labels):
+                    yield ordinal, frame
+                ordinal += 1
+            packet = None
+
+    def _choose_skipping(self, packet: av.Packet) -> None:
+        skip = packet.pts is not None and packet.pts < self._skip_below and packet.pts not in self._keep
+        self._stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+
+
+class PictureReader:
+    """Frames of a frame folder by index."""
+
+    def __init__(self, source: Source, video: Video) -> None:
+        self._source = source
+        self._names = source.pictures(video.name)
+        if len(self._names) != video.num_frames:
+            raise UnreadableVideo(f"held {video.num_frames} pictures when indexed and holds {len(self._names)} now")
+
+    def close(self) -> None:
+        pass
+
+    def read(self, indices: Sequence[int], resolution: int) -> list[np.ndarray]:
+        """Frames `indices` as uint8 RGB [R,R,3]. Raises UnreadableVideo."""
+        pictures = {}
+        for index in set(indices):
+            try:
+                picture = read_picture(self._source.open(self._names[index]))
+            except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow, on a broken PNG
+                raise UnreadableVideo(f"picture {self._names[index]} cannot be read ({reason(error)})") from error
+            pictures[index] = to_square(picture, resolution)
+        return [pictures[i] for i in indices]
+
+
+class FrameReader:
+    """Frames of any video of an index, at one resolution, with the last few decoders kept open.
+
+    Opens nothing until the first read, and every process opens its own: safe to send to workers, forked or spawned.
+    """
+
+    def __init__(self, source: Source, resolution: int, capacity: int = 16) -> None:
+        self.source = source
+        self.resolution = resolution
+        self.capacity = capacity
+        self._readers: OrderedDict[str, VideoReader | PictureReader] = OrderedDict()
+        self._owner = os.getpid()
+
+    def __getstate__(self) -> dict:
+        return {"source": self.source, "resolution": self.resolution, "capacity": self.capacity}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def read(self, video: Video, indices: Sequence[int]) -> np.ndarray:
+        """Frames `indices` of `video` as uint8 RGB [len(indices),3,R,R]. Raises UnreadableVideo naming the video."""
+        if self._owner != os.getpid():
+            # Handles inherited through fork share file positions with the parent: leave them alone, open our own.
+            self._readers, self._owner = OrderedDict(), os.getpid()
+        try:
+            frames = self.reader(video).read(indices, self.resolution)
+        except (UnreadableVideo, OSError) as error:
+            self._readers.pop(video.name, None)
+            raise UnreadableVideo(f"{video.name}: {reason(error)}") from error
+        return np.stack(frames).transpose(0, 3, 1, 2)  # [n,3,R,R]
+
+    def reader(self, video: Video) -> VideoReader | PictureReader:
+        """The open reader of `video`."""
+        reader = self._readers.get(video.name)
+        if reader is None:
+            reader = (VideoReader if video.timing is not None else PictureReader)(self.source, video)
+            self._readers[video.name] = reader
+            while len(self._readers) > self.capacity:
+                self._readers.popitem(last=False)[1].close()
+        self._readers.move_to_end(video.name)
+        return reader

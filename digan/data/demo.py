@@ -1,0 +1,130 @@
+"""A small set of videos to learn from: one bright shape moving over a dark background, written as real mp4 files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+
+SHAPES = ("disc", "square", "triangle")
+_COLOURS = {
+    "red": (235, 70, 60),
+    "green": (80, 205, 90),
+    "blue": (80, 130, 245),
+    "yellow": (245, 210, 70),
+}
+_BACKGROUNDS = ((16, 16, 24), (34, 20, 30), (18, 32, 34))
+_MANIFEST = "manifest.json"
+_FORMAT = 1
+_FPS = 16
+
+
+def make_demo_videos(
+    folder: str | os.PathLike[str], videos: int = 96, frames: int = 32, resolution: int = 64, seed: int = 0
+) -> Path:
+    """Writes `videos` square clips of `frames` frames below `folder/{train,val}/{disc,square,triangle}`.
+
+    One in eight goes to val. The same arguments give the same files. Does nothing where they were written already: the
+    manifest, written last, tells. Returns the folder. Raises ValueError for an odd or tiny resolution (yuv420p).
+    """
+    if resolution < 16 or resolution % 2:
+        raise ValueError(f"resolution {resolution} of the demo videos must be even and at least 16.")
+    if videos < 1 or frames < 1:
+        raise ValueError("the demo needs at least one video of one frame.")
+    root = Path(folder)
+    settings = {"format": _FORMAT, "videos": videos, "frames": frames, "resolution": resolution, "seed": seed}
+    manifest = root / _MANIFEST
+    before = _read_manifest(manifest)
+    if before.get("settings") == settings and _complete(root, before["files"]):
+        return root
+    for name in before.get("files", {}):
+        (root / name).unlink(missing_ok=True)
+    manifest.unlink(missing_ok=True)
+    files = {}
+    for number in range(videos):
+        shape = SHAPES[number % len(SHAPES)]
+        split = "val" if number // len(SHAPES) % 8 == 7 else "train"
+        name = f"{split}/{shape}/{number:04d}.mp4"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        _write(root / name, render_demo_video(shape, frames, resolution, np.random.default_rng((seed, number))))
+        files[name] = (root / name).stat().st_size
+    draft = manifest.with_suffix(".tmp")
+    draft.write_text(json.dumps({"settings": settings, "files": files}, indent=1))
+    os.replace(draft, manifest)
+    return root
+
+
+def render_demo_video(shape: str, frames: int, resolution: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [frames,R,R,3]: one shape that drifts, bounces off the border and turns, drawn with smooth edges."""
+    colour = np.array(list(_COLOURS.values())[rng.integers(len(_COLOURS))], np.float64)
+    background = np.array(_BACKGROUNDS[rng.integers(len(_BACKGROUNDS))], np.float64)
+    size = rng.uniform(0.42, 0.55)  # in half picture widths
+    start, velocity = rng.uniform(-1, 1, 2), rng.uniform(0.03, 0.07, 2) * rng.choice([-1, 1], 2)
+    angle, spin = rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.09) * rng.choice([-1, 1])
+    axis = (np.arange(resolution) + 0.5) / resolution * 2 - 1
+    y, x = np.meshgrid(axis, axis, indexing="ij")  # [R,R]
+    pictures = []
+    for frame in range(frames):
+        centre = _bounce(start + velocity * frame, 1 - size)
+        cos, sin = np.cos(angle + spin * frame), np.sin(angle + spin * frame)
+        u, v = x - centre[0], y - centre[1]
+        distance = _DISTANCES[shape](cos * u + sin * v, cos * v - sin * u, size)
+        cover = np.clip(0.5 - distance * resolution / 2, 0, 1)[..., None]  # an edge one pixel wide
+        pictures.append(np.round(background + cover * (colour - background)).astype(np.uint8))
+    return np.stack(pictures)
+
+
+def _bounce(position: np.ndarray, limit: float) -> np.ndarray:
+    """Folds an endless line into [-limit, limit]: a triangle wave."""
+    return np.abs((position - limit) % (4 * limit) - 2 * limit) - limit
+
+
+def _disc(u: np.ndarray, v: np.ndarray, size: float) -> np.ndarray:
+    return np.hypot(u, v) - size
+
+
+def _square(u: np.ndarray, v: np.ndarray, size: float) -> np.ndarray:
+    return np.maximum(np.abs(u), np.abs(v)) - size * 0.76
+
+
+def _triangle(u: np.ndarray, v: np.ndarray, size: float) -> np.ndarray:
+    sides = [np.cos(a) * u + np.sin(a) * v for a in np.deg2rad([90, 210, 330])]
+    return np.maximum.reduce(sides) - size * 0.55
+
+
+# Signed distance to the edge of a shape of a size, negative inside, in half picture widths.
+_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
+    "disc": _disc,
+    "square": _square,
+    "triangle": _triangle,
+}
+
+
+def _write(path: Path, pictures: np.ndarray) -> None:
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=_FPS)
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        # One thread: the encoder's output then depends on nothing but the pictures.
+        stream.codec_context.thread_count = 1
+        stream.codec_context.gop_size = 16
+        stream.options = {"crf": "16"} if codec == "libx264" else {"qscale": "2"}
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _read_manifest(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _complete(root: Path, files: dict[str, int]) -> bool:
+    return all((root / name).is_file() and (root / name).stat().st_size == size for name, size in files.items())

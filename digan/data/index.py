@@ -1,0 +1,328 @@
+"""The index of a data set: which videos there are, how long each is, and where its keyframes are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from digan.data.picture import read_picture
+from digan.data.sources import (
+    SPLITS,
+    DataError,
+    Entry,
+    Place,
+    Scan,
+    Source,
+    ZipSource,
+    list_key,
+    open_source,
+    read_split_list,
+    scan,
+)
+from digan.data.timing import Timing, UnreadableVideo, probe, reason
+
+_FORMAT = 1  # of the cache file; another number is rebuilt
+_LISTED = 5  # problems shown in the summary
+
+
+@dataclass(frozen=True)
+class Video:
+    """One usable video. Sizes are those of the upright picture."""
+
+    name: str  # path below the data root
+    kind: str  # "video" or "frames"
+    signature: str
+    num_frames: int
+    width: int
+    height: int
+    rotation: int = 0
+    pixel_aspect: float = 1.0
+    fps: float = 25.0
+    codec: str = "pictures"
+    timing: Timing | None = None  # None: a frame folder
+    label: int = 0  # index into the class names, 0 without classes
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """The videos of one split, in the order of their names."""
+
+    source: Source
+    split: str
+    videos: list[Video]
+    class_names: list[str]  # of the whole data set, so that every split numbers them alike; empty without labels
+    problems: list[str]  # "name: reason" of every file that was skipped
+    notes: list[str]  # what a user should know about how the folder was understood
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change when the videos, their order, lengths or labels do; not when the folder moves."""
+        facts = [(v.name, v.num_frames, v.width, v.height, v.label) for v in self.videos]
+        return hashlib.sha256(repr((facts, self.class_names)).encode()).hexdigest()[:16]
+
+    def summary(self) -> str:
+        """A few lines for the start of a log."""
+        frames = np.array([v.num_frames for v in self.videos])
+        lengths = str(frames.min()) if frames.min() == frames.max() else f"{frames.min()} to {frames.max()}"
+        sizes = sorted({(v.width, v.height) for v in self.videos})
+        size = "x".join(map(str, sizes[0]))
+        if len(sizes) > 1:
+            size += " to " + "x".join(map(str, sizes[-1])) + f" ({len(sizes)} sizes)"
+        kinds = ", ".join(sorted({v.codec for v in self.videos}))
+        lines = [
+            f"{len(self.videos):,} videos of {self.source.path} (split: {self.split}), {frames.sum():,} frames",
+            f"{lengths} frames each, {size} pixels, {kinds}",
+        ]
+        if self.class_names:
+            names = self.class_names
+            shown = names if len(names) < 6 else [*names[:3], "…", names[-1]]
+            lines.append(f"{len(names)} class{'es' if len(names) > 1 else ''}: {', '.join(shown)}")
+        lines += [f"note: {note}" for note in self.notes]
+        if self.problems:
+            lines.append(f"skipped {len(self.problems)}: " + "; ".join(self.problems[:_LISTED]))
+            if len(self.problems) > _LISTED:
+                lines[-1] += "; …"
+        return "\n".join(lines)
+
+
+def load_index(
+    path: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None,
+    *,
+    split: str | None = "train",
+    labels: bool = False,
+    split_list: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+) -> VideoIndex:
+    """Finds the videos of a folder, a zip or a file, and indexes those that the cache does not know yet.
+
+    Args:
+        path: what `--data` names.
+        cache_dir: a folder for the cache file, outside the data; None: no cache. Several processes may share it (the
+            file is replaced as a whole), but letting one go first saves the others the work.
+        split: "train", "val" or "test", several joined by "+", or None for all. Data without such folders is in all.
+        labels: number the class folders; every video must lie in one.
+        split_list: one or more of UCF-101's list files. They decide which videos are used, in place of `split`.
+
+    Raises:
+        FileNotFoundError, DataError (a ValueError): one sentence, naming the flag.
+    """
+    source = open_source(path)
+    try:
+        found = scan(source)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"--data {path} cannot be read ({reason(error)}).") from error
+    if not found.entries:
+        raise DataError(
+            f"--data {path} holds no video: found {found.other_files} other files, no mp4, avi, mkv, webm, mov, gif, "
+            "and no folder of png or jpg frames."
+        )
+    notes = list(found.notes)
+    chosen = _select(path, found, split, split_list, notes)
+    class_names = _class_names(path, found, chosen) if labels else []
+    known, problems = _indexed(source, [entry for entry, _ in chosen], found.entries, cache_dir)
+    numbers = {name: i for i, name in enumerate(class_names)}
+    videos = [
+        replace(known[entry.name, entry.kind], label=numbers.get(place.class_name, 0))
+        for entry, place in chosen
+        if (entry.name, entry.kind) in known
+    ]
+    if not videos:
+        raise DataError(f"--data {path}: none of the {len(chosen)} videos can be read: {'; '.join(problems[:3])}.")
+    name = "list" if split_list is not None else split or "all"
+    return VideoIndex(source, name, videos, class_names, problems, notes)
+
+
+def _select(
+    path: str | os.PathLike[str],
+    found: Scan,
+    split: str | None,
+    split_list: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+    notes: list[str],
+) -> list[tuple[Entry, Place]]:
+    pairs = list(zip(found.entries, found.places, strict=True))
+    if split_list is not None:
+        listed = {list_key(name) for name in read_split_list(split_list)}
+        chosen = [pair for pair in pairs if list_key(pair[0].name) in listed]
+        missing = sorted(listed - {list_key(entry.name) for entry, _ in chosen})
+        if not chosen:
+            raise DataError(f"--split-list names {len(listed)} videos, none of which is in --data {path}.")
+        if missing:
+            notes.append(f"{len(missing)} of {len(listed)} listed videos are not there, such as {missing[0]}")
+        return chosen
+    if split is None:
+        return pairs
+    asked = split.split("+")
+    if unknown := [name for name in asked if name not in SPLITS]:
+        raise DataError(f"split {unknown[0]!r} is not one of {', '.join(SPLITS)}.")
+    present = {place.split for place in found.places} - {None}
+    if not present:
+        notes.append(f"no {', '.join(SPLITS)} folders: every video is in the {split} split")
+        return pairs
+    chosen = [pair for pair in pairs if pair[1].split in asked]
+    if not chosen:
+        raise DataError(f"--data {path} has no {split} split: it has {', '.join(sorted(present))}.")
+    outside = sum(place.split is None for place in found.places)
+    if outside:
+        notes.append(f"{outside} videos outside the split folders are not used")
+    return chosen
+
+
+def _class_names(path: str | os.PathLike[str], found: Scan, chosen: Iterable[tuple[Entry, Place]]) -> list[str]:
+    for entry, place in chosen:
+        if place.class_name is None:
+            raise DataError(
+                f"--cond needs every video in a class folder, but {entry.name or 'the folder of pictures'} of --data "
+                f"{path} is in none: move it into one, or leave out --cond."
+            )
+    return sorted({place.class_name for place in found.places} - {None})
+
+
+def _indexed(
+    source: Source, entries: Sequence[Entry], existing: Sequence[Entry], cache_dir: str | os.PathLike[str] | None
+) -> tuple[dict[tuple[str, str], Video], list[str]]:
+    """Videos of `entries` by (name, kind), and the problems of those that are unusable."""
+    cache = None
+    cached: dict[tuple[str, str], Video] = {}
+    if cache_dir is not None:
+        cache = _cache_file(source, cache_dir)
+        # What was deleted or changed goes; other splits stay.
+        signatures = {(e.name, e.kind): e.signature for e in existing}
+        cached = {k: v for k, v in _load(cache).items() if signatures.get(k) == v.signature}
+    missing = [e for e in entries if (e.name, e.kind) not in cached]
+    problems = []
+    for entry, result in zip(missing, _probe_all(source, missing), strict=True):
+        if isinstance(result, Video):
+            cached[entry.name, entry.kind] = result
+        else:
+            problems.append(f"{entry.name or '.'}: {result}")
+    if cache is not None and missing:
+        _save(cache, cached.values())
+    return cached, problems
+
+
+def _probe_all(source: Source, entries: Sequence[Entry]) -> list[Video | str]:
+    if not entries:
+        return []
+    # Demuxing and decoding leave the interpreter's lock, so threads do; a zip is one file handle and takes one.
+    workers = 1 if isinstance(source, ZipSource) else min(16, len(os.sched_getaffinity(0)))
+    started = time.perf_counter()
+    terminal = sys.stderr.isatty()
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(
+            tqdm(
+                pool.map(lambda entry: _probe(source, entry), entries),
+                total=len(entries),
+                desc="indexing",
+                unit="video",
+                disable=not terminal,
+            )
+        )
+    if not terminal:
+        seconds = time.perf_counter() - started
+        print(f"indexed {len(entries)} videos of {source.path} in {seconds:.1f} s", file=sys.stderr, flush=True)
+    return results
+
+
+def _probe(source: Source, entry: Entry) -> Video | str:
+    """The video, or the reason why it is not one."""
+    try:
+        if entry.kind == "frames":
+            height, width = read_picture(source.open(source.pictures(entry.name)[0])).shape[:2]
+            return Video(entry.name, entry.kind, entry.signature, entry.num_pictures, width, height)
+        found = probe(lambda: source.open(entry.name))
+    except (UnreadableVideo, OSError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile) as error:
+        # RuntimeError: an encrypted zip member. SyntaxError: Pillow, on a broken PNG.
+        return reason(error)
+    width, height = (found.height, found.width) if found.rotation % 180 else (found.width, found.height)
+    return Video(
+        entry.name,
+        entry.kind,
+        entry.signature,
+        len(found.timing.labels),
+        width,
+        height,
+        found.rotation,
+        found.pixel_aspect,
+        found.fps,
+        found.codec,
+        found.timing,
+    )
+
+
+def _cache_file(source: Source, cache_dir: str | os.PathLike[str]) -> Path:
+    folder = Path(cache_dir).expanduser().absolute()
+    if folder.resolve().is_relative_to(source.path.resolve()):
+        raise DataError(f"the cache folder {folder} lies inside --data {source.path}: choose an --outdir outside it.")
+    digest = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
+    return folder / f"index-{digest}.npz"
+
+
+_ARRAYS = ("labels", "seek_frames", "seek_times")
+_FACTS = ("name", "kind", "signature", "num_frames", "width", "height", "rotation", "pixel_aspect", "fps", "codec")
+
+
+def _save(file: Path, videos: Iterable[Video]) -> None:
+    """Writes the cache whole or not at all: facts as JSON, the tables of all videos end to end."""
+    videos = list(videos)
+    facts = [
+        {name: getattr(v, name) for name in _FACTS}
+        | ({"clock": v.timing.clock, "keys": len(v.timing.seek_frames)} if v.timing else {})
+        for v in videos
+    ]
+    arrays = {
+        name: np.concatenate(
+            [np.zeros((0, 2) if name == "seek_times" else 0, np.int64)]
+            + [getattr(v.timing, name) for v in videos if v.timing]
+        )
+        for name in _ARRAYS
+    }
+    text = json.dumps({"format": _FORMAT, "videos": facts}).encode()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, facts=np.frombuffer(text, np.uint8), **arrays)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(buffer.getvalue())
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _load(file: Path) -> dict[tuple[str, str], Video]:
+    """The cached videos by (name, kind); none if the file is absent, damaged or of another format."""
+    try:
+        with np.load(file) as data:
+            content = json.loads(data["facts"].tobytes())
+            arrays = {name: data[name] for name in _ARRAYS}
+        if content["format"] != _FORMAT:
+            return {}
+        videos, frame, key = {}, 0, 0
+        for facts in content["videos"]:
+            clock, keys = facts.pop("clock", None), facts.pop("keys", 0)
+            timing = None
+            if clock is not None:
+                count = facts["num_frames"]
+                points = slice(key, key + keys)
+                timing = Timing(
+                    clock,
+                    arrays["labels"][frame : frame + count],
+                    arrays["seek_frames"][points],
+                    arrays["seek_times"][points],
+                )
+                frame, key = frame + count, key + keys
+            videos[facts["name"], facts["kind"]] = Video(timing=timing, **facts)
+        return videos
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return {}

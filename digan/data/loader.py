@@ -1,0 +1,76 @@
+"""Which items of the stream each process takes, and the workers that fetch them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from digan.data.dataset import FramePairs
+from digan.data.sources import DataError
+
+
+class StreamSampler(Sampler[list[int]]):
+    """The positions of the stream that one process takes, a list per micro-batch, without end.
+
+    Iteration i uses positions i*batch ... (i+1)*batch - 1. They are dealt to S = world*micro_batches shards: shard s
+    takes every S-th position from i*batch + s on, and micro-batch m of process r is shard r*micro_batches + m. So two
+    processes with one micro-batch and one process with two see the same shards, and a run can be resumed at any
+    iteration.
+    """
+
+    def __init__(self, batch: int, *, rank: int = 0, world: int = 1, micro_batches: int = 1, start: int = 0) -> None:
+        shards = world * micro_batches
+        if batch < 1 or batch % shards:
+            raise DataError(
+                f"--batch {batch} cannot be divided among {world} processes x {micro_batches} micro-batches "
+                "(--batch-gpu)."
+            )
+        if not 0 <= rank < world:
+            raise DataError(f"process {rank} is not one of {world}.")
+        self.batch, self.shards, self.start = batch, shards, start
+        self.own = range(rank * micro_batches, (rank + 1) * micro_batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        iteration = self.start
+        while True:
+            first = iteration * self.batch
+            for shard in self.own:
+                yield list(range(first + shard, first + self.batch, self.shards))
+            iteration += 1
+
+
+def pair_loader(
+    pairs: FramePairs,
+    batch: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    micro_batches: int = 1,
+    start: int = 0,
+    workers: int = 0,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """An endless iterator of micro-batches: `micro_batches` for every iteration, from iteration `start` on.
+
+    Each is {"frames": uint8 [n,2,3,R,R], "delta_t": float32 [n], "label": int64 [n]} with
+    n = batch / (world*micro_batches). The same whatever the number of workers, each of which holds `prefetch` micro-batches ready. Draws from no global
+    random state.
+    """
+    sampler = StreamSampler(batch, rank=rank, world=world, micro_batches=micro_batches, start=start)
+    loader = DataLoader(
+        pairs,
+        batch_sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_single_thread,
+        generator=torch.Generator(),  # or the loader draws its workers' seed from the global one
+    )
+    return iter(loader)
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,190 @@
+"""The frame table of a video file: which timestamp is frame i, and from which keyframes it can be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+# Containers that store a presentation time for every packet, one shown frame per packet. Elsewhere FFmpeg guesses the
+# times (AVI stores none, and with B-frames the guesses are wrong), so the file is decoded once.
+_TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+_HIDDEN_FRAME_CODECS = frozenset({"vp8"})  # its alternate reference frames are packets that show nothing
+_CANVAS_CODECS = frozenset({"gif", "apng", "webp"})  # a frame is painted over the ones before, whatever its flags say
+_PROBE = 3  # frames decoded to see that the decoder gives the times that the packets announced
+NO_TIME = -(1 << 62)
+
+
+class UnreadableVideo(Exception):
+    """A video that cannot be used; the message is the reason, without the video's name."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Frame i of a file is the decoded frame with `labels[i]` on its clock."""
+
+    clock: (
+        str  # "pts" or "dts": the frame's field that labels are of; "count": frames can only be counted from the start
+    )
+    labels: np.ndarray  # int64 [F], strictly increasing, in units of the stream's time base
+    seek_frames: np.ndarray  # int64 [K], increasing, the first is 0: frames that decoding can start at
+    seek_times: np.ndarray  # int64 [K,2]: pts and dts of those frames' packets, NO_TIME where there is none
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one pass over a file tells."""
+
+    timing: Timing
+    width: int  # as stored, before rotation
+    height: int
+    rotation: int  # degrees counter-clockwise that make a frame upright: 0, 90, 180 or 270
+    pixel_aspect: float  # width of a pixel over its height
+    fps: float
+    codec: str
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    key: bool
+    shown: bool  # not cut away by an edit list, not damaged
+
+
+class _Frame(NamedTuple):
+    pts: int | None
+    dts: int | None
+    key: bool
+    rotation: int
+    width: int
+    height: int
+
+
+def open_video(file: str | BinaryIO) -> tuple[InputContainer, VideoStream]:
+    """Opens a file for single-threaded decoding. Raises UnreadableVideo."""
+    try:
+        container = av.open(file, mode="r", metadata_errors="replace")
+    except (OSError, ValueError) as error:  # PyAV's errors derive from these
+        raise UnreadableVideo(f"cannot be opened ({reason(error)})") from error
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        container.close()
+        raise UnreadableVideo("has no video stream that can be decoded")
+    # Threads inside one decoder start anew after every seek and delay its first frame: workers are the parallelism.
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+def reason(error: Exception) -> str:
+    """An exception as a short reason."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def probe(open_file: Callable[[], str | BinaryIO]) -> Probe:
+    """Builds the frame table of the video that `open_file()` opens.
+
+    Demuxes every packet and decodes the first frames; decodes the whole file only where the container's times cannot be
+    trusted. Raises UnreadableVideo.
+    """
+    container, stream = open_video(open_file())
+    with container:
+        packets, frames = _demux(container, stream, _PROBE)
+        if not frames:
+            raise UnreadableVideo("has no frame that can be decoded")
+        first = frames[0]
+        codec = stream.codec_context.name
+        fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
+        pixel_aspect = float(stream.sample_aspect_ratio or 0) or 1.0
+        timing = _packet_timing(container.format.name, codec, packets, frames)
+    if timing is None:
+        container, stream = open_video(open_file())
+        with container:
+            timing = _decoded_timing(codec, *_demux(container, stream, None))
+    rotation = round(first.rotation / 90) * 90 % 360
+    return Probe(timing, first.width, first.height, rotation, pixel_aspect, fps, codec)
+
+
+def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> tuple[list[_Packet], list[_Frame]]:
+    """All packets, and the first `limit` frames (None: all) in the order that the decoder gives them."""
+    packets: list[_Packet] = []
+    frames: list[_Frame] = []
+    iterator = container.demux(stream)
+    while True:
+        try:
+            packet = next(iterator)
+        except StopIteration:
+            break
+        except (OSError, ValueError):  # the rest of a damaged file; what was read so far counts
+            break
+        if packet.size:
+            packets.append(
+                _Packet(packet.pts, packet.dts, packet.is_keyframe, not (packet.is_discard or packet.is_corrupt))
+            )
+        if limit is None or len(frames) < limit:
+            frames += [_Frame(f.pts, f.dts, f.key_frame, f.rotation, f.width, f.height) for f in decode(packet)]
+    return packets, frames
+
+
+def decode(packet: av.Packet) -> list[av.VideoFrame]:
+    """The frames that a packet completes, none where it is damaged."""
+    try:
+        return packet.decode()
+    except (OSError, ValueError):
+        return []
+
+
+def _packet_timing(formats: str, codec: str, packets: list[_Packet], frames: list[_Frame]) -> Timing | None:
+    """The table by presentation times of packets, None where they cannot be trusted."""
+    if not _TIMED_CONTAINERS & set(formats.split(",")) or codec in _HIDDEN_FRAME_CODECS:
+        return None
+    shown = [p for p in packets if p.shown]
+    times = [p.pts for p in shown]
+    if None in times or len(set(times)) < len(times):
+        return None
+    labels = np.array(sorted(times), np.int64)
+    if [f.pts for f in frames[:_PROBE]] != labels[: len(frames)].tolist()[:_PROBE]:
+        return None
+    keys = sorted((p for p in shown if p.key), key=lambda p: p.pts)
+    if codec in _CANVAS_CODECS or not keys or keys[0].pts != labels[0]:
+        keys = []
+    return _timing("pts", labels, [(int(np.searchsorted(labels, p.pts)), p) for p in keys])
+
+
+def _decoded_timing(codec: str, packets: list[_Packet], frames: list[_Frame]) -> Timing:
+    """The table by the times of all frames as they were decoded."""
+    keys = [p for p in packets if p.key]
+    key_frames = [i for i, f in enumerate(frames) if f.key]
+    # Only where every keyframe packet became a key frame is it known which is which.
+    seekable = codec not in _CANVAS_CODECS and len(keys) == len(key_frames) and key_frames[:1] == [0]
+    for clock in ("pts", "dts"):
+        labels = _continued([getattr(f, clock) for f in frames])
+        if labels is not None:
+            return _timing(clock, labels, list(zip(key_frames, keys, strict=True)) if seekable else [])
+    return _timing("count", np.arange(len(frames)), [])
+
+
+def _continued(times: list[int | None]) -> np.ndarray | None:
+    """Times with the missing ones at the end (frames still in the decoder when the file ends) counted on from the last.
+
+    None if any other is missing or they do not increase.
+    """
+    known = next((i for i, t in enumerate(times) if t is None), len(times))
+    if known == 0 or any(t is not None for t in times[known:]):
+        return None
+    labels = np.array(times[:known], np.int64)
+    if (np.diff(labels) <= 0).any():
+        return None
+    return np.concatenate([labels, labels[-1] + np.arange(1, len(times) - known + 1)])
+
+
+def _timing(clock: str, labels: np.ndarray, keys: list[tuple[int, _Packet]]) -> Timing:
+    if not keys:
+        return Timing(clock, labels, np.zeros(1, np.int64), np.full((1, 2), NO_TIME, np.int64))
+    times = [[NO_TIME if t is None else t for t in (p.pts, p.dts)] for _, p in keys]
+    return Timing(clock, labels, np.array([i for i, _ in keys], np.int64), np.array(times, np.int64))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import DiscriminatorConfig, GeneratorConfig
-from digan.layers import Conv2d, FullyConnected
+from digan.layers import Conv2d, FullyConnected, channels_at
 from digan.mapping import Mapping
 
 IMAGE_CHANNELS = 3
@@ -52,14 +52,14 @@ class Discriminator(nn.Module):
         self.config = config
         self.channels_in = channels_in
         self.mbstd_group = config.mbstd_group
-        self.from_rgb = Conv2d(channels_in, _width(config, top), 1, activation="lrelu", clamp=config.half_clamp)
+        self.from_rgb = Conv2d(channels_in, channels_at(config, top), 1, activation="lrelu", clamp=config.half_clamp)
         self.blocks = nn.ModuleDict()
         resolution = top
         while resolution > 4:
-            widths = _width(config, resolution), _width(config, resolution // 2)
+            widths = channels_at(config, resolution), channels_at(config, resolution // 2)
             self.blocks[str(resolution)] = Block(*widths, clamp=config.half_clamp)
             resolution //= 2
-        width = _width(config, 4)
+        width = channels_at(config, 4)
         self.conv = Conv2d(width + config.mbstd_channels, width, 3, activation="lrelu")
         self.fc = FullyConnected(width * 4 * 4, width, activation="lrelu")
         self.out = FullyConnected(width, width if config.num_classes else 1)
@@ -111,7 +111,3 @@ def motion_input(frames: Tensor, delta_t: Tensor) -> Tensor:
     n, _, _, height, width = frames.shape
     plane = delta_t.to(frames.dtype).view(n, 1, 1, 1).expand(n, 1, height, width)
     return torch.cat([frames.flatten(1, 2), plane], dim=1)
-
-
-def _width(config: DiscriminatorConfig, resolution: int) -> int:
-    return min(config.channel_base // resolution, config.channel_max)

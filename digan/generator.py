@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import GeneratorConfig
-from digan.layers import FullyConnected
+from digan.layers import FullyConnected, channels_at
 from digan.mapping import Mapping
 
 _RESOLUTIONS = (32, 64, 128, 256, 512)
@@ -137,7 +137,7 @@ class Generator(nn.Module):
         while resolution <= config.resolution:
             layers = 1 if resolution == 4 else 2
             layers += resolution >= config.extra_layers_from
-            width = min(config.channel_base // resolution, config.channel_max)
+            width = channels_at(config, resolution)
             fourier = resolution == 4 or resolution > config.base_resolution
             self.blocks[str(resolution)] = Block(channels, width, layers, fourier, config)
             channels, resolution = width, resolution * 2

@@ -9,11 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_inr as fi
+from digan.config import DiscriminatorConfig, GeneratorConfig
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 # Gain that keeps the second moment of a unit normal through the activation.
 _ACTIVATION_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2.0)}
+
+
+def channels_at(config: GeneratorConfig | DiscriminatorConfig, resolution: int) -> int:
+    """Channels of the layers at a resolution: min(channel_base / resolution, channel_max), ValueError if that is 0."""
+    channels = min(config.channel_base // resolution, config.channel_max)
+    if channels < 1:
+        raise ValueError(
+            f"channel_base {config.channel_base} and channel_max {config.channel_max} leave no channels at resolution "
+            f"{resolution}: channel_base must be at least {resolution} and channel_max 1."
+        )
+    return channels
 
 
 class FullyConnected(nn.Module):

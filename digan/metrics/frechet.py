@@ -1,0 +1,71 @@
+"""Distances between two sets of features: Fréchet (FVD) and kernel (KVD)."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from digan.metrics.errors import MetricError
+
+
+def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Fréchet distance of the Gaussians fitted to two feature sets, in float64.
+
+    a [n,F], b [m,F], n, m >= 2: |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), with the unbiased
+    covariances (Heusel et al., NeurIPS 2017; FVD: Unterthiner et al., 2018). Symmetric; zero for equal sets.
+
+    The trace of the root is the sum of the singular values of R_a R_b^T, where C = R^T R comes from a QR decomposition
+    of the centred features. No root of a rounded eigenvalue is taken, so singular covariances lose no digits. They
+    arise when a set has no more samples than features; the fit is then poor and a warning says so.
+    """
+    a, b = _feature_sets(a, b)
+    fewest, features = min(len(a), len(b)), a.shape[1]
+    if fewest <= features:
+        warnings.warn(
+            f"the Fréchet distance of {features} features was fitted to {fewest} samples: their covariance is singular "
+            f"and the value is biased; use more than {features} samples on both sides, or compare equal counts only",
+            stacklevel=2,
+        )
+    root_a, root_b = _covariance_root(a), _covariance_root(b)
+    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    mean_term = (a.mean(0) - b.mean(0)).square().sum()
+    distance = mean_term + root_a.square().sum() + root_b.square().sum() - 2 * cross
+    # Never negative in exact arithmetic; equal sets leave a rounding error of either sign.
+    return max(0.0, distance.item())
+
+
+def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy with the polynomial kernel (x.y/F + 1)^3, in float64.
+
+    a [n,F], b [m,F], n, m >= 2 (KVD; Binkowski et al., ICLR 2018). Symmetric; being unbiased, it scatters around zero
+    for two sets of one distribution and may be negative.
+    """
+    a, b = _feature_sets(a, b)
+    features = a.shape[1]
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x @ y.T / features + 1).pow_(3)
+
+    def mean_of_pairs(x: torch.Tensor) -> torch.Tensor:
+        matrix, count = kernel(x, x), len(x)
+        return (matrix.sum() - matrix.diagonal().sum()) / (count * (count - 1))
+
+    return (mean_of_pairs(a) + mean_of_pairs(b) - 2 * kernel(a, b).mean()).item()
+
+
+def _feature_sets(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise MetricError(f"two feature sets [n,F] and [m,F] are needed, not {list(a.shape)} and {list(b.shape)}")
+    if min(len(a), len(b)) < 2:
+        raise MetricError(f"a distance needs at least two samples on both sides, not {len(a)} and {len(b)}")
+    a, b = (features.detach().to("cpu", torch.float64) for features in (a, b))
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise MetricError("the features hold NaN or infinity; look at the clips and at the detector they came from")
+    return a, b
+
+
+def _covariance_root(features: torch.Tensor) -> torch.Tensor:
+    """R [min(n,F),F] with R^T R the unbiased covariance of features [n,F]."""
+    centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+    return torch.linalg.qr(centred, mode="r").R

@@ -16,6 +16,7 @@ __all__ = [
     "UnreadableVideo",
     "Video",
     "VideoIndex",
+    "choose",
     "load_index",
     "make_demo_videos",
     "pair_loader",

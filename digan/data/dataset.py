@@ -149,21 +149,33 @@ class Clips(Dataset):
         pictures = self.reader.read(video, frames.tolist())
         return torch.from_numpy(np.ascontiguousarray(pictures)), video.label
 
-    def choose(self, n: int, seed: int) -> list[int]:
-        """`n` different clips, fixed by the seed (all clips, if there are fewer), from as many videos as possible.
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """Clips as uint8 [n,F,3,R,R]."""
+        return torch.stack([self[i][0] for i in indices])
 
-        Every video gives one clip, drawn from its clips, before any gives a second one.
-        """
-        rng = np.random.default_rng((seed, 2))
-        videos = [v for v in range(len(self.windows.index.videos)) if self.windows.clips_of(v)]
-        videos = [videos[i] for i in rng.permutation(len(videos))][:n]
-        orders = {v: iter(rng.permutation(self.windows.clips_of(v)).tolist()) for v in videos}
-        chosen: list[int] = []
-        while len(chosen) < n and orders:
-            for video in list(orders):
-                clip = next(orders[video], None)
-                if clip is None:
-                    del orders[video]
-                elif len(chosen) < n:
-                    chosen.append(clip)
-        return chosen
+    def labels(self) -> torch.Tensor:
+        """The labels of all clips, int64 [len]."""
+        videos = self.windows.index.videos
+        counts = torch.tensor([len(self.windows.clips_of(v)) for v in range(len(videos))])
+        return torch.repeat_interleave(torch.tensor([v.label for v in videos]), counts)
+
+
+def choose(clips: Clips, n: int, seed: int) -> list[int]:
+    """`n` different clips, fixed by the seed (all clips, if there are fewer), from as many videos as possible.
+
+    Every video gives one clip, drawn from its clips, before any gives a second one.
+    """
+    rng = np.random.default_rng((seed, 2))
+    windows = clips.windows
+    videos = [v for v in range(len(windows.index.videos)) if windows.clips_of(v)]
+    videos = [videos[i] for i in rng.permutation(len(videos))][:n]
+    orders = {v: iter(rng.permutation(windows.clips_of(v)).tolist()) for v in videos}
+    chosen: list[int] = []
+    while len(chosen) < n and orders:
+        for video in list(orders):
+            clip = next(orders[video], None)
+            if clip is None:
+                del orders[video]
+            elif len(chosen) < n:
+                chosen.append(clip)
+    return chosen

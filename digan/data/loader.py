@@ -56,8 +56,8 @@ def pair_loader(
     """An endless iterator of micro-batches: `micro_batches` for every iteration, from iteration `start` on.
 
     Each is {"frames": uint8 [n,2,3,R,R], "delta_t": float32 [n], "label": int64 [n]} with
-    n = batch / (world*micro_batches). The same whatever the number of workers, each of which holds `prefetch` micro-batches ready. Draws from no global
-    random state.
+    n = batch / (world*micro_batches). The same whatever the number of workers, each of which holds `prefetch`
+    micro-batches ready. Draws from no global random state.
     """
     sampler = StreamSampler(batch, rank=rank, world=world, micro_batches=micro_batches, start=start)
     loader = DataLoader(

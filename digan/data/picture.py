@@ -31,8 +31,8 @@ def to_square(picture: np.ndarray, resolution: int, rotation: int = 0, pixel_asp
     """uint8 RGB [H,W,3] as decoded -> uint8 RGB [R,R,3]: upright, centre-cropped, bilinear with antialiasing.
 
     Pillow does the resize: its integer arithmetic gives the same bytes on every machine, and its bilinear filter widens
-    with the scale, so that shrinking averages instead of skipping pixels. (PyAV's scaler is faster, but its bytes depend
-    on the vector instructions of the processor, and it cannot crop.) Cropping first resizes only what is kept.
+    with the scale, so that shrinking averages instead of skipping pixels. (PyAV's scaler is faster, but its bytes
+    depend on the processor's vector instructions, and it cannot crop.) Cropping first resizes only what is kept.
     """
     if (rotation // 90) % 2:
         pixel_aspect = 1 / pixel_aspect

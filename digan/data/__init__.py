@@ -1,6 +1,6 @@
 """Videos in, training pairs out."""
 
-from digan.data.dataset import Clips, ClipWindows, FramePairs
+from digan.data.dataset import Clips, ClipWindows, FramePairs, choose
 from digan.data.demo import make_demo_videos
 from digan.data.index import Video, VideoIndex, load_index
 from digan.data.loader import StreamSampler, pair_loader

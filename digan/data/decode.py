@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from digan.data.index import Video
 
 
+# Decoders that heed `skip_frame` packet by packet (others read it once, when they start).
+_SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
 _NOWHERE = 1 << 62  # a position that no frame can be reached from without a seek
 
 
@@ -45,7 +47,8 @@ class VideoReader:
         wanted = sorted(set(indices))
         labels = self._timing.labels
         # Frames that nothing refers to are decoded only when wanted. Later ones a read that continues here may want.
-        self._skip_below = labels[wanted[-1]] if self._timing.clock == "pts" else NO_TIME
+        can_skip = self._timing.clock == "pts" and video.codec in _SKIPPING_CODECS
+        self._skip_below = labels[wanted[-1]] if can_skip else NO_TIME
         self._keep = {int(labels[i]) for i in wanted}
         pictures = {}
         for index in wanted:

@@ -100,7 +100,7 @@ def render_memory(inr, grid, dtype: torch.dtype | None = None) -> int:
     """Peak bytes of the tensors that `render` makes without gradients, its result included, by counting them.
 
     Follows `render` statement by statement: at each, what is alive is x, the running image, and what the statement
-    makes. The workspace of the matrix product itself is not counted.
+    makes. The matrix product's own workspace is not counted.
     """
     frames, wide = inr.batch * inr.times, inr.dtype.itemsize
     narrow = (dtype or inr.dtype).itemsize
@@ -116,7 +116,8 @@ def render_memory(inr, grid, dtype: torch.dtype | None = None) -> int:
     for stage in inr.stages:
         growth = (stage.scale // scale) ** 2
         if growth > 1:
-            peak = max(peak, x + x * growth + image, x * growth + image + image * growth)
+            # On CPUs interpolate may copy what it reads and what it writes to another memory format and back.
+            peak = max(peak, 2 * (x + x * growth) + image, x * growth + 2 * (image + image * growth))
             x, image = x * growth, image * growth
         scale = stage.scale
         pixels = grid.height * grid.width * scale**2
@@ -133,11 +134,13 @@ def render_memory(inr, grid, dtype: torch.dtype | None = None) -> int:
             peak = max(peak, image + product_bytes(layer.weight, x, pixels))
             x = frames * layer.weight.shape[1] * pixels * wide
             bias = frames * layer.weight.shape[1] * wide
-            widened = x * narrow // wide + x + bias
-            peak = max(peak, image + widened, image + (3 if layer.activation == "sine" else 2) * x)
+            # Adding the bias to a narrower product widens it first, in a temporary tensor on CPUs.
+            peak = max(peak, image + bias + (x * narrow // wide + 2 * x if cast else 2 * x))
+            if layer.activation == "sine":
+                peak = max(peak, image + 3 * x)
             if layer.to_rgb is not None:
                 rgb = frames * layer.to_rgb[0].shape[1] * pixels * wide
-                peak = max(peak, image + product_bytes(layer.to_rgb[0], x, pixels), image + x + 2 * rgb + bias)
+                peak = max(peak, image + product_bytes(layer.to_rgb[0], x, pixels), image + x + 3 * rgb + bias)
                 image = rgb
     return peak
 

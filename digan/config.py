@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -77,7 +76,7 @@ class TrainConfig:
     config: str | None = _run(None, "YAML file of options; the command line wins over it")
     dry_run: bool = _run(False, "print configuration, parameters, MACs and data, and stop (also -n)")
 
-    split: str = _data("train", "which of the data's splits to train on, e.g. train or train,val")
+    split: str = _data("train", "which of the data's splits to train on, e.g. train or train+val")
     split_list: str | None = _data(None, "official split list of UCF-101 (trainlist01.txt)")
     resolution: int = _data(_G.resolution, "pixels per side", choices=(32, 64, 128, 256, 512))
     frames: int = _data(16, "frames of a clip", above=0)
@@ -113,6 +112,7 @@ class TrainConfig:
         "compute type of the discriminators' large layers [as accelerate is set up]",
         choices=("no", "bf16", "fp16"),
     )
+    threads: int | None = _speed(None, "threads of each process [on CPUs: the cores, shared out]", above=0)
     compile: bool = _speed(False, "torch.compile the main passes (the penalties stay eager)")
 
     tick: float = _out(4.0, "kimg between log lines", above=0)
@@ -160,7 +160,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sky": dict(frames=16, stride=1, overlap=0),
     "taichi": dict(frames=16, stride=4, overlap=0),
     "ucf101": dict(frames=16, stride=1, overlap=15),
-    "kinetics-food": dict(frames=16, stride=1, overlap=0, split="train,val"),
+    "kinetics-food": dict(frames=16, stride=1, overlap=0, split="train+val"),
 }
 
 ALIASES = {
@@ -172,8 +172,8 @@ ALIASES = {
 
 # A resumed run continues the same experiment: what decides its numbers can't change, the rest may.
 RESUME_MAY_CHANGE = frozenset(
-    "outdir data desc resume config dry_run cfg workers kimg compile tick snap checkpoints metrics detector samples "
-    "report_to".split()
+    "outdir data desc resume config dry_run cfg workers threads kimg compile tick snap checkpoints metrics detector "
+    "samples report_to".split()
 )
 
 

@@ -26,27 +26,35 @@ class Feed:
     def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
         outdir = Path(config.outdir)
+        self.cache = outdir / CACHE_FOLDER
         # The main process makes and indexes; the others then find it done.
         with accelerator.main_process_first():
             path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
             self.index = load_index(
-                path, outdir / CACHE_FOLDER, split=config.split, labels=config.cond, split_list=config.split_list
+                path, self.cache, split=config.split, labels=config.cond, split_list=config.split_list
             )
-        windows = ClipWindows(self.index, frames=config.frames, stride=config.stride, overlap=config.overlap)
         self.num_classes = len(self.index.class_names) if config.cond else 0
-        self.clips = Clips(windows, config.resolution)
-        self.windows = windows
+        self.clips = self.clips_of(config.frames)
+
+    def clips_of(self, frames: int) -> Clips:
+        """Real clips of another length than the training clips', for the metrics that need it."""
+        c = self.config
+        windows = ClipWindows(self.index, frames=frames, stride=c.stride, overlap=min(c.overlap, frames * c.stride - 1))
+        return Clips(windows, c.resolution)
+
+    def cache_key(self, frames: int) -> str:
+        """A name for the content of `clips_of(frames)`, under which features may be kept."""
+        c = self.config
+        return f"{self.index.fingerprint}-{c.resolution}-{frames}-{c.stride}-{c.overlap}"
 
     def summary(self) -> list[str]:
         """Lines that describe the data."""
-        lines = self.index.summary().splitlines()
-        lines.append(f"{len(self.windows):,} clips of {self.config.frames} frames, every {self.config.stride}. frame")
-        return lines
+        return [*self.index.summary().splitlines(), self.clips.windows.summary()]
 
     def batches(self, micro_batches: int, start: int) -> Iterator[dict[str, torch.Tensor]]:
         """Micro-batches of this process from iteration `start` on, without end: see `Trainer` for who gets what."""
-        pairs = FramePairs(self.windows, self.config.resolution, self.config.seed, mirror=self.config.mirror)
-        loader = pair_loader(
+        pairs = FramePairs(self.clips.windows, self.config.resolution, self.config.seed, mirror=self.config.mirror)
+        return pair_loader(
             pairs,
             batch=self.config.batch,
             rank=self.accelerator.process_index,
@@ -56,4 +64,3 @@ class Feed:
             workers=self.config.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
-        return iter(loader)

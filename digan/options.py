@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from dataclasses import Field, fields
 from typing import Any, NoReturn
 
+import torch
+
+from digan.augment import draw_augment
 from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, ConfigError, TrainConfig, check, flag
+from digan.metrics.errors import MetricError
+from digan.metrics.protocol import Protocol
 
 
 def _parse_bool(text: str) -> bool:
@@ -110,13 +115,30 @@ def resolve(given: dict[str, Any], resumed: dict[str, Any] | None = None) -> Tra
         clash = [n for n in given if n not in RESUME_MAY_CHANGE and n in resumed and given[n] != resumed[n]]
         if clash:
             raise ConfigError(
-                f"{flag(clash[0])} {given[clash[0]]} differs from the resumed run's {resumed[clash[0]]}: leave it out, or start "
-                "a new run without --resume."
+                f"{flag(clash[0])} {given[clash[0]]} differs from the resumed run's {resumed[clash[0]]}: leave it out, "
+                "or start a new run without --resume."
             )
         known = {f.name for f in fields(TrainConfig)}
-        return check(TrainConfig(**{**{k: v for k, v in resumed.items() if k in known}, **given}))
+        return _check(TrainConfig(**{**{k: v for k, v in resumed.items() if k in known}, **given}))
     options = {**(read_yaml(given["config"]) if given.get("config") else {}), **given}
     preset = options.get("cfg") or (None if options.get("data") else "demo")
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"--cfg {preset} is not one of {', '.join(PRESETS)}.")
-    return check(TrainConfig(**{**PRESETS.get(preset or "", {}), **options, "cfg": preset}))
+    return _check(TrainConfig(**{**PRESETS.get(preset or "", {}), **options, "cfg": preset}))
+
+
+def _check(config: TrainConfig) -> TrainConfig:
+    """`config.check`, and the names that other modules define: metrics and augmentations."""
+    check(config)
+    try:
+        protocols = [Protocol.parse(name) for name in config.metric_names()]
+    except MetricError as error:
+        raise ConfigError(f"--metrics: {error}.") from None
+    for protocol in protocols:
+        if protocol.needs_detector and config.detector is None:
+            raise ConfigError(f"--metrics {protocol.name} needs --detector FILE, a TorchScript I3D.")
+    try:
+        draw_augment(config.aug_policy(), 0, torch.Generator())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return config

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from tqdm import tqdm
 
 from digan import checkpoint, metrics
 from digan.config import ConfigError, TrainConfig
-from digan.data import Clips, choose
+from digan.data import choose
+from digan.feed import Feed
 from digan.media import contact_sheet, video_grid, write_png, write_video
 from digan.sample import Fakes, clip_times, sample_clips, seeded_latents
 from digan.trainer import Trainer
@@ -48,14 +50,14 @@ class Run:
 
     Args:
         folder: the run folder.
-        reals: real clips, for sample sheets and metrics.
+        feed: the data; its clips stand beside the samples and in the metrics.
         clips_seen: where a resumed run continues: records of later clips are dropped from the statistics.
     """
 
     def __init__(
-        self, folder: Path, config: TrainConfig, accelerator: Accelerator, reals: Clips, clips_seen: int
+        self, folder: Path, config: TrainConfig, accelerator: Accelerator, feed: Feed, clips_seen: int
     ) -> None:
-        self.folder, self.config, self.accelerator, self.reals = folder, config, accelerator, reals
+        self.folder, self.config, self.accelerator, self.feed = folder, config, accelerator, feed
         self.main = accelerator.is_main_process
         self.total = round(config.kimg * 1000)
         self.started = self.tick_started = time.time()
@@ -124,8 +126,8 @@ class Run:
     def draw_reals(self) -> None:
         """Writes real clips beside which the samples can be judged."""
         if self.main:
-            some = choose(self.reals, self.config.samples, self.config.seed)
-            clips = torch.stack([self.reals[i][0] for i in some])  # [n,F,3,R,R]
+            some = choose(self.feed.clips, self.config.samples, self.config.seed)
+            clips = self.feed.clips.batch(some)  # [n,F,3,R,R]
             self._write_clips("reals", clips)
 
     def draw_fakes(self, trainer: Trainer, name: str) -> None:
@@ -158,13 +160,18 @@ class Run:
         """Computes the metrics of the averaged generator and appends them to metric-<name>.jsonl."""
         for name in self.config.metric_names():
             protocol = metrics.parse(name)
-            labels = self.reals.labels() if trainer.num_classes else None
+            reals = self.feed.clips_of(protocol.frames)
+            labels = reals.labels() if trainer.num_classes else None
             result = metrics.compute(
                 protocol,
-                reals=self.reals_of(protocol),
+                reals=reals,
                 fakes=Fakes(trainer.g_ema, protocol.count, protocol.frames, self.config.seed, labels),
                 detector=self.config.detector,
                 device=self.accelerator.device,
+                seed=self.config.seed,
+                progress=self._progress(name),
+                cache=self.feed.cache,
+                cache_key=self.feed.cache_key(protocol.frames),
                 rank=self.accelerator.process_index,
                 world=self.accelerator.num_processes,
                 gather=self.accelerator.gather,
@@ -180,6 +187,13 @@ class Run:
             self.bar.close()
         self.accelerator.end_training()
 
+    def _progress(self, name: str) -> Callable[[int, int], None] | None:
+        """Shows on the terminal how far a metric is."""
+        bar = self.bar
+        if bar is None:
+            return None
+        return lambda done, total: bar.set_postfix_str(f"{name}: {done} of {total} clips")
+
     def _start_trackers(self) -> None:
         names = self.config.trackers()
         missing = [n for n in names if n not in {t.value for t in get_available_trackers()}]
@@ -188,8 +202,9 @@ class Run:
         # TensorBoard's events belong into the run folder itself, not into a subfolder named after the project.
         events = [TensorBoardTracker("", logging_dir=str(self.folder))] if "tensorboard" in names else []
         self.accelerator.log_with = [*events, *(LoggerType(n) for n in names if n != "tensorboard")]
+        # TensorBoard's way to keep a configuration is a folder named after the time of day: config.json is enough.
         known = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str, bool))}
-        self.accelerator.init_trackers("digan", config=known)
+        self.accelerator.init_trackers("digan", config=known if names != ["tensorboard"] else None)
 
     def _write_clips(self, name: str, clips: torch.Tensor) -> None:
         folder = self.folder / "samples"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ if __package__ in (None, ""):
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradScalerKwargs
+from accelerate.utils import DistributedType, GradScalerKwargs, parse_flag_from_env
 
 from digan import checkpoint, describe
 from digan.config import ConfigError, TrainConfig
@@ -43,7 +44,7 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
     if resume is not None:
         checkpoint.load(trainer, resume)
     folder = resume.parents[1] if resume else make_folder(config, accelerator)
-    run = Run(folder, config, accelerator, feed.clips, trainer.clips_seen)
+    run = Run(folder, config, accelerator, feed, trainer.clips_seen)
     if resume is None:
         run.draw_reals()
         run.draw_fakes(trainer, "fakes_init")
@@ -99,17 +100,24 @@ class StopSignal:
         return bool(accelerator.reduce(flag, "sum") > 0)
 
 
-def make_accelerator(mixed_precision: str | None) -> Accelerator:
+def make_accelerator(config: TrainConfig) -> Accelerator:
     """The accelerator of a run.
 
     Raises:
         ConfigError: a way of distributing that these networks do not need, or a precision that the device lacks.
     """
+    cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    if cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "accelerate starts several processes with --cpu only through MPI; on CPUs launch with --multi_gpu "
+            "--num_processes N in its place, which starts them without a GPU as well."
+        )
     try:
         # The published system trains in half precision without loss scaling: activations are clamped instead.
-        accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[GradScalerKwargs(enabled=False)])
+        scaler = GradScalerKwargs(enabled=False)
+        accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[scaler])
     except ValueError as error:
-        raise ConfigError(f"--mixed-precision {mixed_precision}: {error}") from None
+        raise ConfigError(f"--mixed-precision {config.mixed_precision}: {error}") from None
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ConfigError(
             f"{accelerator.distributed_type.value} is set up in accelerate, but 120 million parameters need no "
@@ -120,6 +128,11 @@ def make_accelerator(mixed_precision: str | None) -> Accelerator:
             f"--mixed-precision {accelerator.mixed_precision} is not one of {', '.join(COMPUTE_TYPES)}; it may come "
             "from accelerate's configuration."
         )
+    if cpu:
+        # Launchers set one thread for each process, which would leave the other cores idle.
+        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+    elif config.threads:
+        torch.set_num_threads(config.threads)
     return accelerator
 
 
@@ -131,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint.find(given["resume"], given.get("outdir", TrainConfig.outdir)) if given.get("resume") else None
         )
         config = resolve(given, checkpoint.read_state(resume)["config"] if resume else None)
-        accelerator = make_accelerator(config.mixed_precision)
+        accelerator = make_accelerator(config)
         train(config, accelerator, resume)
     except (ConfigError, DataError, MetricError) as error:
         print(f"train.py: {error}", file=sys.stderr)

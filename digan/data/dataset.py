@@ -87,7 +87,7 @@ class FramePairs(Dataset):
         if seed < 0:
             raise DataError(f"--seed {seed} must not be negative.")
         self.windows, self.resolution, self.seed, self.mirror = windows, resolution, seed, mirror
-        self.reader = FrameReader(windows.index.source, resolution)
+        self.reader = FrameReader(windows.index, resolution)
         self._orders: dict[int, np.ndarray] = {}  # epoch -> order of the clips
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Clips(Dataset):
 
     def __init__(self, windows: ClipWindows, resolution: int) -> None:
         self.windows, self.resolution = windows, resolution
-        self.reader = FrameReader(windows.index.source, resolution)
+        self.reader = FrameReader(windows.index, resolution, onward=True)
 
     def __len__(self) -> int:
         return len(self.windows)

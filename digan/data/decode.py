@@ -13,10 +13,10 @@ from av.video.reformatter import VideoReformatter
 
 from digan.data.picture import read_picture, to_square
 from digan.data.sources import Source
-from digan.data.timing import NO_TIME, Timing, UnreadableVideo, decode, open_video, reason
+from digan.data.timing import NO_TIME, Timing, UnreadableVideo, decode, drain, open_video, reason
 
 if TYPE_CHECKING:
-    from digan.data.index import Video
+    from digan.data.index import Video, VideoIndex
 
 
 # Decoders that heed `skip_frame` packet by packet (others read it once, when they start).
@@ -25,10 +25,16 @@ _NOWHERE = 1 << 62  # a position that no frame can be reached from without a see
 
 
 class VideoReader:
-    """Frames of one open video file by index. Reading forwards inside a group of pictures continues without a seek."""
+    """Frames of one open video file by index.
 
-    def __init__(self, source: Source, video: Video) -> None:
+    Costs the packets from the keyframe before the first wanted frame to the last wanted one, less those of frames that
+    nothing refers to. With `onward`, a read goes on where the one before ended, which pays where clips are read in order;
+    else the decoder is emptied as soon as it was fed what is needed, in place of feeding it more until it lets go.
+    """
+
+    def __init__(self, source: Source, video: Video, onward: bool = False) -> None:
         self.video = video
+        self.onward = onward
         self.packets_decoded = 0  # cost so far, for tests and measurements
         self._source = source
         self._timing: Timing = video.timing
@@ -47,14 +53,18 @@ class VideoReader:
         wanted = sorted(set(indices))
         labels = self._timing.labels
         # Frames that nothing refers to are decoded only when wanted. Later ones a read that continues here may want.
-        can_skip = self._timing.clock == "pts" and video.codec in _SKIPPING_CODECS
-        self._skip_below = labels[wanted[-1]] if can_skip else NO_TIME
-        self._keep = {int(labels[i]) for i in wanted}
+        by_packet = self._timing.clock == "pts"
+        self._skip_below = labels[wanted[-1]] if by_packet and video.codec in _SKIPPING_CODECS else NO_TIME
+        self._keep = {int(labels[i]) for i in wanted} if by_packet else set()
+        self._unfed = set() if self.onward else set(self._keep)
+        self._drained = False
         pictures = {}
         for index in wanted:
             frame = self._frame(index)
             array = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
             pictures[index] = to_square(array, resolution, video.rotation, video.pixel_aspect)
+        if self._drained:
+            self._position = _NOWHERE  # the decoder takes no more packets before a seek
         return [pictures[i] for i in indices]
 
     def _frame(self, index: int) -> av.VideoFrame:
@@ -99,7 +109,7 @@ class VideoReader:
         """Makes the decoder stand at seek point `start`, or at an earlier one."""
         points, column = self._timing.seek_times, 1 if self._timing.clock == "dts" else 0
         # Some formats find a keyframe by its pts, some by its dts; the packet they arrive at tells if it is too late.
-        for time in points[start] if start else ():
+        for time in points[start]:
             if time == NO_TIME:
                 continue
             try:
@@ -130,7 +140,7 @@ class VideoReader:
                 return
             self._choose_skipping(packet)
             self.packets_decoded += 1
-            for frame in decode(packet):
+            for frame in self._fed(packet):
                 label = None if clock == "count" else getattr(frame, clock)
                 if label is not None:
                     found = int(np.searchsorted(labels, label))
@@ -142,6 +152,16 @@ class VideoReader:
                     yield ordinal, frame
                 ordinal += 1
             packet = None
+
+    def _fed(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """What the decoder gives for a packet; all that it holds, once it was fed every wanted frame."""
+        frames = decode(packet)
+        if packet.pts in self._unfed:
+            self._unfed.remove(packet.pts)
+            if not self._unfed:
+                frames += drain(self._stream)
+                self._drained = True
+        return frames
 
     def _choose_skipping(self, packet: av.Packet) -> None:
         skip = packet.pts is not None and packet.pts < self._skip_below and packet.pts not in self._keep
@@ -173,41 +193,57 @@ class PictureReader:
 
 
 class FrameReader:
-    """Frames of any video of an index, at one resolution, with the last few decoders kept open.
+    """Frames of the videos of an index, at one resolution, with the last few decoders kept open.
 
     Opens nothing until the first read, and every process opens its own: safe to send to workers, forked or spawned.
+    Where all frames together fit into `memory` bytes, those that were read are kept, so that a small set is soon decoded
+    no more; of a larger one nothing is kept, since a frame would hardly be wanted again before it had to make room.
     """
 
-    def __init__(self, source: Source, resolution: int, capacity: int = 16) -> None:
-        self.source = source
-        self.resolution = resolution
-        self.capacity = capacity
+    def __init__(
+        self, index: VideoIndex, resolution: int, *, onward: bool = False, capacity: int = 16, memory: int = 1 << 28
+    ) -> None:
+        self.index, self.resolution = index, resolution
+        self.onward, self.capacity, self.memory = onward, capacity, memory
         self._readers: OrderedDict[str, VideoReader | PictureReader] = OrderedDict()
         self._owner = os.getpid()
+        self._keep_frames = sum(v.num_frames for v in index.videos) * 3 * resolution**2 <= memory
+        self._frames: dict[tuple[str, int], np.ndarray] = {}  # uint8 [R,R,3] by video and frame
 
     def __getstate__(self) -> dict:
-        return {"source": self.source, "resolution": self.resolution, "capacity": self.capacity}
+        names = ("index", "resolution", "onward", "capacity", "memory")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+        self.__init__(state.pop("index"), state.pop("resolution"), **state)
 
     def read(self, video: Video, indices: Sequence[int]) -> np.ndarray:
         """Frames `indices` of `video` as uint8 RGB [len(indices),3,R,R]. Raises UnreadableVideo naming the video."""
         if self._owner != os.getpid():
             # Handles inherited through fork share file positions with the parent: leave them alone, open our own.
             self._readers, self._owner = OrderedDict(), os.getpid()
-        try:
-            frames = self.reader(video).read(indices, self.resolution)
-        except (UnreadableVideo, OSError) as error:
-            self._readers.pop(video.name, None)
-            raise UnreadableVideo(f"{video.name}: {reason(error)}") from error
+        found = {i: self._frames[video.name, i] for i in indices if (video.name, i) in self._frames}
+        missing = sorted(set(indices) - found.keys())
+        if missing:
+            try:
+                found |= zip(missing, self.reader(video).read(missing, self.resolution), strict=True)
+            except (UnreadableVideo, OSError) as error:
+                self._readers.pop(video.name, None)
+                raise UnreadableVideo(f"{video.name}: {reason(error)}") from error
+            if self._keep_frames:
+                self._frames |= {(video.name, i): found[i] for i in missing}
+        frames = [found[i] for i in indices]
         return np.stack(frames).transpose(0, 3, 1, 2)  # [n,3,R,R]
 
     def reader(self, video: Video) -> VideoReader | PictureReader:
         """The open reader of `video`."""
         reader = self._readers.get(video.name)
         if reader is None:
-            reader = (VideoReader if video.timing is not None else PictureReader)(self.source, video)
+            source = self.index.source
+            if video.timing is None:
+                reader = PictureReader(source, video)
+            else:
+                reader = VideoReader(source, video, self.onward)
             self._readers[video.name] = reader
             while len(self._readers) > self.capacity:
                 self._readers.popitem(last=False)[1].close()

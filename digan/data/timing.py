@@ -139,6 +139,14 @@ def decode(packet: av.Packet) -> list[av.VideoFrame]:
         return []
 
 
+def drain(stream: VideoStream) -> list[av.VideoFrame]:
+    """The frames that a decoder still holds; it takes no more packets then, until a seek."""
+    try:
+        return stream.codec_context.decode(None)
+    except (OSError, ValueError):
+        return []
+
+
 def _packet_timing(formats: str, codec: str, packets: list[_Packet], frames: list[_Frame]) -> Timing | None:
     """The table by presentation times of packets, None where they cannot be trusted."""
     if not _TIMED_CONTAINERS & set(formats.split(",")) or codec in _HIDDEN_FRAME_CODECS:

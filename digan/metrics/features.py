@@ -38,15 +38,16 @@ class RandomFeatures:
     which move less. Most filters of the first layer have no mean, as natural images would otherwise drown detail
     (blur, noise) in brightness. Each layer is read out as three statistics per channel: the mean, and the logarithms of
     the standard deviations over space (of the mean frame) and over time (of each place). The logarithm weighs relative
-    changes alike, whether a channel's contrast is large or small.
+    changes alike, whether a channel's contrast is large or small. These statistics see blur, noise, missing variety, and
+    frozen, shuffled or slowed frames, but hardly time reversal or misplaced parts.
 
-    F is 216, below the 256 clips of the usual protocol, so that covariances are regular.
+    `dim` is 216, below the 256 clips of the usual protocol, so that covariances are regular.
     """
 
     name = "random3d-v1"
-    dim = 216
     _SIZE = 64
     _WIDTHS = (16, 24, 32)
+    dim = 3 * sum(_WIDTHS)
     _MOTION_GAIN = 4.0  # frame differences are several times smaller than frames
     _LOG_FLOOR = 0.02  # below this standard deviation (inputs span [-1, 1]) a channel counts as constant
 
@@ -73,9 +74,11 @@ class RandomFeatures:
             for index, weight in enumerate(self._weights):
                 stride = (1 if index == 0 else 2, 2, 2)
                 x = F.leaky_relu(F.conv3d(x, weight, stride=stride, padding=1), 0.2)  # [N,C,T',H',W']
-                over_space = x.mean(2).flatten(2).std(2, correction=0)  # [N,C]
-                over_time = x.var(2, correction=0).flatten(2).mean(2).sqrt()  # [N,C]
-                statistics.append(x.flatten(2).mean(2))
+                mean = x.flatten(2).mean(2)  # [N,C]
+                still = x.mean(2)  # [N,C,H',W']
+                over_space = (still - mean[..., None, None]).square().flatten(2).mean(2).sqrt()  # [N,C]
+                over_time = (x - still.unsqueeze(2)).square().flatten(2).mean(2).sqrt()  # [N,C]
+                statistics.append(mean)
                 statistics += [torch.log(deviation + self._LOG_FLOOR) for deviation in (over_space, over_time)]
             return torch.cat(statistics, 1)
 

@@ -1,0 +1,107 @@
+"""Options: precedence, aliases, ranges, and refusals that name the flag."""
+
+import pytest
+
+from digan.config import PRESETS, ConfigError, TrainConfig, micro_batches
+from digan.options import parse_options, resolve
+
+
+def config(*argv: str) -> TrainConfig:
+    return resolve(parse_options(argv))
+
+
+def test_no_argument_is_the_demonstration():
+    c = config()
+    assert c.cfg == "demo"
+    assert c.resolution == PRESETS["demo"]["resolution"]
+
+
+def test_data_without_preset_is_the_published_model():
+    c = config("--data", "x")
+    assert (c.cfg, c.resolution, c.batch, c.lr, c.gamma, c.channel_max) == (None, 128, 64, 0.0025, 1.0, 512)
+
+
+def test_precedence_defaults_preset_file_command_line(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("stride: 2\nbatch-gpu: 4\nlr: 0.001\nmetrics: [rfvd16_16f, rfvd8_16f]\ncompile: true\n")
+    c = config("--cfg", "taichi", "--data", "x", "--config", str(file), "--lr", "0.002")
+    assert (c.frames, c.stride, c.batch_gpu, c.lr, c.compile) == (16, 2, 4, 0.002, True)
+    assert c.metric_names() == ["rfvd16_16f", "rfvd8_16f"]
+
+
+def test_dashes_underscores_and_aliases_are_alike():
+    a = config("--data=x", "--batch_gpu=8", "--mixed_precision", "bf16", "--output_dir", "o")
+    b = config("--train-data-dir=x", "--batch-gpu=8", "--mixed-precision", "bf16", "--outdir", "o")
+    assert a == b
+    assert a.outdir == "o"
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"), [([], True), (["--no-mirror"], False), (["--mirror", "0"], False), (["--mirror"], True)]
+)
+def test_switches(argv, value):
+    assert config("--data", "x", *argv).mirror is value
+
+
+def test_dry_run_has_a_short_form():
+    assert config("-n").dry_run
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--batchh", "3"], ["--batchh", "--batch"]),
+        (["--data", "x", "--resolution", "48"], ["--resolution", "48"]),
+        (["--cfg", "sky"], ["--cfg sky", "--data"]),
+        (["--data", "x", "--kimg", "0"], ["--kimg", "more than 0"]),
+        (["--data", "x", "--seed", "-1"], ["--seed", "at least 0"]),
+        (["--data", "x", "--overlap", "16"], ["--overlap", "--frames", "--stride"]),
+        (["--data", "x", "--style-mixing", "2"], ["--style-mixing", "at most 1"]),
+        (["--data", "x", "--aug", "colour"], ["--aug", "color"]),
+        (["--data", "x", "--metrics", "fid50k"], ["--metrics", "fid50k"]),
+        (["--data", "x", "--metrics", "fvd2048_16f"], ["--detector"]),
+        (["--data", "x", "--kimg", "many"], ["--kimg", "many"]),
+        (["--data", "x", "--mixed-precision", "int8"], ["--mixed-precision", "int8"]),
+        (["--config", "/nowhere.yaml"], ["--config /nowhere.yaml", "cannot be read"]),
+    ],
+    ids=lambda v: "_".join(v[-2:]) if isinstance(v, list) else None,
+)
+def test_refusals_are_one_sentence_that_names_the_flag(argv, words):
+    with pytest.raises(ConfigError) as refusal:
+        config(*argv)
+    message = str(refusal.value)
+    assert all(word in message for word in words)
+    assert "\n" not in message
+
+
+def test_unknown_name_in_a_file_names_the_file(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("learning-rate: 1\n")
+    with pytest.raises(ConfigError, match=r"options\.yaml: unknown option --learning-rate"):
+        config("--config", str(file))
+
+
+def test_a_resumed_run_keeps_its_numbers_and_may_go_on_longer():
+    stored = {"cfg": None, "data": "x", "batch": 32, "kimg": 5.0, "no_longer_an_option": 1}
+    c = resolve(parse_options(["--kimg", "10"]), stored)
+    assert (c.batch, c.kimg) == (32, 10.0)
+    with pytest.raises(ConfigError, match="--batch 16 differs from the resumed run's 32"):
+        resolve(parse_options(["--batch", "16"]), stored)
+
+
+@pytest.mark.parametrize(
+    ("batch", "at_once", "processes", "expected"), [(64, None, 8, 1), (64, 4, 8, 2), (8, 4, 1, 2), (2, None, 1, 1)]
+)
+def test_micro_batches(batch, at_once, processes, expected):
+    argv = ["--data", "x", "--batch", str(batch)] + (["--batch-gpu", str(at_once)] if at_once else [])
+    assert micro_batches(config(*argv), processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "at_once", "processes", "flag"),
+    [(10, None, 4, "--batch 10"), (8, 3, 1, "--batch-gpu 3"), (6, None, 1, "--batch-gpu"), (12, 6, 1, "--batch-gpu")],
+)
+def test_batches_that_do_not_come_out_even(batch, at_once, processes, flag):
+    argv = ["--data", "x", "--batch", str(batch)] + (["--batch-gpu", str(at_once)] if at_once else [])
+    with pytest.raises(ConfigError, match=flag):
+        micro_batches(config(*argv), processes)

@@ -38,7 +38,7 @@ class RandomFeatures:
     which move less. Most filters of the first layer have no mean, as natural images would otherwise drown detail
     (blur, noise) in brightness. Each layer is read out as three statistics per channel: the mean, and the logarithms of
     the standard deviations over space (of the mean frame) and over time (of each place). The logarithm weighs relative
-    changes alike, whether a channel's contrast is large or small. These statistics see blur, noise, missing variety, and
+    changes alike, whether a channel's contrast is large or small. These statistics see blur, noise, missing variety and
     frozen, shuffled or slowed frames, but hardly time reversal or misplaced parts.
 
     `dim` is 216, below the 256 clips of the usual protocol, so that covariances are regular.
@@ -180,8 +180,17 @@ def _load_script(given: str, path: Path, device: torch.device) -> torch.jit.Scri
 @contextlib.contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     """Float32 throughout, without autocast, TF32 or autotuned algorithms: one number for one set of clips."""
-    with (
-        torch.autocast(device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        yield
+    cudnn = torch.backends.cudnn
+    # Per operator, since reading the older `allow_tf32` raises once a caller has set precisions one by one.
+    convolutions = (cudnn.conv, torch.backends.mkldnn.conv)
+    before = cudnn.benchmark, cudnn.deterministic, [conv.fp32_precision for conv in convolutions]
+    try:
+        cudnn.benchmark, cudnn.deterministic = False, True
+        for conv in convolutions:
+            conv.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before[:2]
+        for conv, precision in zip(convolutions, before[2], strict=True):
+            conv.fp32_precision = precision

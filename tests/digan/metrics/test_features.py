@@ -1,0 +1,210 @@
+"""The feature extractors: what the random ones respond to, and what the user's detector file may do wrong."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from digan.metrics import Detector, MetricError, RandomFeatures, frechet_distance
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the Fréchet distance"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+]
+
+
+def moving_discs(count: int = 24, frames: int = 6, size: int = 32) -> torch.Tensor:
+    """Coloured discs on coloured grounds in straight motion: uint8 [count,frames,3,size,size]."""
+    generator = torch.Generator().manual_seed(5)
+    colours = torch.rand(count, 2, 3, 1, 1, 1, generator=generator)
+    start, speed = torch.rand(2, count, 2, 1, generator=generator)
+    time = torch.linspace(0, 1, frames)
+    centre = 2 * (start - 0.5) + (speed - 0.5) * time  # [N,2,T]
+    axis = torch.linspace(-1, 1, size)
+    x = axis.view(1, 1, 1, size) - centre[:, 0, :, None, None]
+    y = axis.view(1, 1, size, 1) - centre[:, 1, :, None, None]
+    inside = ((x.square() + y.square()) < 0.2).float().unsqueeze(1)  # [N,1,T,H,W]
+    clips = colours[:, 0] * inside + colours[:, 1] * (1 - inside)
+    return (clips * 255).round().to(torch.uint8).transpose(1, 2).contiguous()
+
+
+def blurred(clips: torch.Tensor, radius: int) -> torch.Tensor:
+    frames = F.avg_pool2d(clips.flatten(0, 1).float(), 2 * radius + 1, 1, radius, count_include_pad=False)
+    return frames.round().to(torch.uint8).view_as(clips)
+
+
+def noisy(clips: torch.Tensor, deviation: float) -> torch.Tensor:
+    noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(6)) * deviation
+    return (clips + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def shuffled(clips: torch.Tensor) -> torch.Tensor:
+    return clips[:, torch.randperm(clips.shape[1], generator=torch.Generator().manual_seed(7))]
+
+
+def frozen(clips: torch.Tensor) -> torch.Tensor:
+    return clips[:, :1].expand_as(clips)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return moving_discs()
+
+
+@pytest.fixture(scope="module")
+def distance(clips):
+    """Fréchet distance of changed clips from the clips themselves."""
+    network = RandomFeatures()
+    reference = network(clips)
+
+    def from_clips(changed: torch.Tensor) -> float:
+        return frechet_distance(reference, network(changed))
+
+    return from_clips
+
+
+def test_random_features_are_pinned():
+    """The numbers themselves, of a clip of plain arithmetic: whoever changes them must rename the network."""
+    assert RandomFeatures.name == "random3d-v1"
+    clip = (torch.arange(4 * 3 * 64 * 64) * 7919 // 1000 % 256).to(torch.uint8).view(1, 4, 3, 64, 64)
+    features = RandomFeatures()(clip)[0]
+    some = torch.tensor([0.230858, -1.336033, -0.380114, -0.749277, -0.002651, -0.174313])
+    assert torch.allclose(features[::36], some, atol=1e-4)
+    assert features.norm().item() == pytest.approx(24.006952, rel=1e-5)
+
+
+def test_random_features_of_a_clip_depend_on_nothing_else(clips):
+    network = RandomFeatures()
+    together = network(clips[:3])
+    assert (together.shape, together.dtype) == ((3, network.dim), torch.float32)
+    assert torch.equal(together, RandomFeatures()(clips[:3]))
+    alone = torch.cat([network(clip[None]) for clip in clips[:3]])
+    # Measured: 5e-7; convolutions of other batch sizes sum in another order.
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_random_features_ignore_the_training_precision(clips, precision):
+    """Callers train under autocast and reduced precision; both are as before afterwards."""
+    plain = RandomFeatures()(clips[:2])
+    cudnn, mkldnn = torch.backends.cudnn.conv, torch.backends.mkldnn.conv
+    before = cudnn.fp32_precision, mkldnn.fp32_precision
+    try:
+        cudnn.fp32_precision = mkldnn.fp32_precision = precision
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(RandomFeatures()(clips[:2]), plain)
+            assert torch.is_autocast_enabled("cpu")
+        assert (cudnn.fp32_precision, mkldnn.fp32_precision) == (precision, precision)
+    finally:
+        cudnn.fp32_precision, mkldnn.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("weaker", "stronger"),
+    [
+        (lambda c: blurred(c, 1), lambda c: blurred(c, 3)),
+        (lambda c: noisy(c, 4), lambda c: noisy(c, 16)),
+        (lambda c: noisy(c, 0), frozen),
+        (lambda c: noisy(c, 0), shuffled),
+        (lambda c: c.flip(1), shuffled),
+        (lambda c: c[:12].repeat(2, 1, 1, 1, 1), lambda c: c[:1].expand_as(c)),
+    ],
+    ids=["blur", "noise", "frozen", "shuffled", "reversed-shuffled", "collapse"],
+)
+def test_random_features_order_degradations(clips, distance, weaker, stronger):
+    # Measured: the ratios to the weaker change are 3.4 (blur) and more.
+    assert distance(stronger(clips)) > 2 * distance(weaker(clips)) + 1e-3
+
+
+def test_random_features_compare_resolutions(clips):
+    """The same content at 64, 128 and 192 pixels is the same clip."""
+    network = RandomFeatures()
+    small = clips[:2].repeat_interleave(2, 3).repeat_interleave(2, 4)  # 64x64
+    features = network(small)
+    for factor in (2, 3):
+        larger = small.repeat_interleave(factor, 3).repeat_interleave(factor, 4)
+        assert torch.allclose(network(larger), features, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 64, 64), (2, 5, 3, 7, 100), (0, 4, 3, 16, 16)], ids=str)
+def test_random_features_of_odd_sizes(shape):
+    features = RandomFeatures()(torch.zeros(shape, dtype=torch.uint8))
+    assert features.shape == (shape[0], 216)
+    assert features.isfinite().all()
+
+
+class SmallDetector(torch.nn.Module):
+    """Same call and output as the I3D file: scaled channel means of the frames, repeated."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
+        assert rescale
+        assert resize
+        assert return_features
+        return self.scale * x.mean((3, 4)).flatten(1)[:, :16].repeat(1, 25)
+
+
+class TooFewOutputs(torch.nn.Module):
+    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
+        return x.mean((2, 3, 4))
+
+
+class OtherSignature(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x
+
+
+def save_script(module: torch.nn.Module, path) -> str:
+    torch.jit.script(module).save(str(path))
+    return str(path)
+
+
+def test_detector_gets_channels_first_in_0_to_255(tmp_path):
+    detector = Detector(save_script(SmallDetector(), tmp_path / "i3d.pt"))
+    clips = torch.randint(0, 256, (3, 16, 3, 8, 8), dtype=torch.uint8)
+    features = detector(clips)
+    assert (features.shape, features.dtype) == ((3, 400), torch.float32)
+    assert torch.allclose(features[:, :16], clips[:, :, 0].float().mean((2, 3)))
+
+
+def test_detector_is_named_after_its_content(tmp_path):
+    path = save_script(SmallDetector(1.0), tmp_path / "a.pt")
+    shutil.copy(path, tmp_path / "b.pt")
+    other = save_script(SmallDetector(2.0), tmp_path / "c.pt")
+    assert Detector(path).name == Detector(tmp_path / "b.pt").name
+    assert Detector(path).name != Detector(other).name
+
+
+def write(path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def write_state_dict(path) -> str:
+    torch.save({"weight": torch.zeros(2)}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: str(p), "does not exist"),
+        (lambda p: "https://example.com/i3d.pt", "is an address; download the file"),
+        (lambda p: write(p, b"\n<!DOCTYPE html><html><head>"), "is a web page"),
+        (lambda p: write(p, b"PK\x03\x04 cut off"), "not a TorchScript file"),
+        (lambda p: write(p, b""), "not a TorchScript file"),
+        (write_state_dict, "not a TorchScript file"),
+        (lambda p: save_script(TooFewOutputs(), p), r"returned \[1, 3\] for 1 clips instead of \[1, 400\]"),
+        (lambda p: save_script(OtherSignature(), p), "called with rescale, resize and return_features"),
+    ],
+    ids=["absent", "address", "html", "damaged", "empty", "state-dict", "outputs", "signature"],
+)
+def test_wrong_detector_files_get_one_sentence(tmp_path, make, message):
+    with pytest.raises(MetricError, match=message) as caught:
+        Detector(make(tmp_path / "i3d.pt"))
+    assert str(caught.value).startswith("--detector ")
+    assert "\n" not in str(caught.value)

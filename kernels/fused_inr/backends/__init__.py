@@ -131,13 +131,13 @@ def backend(name: str) -> Iterator[None]:
     """
     global _compiled_choice
     _require_ready(name)
-    token = _choice.set(name)
-    _open_choices[token] = _compiled_choice = name
+    token, key = _choice.set(name), object()
+    _open_choices[key] = _compiled_choice = name
     try:
         yield
     finally:
         _choice.reset(token)
-        del _open_choices[token]
+        del _open_choices[key]
         _compiled_choice = next(reversed(_open_choices.values()), None)
 
 
@@ -178,10 +178,15 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Ker
     raise AssertionError(f"the reference serves every op, {op} included")
 
 
+def autocast_enabled(device: str) -> bool:
+    """Whether autocast is on for a device type, also for those that have none, such as "meta"."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def call(op: str, device: str, args: tuple, backend: str | None = None) -> Any:
     """Runs an op on the backend that serves it. Ops choose their precision themselves: autocast is off inside."""
     run = select(op, device, args, backend).run
-    if not torch.is_autocast_enabled(device):
+    if not autocast_enabled(device):
         return run(*args)
     with torch.autocast(device, enabled=False):
         return run(*args)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_inr.backends import call, select
+from fused_inr.backends import autocast_enabled, call, select
 from fused_inr.inr import INR, Grid
 
 PRODUCT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -21,7 +21,7 @@ def _product_dtype(dtype: torch.dtype | None, wide: torch.dtype, device: torch.d
             )
         return wide
     if dtype is None:
-        return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else wide
+        return torch.get_autocast_dtype(device.type) if autocast_enabled(device.type) else wide
     if dtype not in PRODUCT_TYPES:
         raise ValueError(f"dtype must be float32, bfloat16, float16 or None, not {dtype}.")
     return dtype

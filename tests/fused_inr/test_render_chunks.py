@@ -1,0 +1,122 @@
+"""render_chunks: the frames of render, one after the other, in the memory it was given."""
+
+import itertools
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import fused_inr as fi
+from fused_inr.ops import render_memory
+
+
+def peak_bytes(work) -> int:
+    """Most bytes that the CPU allocator had handed out at once, above those before `work`."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    live = peak = 0
+    for event in events:
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def wide_inr(n: int, t: int, *, width: int, d: int, activation: str = "lrelu", parts: str = "sincos") -> fi.INR:
+    """A larger INR than the other tests', with every kind of stage, so that small tensors do not blur the count."""
+    features = 2 * d if parts == "sincos" else d
+
+    def layer(outputs: int, inputs: int, read_out: bool = True) -> fi.Layer:
+        to_rgb = (torch.randn(1, 3, outputs), torch.randn(3)) if read_out else None
+        return fi.Layer(torch.randn(n, outputs, inputs) / inputs**0.5, torch.randn(outputs), activation, to_rgb=to_rgb)
+
+    def fourier() -> fi.Fourier:
+        return fi.Fourier(torch.randn(n, d, 2), torch.randn(n, t, d), parts)
+
+    return fi.INR(
+        [
+            fi.Stage(1, [layer(width, features, False), layer(width, width)], fourier()),
+            fi.Stage(2, [layer(width, width + features)], fourier()),
+            fi.Stage(4, [layer(24, width)]),
+        ]
+    )
+
+
+COUNTED = list(itertools.product(("lrelu", "sine"), ("sincos", "sin"), ((8, 2), (8, 40), (64, 4)), (None, "bfloat16")))
+
+
+@pytest.mark.parametrize(("activation", "parts", "sizes", "dtype"), COUNTED, ids=str)
+def test_memory_is_counted_right(activation, parts, sizes, dtype):
+    inr = wide_inr(2, 2, width=sizes[0], d=sizes[1], activation=activation, parts=parts)
+    grid, dtype = fi.Grid(12, 16), dtype and getattr(torch, dtype)
+    with torch.no_grad():
+        options = {"dtype": dtype, "backend": "reference"}
+        fi.render(inr, grid, **options)  # what libraries allocate once is not the call's
+        measured = peak_bytes(lambda: fi.render(inr, grid, **options))
+    counted = render_memory(inr, grid, **options)
+    assert measured <= counted <= 1.25 * measured
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 150_000, 40_000], ids=lambda memory: f"memory{memory}")
+@pytest.mark.parametrize("bias", ["O", "NTO"])
+def test_yields_the_frames_of_render(make_inr, assert_close, memory, bias):
+    inr, grid = make_inr(3, 4, scales=(1, 2, 6), bias=bias), fi.Grid(7, 5, y=(-0.4, 1.3))
+    frames = list(fi.render_chunks(inr, grid, memory=memory))
+    assert len(frames) == 4
+    # Rows of a part of the grid have coordinates rounded once more.
+    assert_close("frames", fi.render(inr, grid), torch.stack(frames, dim=1), 1e-13)
+
+
+def test_float32_frames(make_inr, assert_close):
+    inr, grid = make_inr(2, 2, dtype=torch.float32), fi.Grid(31, 9)
+    frames = list(fi.render_chunks(inr, grid, memory=20_000))
+    # Measured on an AVX-512 CPU: 2e-7.
+    assert_close("frames", fi.render(inr, grid), torch.stack(frames, dim=1), 2e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.05], ids=lambda share: f"share{share}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_stays_within_memory(share, dtype):
+    inr, grid = wide_inr(4, 3, width=64, d=8), fi.Grid(24, 16)
+    memory = int(render_memory(inr.at_times(slice(0, 1)), grid, dtype=dtype) * share)
+    frame_bytes = 4 * 3 * (24 * 4) * (16 * 4) * 4
+    rendered = 0
+
+    def work() -> None:
+        nonlocal rendered
+        for frame in fi.render_chunks(inr, grid, memory=memory, dtype=dtype):
+            rendered += 1
+            del frame
+
+    work()  # what libraries allocate once is not the call's
+    assert peak_bytes(work) <= memory + frame_bytes
+    assert rendered == 6
+
+
+def test_too_little_memory_names_the_least(make_inr):
+    inr, grid = make_inr(3, 2), fi.Grid(4, 4)
+    least = render_memory(inr.at_times(slice(0, 1)).at_clips(slice(0, 1)), grid.rows(0, 1))
+    with pytest.raises(ValueError, match=f"a row of one clip in memory={least - 1} bytes; .* memory={least}"):
+        fi.render_chunks(inr, grid, memory=least - 1)
+    assert len(list(fi.render_chunks(inr, grid, memory=least))) == 2
+
+
+@pytest.mark.parametrize(("n", "t"), [(0, 2), (2, 0)], ids=["B0-T2", "B2-T0"])
+def test_nothing_to_render(make_inr, n, t):
+    frames = list(fi.render_chunks(make_inr(n, t), fi.Grid(3, 2), memory=1))
+    assert [frame.shape for frame in frames] == [(n, 3, 6, 4)] * t
+
+
+def test_frames_carry_no_graph_and_leave_gradients_on(make_inr, tensors_of):
+    inr = make_inr()
+    for tensor in tensors_of(inr):
+        tensor.requires_grad_()
+    for frame in fi.render_chunks(inr, fi.Grid(3, 2)):
+        assert not frame.requires_grad
+        assert torch.is_grad_enabled()
+
+
+def test_an_unserved_backend_is_refused_at_the_call(make_inr):
+    with pytest.raises(RuntimeError, match="Backend 'triton' was asked for but cannot run"):
+        fi.render_chunks(make_inr(), fi.Grid(2, 2), backend="triton")

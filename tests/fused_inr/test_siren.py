@@ -1,0 +1,119 @@
+"""siren: against hand-written modules, shared and own tensors, gradients of two orders, errors."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+
+import fused_inr as fi
+
+
+class Sine(nn.Module):
+    def __init__(self, omega: float) -> None:
+        super().__init__()
+        self.omega = omega
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.omega * x)
+
+
+def networks(n: int, sizes: list[int], omegas: list[float], last_sine: bool = False) -> list[nn.Sequential]:
+    torch.manual_seed(0)
+    made = []
+    for _ in range(n):
+        modules: list[nn.Module] = []
+        for index, (inputs, outputs) in enumerate(pairwise(sizes)):
+            modules.append(nn.Linear(inputs, outputs))
+            if index < len(sizes) - 2 or last_sine:
+                modules.append(Sine(omegas[index]))
+        made.append(nn.Sequential(*modules).double())
+    return made
+
+
+def stacked(made: list[nn.Sequential]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    linear = [[module for module in network if isinstance(module, nn.Linear)] for network in made]
+    layers = list(zip(*linear, strict=True))
+    return (
+        [torch.stack([module.weight.detach() for module in layer]) for layer in layers],
+        [torch.stack([module.bias.detach() for module in layer]) for layer in layers],
+    )
+
+
+@pytest.mark.parametrize("own_points", [False, True], ids=["PK", "NPK"])
+@pytest.mark.parametrize(("n", "points", "k"), [(1, 1, 1), (3, 63, 2), (2, 100, 5)], ids=lambda value: str(value))
+def test_equals_sequential_modules(assert_close, n, points, k, own_points):
+    made = networks(n, [k, 7, 6, 3], [11.0, 4.0, 4.0])
+    weights, biases = stacked(made)
+    coords = torch.rand(n, points, k).double() if own_points else torch.rand(points, k).double()
+    expected = torch.stack([net(coords[i] if own_points else coords) for i, net in enumerate(made)]).detach()
+    found = fi.siren(coords, weights, biases, omega=4.0, first_omega=11.0)
+    assert_close("values", expected, found, 1e-13)
+
+
+def test_final_sine_and_the_default_omegas(assert_close):
+    made = networks(2, [2, 4, 3], [30.0, 30.0], last_sine=True)
+    weights, biases = stacked(made)
+    coords = torch.rand(9, 2).double()
+    expected = torch.stack([network(coords) for network in made]).detach()
+    assert_close("values", expected, fi.siren(coords, weights, biases, final="sine"), 1e-12)
+
+
+def test_shared_tensors(assert_close):
+    weights, biases = stacked(networks(3, [2, 4, 3], [30.0, 30.0]))
+    coords = torch.rand(5, 2).double()
+    mixed = fi.siren(coords, [weights[0][0], weights[1]], [biases[0], biases[1][:1]])
+    own = fi.siren(coords, [weights[0][:1].expand(3, -1, -1), weights[1]], [biases[0], biases[1][:1].expand(3, -1)])
+    assert mixed.shape == (3, 5, 3)
+    assert_close("values", own, mixed, 1e-14)
+    alone = fi.siren(coords, [weight[0] for weight in weights], [bias[0] for bias in biases])
+    assert alone.shape == (1, 5, 3)
+
+
+@pytest.mark.parametrize(("n", "points"), [(0, 4), (2, 0)], ids=["B0", "P0"])
+def test_empty(n, points):
+    out = fi.siren(torch.zeros(points, 2), [torch.zeros(n, 3, 2)], [torch.zeros(n, 3)])
+    assert out.shape == (n, points, 3)
+
+
+def test_half_precision_products(assert_close):
+    weights, biases = stacked(networks(2, [2, 32, 3], [3.0, 3.0]))
+    arguments = torch.rand(50, 2), [weight.float() for weight in weights], [bias.float() for bias in biases]
+    half = fi.siren(*arguments, omega=3.0, dtype=torch.bfloat16)
+    # Measured on an AVX-512 CPU: 4e-3.
+    assert_close("values", fi.siren(*arguments, omega=3.0), half, 2e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fi.siren(*arguments, omega=3.0), half)
+
+
+def test_gradients():
+    weights, biases = stacked(networks(2, [2, 3, 2], [2.0, 2.0]))
+    leaves = [tensor.requires_grad_() for tensor in (torch.rand(3, 2).double(), *weights, *biases)]
+
+    def evaluate(coords, *tensors):
+        return fi.siren(coords, tensors[:2], tensors[2:], omega=2.0)
+
+    assert gradcheck(evaluate, leaves)
+    assert gradgradcheck(evaluate, leaves)
+
+
+X, W, B = torch.zeros(4, 2), torch.zeros(3, 5, 2), torch.zeros(3, 5)
+ERRORS = {
+    "final": (lambda: fi.siren(X, [W], [B], final="tanh"), "final must be one of linear, sine, not 'tanh'"),
+    "no-layers": (lambda: fi.siren(X, [], []), "one bias per weight and at least one, not 0 and 0"),
+    "counts": (lambda: fi.siren(X, [W], [B, B]), "one bias per weight and at least one, not 1 and 2"),
+    "coords": (lambda: fi.siren(X[0], [W], [B]), r"siren coords\[0\] must be floating point with 2 or 3 axes"),
+    "inputs": (lambda: fi.siren(X, [W, W], [B, B]), r"siren weights\[1\] must have 5 columns, .* not 2"),
+    "bias": (lambda: fi.siren(X, [W], [B[:, :4]]), r"siren biases\[0\] must have 5 entries, one per row, not 4"),
+    "batches": (lambda: fi.siren(X, [W], [B[:2]]), r"must agree in N \(or be shared, 1\), not have \[2, 3\]"),
+    "devices": (lambda: fi.siren(X.to("meta"), [W], [B]), r"on one device, not \['cpu', 'meta'\]"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_one_sentence(case):
+    make, sentence = ERRORS[case]
+    with pytest.raises(ValueError, match=sentence) as caught:
+        make()
+    assert str(caught.value).endswith(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import av
@@ -28,8 +29,8 @@ class VideoReader:
     """Frames of one open video file by index.
 
     Costs the packets from the keyframe before the first wanted frame to the last wanted one, less those of frames that
-    nothing refers to. With `onward`, a read goes on where the one before ended, which pays where clips are read in order;
-    else the decoder is emptied as soon as it was fed what is needed, in place of feeding it more until it lets go.
+    nothing refers to. With `onward`, a read goes on where the one before ended, which pays where clips are read in
+    order; else the decoder is emptied once it was fed what is needed, in place of feeding it more until it lets go.
     """
 
     def __init__(self, source: Source, video: Video, onward: bool = False) -> None:
@@ -49,29 +50,36 @@ class VideoReader:
 
     def read(self, indices: Sequence[int], resolution: int) -> list[np.ndarray]:
         """Frames `indices`, in any order and with repeats, as uint8 RGB [R,R,3]. Raises UnreadableVideo."""
-        video = self.video
         wanted = sorted(set(indices))
-        labels = self._timing.labels
-        # Frames that nothing refers to are decoded only when wanted. Later ones a read that continues here may want.
+        pictures = {}
+        for start, group in groupby(wanted, self._seek_point):
+            pictures |= self._read_group(start, list(group), resolution)
+        return [pictures[i] for i in indices]
+
+    def _seek_point(self, index: int) -> int:
+        return int(np.searchsorted(self._timing.seek_frames, index, side="right")) - 1
+
+    def _read_group(self, start: int, wanted: list[int], resolution: int) -> dict[int, np.ndarray]:
+        """Frames that are all reached from seek point `start`."""
+        video, labels = self.video, self._timing.labels
         by_packet = self._timing.clock == "pts"
+        # Frames that nothing refers to are decoded only when wanted. Later ones a read that continues here may want.
         self._skip_below = labels[wanted[-1]] if by_packet and video.codec in _SKIPPING_CODECS else NO_TIME
         self._keep = {int(labels[i]) for i in wanted} if by_packet else set()
         self._unfed = set() if self.onward else set(self._keep)
         self._drained = False
         pictures = {}
         for index in wanted:
-            frame = self._frame(index)
+            frame = self._frame(index, start)
             array = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
             pictures[index] = to_square(array, resolution, video.rotation, video.pixel_aspect)
         if self._drained:
             self._position = _NOWHERE  # the decoder takes no more packets before a seek
-        return [pictures[i] for i in indices]
+        return pictures
 
-    def _frame(self, index: int) -> av.VideoFrame:
+    def _frame(self, index: int, start: int) -> av.VideoFrame:
         """Decodes frame `index`, or what stands in for it where the file is damaged."""
-        seeks = self._timing.seek_frames
-        start = int(np.searchsorted(seeks, index, side="right")) - 1
-        if not seeks[start] <= self._position <= index:
+        if not self._timing.seek_frames[start] <= self._position <= index:
             self._seek(start)
         self._position = index + 1
         for ordinal, frame in self._frames:
@@ -196,8 +204,8 @@ class FrameReader:
     """Frames of the videos of an index, at one resolution, with the last few decoders kept open.
 
     Opens nothing until the first read, and every process opens its own: safe to send to workers, forked or spawned.
-    Where all frames together fit into `memory` bytes, those that were read are kept, so that a small set is soon decoded
-    no more; of a larger one nothing is kept, since a frame would hardly be wanted again before it had to make room.
+    Where all frames together fit into `memory` bytes, those that were read are kept, so that a small set is soon
+    decoded no more; of a larger one nothing is: a frame would have to make room long before it is wanted again.
     """
 
     def __init__(

@@ -1,0 +1,101 @@
+"""Small synthetic videos whose pictures say which frame they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+BITS = 8
+
+
+def numbered_picture(number: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """uint8 [H,W,3]: the number as black and white bars over the central square, the lowest bit on the left."""
+    side = min(width, height)
+    left = (width - side) // 2
+    bits = (np.clip((np.arange(width) - left) * BITS // side, 0, BITS - 1)).astype(int)
+    row = np.where(number >> bits & 1, 235, 20).astype(np.uint8)
+    return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
+
+
+def number_of(picture: np.ndarray) -> int:
+    """The number of a decoded, cropped and resized picture, uint8 [3,R,R]."""
+    row = picture.astype(float).mean((0, 1))  # [R]
+    bars = row.reshape(BITS, -1).mean(1) > 128
+    return int((bars << np.arange(BITS)).sum())
+
+
+def write_video(
+    path: Path,
+    count: int = 40,
+    width: int = 64,
+    height: int = 48,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    gop: int = 12,
+    b_frames: int | None = None,
+    options: dict[str, str] | None = None,
+    durations: list[int] | None = None,
+    rotation: int | None = None,
+    first: int = 0,
+) -> Path:
+    """A video of numbered pictures. `durations` in ms, in turn, make a variable frame rate."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.gop_size = gop
+        stream.codec_context.thread_count = 1
+        if b_frames is not None:
+            stream.codec_context.max_b_frames = b_frames
+        if durations:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        time = 0
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(first + number, width, height), format="rgb24")
+            if durations:
+                frame.pts, frame.time_base = time, Fraction(1, 1000)
+                time += durations[number % len(durations)]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_frames(folder: Path, count: int = 20, suffix: str = ".png", **size: int) -> Path:
+    """A frame folder of numbered pictures, named without leading zeros."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.fromarray(numbered_picture(number, **size)).save(folder / f"frame_{number}{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video() -> Callable[..., Path]:
+    return write_video
+
+
+@pytest.fixture(scope="session")
+def frame_folder() -> Callable[..., Path]:
+    return write_frames
+
+
+@pytest.fixture(scope="session")
+def number() -> Callable[[np.ndarray], int]:
+    return number_of
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real video beside the checkout; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).parents[3].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder

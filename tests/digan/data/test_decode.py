@@ -1,0 +1,224 @@
+"""Frames by index are the frames of sequential decoding, whatever the container does to their times and order."""
+
+from __future__ import annotations
+
+import pickle
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from digan.data.decode import FrameReader
+from digan.data.index import load_index
+from digan.data.picture import centre_square, read_picture, to_square, upright
+from digan.data.timing import UnreadableVideo
+
+FORMATS = {
+    "h264-mp4": ("a.mp4", {}),
+    "h264-mp4-open-gop": ("a.mp4", {"options": {"x264-params": "open-gop=1:bframes=3"}}),
+    "h264-mp4-gop3": ("a.mp4", {"gop": 3, "options": {"x264-params": "bframes=2:b-adapt=0:scenecut=0"}}),
+    "h264-mov-intra": ("a.mov", {"gop": 1}),
+    "h264-mkv-variable-rate": ("a.mkv", {"durations": [10, 40, 95, 33]}),
+    "h264-mp4-variable-rate": ("a.mp4", {"durations": [10, 40, 95, 33]}),
+    "h264-mp4-63x47": ("a.mp4", {"width": 63, "height": 47, "pix_fmt": "yuv444p"}),
+    "h264-avi": ("a.avi", {}),
+    "h264-ts": ("a.ts", {}),
+    "mpeg4-avi": ("a.avi", {"codec": "mpeg4", "b_frames": 2}),
+    "mpeg2-mpg": ("a.mpg", {"codec": "mpeg2video", "b_frames": 2}),
+    "mjpeg-avi": ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+    "vp9-webm": ("a.webm", {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}),
+    "vp8-webm": (
+        "a.webm",
+        {"codec": "libvpx", "options": {"cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "9"}},
+    ),
+    "gif": ("a.gif", {"codec": "gif", "pix_fmt": "rgb8"}),
+    "ffv1-mkv": ("a.mkv", {"codec": "ffv1"}),
+}
+
+
+def sequential(path, video, resolution):
+    """All frames, uint8 [F,3,R,R], decoded from the start."""
+    with av.open(str(path)) as container:
+        frames = [
+            to_square(f.to_ndarray(format="rgb24"), resolution, video.rotation, video.pixel_aspect)
+            for f in container.decode(video=0)
+        ]
+    return np.stack(frames).transpose(0, 3, 1, 2)
+
+
+def single(path):
+    index = load_index(path, None)
+    return index, index.videos[0]
+
+
+@pytest.mark.parametrize("onward", [False, True], ids=["apart", "onward"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_random_access_equals_sequential_decoding(tmp_path, video, number, name, onward):
+    file, arguments = FORMATS[name]
+    codec = arguments.get("codec", "libx264")
+    try:
+        av.Codec(codec, "w")
+    except ValueError:
+        pytest.skip(f"no encoder {codec}")
+    path = video(tmp_path / file, **arguments)
+    index, entry = single(path)
+    expected = sequential(path, entry, 32)
+    assert entry.num_frames == len(expected) == 40
+    assert [number(f) for f in expected] == list(range(40))
+
+    reader = FrameReader(index, 32, onward=onward, memory=0)
+    rng = np.random.default_rng(0)
+    reads = [[i] for i in rng.permutation(40).tolist()]
+    reads += [sorted(rng.integers(0, 40, 2).tolist()) for _ in range(30)]
+    reads += [list(range(7, 23)), list(range(23, 39)), [39, 3, 39, 0]]
+    for indices in reads:
+        np.testing.assert_array_equal(reader.read(entry, indices), expected[indices], err_msg=str(indices))
+    for i in (0, 1, 13, 38, 39):  # the first read of a fresh decoder
+        fresh = FrameReader(index, 32, onward=onward, memory=0)
+        np.testing.assert_array_equal(fresh.read(entry, [i])[0], expected[i])
+
+
+def test_pair_costs_the_packets_from_the_keyframe_to_the_last_frame(tmp_path, video):
+    path = video(tmp_path / "long.mp4", count=120, gop=50, options={"x264-params": "scenecut=0:bframes=2"})
+    index, entry = single(path)
+    assert entry.timing.seek_frames.tolist() == [0, 50, 100]
+    reader = FrameReader(index, 32, memory=0)
+    for pair in [[60, 62], [3, 9], [99, 99], [101, 119], [7, 70]]:
+        before = reader.reader(entry).packets_decoded
+        reader.read(entry, pair)
+        needed = sum(max(i for i in pair if i // 50 == group) - group * 50 + 1 for group in {i // 50 for i in pair})
+        # A B-frame needs the frame that follows its group of B-frames, which is at most two further.
+        assert reader.reader(entry).packets_decoded - before <= needed + 2
+
+
+def test_reading_onward_decodes_every_packet_once(tmp_path, video):
+    path = video(tmp_path / "long.mp4", count=96, gop=96)
+    index, entry = single(path)
+    reader = FrameReader(index, 32, onward=True, memory=0)
+    for start in range(0, 96, 16):
+        reader.read(entry, list(range(start, start + 16)))
+    assert reader.reader(entry).packets_decoded <= 96 + 1  # and the empty one that ends the file
+
+
+def test_small_sets_are_decoded_once(tmp_path, video):
+    index, entry = single(video(tmp_path / "a.mp4"))
+    reader = FrameReader(index, 32)
+    first = reader.read(entry, [5, 30])
+    cost = reader.reader(entry).packets_decoded
+    np.testing.assert_array_equal(reader.read(entry, [30, 5])[::-1], first)
+    assert reader.reader(entry).packets_decoded == cost
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_display_rotation_is_applied(tmp_path, video, number, rotation):
+    upright_path = video(tmp_path / "plain.mp4", count=20)
+    path = video(tmp_path / "turned.mp4", count=20, rotation=rotation)
+    (plain_index, plain), (index, entry) = single(upright_path), single(path)
+    assert (entry.width, entry.height) == ((48, 64) if rotation % 180 else (64, 48))
+    got = FrameReader(index, 48).read(entry, [11])[0]  # [3,48,48], not resized
+    stored = FrameReader(plain_index, 48).read(plain, [11])[0]
+    np.testing.assert_array_equal(got, np.rot90(stored, rotation // 90 % 4, axes=(1, 2)))
+    assert number(stored) == 11
+
+
+def test_only_the_last_decoders_stay_open(tmp_path, video):
+    for i in range(4):
+        video(tmp_path / f"{i}.mp4", count=4, first=10 * i)
+    index = load_index(tmp_path, None)
+    reader = FrameReader(index, 32, capacity=2, memory=0)
+    for entry in [*index.videos, *index.videos]:
+        reader.read(entry, [1])
+        assert len(reader._readers) <= 2
+
+
+def test_reader_travels_to_another_process_without_its_handles(tmp_path, video, number):
+    index, entry = single(video(tmp_path / "a.mp4"))
+    reader = FrameReader(index, 32)
+    reader.read(entry, [3])
+    copy = pickle.loads(pickle.dumps(reader))
+    assert not copy._readers
+    assert number(copy.read(entry, [9])[0]) == 9
+
+
+def test_damaged_middle_gives_the_same_frames_however_it_is_reached(tmp_path, video):
+    path = video(tmp_path / "a.mkv", count=60, gop=10)
+    data = bytearray(path.read_bytes())
+    start = len(data) // 2
+    data[start : start + 400] = bytes(400)
+    path.write_bytes(data)
+    index, entry = single(path)
+    one, other = FrameReader(index, 32, memory=0), FrameReader(index, 32, memory=0)
+    forwards = [one.read(entry, [i])[0] for i in range(entry.num_frames)]
+    backwards = [other.read(entry, [i])[0] for i in reversed(range(entry.num_frames))][::-1]
+    np.testing.assert_array_equal(forwards, backwards)
+
+
+def test_a_file_that_vanished_names_itself(tmp_path, video):
+    index, entry = single(video(tmp_path / "gone.mp4"))
+    (tmp_path / "gone.mp4").unlink()
+    with pytest.raises(UnreadableVideo, match=r"gone\.mp4: cannot be opened"):
+        FrameReader(index, 32).read(entry, [0])
+
+
+def test_frame_folder_in_natural_order(tmp_path, frame_folder, number):
+    frame_folder(tmp_path / "clip", count=12)
+    index = load_index(tmp_path, None)
+    (entry,) = index.videos
+    assert (entry.kind, entry.num_frames, entry.width, entry.height) == ("frames", 12, 64, 48)
+    frames = FrameReader(index, 32).read(entry, [11, 2, 10, 2])
+    assert [number(f) for f in frames] == [11, 2, 10, 2]
+
+
+def test_broken_picture_names_itself(tmp_path, frame_folder):
+    frame_folder(tmp_path / "clip", count=3)
+    index = load_index(tmp_path, None)
+    (tmp_path / "clip" / "frame_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(UnreadableVideo, match=r"clip/frame_1\.png cannot be read"):
+        FrameReader(index, 32).read(index.videos[0], [1])
+
+
+@pytest.mark.parametrize(
+    ("rotation", "expected"), [(0, [[1, 2], [3, 4]]), (90, [[2, 4], [1, 3]]), (270, [[3, 1], [4, 2]])]
+)
+def test_upright_turns_counter_clockwise(rotation, expected):
+    picture = np.array([[1, 2], [3, 4]])[..., None]
+    np.testing.assert_array_equal(upright(picture, rotation)[..., 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "aspect", "rows", "columns"),
+    [
+        (47, 63, 1.0, (0, 47), (8, 55)),
+        (63, 47, 1.0, (8, 55), (0, 47)),
+        (5, 5, 1.0, (0, 5), (0, 5)),
+        (1, 9, 1.0, (0, 1), (4, 5)),
+        (40, 60, 2.0, (0, 40), (20, 40)),  # shown 120 wide
+        (60, 40, 0.5, (20, 40), (0, 40)),  # shown 20 wide
+    ],
+)
+def test_centre_square(height, width, aspect, rows, columns):
+    picture = np.arange(height * width).reshape(height, width, 1)
+    np.testing.assert_array_equal(centre_square(picture, aspect), picture[slice(*rows), slice(*columns)])
+
+
+def test_shrinking_averages():
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[::2] = 200  # sampling every fourth row would see one value only
+    small = to_square(picture, 16)
+    assert small.shape == (16, 16, 3)
+    assert abs(small[2:-2].astype(int) - 100).max() <= 4
+
+
+def test_pictures_of_other_kinds_become_rgb(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) << 8).save(tmp_path / "deep.png")
+    Image.fromarray(np.dstack([grey] * 3 + [grey * 0])).save(tmp_path / "clear.png")
+    turned = Image.fromarray(np.dstack([grey] * 3))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # shown turned clockwise
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("grey.png", "deep.png", "clear.png"):
+        np.testing.assert_array_equal(read_picture(str(tmp_path / name)), np.dstack([grey] * 3))
+    np.testing.assert_array_equal(read_picture(str(tmp_path / "turned.png"))[..., 0], np.rot90(grey, -1))

@@ -210,19 +210,19 @@ def upfirdn2d(
 ) -> Tensor:
     """Insert zeros, pad or crop by (x0, x1, y0, y1), filter with [h, w] or separable [n] taps, keep each `down`-th."""
     n, c, h, w = x.shape
-    x = x.reshape(n, c, h, 1, w, 1)
-    x = F.pad(x, [0, up[0] - 1, 0, 0, 0, up[1] - 1])
-    x = x.reshape(n, c, h * up[1], w * up[0])
-    x = F.pad(x, list(padding))  # a negative number crops
+    if up != (1, 1):
+        x = x.reshape(n, c, h, 1, w, 1)
+        x = F.pad(x, [0, up[0] - 1, 0, 0, 0, up[1] - 1])
+        x = x.reshape(n, c, h * up[1], w * up[0])
+    if any(padding):
+        x = F.pad(x, list(padding))  # a negative number crops
     taps = filter * gain if filter.ndim == 2 else filter
     if not flip_filter:
         taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; convolution runs the filter backwards
     if taps.ndim == 2:
-        x = F.conv2d(x, taps.expand(c, 1, -1, -1), groups=c)
-    else:
-        x = F.conv2d(x, (taps * gain).expand(c, 1, 1, -1), groups=c)
-        x = F.conv2d(x, taps[:, None].expand(c, 1, -1, -1), groups=c)
-    return x[:, :, :: down[1], :: down[0]]
+        return F.conv2d(x, taps.expand(c, 1, -1, -1), stride=(down[1], down[0]), groups=c)
+    x = F.conv2d(x, (taps * gain).expand(c, 1, 1, -1), stride=(1, down[0]), groups=c)
+    return F.conv2d(x, taps[:, None].expand(c, 1, -1, -1), stride=(down[1], 1), groups=c)
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:

@@ -41,7 +41,7 @@ class Grid:
                 raise ValueError(f"Grid {name} must be an integer of at least 1, not {value!r}.")
         for name in ("x", "y"):
             bounds = getattr(self, name)
-            if len(bounds) != 2 or not all(math.isfinite(bound) for bound in bounds):
+            if len(bounds) != 2 or not all(-math.inf < bound < math.inf for bound in bounds):
                 raise ValueError(f"Grid {name} must be two finite numbers (start, end), not {bounds!r}.")
             object.__setattr__(self, name, (float(bounds[0]), float(bounds[1])))
 

@@ -93,7 +93,7 @@ def test_explicit_choices_are_kept_or_raise(cpu_backend):
                 fi.bias_act(x.double())
             with pytest.raises(RuntimeError, match="cannot run this bias_act: it takes tensors on cpu, not on meta"):
                 fi.bias_act(x.to("meta"))
-            with pytest.raises(RuntimeError, match="cannot run this minibatch_stddev: it has no kernel for minibatch_stddev"):
+            with pytest.raises(RuntimeError, match="it has no kernel for minibatch_stddev"):
                 fi.minibatch_stddev(torch.zeros(1, 1, 1, 1))
         assert fi.bias_act(x)[0, 0] == 0
     assert fi.bias_act(x)[0, 0] == 100

@@ -14,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 
 from digan.data.picture import read_picture, to_square
 from digan.data.sources import Source
-from digan.data.timing import NO_TIME, Timing, UnreadableVideo, decode, drain, open_video, reason
+from digan.data.timing import NO_TIME, READ_ERRORS, Timing, UnreadableVideo, decode, drain, open_video, reason
 
 if TYPE_CHECKING:
     from digan.data.index import Video, VideoIndex
@@ -39,6 +39,7 @@ class VideoReader:
         self.packets_decoded = 0  # cost so far, for tests and measurements
         self._source = source
         self._timing: Timing = video.timing
+        self._skip_below, self._keep, self._unfed, self._drained = NO_TIME, set(), set(), False
         self._reformatter = VideoReformatter()
         self._container = None
         self._restart()
@@ -95,7 +96,7 @@ class VideoReader:
         Always decodes anew from a keyframe, so that the answer does not depend on what was read before.
         """
         self._position = _NOWHERE
-        self._skip_below = NO_TIME
+        self._skip_below, self._unfed, self._drained = NO_TIME, set(), False
         for point in range(start, -1, -1):
             self._seek(point)
             before = None
@@ -124,7 +125,7 @@ class VideoReader:
                 self._container.seek(int(time), stream=self._stream, backward=True)
                 demuxed = self._container.demux(self._stream)
                 first = next(demuxed)
-            except (OSError, ValueError, StopIteration):
+            except (*READ_ERRORS, StopIteration):
                 continue
             arrived = (first.pts, first.dts)[column]
             point = int(np.searchsorted(points[:, column], NO_TIME if arrived is None else arrived))
@@ -142,10 +143,11 @@ class VideoReader:
         """
         labels, clock = self._timing.labels, self._timing.clock
         while True:
-            try:
-                packet = packet or next(demuxed)
-            except (OSError, ValueError, StopIteration):
-                return
+            if packet is None:
+                try:
+                    packet = next(demuxed)
+                except (*READ_ERRORS, StopIteration):
+                    return
             self._choose_skipping(packet)
             self.packets_decoded += 1
             for frame in self._fed(packet):
@@ -159,6 +161,8 @@ class VideoReader:
                 if ordinal < len(labels):
                     yield ordinal, frame
                 ordinal += 1
+            if self._drained:
+                return
             packet = None
 
     def _fed(self, packet: av.Packet) -> list[av.VideoFrame]:

@@ -31,7 +31,7 @@ from digan.data.sources import (
     read_split_list,
     scan,
 )
-from digan.data.timing import Timing, UnreadableVideo, probe, reason
+from digan.data.timing import READ_ERRORS, Timing, UnreadableVideo, probe, reason
 
 _FORMAT = 1  # of the cache file; another number is rebuilt
 _LISTED = 5  # problems shown in the summary
@@ -242,8 +242,7 @@ def _probe(source: Source, entry: Entry) -> Video | str:
             height, width = read_picture(source.open(source.pictures(entry.name)[0])).shape[:2]
             return Video(entry.name, entry.kind, entry.signature, entry.num_pictures, width, height)
         found = probe(lambda: source.open(entry.name))
-    except (UnreadableVideo, OSError, ValueError, RuntimeError, SyntaxError, zipfile.BadZipFile) as error:
-        # RuntimeError: an encrypted zip member. SyntaxError: Pillow, on a broken PNG.
+    except (UnreadableVideo, *READ_ERRORS, SyntaxError) as error:  # SyntaxError: Pillow, on a broken PNG
         return reason(error)
     width, height = (found.height, found.width) if found.rotation % 180 else (found.width, found.height)
     return Video(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.context import BaseContext
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -66,10 +68,22 @@ def pair_loader(
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
+        multiprocessing_context=_worker_context() if workers else None,
         worker_init_fn=_single_thread,
         generator=torch.Generator(),  # or the loader draws its workers' seed from the global one
     )
     return iter(loader)
+
+
+def _worker_context() -> BaseContext:
+    """How workers start: from a process without threads.
+
+    A worker forked from a training process inherits locks of threads that it does not have (decoders, OpenMP, log
+    writers) and may wait for them for ever.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["digan.data"])
+    return context
 
 
 def _single_thread(worker: int) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -65,7 +66,7 @@ class Source:
         raise NotImplementedError
 
     def open(self, name: str) -> BinaryIO | str:
-        """A file as something PyAV and Pillow can open: a path, or a seekable binary file."""
+        """A file as something PyAV and Pillow can open: a path, or a seekable binary file. Raises OSError."""
         raise NotImplementedError
 
     def pictures(self, folder: str) -> list[str]:
@@ -138,10 +139,13 @@ class ZipSource(Source):
                 yield info.filename, f"{info.file_size}:{info.CRC:08x}"
 
     def open(self, name: str) -> BinaryIO | str:
-        info = self.archive.getinfo(name)
-        if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
-            return StoredMember(self.path, info)
-        return BytesIO(self.archive.read(info))
+        try:
+            info = self.archive.getinfo(name)
+            if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
+                return StoredMember(self.path, info)
+            return BytesIO(self.archive.read(info))
+        except (KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted, or unknown
+            raise OSError(f"cannot be taken out of the zip ({error})") from error
 
     def pictures(self, folder: str) -> list[str]:
         if self._folders is None:

@@ -18,6 +18,7 @@ _HIDDEN_FRAME_CODECS = frozenset({"vp8"})  # its alternate reference frames are 
 _CANVAS_CODECS = frozenset({"gif", "apng", "webp"})  # a frame is painted over the ones before, whatever its flags say
 _PROBE = 3  # frames decoded to see that the decoder gives the times that the packets announced
 NO_TIME = -(1 << 62)
+READ_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 
 
 class UnreadableVideo(Exception):
@@ -69,7 +70,7 @@ def open_video(file: str | BinaryIO) -> tuple[InputContainer, VideoStream]:
     """Opens a file for single-threaded decoding. Raises UnreadableVideo."""
     try:
         container = av.open(file, mode="r", metadata_errors="replace")
-    except (OSError, ValueError) as error:  # PyAV's errors derive from these
+    except READ_ERRORS as error:
         raise UnreadableVideo(f"cannot be opened ({reason(error)})") from error
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
@@ -120,7 +121,7 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
             packet = next(iterator)
         except StopIteration:
             break
-        except (OSError, ValueError):  # the rest of a damaged file; what was read so far counts
+        except READ_ERRORS:  # the rest of a damaged file; what was read so far counts
             break
         if packet.size:
             packets.append(
@@ -135,7 +136,7 @@ def decode(packet: av.Packet) -> list[av.VideoFrame]:
     """The frames that a packet completes, none where it is damaged."""
     try:
         return packet.decode()
-    except (OSError, ValueError):
+    except READ_ERRORS:
         return []
 
 
@@ -143,7 +144,7 @@ def drain(stream: VideoStream) -> list[av.VideoFrame]:
     """The frames that a decoder still holds; it takes no more packets then, until a seek."""
     try:
         return stream.codec_context.decode(None)
-    except (OSError, ValueError):
+    except READ_ERRORS:
         return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -152,6 +153,24 @@ def test_damaged_middle_gives_the_same_frames_however_it_is_reached(tmp_path, vi
     forwards = [one.read(entry, [i])[0] for i in range(entry.num_frames)]
     backwards = [other.read(entry, [i])[0] for i in reversed(range(entry.num_frames))][::-1]
     np.testing.assert_array_equal(forwards, backwards)
+
+
+def test_a_frame_that_does_not_decode_is_stood_in_for_by_the_one_before(tmp_path, video, number):
+    index, entry = single(video(tmp_path / "a.mp4", count=24, gop=12))
+    # As if the first two frames and the 20th were damaged: the table has entries that no decoded frame answers to.
+    labels = entry.timing.labels
+    labels = np.concatenate([labels[:1] - [2, 1], labels[:17], labels[16:17] + 1, labels[17:]])
+    timing = replace(entry.timing, labels=labels, seek_frames=np.array([0, 14]))
+    damaged = replace(entry, num_frames=27, timing=timing)
+    for onward in (False, True):
+        reader = FrameReader(index, 32, onward=onward, memory=0)
+        for indices, expected in [
+            ([18, 19, 20], [16, 16, 17]),
+            ([19], [16]),
+            ([0, 1, 2], [0, 0, 0]),
+            ([20, 19], [17, 16]),
+        ]:
+            assert [number(f) for f in reader.read(damaged, indices)] == expected
 
 
 def test_a_file_that_vanished_names_itself(tmp_path, video):

@@ -1,0 +1,96 @@
+"""Who takes which items: shards, resuming, workers."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from digan.data import ClipWindows, DataError, FramePairs, StreamSampler, load_index, pair_loader
+
+
+def take(sampler, iterations):
+    """positions[iteration][micro-batch]"""
+    micro = len(sampler.own)
+    flat = list(islice(sampler, iterations * micro))
+    return [flat[i : i + micro] for i in range(0, len(flat), micro)]
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 4), (2, 2), (4, 1)], ids=lambda v: str(v))
+def test_shards_together_are_the_batch(world, micro):
+    batch, shards = 8, world * micro
+    ranks = [take(StreamSampler(batch, rank=r, world=world, micro_batches=micro, start=5), 3) for r in range(world)]
+    for i in range(3):
+        first = (5 + i) * batch
+        for r in range(world):
+            for m in range(micro):
+                assert ranks[r][i][m] == list(range(first + r * micro + m, first + batch, shards))
+        assert sorted(p for r in ranks for m in r[i] for p in m) == list(range(first, first + batch))
+
+
+def test_processes_and_micro_batches_see_the_same_shards():
+    one = take(StreamSampler(8, micro_batches=2), 4)
+    two = [take(StreamSampler(8, rank=r, world=2), 4) for r in range(2)]
+    assert one == [[two[0][i][0], two[1][i][0]] for i in range(4)]
+
+
+@pytest.mark.parametrize(("batch", "world", "micro"), [(0, 1, 1), (6, 4, 1), (8, 2, 3)])
+def test_indivisible_batch_names_the_flags(batch, world, micro):
+    with pytest.raises(
+        DataError, match=rf"--batch {batch} cannot be divided among {world} processes x {micro} .*--batch-gpu"
+    ):
+        StreamSampler(batch, world=world, micro_batches=micro)
+
+
+def test_rank_outside_the_world_is_refused():
+    with pytest.raises(DataError, match="process 2 is not one of 2"):
+        StreamSampler(8, rank=2, world=2)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, video):
+    root = tmp_path_factory.mktemp("data")
+    for i in range(3):
+        video(root / f"{i}.mp4", count=40, first=40 * i)
+    return FramePairs(ClipWindows(load_index(root, None), 16), 32, seed=1)
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_batches(pairs):
+    batch = next(pair_loader(pairs, 8, micro_batches=2))
+    assert batch["frames"].shape == (4, 2, 3, 32, 32)
+    assert batch["frames"].dtype == torch.uint8
+    assert (batch["delta_t"].shape, batch["delta_t"].dtype) == ((4,), torch.float32)
+    assert (batch["label"].shape, batch["label"].dtype) == ((4,), torch.int64)
+    assert torch.equal(batch["frames"][1], pairs[2]["frames"])
+
+
+def test_stream_does_not_depend_on_workers_and_resumes_anywhere(pairs):
+    plain = list(islice(pair_loader(pairs, 4), 8))
+    for workers, start in [(2, 0), (0, 3), (2, 3), (1, 7)]:
+        again = islice(pair_loader(pairs, 4, workers=workers, start=start), 8 - start)
+        assert all(equal(a, b) for a, b in zip(again, plain[start:], strict=True))
+
+
+def test_two_processes_take_what_one_takes(pairs):
+    whole = pair_loader(pairs, 4)
+    ranks = [pair_loader(pairs, 4, rank=r, world=2) for r in range(2)]
+    micro = pair_loader(pairs, 4, micro_batches=2)
+    for _ in range(4):
+        everything, shards = next(whole), [next(r) for r in ranks]
+        for r, shard in enumerate(shards):
+            assert equal(shard, {k: v[r::2] for k, v in everything.items()})
+            assert equal(shard, next(micro))
+
+
+def test_no_global_random_state_is_touched(pairs):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(islice(pair_loader(pairs, 4), 2))
+    loader = pair_loader(pairs, 4, workers=1)
+    next(loader)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,49 @@
+"""The real videos beside the checkout, through the windows of their presets."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+
+from digan.data import ClipWindows, FramePairs, load_index
+from digan.data.decode import FrameReader
+from digan.data.picture import to_square
+
+SETS = {  # windows, options of the index, videos, clips
+    "sky": ({}, {}, 40, 80),
+    "taichi": ({"stride": 4}, {}, 1, 28),
+    "ucf101": ({"overlap": 15}, {"labels": True}, 1, 149),
+    "kinetics-food": ({}, {}, 1, 19),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_real_videos_give_pairs(real_data, tmp_path, name):
+    window, options, videos, clips = SETS[name]
+    index = load_index(real_data / name, tmp_path / "cache", **options)
+    assert not index.problems
+    assert len(index.videos) == videos
+    windows = ClipWindows(index, 16, **window)
+    assert len(windows) == clips
+    pairs = FramePairs(windows, 64, seed=0)
+    for k in range(6):
+        frames = pairs[k]["frames"].numpy().astype(float)
+        assert frames.std() > 10
+        # Two frames of one clip are far more alike than they are like a mirror image or a constant.
+        assert abs(frames[0] - frames[1]).mean() < 0.8 * abs(frames[0] - frames[0].mean()).mean()
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_real_frames_are_exact(real_data, name):
+    index = load_index(real_data / name, None)
+    entry = index.videos[0]
+    with av.open(index.source.open(entry.name)) as container:
+        expected = [
+            to_square(f.to_ndarray(format="rgb24"), 32, entry.rotation, entry.pixel_aspect)
+            for f in container.decode(video=0)
+        ]
+    assert len(expected) == entry.num_frames
+    reader = FrameReader(index, 32, memory=0)
+    for i in np.random.default_rng(0).integers(0, len(expected), 12).tolist():
+        np.testing.assert_array_equal(reader.read(entry, [i])[0], expected[i].transpose(2, 0, 1))

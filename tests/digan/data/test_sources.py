@@ -1,0 +1,178 @@
+"""Which videos a folder or zip holds, and where each belongs."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from digan.data import ClipWindows, DataError, FramePairs, load_index
+from digan.data.sources import FolderSource, ZipSource, natural_key, open_source, read_split_list, scan
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def places(root):
+    found = scan(FolderSource(root))
+    return {e.name: (e.kind, p.split, p.class_name) for e, p in zip(found.entries, found.places, strict=True)}
+
+
+def test_any_mix_is_found_and_hidden_or_other_files_are_not(tmp_path):
+    touch(tmp_path, "a.MP4", "deep/er/b.webm", "clip/1.png", "clip/2.png", "deep/frames/1.JPG", "notes.txt", ".x/c.mp4")
+    touch(tmp_path, "deep/._d.mp4")
+    assert places(tmp_path) == {
+        "a.MP4": ("video", None, None),
+        "clip": ("frames", None, None),
+        "deep/er/b.webm": ("video", None, "deep"),
+        "deep/frames": ("frames", None, "deep"),
+    }
+    found = scan(FolderSource(tmp_path))
+    assert found.other_files == 1
+    assert [e.num_pictures for e in found.entries] == [0, 2, 0, 1]
+
+
+def test_splits_are_whole_names_at_the_top_only(tmp_path):
+    touch(tmp_path, "Train/x/a.mp4", "VAL/b.mp4", "test/y/clip/1.png", "training/c.mp4", "x/train/d.mp4", "train.mp4")
+    assert places(tmp_path) == {
+        "Train/x/a.mp4": ("video", "train", "x"),
+        "VAL/b.mp4": ("video", "val", None),
+        "test/y/clip": ("frames", "test", "y"),
+        "training/c.mp4": ("video", None, "training"),
+        "x/train/d.mp4": ("video", None, "x"),
+        "train.mp4": ("video", None, None),
+    }
+
+
+def test_pictures_lying_in_a_split_or_at_the_root_are_one_video(tmp_path):
+    touch(tmp_path, "train/1.png", "train/2.png", "val/v/1.png")
+    assert places(tmp_path) == {"train": ("frames", "train", None), "val/v": ("frames", "val", None)}
+    touch(tmp_path / "plain", "1.png")
+    assert places(tmp_path / "plain") == {"": ("frames", None, None)}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["data/train/a.mp4", "data/val/b.mp4"], [("train", None), ("val", None)]),
+        (["data/x/a.mp4", "data/y/b.mp4"], [(None, "x"), (None, "y")]),
+        (["x/a.mp4", "x/b.mp4"], [(None, "x"), (None, "x")]),  # a lone class
+        (["train/x/a.mp4", "train/y/b.mp4"], [("train", "x"), ("train", "y")]),  # a lone split
+    ],
+    ids=["splits", "classes", "one-class", "one-split"],
+)
+def test_a_folder_around_everything_is_looked_through(tmp_path, names, expected):
+    found = scan(FolderSource(touch(tmp_path, *names)))
+    assert [(p.split, p.class_name) for p in found.places] == expected
+    assert bool(found.notes) == names[0].startswith("data/")
+
+
+def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
+    touch(tmp_path, "store/a.mp4")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "back").symlink_to(tmp_path / "data")
+    assert set(places(tmp_path / "data")) == {"link/a.mp4"}
+
+
+def test_natural_order():
+    assert sorted(["f10.png", "f2.png", "f01.png", "f1.png"], key=natural_key) == [
+        "f01.png",
+        "f1.png",
+        "f2.png",
+        "f10.png",
+    ]
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_a_zip_gives_what_the_folder_gives(tmp_path, video, frame_folder, compression):
+    root = tmp_path / "data"
+    video(root / "train" / "x" / "a.mp4", count=20)
+    video(root / "train" / "y" / "b.avi", count=20, codec="mpeg4", b_frames=2)
+    frame_folder(root / "train" / "y" / "clip", count=17)
+    video(root / "val" / "x" / "c.mkv", count=20)
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w", compression) as out:
+        for file in sorted(root.rglob("*")):
+            out.write(file, file.relative_to(root))
+    pairs = []
+    for path in (root, archive):
+        index = load_index(path, None, labels=True)
+        assert [v.name for v in index.videos] == ["train/x/a.mp4", "train/y/b.avi", "train/y/clip"]
+        assert [v.label for v in index.videos] == [0, 1, 1]
+        pairs.append(FramePairs(ClipWindows(index, 8), 32, seed=0))
+    for k in range(12):
+        np.testing.assert_array_equal(pairs[0][k]["frames"], pairs[1][k]["frames"])
+
+
+def test_stored_member_seeks_like_a_file(tmp_path):
+    content = bytes(np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        out.writestr("first", b"x" * 100)
+        out.writestr("a.mp4", content)
+    member, plain = ZipSource(tmp_path / "a.zip").open("a.mp4"), io.BytesIO(content)
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        offset, size = rng.integers(0, 5200, 2).tolist()
+        whence = int(rng.integers(0, 3))
+        offset = {0: offset, 1: offset % 50, 2: -(offset % 5000)}[whence]
+        assert member.seek(offset, whence) == plain.seek(offset, whence)
+        assert member.read(size) == plain.read(size)
+        assert member.tell() == plain.tell()
+
+
+def test_a_damaged_zip_member_is_a_listed_problem(tmp_path, video):
+    content = video(tmp_path / "a.mp4", count=4).read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("bad.mp4", content)
+        out.writestr("good.mp4", content)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[100:140] = bytes(40)
+    (tmp_path / "a.zip").write_bytes(data)
+    index = load_index(tmp_path / "a.zip", None)
+    assert [v.name for v in index.videos] == ["good.mp4"]
+    assert index.problems[0].startswith("bad.mp4: cannot be taken out of the zip")
+
+
+def test_split_lists_decide(tmp_path, video):
+    for name in ("Archery/v_1.mp4", "Archery/v_2.mp4", "Biking/v_3.mp4", "YoYo/v_4.mp4"):
+        video(tmp_path / "data" / "UCF" / name, count=4)
+    train, test = tmp_path / "trainlist01.txt", tmp_path / "testlist01.txt"
+    train.write_text("Archery/v_1.avi 1\nYoYo/v_4.mp4 3\r\nYoYo/v_99.avi 3\n\n")
+    test.write_text("Biking/v_3.mp4\n")
+    index = load_index(tmp_path / "data", None, labels=True, split_list=train)
+    assert [(v.name, v.label) for v in index.videos] == [("UCF/Archery/v_1.mp4", 0), ("UCF/YoYo/v_4.mp4", 2)]
+    assert index.class_names == ["Archery", "Biking", "YoYo"]  # of the whole set: both lists number them alike
+    assert "1 of 3 listed videos are not there, such as YoYo/v_99" in index.summary()
+    index = load_index(tmp_path / "data", None, labels=True, split_list=test)
+    assert [(v.name, v.label) for v in index.videos] == [("UCF/Biking/v_3.mp4", 1)]
+    index = load_index(tmp_path / "data", None, split_list=[train, test])
+    assert len(index.videos) == 3
+
+
+def test_split_list_problems_name_the_flag(tmp_path):
+    touch(tmp_path / "data", "x/a.mp4")
+    with pytest.raises(FileNotFoundError, match=r"--split-list .*absent\.txt does not exist"):
+        read_split_list(tmp_path / "absent.txt")
+    (tmp_path / "list.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"--split-list .* holds no line"):
+        read_split_list(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("y/b.avi 1\n")
+    with pytest.raises(DataError, match="--split-list names 1 videos, none of which is in --data"):
+        load_index(tmp_path / "data", None, split_list=tmp_path / "list.txt")
+
+
+def test_what_is_no_data_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--data .*absent does not exist"):
+        open_source(tmp_path / "absent")
+    (tmp_path / "a.tar").write_bytes(b"no zip")
+    with pytest.raises(DataError, match=r"--data .*a\.tar is neither a folder, nor a zip"):
+        open_source(tmp_path / "a.tar")
+    with pytest.raises(DataError, match=r"--data .* holds no video: found 1 other file"):
+        load_index(tmp_path, None)

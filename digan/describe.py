@@ -84,7 +84,7 @@ def _discriminator_rows(title: str, d: Discriminator, label: torch.Tensor | None
     d = Discriminator(d.config, d.channels_in).to("meta")
     size = d.config.resolution
     x = torch.empty(1, d.channels_in, size, size, device="meta")
-    with FlopCounterMode(d, depth=3, display=False) as counter:
+    with FlopCounterMode(depth=3, display=False) as counter:
         d(x, label)
     counts = {
         name.removeprefix("Discriminator."): sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()

@@ -216,7 +216,7 @@ def _probe_all(source: Source, entries: Sequence[Entry]) -> list[Video | str]:
     if not entries:
         return []
     # Demuxing and decoding leave the interpreter's lock, so threads do; a zip is one file handle and takes one.
-    workers = 1 if isinstance(source, ZipSource) else min(16, len(os.sched_getaffinity(0)))
+    workers = 1 if isinstance(source, ZipSource) else min(16, _cpus())
     started = time.perf_counter()
     terminal = sys.stderr.isatty()
     with ThreadPoolExecutor(workers) as pool:
@@ -233,6 +233,11 @@ def _probe_all(source: Source, entries: Sequence[Entry]) -> list[Video | str]:
         seconds = time.perf_counter() - started
         print(f"indexed {len(entries)} videos of {source.path} in {seconds:.1f} s", file=sys.stderr, flush=True)
     return results
+
+
+def _cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _probe(source: Source, entry: Entry) -> Video | str:

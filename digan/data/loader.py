@@ -81,6 +81,8 @@ def _worker_context() -> BaseContext:
     A worker forked from a training process inherits locks of threads that it does not have (decoders, OpenMP, log
     writers) and may wait for them for ever.
     """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["digan.data"])
     return context

@@ -74,8 +74,9 @@ class VideoReader:
             frame = self._frame(index, start)
             array = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
             pictures[index] = to_square(array, resolution, video.rotation, video.pixel_aspect)
-        if self._drained:
-            self._position = _NOWHERE  # the decoder takes no more packets before a seek
+        if not self.onward:
+            # An emptied decoder takes no more packets, and what is made up for damaged ones depends on those before.
+            self._position = _NOWHERE
         return pictures
 
     def _frame(self, index: int, start: int) -> av.VideoFrame:

@@ -25,7 +25,6 @@ from digan.data.sources import (
     Place,
     Scan,
     Source,
-    ZipSource,
     list_key,
     open_source,
     read_split_list,
@@ -215,8 +214,7 @@ def _indexed(
 def _probe_all(source: Source, entries: Sequence[Entry]) -> list[Video | str]:
     if not entries:
         return []
-    # Demuxing and decoding leave the interpreter's lock, so threads do; a zip is one file handle and takes one.
-    workers = 1 if isinstance(source, ZipSource) else min(16, _cpus())
+    workers = min(16, _cpus())  # threads will do: demuxing and decoding leave the interpreter's lock
     started = time.perf_counter()
     terminal = sys.stderr.isatty()
     with ThreadPoolExecutor(workers) as pool:
@@ -269,7 +267,7 @@ def _cache_file(source: Source, cache_dir: str | os.PathLike[str]) -> Path:
     folder = Path(cache_dir).expanduser().absolute()
     if folder.resolve().is_relative_to(source.path.resolve()):
         raise DataError(f"the cache folder {folder} lies inside --data {source.path}: choose an --outdir outside it.")
-    digest = hashlib.sha256(str(source.path).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16]
     return folder / f"index-{digest}.npz"
 
 

@@ -149,10 +149,11 @@ class ZipSource(Source):
 
     def pictures(self, folder: str) -> list[str]:
         if self._folders is None:
-            self._folders = {}
+            folders: dict[str, list[str]] = {}
             for name, _ in self.files():
                 if is_picture(name):
-                    self._folders.setdefault(parent(name), []).append(name)
+                    folders.setdefault(parent(name), []).append(name)
+            self._folders = folders
         return sorted(self._folders.get(folder, []), key=natural_key)
 
 

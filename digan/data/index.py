@@ -81,19 +81,23 @@ class VideoIndex:
             size += " to " + "x".join(map(str, sizes[-1])) + f" ({len(sizes)} sizes)"
         kinds = ", ".join(sorted({v.codec for v in self.videos}))
         lines = [
-            f"{len(self.videos):,} videos of {self.source.path} (split: {self.split}), {frames.sum():,} frames",
-            f"{lengths} frames each, {size} pixels, {kinds}",
+            f"{_counted(len(self.videos), 'video')} of {self.source.path} (split: {self.split})",
+            f"{frames.sum():,} frames, {lengths} each, {size} pixels, {kinds}",
         ]
         if self.class_names:
             names = self.class_names
             shown = names if len(names) < 6 else [*names[:3], "…", names[-1]]
-            lines.append(f"{len(names)} class{'es' if len(names) > 1 else ''}: {', '.join(shown)}")
+            lines.append(f"{_counted(len(names), 'class', 'classes')}: {', '.join(shown)}")
         lines += [f"note: {note}" for note in self.notes]
         if self.problems:
             lines.append(f"skipped {len(self.problems)}: " + "; ".join(self.problems[:_LISTED]))
             if len(self.problems) > _LISTED:
                 lines[-1] += "; …"
         return "\n".join(lines)
+
+
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def load_index(
@@ -115,7 +119,7 @@ def load_index(
         split_list: one or more of UCF-101's list files. They decide which videos are used, in place of `split`.
 
     Raises:
-        FileNotFoundError, DataError (a ValueError): one sentence, naming the flag.
+        DataError (a ValueError; a FileNotFoundError too where a path is absent): one sentence, naming the flag.
     """
     source = open_source(path)
     try:
@@ -174,7 +178,7 @@ def _select(
         raise DataError(f"--data {path} has no {split} split: it has {', '.join(sorted(present))}.")
     outside = sum(place.split is None for place in found.places)
     if outside:
-        notes.append(f"{outside} videos outside the split folders are not used")
+        notes.append(f"{_counted(outside, 'video')} outside the split folders left out")
     return chosen
 
 

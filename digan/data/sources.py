@@ -26,6 +26,10 @@ class DataError(ValueError):
     """The data cannot be used as asked; the message names the flag or the file and the remedy."""
 
 
+class DataNotFound(DataError, FileNotFoundError):
+    """A path that a flag names does not exist."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One video as found, before it is opened."""
@@ -158,10 +162,10 @@ class ZipSource(Source):
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """The source for a `--data` path. Raises FileNotFoundError or DataError with one sentence."""
+    """The source for a `--data` path. Raises DataError with one sentence."""
     target = Path(path).expanduser()
     if not target.exists():
-        raise FileNotFoundError(f"--data {path} does not exist: give a folder, a zip or a video file.")
+        raise DataNotFound(f"--data {path} does not exist: give a folder, a zip or a video file.")
     if target.is_dir():
         return FolderSource(target)
     if target.suffix.lower() in VIDEO_SUFFIXES:
@@ -231,7 +235,7 @@ def read_split_list(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[s
     names: list[str] = []
     for path in paths:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"--split-list {path} does not exist.")
+            raise DataNotFound(f"--split-list {path} does not exist.")
         lines = Path(path).read_text(encoding="utf-8").splitlines()
         names += [re.sub(r"\s+\d+$", "", line.strip()) for line in lines if line.strip()]
     if not names:

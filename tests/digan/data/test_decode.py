@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
+import zipfile
+import zlib
 from dataclasses import replace
 
 import av
@@ -140,6 +143,32 @@ def test_reader_travels_to_another_process_without_its_handles(tmp_path, video, 
     copy = pickle.loads(pickle.dumps(reader))
     assert not copy._readers
     assert number(copy.read(entry, [9])[0]) == 9
+
+
+def test_forked_processes_read_with_their_own_handles(tmp_path, video):
+    """Handles inherited through fork would share one file position among all processes."""
+    path = video(tmp_path / "a.mp4", count=60, gop=10)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        out.write(path, "a.mp4")
+    index, entry = single(tmp_path / "a.zip")
+    reader = FrameReader(index, 32, memory=0)
+    order = np.random.default_rng(0).permutation(60).tolist()
+
+    def digest() -> list[int]:
+        return [zlib.crc32(reader.read(entry, [i]).tobytes()) for i in order]
+
+    expected = digest()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=lambda: queue.put(digest())) for _ in range(2)]
+    for child in children:
+        child.start()
+    try:
+        assert digest() == expected
+        assert [queue.get(timeout=60) for _ in children] == [expected] * 2
+    finally:
+        for child in children:
+            child.join()
 
 
 def test_damaged_middle_gives_the_same_frames_however_it_is_reached(tmp_path, video):

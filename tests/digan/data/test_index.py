@@ -62,7 +62,7 @@ def test_videos_beside_the_split_folders_are_not_used(data, video):
     video(data / "stray.mp4", count=4)
     index = load_index(data, None)
     assert len(index.videos) == 2
-    assert "1 videos outside the split folders are not used" in index.summary()
+    assert "1 video outside the split folders left out" in index.summary()
 
 
 def test_labels_number_the_classes_of_all_splits(data):
@@ -89,8 +89,7 @@ def test_single_file(data):
 def test_summary_tells_what_there_is(data):
     text = load_index(data, None, labels=True).summary()
     assert "2 videos" in text
-    assert "32 frames" in text
-    assert "12 to 20 frames each, 64x48 pixels, h264, mpeg4" in text
+    assert "32 frames, 12 to 20 each, 64x48 pixels, h264, mpeg4" in text
     assert "3 classes: x, y, z" in text
 
 

@@ -239,6 +239,10 @@ class INR:
         if len(devices) > 1:
             raise ValueError(f"The tensors of an INR must be on one device, not {sorted(map(str, devices))}.")
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor of the INR."""
+        return (tensor for tensor, _ in self._tensors())
+
     def _tensors(self) -> Iterator[tuple[Tensor, bool]]:
         """Every tensor, and whether its first axis is N."""
         for stage in self.stages:

@@ -14,26 +14,17 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from fused_inr import reference
+from fused_inr.kernel import Kernel
 
 READY = "ready"
 
 # Fastest first: the order in which backends are asked. The value is the device type whose tensors a backend takes.
 DEVICES: dict[str, str | None] = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu", "reference": None}
-
-
-class Kernel(NamedTuple):
-    """One backend's implementation of one op; the functions take the op's arguments as `reference` defines them."""
-
-    supports: Callable[..., tuple[bool, str]]
-    """(True, "") or (False, reason) for these very arguments; the device type has been checked before."""
-    run: Callable[..., Any]
-    memory: Callable[..., int] | None = None
-    """Peak bytes of the call, its output included, if the backend can tell."""
 
 
 def _always(*args: Any) -> tuple[bool, str]:

@@ -1,0 +1,76 @@
+// The C interface of the CPU kernels. Python fills these structs through ctypes (backends/cpu/native.py mirrors them).
+//
+// There is no PyTorch header in here: the library is built with a C++ compiler alone, and one build serves every torch.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+// PyTorch's own parallel_for, found in libtorch at run time, so that kernels share its threads.
+typedef void (*FusedInrRange)(int64_t begin, int64_t end, void* context);
+typedef int32_t (*FusedInrParallelFor)(int64_t begin, int64_t end, int64_t grain, FusedInrRange body, void* context);
+
+enum FusedInrActivation : int32_t { ACT_LINEAR = 0, ACT_LRELU = 1, ACT_RELU = 2, ACT_SINE = 3 };
+
+// y = gain * act(omega * (W x + b)); strides count floats, 0 where all clips (frames) share the tensor.
+struct FusedInrLayer {
+  const float* weight;  // [N,O,I], row-major
+  int64_t weight_clip, weight_row;
+  const float* bias;  // [N,T,O]
+  int64_t bias_clip, bias_time;
+  int32_t in, out;  // `in` leaves out the channels of the stage before, which `parent` brings
+  int32_t activation;
+  float slope, omega, gain;
+  const float* rgb_weight;  // [N,C,O], null without a read-out
+  int64_t rgb_clip;
+  const float* rgb_bias;  // [C]
+};
+
+struct FusedInrStage {
+  int32_t scale;   // pixels per side, in those of the base grid
+  int32_t layers;  // how many of the program's layers, in order
+  const float* parent;  // [N,O,I] of the first layer's product with the stage before; null in the first stage
+  int64_t parent_clip, parent_row;
+  int32_t features;  // D; 0 without coordinate features
+  int32_t cosines;   // 1: sin then cos, 2D inputs; 0: sin only, D inputs
+  const float* frequency;  // [N,D,2]
+  int64_t frequency_clip;
+  const float* phase;  // [N,T,D]
+  int64_t phase_clip, phase_time;
+};
+
+struct FusedInrProgram {
+  const FusedInrStage* stages;
+  const FusedInrLayer* layers;
+  int32_t num_stages, num_layers;
+  int64_t clips, times;
+  int64_t height, width;  // base grid; X = x0 + (x1-x0)*j/width, Y = y0 + (y1-y0)*(height-1-i)/height
+  double x0, x1, y0, y1;
+  int32_t channels;  // of the image, or of the last layer without any read-out
+  int32_t has_rgb;
+  int32_t bfloat16;  // products in bfloat16, accumulated in float32
+  float* out;        // [N,T,channels,height*scale,width*scale] of the last stage's scale
+};
+
+// A chain of layers at given points: out [N,P,O of the last layer].
+struct FusedInrPoints {
+  const FusedInrLayer* layers;
+  int32_t num_layers;
+  int64_t clips, points;
+  const float* coords;  // [N,P,K], row-major
+  int64_t coords_clip;
+  int32_t bfloat16;
+  float* out;
+};
+
+// Instruction sets, in the order of preference. Each is compiled from the same source.
+enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX512_BF16 = 3 };
+
+int32_t fused_inr_best_isa();
+int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa);
+int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa);
+int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);
+void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa);
+const char* fused_inr_source_hash();
+}

@@ -1,0 +1,53 @@
+// The exported functions: the choice among instruction sets, made from what the processor says at run time.
+#include "abi.h"
+#include "table.h"
+
+extern const IsaTable fused_inr_table_base;
+#if defined(FUSED_INR_X86)
+extern const IsaTable fused_inr_table_avx2, fused_inr_table_avx512, fused_inr_table_avx512_bf16;
+#endif
+
+static const IsaTable& table(int32_t isa) {
+#if defined(FUSED_INR_X86)
+  switch (isa) {
+    case ISA_AVX2: return fused_inr_table_avx2;
+    case ISA_AVX512: return fused_inr_table_avx512;
+    case ISA_AVX512_BF16: return fused_inr_table_avx512_bf16;
+    default: break;
+  }
+#endif
+  return fused_inr_table_base;
+}
+
+extern "C" {
+
+int32_t fused_inr_best_isa() {
+#if defined(FUSED_INR_X86)
+  __builtin_cpu_init();
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (wide && __builtin_cpu_supports("avx512bf16")) return ISA_AVX512_BF16;
+  if (wide) return ISA_AVX512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return ISA_AVX2;
+#endif
+  return ISA_BASE;
+}
+
+int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa) {
+  return table(isa).workspace(*program, threads);
+}
+
+int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).render(*program, parallel_for);
+}
+
+int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).points(*program, parallel_for);
+}
+
+void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa) {
+  table(isa).sincos(x, sine, cosine, n);
+}
+
+const char* fused_inr_source_hash() { return FUSED_INR_SOURCE_HASH; }
+}

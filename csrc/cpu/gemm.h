@@ -1,0 +1,128 @@
+// A tile of pixels times a packed weight: C[m, n] += sum_k A[m, k] W[n, k].
+//
+// Pixels are rows and output channels are the vector lanes, so that the result of a layer is, as it stands, the input of
+// the next. A block of NV vectors of channels is packed [K][NV*W] (bfloat16: [K/2][NV*W][2]); 6 x 4 accumulators leave
+// registers for one row of the weight, and a block of K is short enough for its weights to stay in the first-level cache.
+
+constexpr int NV = 4;       // vectors of channels in a block
+constexpr int NB = NV * W;  // channels in a block
+constexpr int MR = 6;       // rows of A in a micro-kernel
+
+static inline int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
+
+// Elements of a packed weight of n x k. Channels are padded to whole vectors, k to pairs.
+static inline int64_t packed_size(int64_t n, int64_t k) { return round_up(n, W) * round_up(k, 2); }
+
+// Packs w [n, k] with rows `row` apart. 16 columns at a time: a cache line of each row, into a few lines of the target.
+template <class T>
+static void pack(T* to, const float* w, int64_t row, int64_t n, int64_t k) {
+  constexpr int64_t G = 4 / sizeof(T);  // neighbours in k that lie side by side: pairs in bfloat16
+  const int64_t kp = round_up(k, 2);
+  for (int64_t n0 = 0; n0 < n; n0 += NB) {
+    const int64_t lanes = std_min<int64_t>(NB, round_up(n - n0, W));
+    for (int64_t i0 = 0; i0 < kp; i0 += 16) {
+      const int64_t end = std_min<int64_t>(i0 + 16, kp);
+      for (int64_t j = 0; j < lanes; j++) {
+        const float* from = w + (n0 + j) * row;
+        for (int64_t i = i0; i < end; i++)
+          to[(i / G * lanes + j) * G + i % G] = element(i < k && n0 + j < n ? from[i] : 0.0f, T());
+      }
+    }
+    to += kp * lanes;
+  }
+}
+
+template <int R, int V>
+static inline void micro(const float* a, int64_t lda, const float* w, int64_t k, float* c, int64_t ldc, bool add) {
+  vf acc[R][V];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) acc[r][v] = add ? load(c + r * ldc + v * W) : vf{};
+  for (int64_t i = 0; i < k; i++, w += V * W) {
+    vf row[V];
+    for (int v = 0; v < V; v++) row[v] = load(w + v * W);
+    for (int r = 0; r < R; r++) {
+      const vf x = splat(a[r * lda + i]);
+      for (int v = 0; v < V; v++) acc[r][v] += x * row[v];
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) store(c + r * ldc + v * W, acc[r][v]);
+}
+
+template <int R, int V>
+static inline void micro(const uint16_t* a, int64_t lda, const uint16_t* w, int64_t k, float* c, int64_t ldc, bool add) {
+  vf acc[R][V];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) acc[r][v] = add ? load(c + r * ldc + v * W) : vf{};
+  for (int64_t i = 0; i < k; i += 2, w += 2 * V * W) {
+#if defined(__AVX512BF16__)
+    __m512bh row[V];
+    for (int v = 0; v < V; v++) __builtin_memcpy(&row[v], w + v * 2 * W, sizeof row[v]);
+    for (int r = 0; r < R; r++) {
+      int32_t pair;
+      __builtin_memcpy(&pair, a + r * lda + i, 4);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      for (int v = 0; v < V; v++) acc[r][v] = (vf)_mm512_dpbf16_ps((__m512)acc[r][v], x, row[v]);
+    }
+#else
+    vf even[V], odd[V];  // the two elements of a pair lie in the halves of a 32-bit lane
+    for (int v = 0; v < V; v++) {
+      vu both;
+      __builtin_memcpy(&both, w + v * 2 * W, sizeof both);
+      even[v] = (vf)(both << 16);
+      odd[v] = (vf)(both & 0xffff0000u);
+    }
+    for (int r = 0; r < R; r++) {
+      const vf x = splat(from_bf16(a[r * lda + i])), y = splat(from_bf16(a[r * lda + i + 1]));
+      for (int v = 0; v < V; v++) acc[r][v] += x * even[v] + y * odd[v];
+    }
+#endif
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) store(c + r * ldc + v * W, acc[r][v]);
+}
+
+template <int V, class T>
+static void block_rows(const T* a, int64_t lda, int64_t m, const T* w, int64_t k, float* c, bool add) {
+  constexpr int64_t ldc = V * W;
+  int64_t r = 0;
+  while (r < m) {
+    const T* at = a + r * lda;
+    float* ct = c + r * ldc;
+    const int64_t left = m - r;
+    if (left == 8 || left == 4 || left == 5) {  // 4 + 4 and 4 + 1 are better than 6 + 2 and a lone 5
+      micro<4, V>(at, lda, w, k, ct, ldc, add), r += 4;
+    } else if (left >= MR) {
+      micro<MR, V>(at, lda, w, k, ct, ldc, add), r += MR;
+    } else if (left >= 2) {
+      micro<2, V>(at, lda, w, k, ct, ldc, add), r += 2;
+    } else {
+      micro<1, V>(at, lda, w, k, ct, ldc, add), r += 1;
+    }
+  }
+}
+
+// Multiplies A [m, k] with a packed weight of n channels, a block of channels at a time. `finish(c, n0, lanes)` gets
+// each block of results, c [m][lanes] in float32, while it is in the first-level cache.
+template <class T, class Finish>
+static void product(const T* a, int64_t lda, int64_t m, const T* w, int64_t n, int64_t k, float* c, Finish finish) {
+  constexpr int64_t KC = 256 / sizeof(T) * 2;  // 32 KiB of weights
+  const int64_t kp = round_up(k, 2);
+  for (int64_t n0 = 0; n0 < n; n0 += NB) {
+    const int64_t lanes = std_min<int64_t>(NB, round_up(n - n0, W));
+    if (kp == 0)
+      for (int64_t i = 0; i < m * lanes; i++) c[i] = 0.0f;
+    for (int64_t k0 = 0; k0 < kp; k0 += KC) {
+      const int64_t kb = std_min<int64_t>(KC, kp - k0);
+      const T* wk = w + k0 * lanes;
+      switch (lanes / W) {
+        case 1: block_rows<1>(a + k0, lda, m, wk, kb, c, k0 > 0); break;
+        case 2: block_rows<2>(a + k0, lda, m, wk, kb, c, k0 > 0); break;
+        case 3: block_rows<3>(a + k0, lda, m, wk, kb, c, k0 > 0); break;
+        default: block_rows<4>(a + k0, lda, m, wk, kb, c, k0 > 0);
+      }
+    }
+    w += kp * lanes;
+    finish(c, n0, lanes);
+  }
+}

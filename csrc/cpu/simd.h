@@ -1,0 +1,86 @@
+// Vectors of the widest size that the compiler is told about, and the sine on them.
+//
+// Included by every isa_*.cpp inside its own namespace, so that no two instruction sets share an inline function.
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+typedef uint16_t vh __attribute__((vector_size(W * 2)));
+
+static inline vf load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+
+static inline vf splat(float x) { return x - vf{}; }
+
+static inline uint16_t to_bf16(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // round to nearest, ties to even
+}
+
+static inline float from_bf16(uint16_t h) {
+  const uint32_t bits = uint32_t(h) << 16;
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
+// An element of a product: float, or bf16 as its upper half.
+static inline vf load(const uint16_t* p) {
+  vh h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+
+static inline void store(uint16_t* p, vf v) {
+#if defined(__AVX512BF16__)
+  const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+  __builtin_memcpy(p, &h, sizeof h);
+#else
+  const vu bits = (vu)v;
+  const vh h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, vh);
+  __builtin_memcpy(p, &h, sizeof h);
+#endif
+}
+
+static inline float element(float x, float) { return x; }
+static inline uint16_t element(float x, uint16_t) { return to_bf16(x); }
+
+// sin(r) on [-pi/2, pi/2]: odd minimax polynomial, absolute error 3.4e-9 before rounding.
+static inline vf sin_poly(vf r) {
+  const vf s = r * r;
+  vf p = 2.59045642841e-6f * s - 0.00019800881944f;
+  p = p * s + 0.00833289956737f;
+  p = p * s - 0.166666476196f;
+  return r + r * (p * s - 2.3433e-8f);
+}
+
+// sin(x + quarter * pi/2) for quarter 0 or 1, absolute error below 1e-6 for |x| <= 1e4. With k the nearest integer to
+// x/pi + quarter/2, the remainder r = x - (k - quarter/2) pi is exact to float precision, because pi is taken in three
+// parts whose products with k - quarter/2 need no rounding (the first two) or hardly matter (the third).
+static inline vf sin_shifted(vf x, float quarter) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const vf shifted = x * 0.318309886184f + quarter * 0.5f + magic;
+  const vi parity = (vi)shifted << 31;
+  const vf k = (shifted - magic) - quarter * 0.5f;
+  vf r = x - k * 3.140625f;
+  r = r - k * 9.67502593994140625e-4f;
+  r = r - k * 1.509957990978376e-7f;
+  return (vf)((vi)sin_poly(r) ^ parity);
+}
+
+static inline vf sin_of(vf x) { return sin_shifted(x, 0.0f); }
+static inline vf cos_of(vf x) { return sin_shifted(x, 1.0f); }

@@ -1,0 +1,72 @@
+"""The CPU backend: C++ kernels that keep a band of pixels in cache from the first layer of an INR to its last.
+
+Gradients come from the lowered form in PyTorch calls (`fused_inr.composed`), which needs no compiled library.
+"""
+
+import torch
+from torch import Tensor
+
+from fused_inr import composed
+from fused_inr.backends.cpu import native, programs
+from fused_inr.inr import INR, Grid
+from fused_inr.kernel import Kernel
+
+_TYPES = (torch.float32, torch.bfloat16)
+
+
+def status() -> str:
+    """ "ready", or why the compiled library cannot be used."""
+    return native.load()[1]
+
+
+def _supports_render(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
+    if inr.dtype != torch.float32 or dtype not in _TYPES:
+        return False, f"it computes in float32 or bfloat16, not in {dtype if inr.dtype == torch.float32 else inr.dtype}"
+    return True, ""
+
+
+def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors()):
+        return composed.render(inr, grid, dtype)
+    tensors, structure = programs.flatten(inr)
+    return torch.ops.fused_inr.cpu_render(
+        tensors, structure, [grid.height, grid.width], [*grid.x, *grid.y], dtype == torch.bfloat16
+    )
+
+
+def _render_memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
+    scale = inr.stages[-1].scale
+    result = 4 * inr.batch * inr.times * inr.channels * grid.height * grid.width * scale**2
+    return result + programs.workspace(inr, grid, dtype == torch.bfloat16)
+
+
+def _supports_siren(
+    coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: float | str | torch.dtype
+) -> tuple[bool, str]:
+    dtype = options[-1]
+    if coords.dtype != torch.float32 or dtype not in _TYPES:
+        return False, f"it computes in float32 or bfloat16, not in {dtype}"
+    tensors = (coords, *weights, *biases)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False, "it has no gradients for siren"
+    return True, ""
+
+
+def _siren(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.ops.fused_inr.cpu_siren(
+        coords, weights, biases, omega, first_omega, final == "sine", dtype == torch.bfloat16
+    )
+
+
+KERNELS = {
+    "render": Kernel(_supports_render, _render, _render_memory),
+    "siren": Kernel(_supports_siren, _siren),
+}

@@ -1,0 +1,220 @@
+"""INRs as programs of the native kernels: tensors become pointers and strides, and ops that torch.compile can hold."""
+
+import json
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fused_inr.backends.cpu import native
+from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
+from fused_inr.lowering import StagePlan, lower
+
+_ACTIVATIONS = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}
+_LRELU_SLOPE = 0.2
+
+
+def flatten(inr: INR) -> tuple[list[Tensor], str]:
+    """An INR as a list of tensors and a text that says how they belong together: what an op can take."""
+    tensors: list[Tensor] = []
+    stages = []
+    for stage in inr.stages:
+        if stage.fourier is not None:
+            tensors += [stage.fourier.frequency, stage.fourier.phase]
+        layers = []
+        for layer in stage.layers:
+            tensors += [layer.weight, layer.bias, *(layer.to_rgb or ())]
+            layers.append([layer.activation, layer.gain, layer.omega, layer.to_rgb is not None])
+        stages.append([stage.scale, stage.fourier.parts if stage.fourier is not None else None, layers])
+    return tensors, json.dumps(stages)
+
+
+def unflatten(tensors: Sequence[Tensor], structure: str) -> INR:
+    """The INR that `flatten` took apart."""
+    rest = iter(tensors)
+    stages = []
+    for scale, parts, descriptions in json.loads(structure):
+        fourier = Fourier(next(rest), next(rest), parts) if parts is not None else None
+        layers = []
+        for activation, gain, omega, has_rgb in descriptions:
+            weight, bias = next(rest), next(rest)
+            layers.append(Layer(weight, bias, activation, gain, omega, (next(rest), next(rest)) if has_rgb else None))
+        stages.append(Stage(scale, layers, fourier))
+    return INR(stages)
+
+
+class _Tensors:
+    """Keeps alive what pointers point to, in float32 and dense in all axes but the leading ones."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def keep(self, tensor: Tensor, dense: int) -> Tensor:
+        """`tensor` in float32 with its last `dense` axes laid out row by row; rows may be further apart."""
+        tensor = tensor.detach().to(torch.float32)
+        rows = tensor.stride()[-dense:]
+        if rows[-1] != 1 or (dense > 1 and (rows[0] < tensor.shape[-1] or rows[0] == 0)):
+            tensor = tensor.contiguous()
+        self._kept.append(tensor)
+        return tensor
+
+
+def _clip_stride(tensor: Tensor) -> int:
+    return tensor.stride(0) if tensor.shape[0] > 1 else 0
+
+
+def _bias(layer_bias: Tensor, keep: _Tensors) -> tuple[Tensor, int, int]:
+    """A bias with its strides per clip and per frame."""
+    bias = keep.keep(layer_bias, 1)
+    clip = _clip_stride(bias) if bias.ndim > 1 else 0
+    time = bias.stride(1) if bias.ndim == 3 and bias.shape[1] > 1 else 0
+    return bias, clip, time
+
+
+def _layer(layer: Layer, weight: Tensor, keep: _Tensors) -> native.LayerStruct:
+    weight = keep.keep(weight, 2)
+    bias, bias_clip, bias_time = _bias(layer.bias, keep)
+    struct = native.LayerStruct(
+        weight=weight.data_ptr(),
+        weight_clip=_clip_stride(weight),
+        weight_row=weight.stride(1),
+        bias=bias.data_ptr(),
+        bias_clip=bias_clip,
+        bias_time=bias_time,
+        inputs=weight.shape[2],
+        outputs=weight.shape[1],
+        activation=_ACTIVATIONS[layer.activation],
+        slope=_LRELU_SLOPE,
+        omega=layer.omega,
+        gain=layer.gain,
+    )
+    if layer.to_rgb is not None:
+        rgb = keep.keep(layer.to_rgb[0].contiguous(), 2)
+        struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), _clip_stride(rgb)
+        struct.rgb_bias = keep.keep(layer.to_rgb[1], 1).data_ptr()
+    return struct
+
+
+def _stage(plan: StagePlan, keep: _Tensors) -> native.StageStruct:
+    struct = native.StageStruct(scale=plan.scale, layers=len(plan.layers))
+    if plan.parent is not None:
+        parent = keep.keep(plan.parent, 2)
+        struct.parent, struct.parent_clip = parent.data_ptr(), _clip_stride(parent)
+        struct.parent_row = parent.stride(1)
+    if plan.fourier is not None:
+        frequency, phase = keep.keep(plan.fourier.frequency.contiguous(), 2), keep.keep(plan.fourier.phase, 1)
+        struct.features, struct.cosines = frequency.shape[1], plan.fourier.parts == "sincos"
+        struct.frequency, struct.frequency_clip = frequency.data_ptr(), _clip_stride(frequency)
+        struct.phase, struct.phase_clip, struct.phase_time = phase.data_ptr(), _clip_stride(phase), phase.stride(1)
+    return struct
+
+
+def _program(inr: INR, grid: Grid, bfloat16: bool, keep: _Tensors) -> native.ProgramStruct:
+    plans = lower(inr, grid)
+    layers = [
+        _layer(layer, plan.inner if index == 0 else layer.weight, keep)
+        for plan in plans
+        for index, layer in enumerate(plan.layers)
+    ]
+    stages = [_stage(plan, keep) for plan in plans]
+    return native.ProgramStruct(
+        stages=(native.StageStruct * len(stages))(*stages),
+        layers=(native.LayerStruct * len(layers))(*layers),
+        num_stages=len(stages),
+        num_layers=len(layers),
+        clips=inr.batch,
+        times=inr.times,
+        height=grid.height,
+        width=grid.width,
+        x0=grid.x[0],
+        x1=grid.x[1],
+        y0=grid.y[0],
+        y1=grid.y[1],
+        channels=inr.channels,
+        has_rgb=any(layer.rgb_weight is not None for layer in layers),
+        bfloat16=bfloat16,
+    )
+
+
+def workspace(inr: INR, grid: Grid, bfloat16: bool) -> int:
+    """Bytes that the native kernels take for a call beyond its result, with the threads that PyTorch has now."""
+    program = _program(inr, grid, bfloat16, _Tensors())
+    threads = torch.get_num_threads()
+    return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
+
+
+@torch.library.custom_op("fused_inr::cpu_render", mutates_args=())
+def cpu_render(tensors: list[Tensor], structure: str, size: list[int], window: list[float], bfloat16: bool) -> Tensor:
+    inr, grid = unflatten(tensors, structure), _grid(size, window)
+    keep = _Tensors()
+    program = _program(inr, grid, bfloat16, keep)
+    out = _empty_frames(inr, grid)
+    if out.numel():
+        program.out = out.data_ptr()
+        native.run(native.load()[0].fused_inr_render, program)
+    return out
+
+
+@cpu_render.register_fake
+def _(tensors: list[Tensor], structure: str, size: list[int], window: list[float], bfloat16: bool) -> Tensor:
+    return _empty_frames(unflatten(tensors, structure), _grid(size, window))
+
+
+def _grid(size: list[int], window: list[float]) -> Grid:
+    return Grid(size[0], size[1], tuple(window[:2]), tuple(window[2:]))
+
+
+def _empty_frames(inr: INR, grid: Grid) -> Tensor:
+    scale = inr.stages[-1].scale
+    shape = (inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale)
+    return torch.empty(shape, dtype=torch.float32, device=inr.device)
+
+
+@torch.library.custom_op("fused_inr::cpu_siren", mutates_args=())
+def cpu_siren(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    bfloat16: bool,
+) -> Tensor:
+    keep = _Tensors()
+    layers = []
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        sine = final_sine or index + 1 < len(weights)
+        frequency = first_omega if index == 0 else omega
+        layers.append(_layer(Layer(weight, bias, "sine" if sine else "linear", 1.0, frequency), weight, keep))
+    coords = keep.keep(coords.contiguous(), 2)
+    out = _empty_points(coords, weights)
+    program = native.PointsStruct(
+        layers=(native.LayerStruct * len(layers))(*layers),
+        num_layers=len(layers),
+        clips=coords.shape[0],
+        points=coords.shape[1],
+        coords=coords.data_ptr(),
+        coords_clip=_clip_stride(coords),
+        bfloat16=bfloat16,
+        out=out.data_ptr(),
+    )
+    if out.numel():
+        native.run(native.load()[0].fused_inr_points, program)
+    return out
+
+
+@cpu_siren.register_fake
+def _(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    bfloat16: bool,
+) -> Tensor:
+    return _empty_points(coords, weights)
+
+
+def _empty_points(coords: Tensor, weights: list[Tensor]) -> Tensor:
+    return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])

@@ -1,0 +1,91 @@
+"""The lowered form of an INR evaluated by PyTorch calls: differentiable to any order, on any device.
+
+Pixels are rows and channels are columns, so that the frames of a clip are one matrix that meets the clip's weight once.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fused_inr.inr import INR, Fourier, Grid, Layer
+from fused_inr.lowering import StagePlan, lower
+
+
+def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """Frames [N, T, C, H, W] in `inr.dtype`; `dtype` is the compute type of the products."""
+    n, t, wide = inr.batch, inr.times, inr.dtype
+    x = image = None  # [N, T, H, W, C] of the stage before
+    for plan in lower(inr, grid):
+        if image is not None:
+            image = _children(image, plan.ratio)
+        for index, layer in enumerate(plan.layers):
+            scale = layer.gain if layer.activation in ("lrelu", "relu") else 1.0  # a gain > 0 passes through these
+            x = _first_layer(plan, x, n, t, scale, dtype) if index == 0 else _product(x, layer.weight * scale, dtype)
+            x = _finish(x, layer, scale, wide)
+            if layer.to_rgb is not None:
+                weight, bias = layer.to_rgb
+                rgb = _product(x, weight, dtype).to(wide) + bias.to(wide)
+                image = rgb if image is None else image + rgb
+    return (x if image is None else image).movedim(-1, 2)
+
+
+def _first_layer(plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float, dtype: torch.dtype) -> Tensor:
+    """Features times `inner` plus the upsampled product of the stage before with `parent`: [N, T, H, W, O]."""
+    parent = None if x is None else _product(x, plan.parent * scale, dtype)  # [N, T, h, w, O]
+    if plan.fourier is None:
+        return _children(parent, plan.ratio)
+    features = _features(plan.fourier, plan.grid, dtype, plan.inner.dtype)
+    y = _product(features.expand(n, t, -1, -1, -1), plan.inner * scale, dtype)
+    if parent is None:
+        return y
+    h, w = parent.shape[2:4]
+    # Adding to views of the children is the upsampling; backwards it is the sum over each parent's children.
+    children = y.view(n, t, h, plan.ratio, w, plan.ratio, -1)
+    return (children + parent[:, :, :, None, :, None]).view(y.shape)
+
+
+def _features(fourier: Fourier, grid: Grid, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
+    """sin(a), then cos(a), of every pixel, from tables of rows and columns: [N, T, H, W, F] in `dtype`."""
+    wide = torch.promote_types(wide, torch.float32)
+    (x0, x1), (y0, y1) = grid.x, grid.y
+    device = fourier.phase.device
+    x = x0 + torch.arange(grid.width, dtype=wide, device=device) * ((x1 - x0) / grid.width)
+    y = y0 + (grid.height - 1 - torch.arange(grid.height, dtype=wide, device=device)) * ((y1 - y0) / grid.height)
+    frequency = fourier.frequency.to(wide)  # [N, D, 2]
+    u = frequency[:, None, :, 1] * y[:, None]  # [N, H, D]
+    u = (u[:, None] + fourier.phase.to(wide)[:, :, None])[:, :, :, None]  # [N, T, H, 1, D]
+    v = (frequency[:, None, :, 0] * x[:, None])[:, None, None]  # [N, 1, 1, W, D]
+    su, cu, sv, cv = u.sin().to(dtype), u.cos().to(dtype), v.sin().to(dtype), v.cos().to(dtype)
+    if fourier.parts == "sin":
+        return su * cv + cu * sv
+    return torch.cat([su * cv + cu * sv, cu * cv - su * sv], dim=-1)
+
+
+def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """x [N, T, H, W, I] times weights [N, O, I] or [1, O, I]: [N, T, H, W, O] in `dtype`."""
+    n, size = x.shape[0], x.shape[1:4]
+    rows = x.to(dtype).reshape(n, -1, x.shape[4])  # [N, T H W, I]
+    return torch.bmm(rows, weight.to(dtype).mT.expand(n, -1, -1)).unflatten(1, size)
+
+
+def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
+    """Bias, activation and gain; `scale` is the part of the gain that the product already has."""
+    bias = layer.bias * scale
+    if bias.ndim > 1:
+        bias = bias[:, None, None, None] if bias.ndim == 2 else bias[:, :, None, None]  # [N, 1 or T, 1, 1, O]
+    if layer.activation == "lrelu":
+        return F.leaky_relu(x + bias.to(x.dtype), 0.2)
+    if layer.activation == "relu":
+        return F.relu(x + bias.to(x.dtype))
+    x = x.to(wide) + bias.to(wide)  # angles stay float32
+    if layer.activation == "sine":
+        x = torch.sin(layer.omega * x)
+    return x * layer.gain
+
+
+def _children(x: Tensor, ratio: int) -> Tensor:
+    """Nearest upsampling of [N, T, H, W, C]."""
+    if ratio == 1:
+        return x
+    n, t, h, w, c = x.shape
+    return x[:, :, :, None, :, None].expand(n, t, h, ratio, w, ratio, c).reshape(n, t, h * ratio, w * ratio, c)

@@ -28,34 +28,51 @@ def _even_cuts(total: int, most: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
-def _plan(inr: INR, grid: Grid, memory: int, **options) -> tuple[list[slice], list[slice]]:
-    """Cuts of the clips and of the base grid's rows such that rendering one piece stays within `memory` bytes."""
+def _plan(inr: INR, grid: Grid, memory: int, **options) -> tuple[list[slice], list[slice], list[slice]]:
+    """Cuts of the times, the clips and the base grid's rows such that rendering one piece takes at most `memory` bytes.
 
-    def needed(clips: int, rows: int) -> int:
-        return render_memory(inr.at_clips(slice(0, clips)), grid.rows(0, rows), **options)
+    Whole frames of all clips are rendered several at a time where they fit, because a call has work that all its frames
+    share; otherwise one frame at a time, in bands.
+    """
 
-    clips = _most(inr.batch, lambda count: needed(count, 1) <= memory)
+    def needed(frames: int, clips: int, rows: int) -> int:
+        part = inr.at_times(slice(0, frames)).at_clips(slice(0, clips))
+        return render_memory(part, grid.rows(0, rows), **options)
+
+    clips = _most(inr.batch, lambda count: needed(1, count, 1) <= memory)
     if clips == 0:
         raise ValueError(
             f"render_chunks cannot render a row of one clip in memory={memory} bytes; it takes at least "
-            f"memory={needed(1, 1)}."
+            f"memory={needed(1, 1, 1)}."
         )
-    rows = _most(grid.height, lambda count: needed(clips, count) <= memory)
-    return _even_cuts(inr.batch, clips), _even_cuts(grid.height, rows)
+    rows = _most(grid.height, lambda count: needed(1, clips, count) <= memory)
+    frames = 1
+    if (clips, rows) == (inr.batch, grid.height):
+        frames = _most(inr.times, lambda count: needed(count, clips, rows) <= memory)
+    return _even_cuts(inr.times, frames), _even_cuts(inr.batch, clips), _even_cuts(grid.height, rows)
 
 
 @torch.no_grad()
-def _frame(inr: INR, grid: Grid, cuts: tuple[list[slice], list[slice]], **options) -> Tensor:
-    """The one frame [N, C, H, W] of an INR with T = 1, piece by piece."""
+def _frames(inr: INR, grid: Grid, clips: list[slice], rows: list[slice], **options) -> list[Tensor]:
+    """The frames [N, C, H, W] of a few times, put together from their pieces."""
+    if len(clips) == len(rows) == 1:
+        return list(render(inr, grid, **options).unbind(1))
     scale = inr.stages[-1].scale
     size = (inr.batch, inr.channels, grid.height * scale, grid.width * scale)
     frame = torch.empty(size, dtype=inr.dtype, device=inr.device)
-    for clips in cuts[0]:
-        part = inr.at_clips(clips)
-        for rows in cuts[1]:
-            pixels = slice(rows.start * scale, rows.stop * scale)
-            frame[clips, :, pixels] = render(part, grid.rows(rows.start, rows.stop), **options)[:, 0]
-    return frame
+    for some in clips:
+        part = inr.at_clips(some)
+        for band in rows:
+            pixels = slice(band.start * scale, band.stop * scale)
+            frame[some, :, pixels] = render(part, grid.rows(band.start, band.stop), **options)[:, 0]
+    return [frame]
+
+
+def _one_by_one(groups: Iterator[list[Tensor]]) -> Iterator[Tensor]:
+    """The frames of all groups; keeps none of them alive while the next group is rendered."""
+    for frames in groups:
+        while frames:
+            yield frames.pop(0)
 
 
 def render_chunks(
@@ -63,9 +80,9 @@ def render_chunks(
 ) -> Iterator[Tensor]:
     """Evaluates an INR as `render` does, frame by frame and without gradients, in a bounded amount of memory.
 
-    Frame t is rendered in bands of rows of the base grid, all clips at once where `memory` allows it. How much a band
-    takes is the answer of the backend that renders it; the naive path's is an exact count of its tensors. Beyond
-    `memory` there are the INR itself, the frame being put together, and the frames the caller keeps.
+    Several frames are rendered at a time where `memory` holds them; otherwise one, in bands of rows of the base grid.
+    How much a piece takes is the answer of the backend that renders it; the naive path's is an exact count of its
+    tensors. Beyond `memory` there are the INR itself, the frame being put together, and the frames the caller keeps.
 
     Args:
         inr, grid, dtype, backend: as of `render`.
@@ -79,9 +96,7 @@ def render_chunks(
             errors of `render`, by the call and not at the first frame.
     """
     options = {"dtype": dtype, "backend": backend}
-    if inr.batch and inr.times:
-        cuts = _plan(inr.at_times(slice(0, 1)), grid, memory, **options)
-    else:
-        cuts = [slice(0, inr.batch)], [slice(0, grid.height)]  # nothing to render takes nothing
-    # A generator expression, so that no variable of ours keeps a frame alive while the next one is rendered.
-    return (_frame(inr.at_times(slice(t, t + 1)), grid, cuts, **options) for t in range(inr.times))
+    if not (inr.batch and inr.times):
+        return iter(_frames(inr, grid, [slice(0, inr.batch)], [slice(0, grid.height)], **options))
+    times, clips, rows = _plan(inr, grid, memory, **options)
+    return _one_by_one(_frames(inr.at_times(some), grid, clips, rows, **options) for some in times)

@@ -74,4 +74,4 @@ def test_render_under_autocast_with_a_named_backend(make_inr, assert_close):
     compiled = torch.compile(fi.render, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = compiled(inr, fi.Grid(4, 5), backend="reference")
-    assert_close("frames", fi.render(inr, fi.Grid(4, 5), dtype=torch.bfloat16), found, 1e-6)
+    assert_close("frames", fi.render(inr, fi.Grid(4, 5), dtype=torch.bfloat16, backend="reference"), found, 1e-6)

@@ -12,7 +12,7 @@ because `import fused_inr` does it. Ops call `call`, everyone else asks `backend
 import contextvars
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 

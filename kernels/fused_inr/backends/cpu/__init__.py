@@ -14,9 +14,13 @@ from fused_inr.kernel import Kernel
 _TYPES = (torch.float32, torch.bfloat16)
 
 
+# Found out once, here: torch.compile can read a constant but not open a library. It takes a few milliseconds.
+_STATUS = native.load()[1]
+
+
 def status() -> str:
     """ "ready", or why the compiled library cannot be used."""
-    return native.load()[1]
+    return _STATUS
 
 
 def _supports_render(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
@@ -28,9 +32,8 @@ def _supports_render(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, st
 def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors()):
         return composed.render(inr, grid, dtype)
-    tensors, structure = programs.flatten(inr)
     return torch.ops.fused_inr.cpu_render(
-        tensors, structure, [grid.height, grid.width], [*grid.x, *grid.y], dtype == torch.bfloat16
+        *programs.flatten(inr), [grid.height, grid.width], [*grid.x, *grid.y], dtype == torch.bfloat16
     )
 
 

@@ -1,42 +1,45 @@
 """INRs as programs of the native kernels: tensors become pointers and strides, and ops that torch.compile can hold."""
 
-import json
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fused_inr.backends.cpu import native
-from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
+from fused_inr.inr import ACTIVATIONS, FEATURE_PARTS, INR, Fourier, Grid, Layer, Stage
 from fused_inr.lowering import StagePlan, lower
 
-_ACTIVATIONS = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}
+_CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
 _LRELU_SLOPE = 0.2
 
 
-def flatten(inr: INR) -> tuple[list[Tensor], str]:
-    """An INR as a list of tensors and a text that says how they belong together: what an op can take."""
+def flatten(inr: INR) -> tuple[list[Tensor], list[int], list[float]]:
+    """An INR as lists of what an op can take: its tensors, its structure, and the gain and omega of every layer."""
     tensors: list[Tensor] = []
-    stages = []
+    structure: list[int] = []
+    numbers: list[float] = []
     for stage in inr.stages:
+        structure += [stage.scale, len(stage.layers)]
+        structure.append(-1 if stage.fourier is None else FEATURE_PARTS.index(stage.fourier.parts))
         if stage.fourier is not None:
             tensors += [stage.fourier.frequency, stage.fourier.phase]
-        layers = []
         for layer in stage.layers:
+            structure += [ACTIVATIONS.index(layer.activation), int(layer.to_rgb is not None)]
+            numbers += [layer.gain, layer.omega]
             tensors += [layer.weight, layer.bias, *(layer.to_rgb or ())]
-            layers.append([layer.activation, layer.gain, layer.omega, layer.to_rgb is not None])
-        stages.append([stage.scale, stage.fourier.parts if stage.fourier is not None else None, layers])
-    return tensors, json.dumps(stages)
+    return tensors, structure, numbers
 
 
-def unflatten(tensors: Sequence[Tensor], structure: str) -> INR:
+def unflatten(tensors: Sequence[Tensor], structure: Sequence[int], numbers: Sequence[float]) -> INR:
     """The INR that `flatten` took apart."""
-    rest = iter(tensors)
+    rest, codes, values = iter(tensors), iter(structure), iter(numbers)
     stages = []
-    for scale, parts, descriptions in json.loads(structure):
-        fourier = Fourier(next(rest), next(rest), parts) if parts is not None else None
+    for scale in codes:
+        count, parts = next(codes), next(codes)
+        fourier = Fourier(next(rest), next(rest), FEATURE_PARTS[parts]) if parts >= 0 else None
         layers = []
-        for activation, gain, omega, has_rgb in descriptions:
+        for _ in range(count):
+            activation, has_rgb, gain, omega = ACTIVATIONS[next(codes)], next(codes), next(values), next(values)
             weight, bias = next(rest), next(rest)
             layers.append(Layer(weight, bias, activation, gain, omega, (next(rest), next(rest)) if has_rgb else None))
         stages.append(Stage(scale, layers, fourier))
@@ -83,7 +86,7 @@ def _layer(layer: Layer, weight: Tensor, keep: _Tensors) -> native.LayerStruct:
         bias_time=bias_time,
         inputs=weight.shape[2],
         outputs=weight.shape[1],
-        activation=_ACTIVATIONS[layer.activation],
+        activation=_CODES[layer.activation],
         slope=_LRELU_SLOPE,
         omega=layer.omega,
         gain=layer.gain,
@@ -144,8 +147,15 @@ def workspace(inr: INR, grid: Grid, bfloat16: bool) -> int:
 
 
 @torch.library.custom_op("fused_inr::cpu_render", mutates_args=())
-def cpu_render(tensors: list[Tensor], structure: str, size: list[int], window: list[float], bfloat16: bool) -> Tensor:
-    inr, grid = unflatten(tensors, structure), _grid(size, window)
+def cpu_render(
+    tensors: list[Tensor],
+    structure: list[int],
+    numbers: list[float],
+    size: list[int],
+    window: list[float],
+    bfloat16: bool,
+) -> Tensor:
+    inr, grid = unflatten(tensors, structure, numbers), _grid(size, window)
     keep = _Tensors()
     program = _program(inr, grid, bfloat16, keep)
     out = _empty_frames(inr, grid)
@@ -156,8 +166,15 @@ def cpu_render(tensors: list[Tensor], structure: str, size: list[int], window: l
 
 
 @cpu_render.register_fake
-def _(tensors: list[Tensor], structure: str, size: list[int], window: list[float], bfloat16: bool) -> Tensor:
-    return _empty_frames(unflatten(tensors, structure), _grid(size, window))
+def _(
+    tensors: list[Tensor],
+    structure: list[int],
+    numbers: list[float],
+    size: list[int],
+    window: list[float],
+    bfloat16: bool,
+) -> Tensor:
+    return _empty_frames(unflatten(tensors, structure, numbers), _grid(size, window))
 
 
 def _grid(size: list[int], window: list[float]) -> Grid:

@@ -53,6 +53,29 @@ struct FusedInrProgram {
   float* out;        // [N,T,channels,height*scale,width*scale] of the last stage's scale
 };
 
+// Where the gradients of a program go, and where they come from: one entry per layer and per stage of the program, each
+// dense, per clip even where the tensor is shared. Nothing may be null but what the program itself leaves out.
+struct FusedInrLayerGrad {
+  float* weight;  // [N,O,I] of the product with the features or the layer before; rows `weight_row` apart
+  int64_t weight_clip, weight_row;
+  float* bias;  // [N,T,O]
+  float* rgb_weight;  // [N,C,O]
+  float* rgb_bias;    // [N,C]
+};
+
+struct FusedInrStageGrad {
+  float* parent;  // [N,O,I] of the product with the stage before; rows `parent_row` apart
+  int64_t parent_clip, parent_row;
+  float* frequency;  // [N,D,2]
+  float* phase;      // [N,T,D]
+};
+
+struct FusedInrGradients {
+  const FusedInrLayerGrad* layers;
+  const FusedInrStageGrad* stages;
+  const float* out;  // gradient of the output, [N,T,channels,height,width]
+};
+
 // A chain of layers at given points: out [N,P,O of the last layer].
 struct FusedInrPoints {
   const FusedInrLayer* layers;
@@ -70,6 +93,9 @@ enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX
 int32_t fused_inr_best_isa();
 int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa);
 int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa);
+// Supports the activations whose derivative their output tells: linear, lrelu and relu.
+int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradients* gradients,
+                           FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa);
 const char* fused_inr_source_hash();

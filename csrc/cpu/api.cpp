@@ -41,6 +41,11 @@ int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor par
   return table(isa).render(*program, parallel_for);
 }
 
+int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradients* gradients,
+                           FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).backward(*program, *gradients, parallel_for);
+}
+
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa) {
   return table(isa).points(*program, parallel_for);
 }

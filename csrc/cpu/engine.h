@@ -43,6 +43,12 @@ struct PackedLayer {
   const float* rgb;  // [C][padded O], rounded to T
 };
 
+// Where the forward pass of a band leaves the outputs of its layers for the backward pass: [pixels][padded O] each.
+template <class T>
+struct Kept {
+  T* outputs[64];
+};
+
 // Adds the addend row and the bias to a block of products, activates it, and stores it as the next layer's input.
 template <class T>
 static inline void finish_block(const float* c, int64_t n0, int64_t lanes, int64_t m, const FusedInrLayer& l,
@@ -112,12 +118,13 @@ struct Engine {
     return *l;
   }
   int64_t feature_width(const FusedInrStage& s) const { return int64_t(s.features) * (s.cosines ? 2 : 1); }
-  // Rows of features: sines, then cosines, then zeros up to a whole vector.
+  // Length of a row in the buffers of a tile. The extra vector keeps rows from being a power of two apart, which would
+  // put them all into the same few places of a cache.
   int64_t widest() const {
     int64_t widest = W;
     for (int i = 0; i < p.num_layers; i++) widest = std_max<int64_t>(widest, p.layers[i].out);
-    for (int i = 0; i < p.num_stages; i++) widest = std_max<int64_t>(widest, feature_width(p.stages[i]));
-    return round_up(widest, W);
+    for (int i = 0; i < p.num_stages; i++) widest = std_max<int64_t>(widest, 2 * p.stages[i].features);
+    return round_up(widest, W) + W;
   }
 
   int64_t column_floats() const {
@@ -265,7 +272,7 @@ struct Engine {
   }
 
   // One band of one frame, from the first stage to the picture.
-  void band(int64_t n, int64_t clip, int64_t time, int64_t band, Scratch x) {
+  void band(int64_t n, int64_t clip, int64_t time, int64_t band, Scratch x, const Kept<T>* kept = nullptr) {
     const int64_t base_row = band * band_rows, base_rows = std_min(band_rows, p.height - base_row);
     const int64_t ld = widest();
     int64_t bias_at = 0;
@@ -307,6 +314,11 @@ struct Engine {
           product(in, ld, m, weights[i].weight, l.out, l.in, x.c, [&](const float* c, int64_t n0, int64_t lanes) {
             finish_block(c, n0, lanes, m, l, bias, addend, x.parents, lda, to, ld);
           });
+          if (kept) {
+            T* keep = kept->outputs[&l - p.layers] + first * round_up(l.out, W);
+            for (int64_t r = 0; r < m; r++)
+              __builtin_memcpy(keep + r * round_up(l.out, W), to + r * ld, round_up(l.out, W) * sizeof(T));
+          }
           if (l.rgb_weight) {
             read_out(to, ld, m, l.out, weights[i].rgb, p.channels, image);
             for (int64_t r = 0; r < m; r++)
@@ -325,7 +337,7 @@ struct Engine {
                     for (int64_t r = 0; r < m; r++)
                       for (int64_t j = 0; j < lanes; j += W) store(rest + r * ldn + n0 + j, load(c + r * lanes + j));
                   });
-        } else {
+        } else if (!kept) {
           write(clip, time, base_row * stage.scale, width, first, m, in, ld, image);
         }
       }

@@ -126,3 +126,94 @@ static void product(const T* a, int64_t lda, int64_t m, const T* w, int64_t n, i
     finish(c, n0, lanes);
   }
 }
+
+// Packs the transpose of w [n, k], rows `row` apart: the weight by which a gradient goes back, k channels to n inputs.
+template <class T>
+static void pack_transposed(T* to, const float* w, int64_t row, int64_t n, int64_t k) {
+  constexpr int64_t G = 4 / sizeof(T);
+  const int64_t np = round_up(n, 2);
+  for (int64_t k0 = 0; k0 < k; k0 += NB) {
+    const int64_t lanes = std_min<int64_t>(NB, round_up(k - k0, W));
+    for (int64_t i = 0; i < np; i++)
+      for (int64_t j = 0; j < lanes; j++)
+        to[(i / G * lanes + j) * G + i % G] = element(i < n && k0 + j < k ? w[i * row + k0 + j] : 0.0f, T());
+    to += np * lanes;
+  }
+}
+
+// What one step along the pixels takes of a row: a float, or the bfloat16 values of two pixels side by side.
+template <class T>
+struct Step;
+template <>
+struct Step<float> {
+  typedef float type;
+};
+template <>
+struct Step<uint16_t> {
+  typedef uint32_t type;
+};
+
+static inline int64_t steps(int64_t m, float) { return m; }
+static inline int64_t steps(int64_t m, uint16_t) { return (m + 1) / 2; }
+
+// Rows in steps of pixels, [steps][ld]. Rows of float are such steps as they stand.
+static inline const float* in_steps(const float* x, int64_t, int64_t, int64_t, float*) { return x; }
+static inline const uint32_t* in_steps(const uint16_t* x, int64_t ld, int64_t m, int64_t n, uint32_t* to) {
+  for (int64_t r = 0; r < m; r += 2) {
+    const uint16_t *a = x + r * ld, *b = r + 1 < m ? a + ld : nullptr;
+    uint32_t* t = to + r / 2 * ld;
+    for (int64_t j = 0; j < n; j++) t[j] = a[j] | (b ? uint32_t(b[j]) << 16 : 0);
+  }
+  return to;
+}
+
+static inline vf multiply_add(vf acc, float a, const float* b) { return acc + splat(a) * load(b); }
+static inline vf multiply_add(vf acc, uint32_t a, const uint32_t* b) {
+  vu both;
+  __builtin_memcpy(&both, b, sizeof both);
+#if defined(__AVX512BF16__)
+  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)both);
+#else
+  return acc + splat(from_bf16(uint16_t(a))) * (vf)(both << 16) +
+         splat(from_bf16(uint16_t(a >> 16))) * (vf)(both & 0xffff0000u);
+#endif
+}
+
+template <int R, int V, class S>
+static inline void micro_outer(const S* a, int64_t lda, const S* b, int64_t ldb, int64_t k, float* c, int64_t ldc) {
+  vf acc[R][V];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) acc[r][v] = load(c + r * ldc + v * W);
+  for (int64_t i = 0; i < k; i++, a += lda, b += ldb)
+    for (int r = 0; r < R; r++)
+      for (int v = 0; v < V; v++) acc[r][v] = multiply_add(acc[r][v], a[r], b + v * W);
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) store(c + r * ldc + v * W, acc[r][v]);
+}
+
+template <int V, class S>
+static void outer_rows(const S* a, int64_t lda, int64_t n, const S* b, int64_t ldb, int64_t k, float* c, int64_t ldc) {
+  int64_t r = 0;
+  for (; r + MR <= n; r += MR) micro_outer<MR, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
+  for (; r + 2 <= n; r += 2) micro_outer<2, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
+  for (; r < n; r++) micro_outer<1, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
+}
+
+// The weight gradient: C [n, i] += sum over k steps of A[k, n] B[k, i]. C has rows of i padded to whole vectors, and so
+// has B, whose padding must be finite. A block of B is copied: its rows, a power of two apart, would share a few places
+// of the first-level cache.
+template <class S>
+static void outer_product(const S* a, int64_t lda, int64_t n, const S* b, int64_t ldb, int64_t i, int64_t k, float* c,
+                          S* block) {
+  const int64_t ldc = round_up(i, W);
+  for (int64_t i0 = 0; i0 < ldc; i0 += NB) {
+    const int64_t lanes = std_min<int64_t>(NB, ldc - i0);
+    for (int64_t r = 0; r < k; r++) __builtin_memcpy(block + r * lanes, b + r * ldb + i0, lanes * sizeof(S));
+    switch (lanes / W) {
+      case 1: outer_rows<1>(a, lda, n, block, lanes, k, c + i0, ldc); break;
+      case 2: outer_rows<2>(a, lda, n, block, lanes, k, c + i0, ldc); break;
+      case 3: outer_rows<3>(a, lda, n, block, lanes, k, c + i0, ldc); break;
+      default: outer_rows<4>(a, lda, n, block, lanes, k, c + i0, ldc);
+    }
+  }
+}

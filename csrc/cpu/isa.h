@@ -29,6 +29,7 @@ static inline void std_free(void* p) { free(p); }
 #include "gemm.h"
 #include "engine.h"
 #include "driver.h"
+#include "backward.h"
 
 static int32_t render(const FusedInrProgram& p, FusedInrParallelFor run) {
   return p.bfloat16 ? render_program<uint16_t>(p, run) : render_program<float>(p, run);
@@ -38,6 +39,10 @@ static int64_t render_workspace(const FusedInrProgram& p, int64_t threads) {
   return p.bfloat16 ? workspace<uint16_t>(p, threads) : workspace<float>(p, threads);
 }
 
+static int32_t backward(const FusedInrProgram& p, const FusedInrGradients& g, FusedInrParallelFor run) {
+  return p.bfloat16 ? backward_program<uint16_t>(p, g, run) : backward_program<float>(p, g, run);
+}
+
 static int32_t points(const FusedInrPoints& p, FusedInrParallelFor run) {
   return p.bfloat16 ? points_program<uint16_t>(p, run) : points_program<float>(p, run);
 }
@@ -45,4 +50,4 @@ static int32_t points(const FusedInrPoints& p, FusedInrParallelFor run) {
 }  // namespace ISA_NAME
 
 extern const IsaTable ISA_TABLE;
-const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::points, ISA_NAME::sincos_array};
+const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::backward, ISA_NAME::points, ISA_NAME::sincos_array};

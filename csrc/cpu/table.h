@@ -6,6 +6,7 @@
 struct IsaTable {
   int32_t (*render)(const FusedInrProgram&, FusedInrParallelFor);
   int64_t (*workspace)(const FusedInrProgram&, int64_t threads);
+  int32_t (*backward)(const FusedInrProgram&, const FusedInrGradients&, FusedInrParallelFor);
   int32_t (*points)(const FusedInrPoints&, FusedInrParallelFor);
   void (*sincos)(const float* x, float* sine, float* cosine, int64_t n);
 };

@@ -30,8 +30,9 @@ def _supports_render(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, st
 
 
 def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors()):
-        return composed.render(inr, grid, dtype)
+    sines = any(layer.activation == "sine" for stage in inr.stages for layer in stage.layers)
+    if sines and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors()):
+        return composed.render(inr, grid, dtype)  # the kernels tell a derivative from the output, which a sine hides
     return torch.ops.fused_inr.cpu_render(
         *programs.flatten(inr), [grid.height, grid.width], [*grid.x, *grid.y], dtype == torch.bfloat16
     )

@@ -84,6 +84,41 @@ class ProgramStruct(ctypes.Structure):
     )
 
 
+class LayerGradStruct(ctypes.Structure):
+    """FusedInrLayerGrad."""
+
+    _fields_ = (
+        ("weight", _ptr),
+        ("weight_clip", _i64),
+        ("weight_row", _i64),
+        ("bias", _ptr),
+        ("rgb_weight", _ptr),
+        ("rgb_bias", _ptr),
+    )
+
+
+class StageGradStruct(ctypes.Structure):
+    """FusedInrStageGrad."""
+
+    _fields_ = (
+        ("parent", _ptr),
+        ("parent_clip", _i64),
+        ("parent_row", _i64),
+        ("frequency", _ptr),
+        ("phase", _ptr),
+    )
+
+
+class GradientsStruct(ctypes.Structure):
+    """FusedInrGradients."""
+
+    _fields_ = (
+        ("layers", ctypes.POINTER(LayerGradStruct)),
+        ("stages", ctypes.POINTER(StageGradStruct)),
+        ("out", _ptr),
+    )
+
+
 class PointsStruct(ctypes.Structure):
     """FusedInrPoints."""
 
@@ -124,6 +159,12 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     library.fused_inr_render_workspace.restype = ctypes.c_int64
     library.fused_inr_render_workspace.argtypes = (ctypes.POINTER(ProgramStruct), _i32, _i32)
     library.fused_inr_render.argtypes = (ctypes.POINTER(ProgramStruct), _ptr, _i32)
+    library.fused_inr_backward.argtypes = (
+        ctypes.POINTER(ProgramStruct),
+        ctypes.POINTER(GradientsStruct),
+        _ptr,
+        _i32,
+    )
     library.fused_inr_points.argtypes = (ctypes.POINTER(PointsStruct), _ptr, _i32)
     library.fused_inr_sincos.argtypes = (_ptr, _ptr, _ptr, _i64, _i32)
     library.fused_inr_sincos.restype = None
@@ -174,9 +215,9 @@ def parallel_for() -> Callable:
     return _ParallelFor(serial)
 
 
-def run(function: Callable, program: ctypes.Structure) -> None:
+def run(function: Callable, *programs: ctypes.Structure) -> None:
     """Calls an entry point. Raises MemoryError or RuntimeError where it fails."""
-    status = function(ctypes.byref(program), ctypes.cast(parallel_for(), _ptr), isa())
+    status = function(*map(ctypes.byref, programs), ctypes.cast(parallel_for(), _ptr), isa())
     if status == 1:
         raise MemoryError("The native kernels could not allocate their workspace: render fewer pixels at a time.")
     if status:

@@ -1,10 +1,12 @@
 """INRs as programs of the native kernels: tensors become pointers and strides, and ops that torch.compile can hold."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fused_inr import composed
 from fused_inr.backends.cpu import native
 from fused_inr.inr import ACTIVATIONS, FEATURE_PARTS, INR, Fourier, Grid, Layer, Stage
 from fused_inr.lowering import StagePlan, lower
@@ -175,6 +177,108 @@ def _(
     bfloat16: bool,
 ) -> Tensor:
     return _empty_frames(unflatten(tensors, structure, numbers), _grid(size, window))
+
+
+@torch.library.custom_op("fused_inr::cpu_render_backward", mutates_args=())
+def cpu_render_backward(
+    gradient: Tensor,
+    tensors: list[Tensor],
+    structure: list[int],
+    numbers: list[float],
+    size: list[int],
+    window: list[float],
+    bfloat16: bool,
+) -> list[Tensor]:
+    inr, grid = unflatten(tensors, structure, numbers), _grid(size, window)
+    keep = _Tensors()
+    program = _program(inr, grid, bfloat16, keep)
+    n, t = inr.batch, inr.times
+    if not gradient.numel():
+        return [torch.zeros_like(tensor) for tensor in tensors]
+    found: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
+    layers, stages = [], []
+    for index, stage in enumerate(inr.stages):
+        struct = native.StageGradStruct()
+        if stage.fourier is not None:
+            found += [
+                gradient.new_empty(n, *stage.fourier.frequency.shape[1:]),
+                gradient.new_empty(n, t, stage.fourier.phase.shape[2]),
+            ]
+            struct.frequency, struct.phase = found[-2].data_ptr(), found[-1].data_ptr()
+        for number, layer in enumerate(stage.layers):
+            weight, bias = gradient.new_empty(n, layer.outputs, layer.inputs), gradient.new_empty(n, t, layer.outputs)
+            found += [weight, bias]
+            inner = weight
+            if number == 0 and index:
+                channels = inr.stages[index - 1].layers[-1].outputs
+                inner = weight[:, :, channels:]
+                struct.parent, struct.parent_clip, struct.parent_row = (
+                    weight.data_ptr(),
+                    weight.stride(0),
+                    weight.stride(1),
+                )
+            entry = native.LayerGradStruct(
+                weight=inner.data_ptr(), weight_clip=weight.stride(0), weight_row=weight.stride(1), bias=bias.data_ptr()
+            )
+            if layer.to_rgb is not None:
+                found += [
+                    gradient.new_empty(n, *layer.to_rgb[0].shape[1:]),
+                    gradient.new_empty(n, len(layer.to_rgb[1])),
+                ]
+                entry.rgb_weight, entry.rgb_bias = found[-2].data_ptr(), found[-1].data_ptr()
+            layers.append(entry)
+        stages.append(struct)
+    gradients = native.GradientsStruct(
+        layers=(native.LayerGradStruct * len(layers))(*layers),
+        stages=(native.StageGradStruct * len(stages))(*stages),
+        out=keep.keep(gradient.contiguous(), 2).data_ptr(),
+    )
+    native.run(native.load()[0].fused_inr_backward, program, gradients)
+    return [_reduced(one, tensor) for one, tensor in zip(found, tensors, strict=True)]
+
+
+def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """A gradient per clip and frame, summed to the shape of what the clips and frames share."""
+    while gradient.ndim > tensor.ndim:
+        # A bias [O] or [N, O] lacks the frames, and [O] lacks the clips too; a read-out's bias [C] lacks the clips.
+        gradient = gradient.sum(dim=gradient.ndim - 2)
+    return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
+
+
+@cpu_render_backward.register_fake
+def _(
+    gradient: Tensor,
+    tensors: list[Tensor],
+    structure: list[int],
+    numbers: list[float],
+    size: list[int],
+    window: list[float],
+    bfloat16: bool,
+) -> list[Tensor]:
+    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    tensors, *options = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.options = options
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple:
+    tensors, (structure, numbers, size, window, bfloat16) = ctx.saved_tensors, ctx.options
+    if not torch.is_grad_enabled():
+        found = torch.ops.fused_inr.cpu_render_backward(gradient, list(tensors), *ctx.options)
+    else:  # the gradient is to be differentiated again: PyTorch calls, whose gradients are known
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        frames = composed.render(
+            unflatten(tensors, structure, numbers), _grid(size, window), torch.bfloat16 if bfloat16 else torch.float32
+        )
+        rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
+        found = [next(rest) if tensor.requires_grad else None for tensor in tensors]
+    return found, None, None, None, None, None
+
+
+cpu_render.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _grid(size: list[int], window: list[float]) -> Grid:

@@ -289,38 +289,40 @@ class INR:
         """Where all tensors are."""
         return self.stages[0].fourier.phase.device
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "INR":
+        """The same INR with `function` applied to every tensor: another type or device, gradients asked for."""
+        return self._rebuilt(lambda tensor, axes: function(tensor))
+
     def at_times(self, times: slice) -> "INR":
         """The same videos at a slice of their times; the tensors are views."""
-        return self._sliced(lambda tensor: tensor, lambda tensor: tensor[:, times])
+        return self._rebuilt(lambda tensor, axes: tensor[:, times] if axes == "NT" else tensor)
 
     def at_clips(self, clips: slice) -> "INR":
         """A slice of the videos; shared tensors stay shared, the others are views."""
-        if self.batch == 1:
+        alone = self.batch == 1
+        if alone:
             clips = slice(0, len(range(1)[clips]))
 
-            def cut(tensor: Tensor) -> Tensor:
-                return tensor[clips]
-        else:
+        def cut(tensor: Tensor, axes: str) -> Tensor:
+            return tensor[clips] if axes and (alone or tensor.shape[0] != 1) else tensor
 
-            def cut(tensor: Tensor) -> Tensor:
-                return tensor if tensor.shape[0] == 1 else tensor[clips]
+        return self._rebuilt(cut)
 
-        return self._sliced(cut, cut)
+    def _rebuilt(self, change: Callable[[Tensor, str], Tensor]) -> "INR":
+        """Applies `change` to every tensor, told its leading axes: "NT", "N" or none, ""."""
 
-    def _sliced(self, video: Callable[[Tensor], Tensor], frame: Callable[[Tensor], Tensor]) -> "INR":
-        """Applies `video` to every tensor [N, ...] and `frame` to every tensor [N, T, ...]."""
+        def layer_of(layer: Layer) -> Layer:
+            bias = change(layer.bias, ("", "N", "NT")[layer.bias.ndim - 1])
+            to_rgb = layer.to_rgb
+            if to_rgb is not None:
+                to_rgb = (change(to_rgb[0], "N"), change(to_rgb[1], ""))
+            return replace(layer, weight=change(layer.weight, "N"), bias=bias, to_rgb=to_rgb)
 
-        def cut_layer(layer: Layer) -> Layer:
-            bias = layer.bias
-            if bias.ndim > 1:
-                bias = frame(bias) if bias.ndim == 3 else video(bias)
-            to_rgb = None if layer.to_rgb is None else (video(layer.to_rgb[0]), layer.to_rgb[1])
-            return replace(layer, weight=video(layer.weight), bias=bias, to_rgb=to_rgb)
-
-        def cut_stage(stage: Stage) -> Stage:
+        def stage_of(stage: Stage) -> Stage:
             fourier = stage.fourier
             if fourier is not None:
-                fourier = replace(fourier, frequency=video(fourier.frequency), phase=frame(fourier.phase))
-            return replace(stage, layers=[cut_layer(layer) for layer in stage.layers], fourier=fourier)
+                frequency, phase = change(fourier.frequency, "N"), change(fourier.phase, "NT")
+                fourier = replace(fourier, frequency=frequency, phase=phase)
+            return replace(stage, layers=[layer_of(layer) for layer in stage.layers], fourier=fourier)
 
-        return INR([cut_stage(stage) for stage in self.stages])
+        return INR([stage_of(stage) for stage in self.stages])

@@ -24,14 +24,14 @@ def test_same_arguments_give_the_same_files(tmp_path):
 
 
 def test_default_set_trains_through_the_usual_path(tmp_path):
-    root = make_demo_videos(tmp_path / "demo", frames=16, resolution=32)
+    root = make_demo_videos(tmp_path / "demo", resolution=32)
     train = load_index(root, None, labels=True)
     val = load_index(root, None, split="val", labels=True)
     assert train.class_names == val.class_names == sorted(SHAPES)
-    assert (len(train.videos), len(val.videos)) == (84, 12)
+    assert (len(train.videos), len(val.videos)) == (142, 18)
     assert {v.codec for v in train.videos} == {"h264"}
     assert {v.label for v in val.videos} == {0, 1, 2}
-    assert len(ClipWindows(train, 16)) == 84
+    assert len(ClipWindows(train, 16)) == 284
 
 
 def test_made_once_and_again_when_incomplete_or_different(tmp_path):

@@ -148,7 +148,11 @@ def workspace(inr: INR, grid: Grid, bfloat16: bool) -> int:
     return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
 
 
-@torch.library.custom_op("fused_inr::cpu_render", mutates_args=())
+# int and not SymInt: structure and sizes are constants of compiled code, which is compiled again for others.
+_INR = "Tensor[] tensors, int[] structure, float[] numbers, int[] size, float[] window, bool bfloat16"
+
+
+@torch.library.custom_op("fused_inr::cpu_render", mutates_args=(), schema=f"({_INR}) -> Tensor")
 def cpu_render(
     tensors: list[Tensor],
     structure: list[int],
@@ -179,7 +183,9 @@ def _(
     return _empty_frames(unflatten(tensors, structure, numbers), _grid(size, window))
 
 
-@torch.library.custom_op("fused_inr::cpu_render_backward", mutates_args=())
+@torch.library.custom_op(
+    "fused_inr::cpu_render_backward", mutates_args=(), schema=f"(Tensor gradient, {_INR}) -> Tensor[]"
+)
 def cpu_render_backward(
     gradient: Tensor,
     tensors: list[Tensor],

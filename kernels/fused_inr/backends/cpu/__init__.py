@@ -3,6 +3,8 @@
 Gradients come from the lowered form in PyTorch calls (`fused_inr.composed`), which needs no compiled library.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,14 +36,12 @@ def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     if sines and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors()):
         return composed.render(inr, grid, dtype)  # the kernels tell a derivative from the output, which a sine hides
     return torch.ops.fused_inr.cpu_render(
-        *programs.flatten(inr), [grid.height, grid.width], [*grid.x, *grid.y], dtype == torch.bfloat16
+        *programs.flatten(inr), programs.frames_shape(inr, grid), [*grid.x, *grid.y], dtype == torch.bfloat16
     )
 
 
 def _render_memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    scale = inr.stages[-1].scale
-    result = 4 * inr.batch * inr.times * inr.channels * grid.height * grid.width * scale**2
-    return result + programs.workspace(inr, grid, dtype == torch.bfloat16)
+    return 4 * math.prod(programs.frames_shape(inr, grid)) + programs.workspace(inr, grid, dtype == torch.bfloat16)
 
 
 def _supports_siren(

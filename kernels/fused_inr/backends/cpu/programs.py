@@ -148,23 +148,20 @@ def workspace(inr: INR, grid: Grid, bfloat16: bool) -> int:
     return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
 
 
-# int and not SymInt: structure and sizes are constants of compiled code, which is compiled again for others.
-_INR = "Tensor[] tensors, int[] structure, float[] numbers, int[] size, float[] window, bool bfloat16"
-
-
-@torch.library.custom_op("fused_inr::cpu_render", mutates_args=(), schema=f"({_INR}) -> Tensor")
+@torch.library.custom_op("fused_inr::cpu_render", mutates_args=())
 def cpu_render(
     tensors: list[Tensor],
     structure: list[int],
     numbers: list[float],
-    size: list[int],
+    shape: list[int],
     window: list[float],
     bfloat16: bool,
 ) -> Tensor:
-    inr, grid = unflatten(tensors, structure, numbers), _grid(size, window)
+    inr = unflatten(tensors, structure, numbers)
+    grid = _grid(inr, shape, window)
     keep = _Tensors()
     program = _program(inr, grid, bfloat16, keep)
-    out = _empty_frames(inr, grid)
+    out = torch.empty(shape, dtype=torch.float32)
     if out.numel():
         program.out = out.data_ptr()
         native.run(native.load()[0].fused_inr_render, program)
@@ -176,26 +173,25 @@ def _(
     tensors: list[Tensor],
     structure: list[int],
     numbers: list[float],
-    size: list[int],
+    shape: list[int],
     window: list[float],
     bfloat16: bool,
 ) -> Tensor:
-    return _empty_frames(unflatten(tensors, structure, numbers), _grid(size, window))
+    return torch.empty(shape, dtype=torch.float32, device=tensors[0].device)
 
 
-@torch.library.custom_op(
-    "fused_inr::cpu_render_backward", mutates_args=(), schema=f"(Tensor gradient, {_INR}) -> Tensor[]"
-)
+@torch.library.custom_op("fused_inr::cpu_render_backward", mutates_args=())
 def cpu_render_backward(
     gradient: Tensor,
     tensors: list[Tensor],
     structure: list[int],
     numbers: list[float],
-    size: list[int],
+    shape: list[int],
     window: list[float],
     bfloat16: bool,
 ) -> list[Tensor]:
-    inr, grid = unflatten(tensors, structure, numbers), _grid(size, window)
+    inr = unflatten(tensors, structure, numbers)
+    grid = _grid(inr, shape, window)
     keep = _Tensors()
     program = _program(inr, grid, bfloat16, keep)
     n, t = inr.batch, inr.times
@@ -257,7 +253,7 @@ def _(
     tensors: list[Tensor],
     structure: list[int],
     numbers: list[float],
-    size: list[int],
+    shape: list[int],
     window: list[float],
     bfloat16: bool,
 ) -> list[Tensor]:
@@ -271,14 +267,13 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    tensors, (structure, numbers, size, window, bfloat16) = ctx.saved_tensors, ctx.options
+    tensors, (structure, numbers, shape, window, bfloat16) = ctx.saved_tensors, ctx.options
     if not torch.is_grad_enabled():
         found = torch.ops.fused_inr.cpu_render_backward(gradient, list(tensors), *ctx.options)
     else:  # the gradient is to be differentiated again: PyTorch calls, whose gradients are known
         wanted = [tensor for tensor in tensors if tensor.requires_grad]
-        frames = composed.render(
-            unflatten(tensors, structure, numbers), _grid(size, window), torch.bfloat16 if bfloat16 else torch.float32
-        )
+        inr = unflatten(tensors, structure, numbers)
+        frames = composed.render(inr, _grid(inr, shape, window), torch.bfloat16 if bfloat16 else torch.float32)
         rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
         found = [next(rest) if tensor.requires_grad else None for tensor in tensors]
     return found, None, None, None, None, None
@@ -287,14 +282,15 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
 cpu_render.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-def _grid(size: list[int], window: list[float]) -> Grid:
-    return Grid(size[0], size[1], tuple(window[:2]), tuple(window[2:]))
-
-
-def _empty_frames(inr: INR, grid: Grid) -> Tensor:
+def frames_shape(inr: INR, grid: Grid) -> list[int]:
+    """Shape [N, T, C, H, W] of the frames of an INR on a base grid."""
     scale = inr.stages[-1].scale
-    shape = (inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale)
-    return torch.empty(shape, dtype=torch.float32, device=inr.device)
+    return [inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale]
+
+
+def _grid(inr: INR, shape: Sequence[int], window: Sequence[float]) -> Grid:
+    scale = inr.stages[-1].scale
+    return Grid(shape[3] // scale, shape[4] // scale, tuple(window[:2]), tuple(window[2:]))
 
 
 @torch.library.custom_op("fused_inr::cpu_siren", mutates_args=())

@@ -145,14 +145,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": dict(
         resolution=32,
         batch=8,
-        kimg=12.0,
+        kimg=10.0,
         lr=0.01,
         gamma=10.0,
         r1_interval=4,
         aug="none",
         tick=0.5,
-        snap=12,
+        snap=10,
         workers=1,
+        threads=1,  # beside the reader on two cores; more threads gain little here and lose much on busy machines
         channel_base=512,
         channel_max=32,
         z_dim=64,

@@ -11,6 +11,8 @@ extern "C" {
 typedef void (*FusedInrRange)(int64_t begin, int64_t end, void* context);
 typedef int32_t (*FusedInrParallelFor)(int64_t begin, int64_t end, int64_t grain, FusedInrRange body, void* context);
 
+enum { FUSED_INR_MOST_LAYERS = 64, FUSED_INR_MOST_STAGES = 16 };  // of a program whose gradients are asked for
+
 enum FusedInrActivation : int32_t { ACT_LINEAR = 0, ACT_LRELU = 1, ACT_RELU = 2, ACT_SINE = 3 };
 
 // y = gain * act(omega * (W x + b)); strides count floats, 0 where all clips (frames) share the tensor.
@@ -93,7 +95,8 @@ enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX
 int32_t fused_inr_best_isa();
 int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa);
 int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa);
-// Supports the activations whose derivative their output tells: linear, lrelu and relu.
+// Supports the activations whose derivative their output tells, linear, lrelu and relu, and up to FUSED_INR_MOST_LAYERS
+// and FUSED_INR_MOST_STAGES.
 int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradients* gradients,
                            FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);

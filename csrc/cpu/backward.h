@@ -100,7 +100,7 @@ struct Backward : Engine<T> {
     float *gradient;       // [TILE][widest]: of a layer's output
     T *delta, *input;      // [TILE][widest]: gradient before the activation, features
     S *delta_steps, *input_steps, *block;
-    float *image[16];      // [pixels][channels] of each stage: gradient of the running image
+    float *image[FUSED_INR_MOST_STAGES];      // [pixels][channels] of each stage: gradient of the running image
     float *below, *above;  // [pixels][padded O]: gradient of a stage's output; of the upsampled product, summed
   };
 
@@ -200,7 +200,7 @@ struct Backward : Engine<T> {
     const PackedLayer<T>* back = transposed + n * p.num_layers;
     image_gradients(clip, time, base_row, base_rows, x);
     const float* table = this->columns + n * this->column_floats();
-    const float* tables[16];
+    const float* tables[FUSED_INR_MOST_STAGES];
     for (int s = 0; s < p.num_stages; s++) {
       tables[s] = table;
       table += 2 * p.width * p.stages[s].scale * round_up(p.stages[s].features, W);
@@ -344,7 +344,7 @@ struct Backward : Engine<T> {
 
 template <class T>
 static int32_t backward_program(const FusedInrProgram& p, const FusedInrGradients& g, FusedInrParallelFor run) {
-  if (p.num_layers > 64 || p.num_stages > 16) return 3;
+  if (p.num_layers > FUSED_INR_MOST_LAYERS || p.num_stages > FUSED_INR_MOST_STAGES) return 3;
   Backward<T> engine(p, g);
   const int64_t bands = engine.bands(), jobs_of_clip = p.times * bands;
   const int64_t at_once = std_min<int64_t>(CLIPS_AT_ONCE, p.clips);

@@ -77,7 +77,7 @@ static int32_t points_program(const FusedInrPoints& p, FusedInrParallelFor run) 
   }
   const int64_t tiles = (p.points + TILE - 1) / TILE, inputs = p.layers[0].in;
   const int64_t outputs = p.layers[p.num_layers - 1].out;
-  const int64_t group = std_max<int64_t>(1, std_min(p.clips, GROUP_BYTES / (packed_size_all * (int64_t)sizeof(T))));
+  const int64_t group = std_max<int64_t>(1, std_min(p.clips, GROUP_BYTES / std_max<int64_t>(1, packed_size_all * sizeof(T))));
   Block shared(group * packed_size_all * sizeof(T));
   if (!shared.base) return 1;
   T* weights = (T*)shared.base;

@@ -46,7 +46,7 @@ struct PackedLayer {
 // Where the forward pass of a band leaves the outputs of its layers for the backward pass: [pixels][padded O] each.
 template <class T>
 struct Kept {
-  T* outputs[64];
+  T* outputs[FUSED_INR_MOST_LAYERS];
 };
 
 // Adds the addend row and the bias to a block of products, activates it, and stores it as the next layer's input.

@@ -19,7 +19,8 @@ def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
         if image is not None:
             image = _children(image, plan.ratio)
         for index, layer in enumerate(plan.layers):
-            scale = layer.gain if layer.activation in ("lrelu", "relu") else 1.0  # a gain > 0 passes through these
+            # lrelu and relu let a positive factor pass: it goes into the weight, which is smaller than the output.
+            scale = layer.gain if layer.activation in ("lrelu", "relu") and layer.gain > 0 else 1.0
             x = _first_layer(plan, x, n, t, scale, dtype) if index == 0 else _product(x, layer.weight * scale, dtype)
             x = _finish(x, layer, scale, wide)
             if layer.to_rgb is not None:
@@ -63,9 +64,8 @@ def _features(fourier: Fourier, grid: Grid, dtype: torch.dtype, wide: torch.dtyp
 
 def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """x [N, T, H, W, I] times weights [N, O, I] or [1, O, I]: [N, T, H, W, O] in `dtype`."""
-    n, size = x.shape[0], x.shape[1:4]
-    rows = x.to(dtype).reshape(n, -1, x.shape[4])  # [N, T H W, I]
-    return torch.bmm(rows, weight.to(dtype).mT.expand(n, -1, -1)).unflatten(1, size)
+    rows = x.to(dtype).flatten(1, 3)  # [N, T H W, I]
+    return torch.bmm(rows, weight.to(dtype).mT.expand(len(x), -1, -1)).unflatten(1, x.shape[1:4])
 
 
 def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
@@ -73,10 +73,9 @@ def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
     bias = layer.bias * scale
     if bias.ndim > 1:
         bias = bias[:, None, None, None] if bias.ndim == 2 else bias[:, :, None, None]  # [N, 1 or T, 1, 1, O]
-    if layer.activation == "lrelu":
-        return F.leaky_relu(x + bias.to(x.dtype), 0.2)
-    if layer.activation == "relu":
-        return F.relu(x + bias.to(x.dtype))
+    if layer.activation in ("lrelu", "relu"):
+        x = F.leaky_relu(x + bias.to(x.dtype), 0.2 if layer.activation == "lrelu" else 0.0)
+        return x if scale == layer.gain else x * layer.gain
     x = x.to(wide) + bias.to(wide)  # angles stay float32
     if layer.activation == "sine":
         x = torch.sin(layer.omega * x)

@@ -31,10 +31,17 @@ def _supports_render(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, st
     return True, ""
 
 
+def _has_native_gradients(inr: INR) -> bool:
+    """Whether the kernels differentiate an INR: they tell a derivative from the output, which a sine hides."""
+    layers = [layer for stage in inr.stages for layer in stage.layers]
+    small = len(layers) <= native.MOST_LAYERS and len(inr.stages) <= native.MOST_STAGES
+    return small and all(layer.activation != "sine" for layer in layers)
+
+
 def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-    sines = any(layer.activation == "sine" for stage in inr.stages for layer in stage.layers)
-    if sines and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors()):
-        return composed.render(inr, grid, dtype)  # the kernels tell a derivative from the output, which a sine hides
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
+    if wanted and not _has_native_gradients(inr):
+        return composed.render(inr, grid, dtype)
     return torch.ops.fused_inr.cpu_render(
         *programs.flatten(inr), programs.frames_shape(inr, grid), [*grid.x, *grid.y], dtype == torch.bfloat16
     )

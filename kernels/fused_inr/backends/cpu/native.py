@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+MOST_LAYERS, MOST_STAGES = 64, 16  # of an INR whose gradients the kernels compute
 ISAS = ("base", "avx2", "avx512", "avx512_bf16")
 _FOLDER = Path(__file__).parent
 _SOURCES = Path(__file__).parents[4] / "csrc" / "cpu"  # present in a checkout only

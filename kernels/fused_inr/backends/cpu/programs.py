@@ -271,8 +271,10 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
     if not torch.is_grad_enabled():
         found = torch.ops.fused_inr.cpu_render_backward(gradient, list(tensors), *ctx.options)
     else:  # the gradient is to be differentiated again: PyTorch calls, whose gradients are known
-        wanted = [tensor for tensor in tensors if tensor.requires_grad]
-        inr = unflatten(tensors, structure, numbers)
+        # Aliases, because a tensor may stand at two places, or be computed from one that stands at another.
+        own = [tensor.view_as(tensor) for tensor in tensors]
+        wanted = [tensor for tensor in own if tensor.requires_grad]
+        inr = unflatten(own, structure, numbers)
         frames = composed.render(inr, _grid(inr, shape, window), torch.bfloat16 if bfloat16 else torch.float32)
         rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
         found = [next(rest) if tensor.requires_grad else None for tensor in tensors]

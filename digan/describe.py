@@ -34,7 +34,7 @@ def start(config: TrainConfig, accelerator: Accelerator, trainer: Trainer, feed:
     if resume:
         lines.append(f"  resuming   {resume}")
     if config.dry_run:
-        lines += ["", options(config), "", networks(trainer), "", "Dry run: nothing was written."]
+        lines += ["", options(config), "", networks(trainer), "", "Dry run: no run was started."]
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def _first_layer(plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float
         return y
     h, w = parent.shape[2:4]
     # Adding to views of the children is the upsampling; backwards it is the sum over each parent's children.
-    children = y.view(n, t, h, plan.ratio, w, plan.ratio, -1)
+    children = y.view(n, t, h, plan.ratio, w, plan.ratio, y.shape[-1])
     return (children + parent[:, :, :, None, :, None]).view(y.shape)
 
 

@@ -1,0 +1,40 @@
+"""Run as a script: prints the bytes that `render_memory` counts and those by which rendering makes the process grow.
+
+    python memory_of_render.py CALLS
+
+CALLS holds a list of (tensors, structure, numbers, height, width, dtype): an INR as `flatten` gives it, and how to
+render it. A line is printed for each.
+"""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import torch
+
+import fused_inr as fi
+from fused_inr.backends.cpu import programs
+from fused_inr.ops.render import render_memory
+
+
+def status(name: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    for tensors, structure, numbers, height, width, dtype in torch.load(sys.argv[1]):
+        inr, grid = programs.unflatten(tensors, structure, numbers), fi.Grid(height, width)
+        fi.render(inr.at_times(slice(0, 1)), fi.Grid(1, 2), dtype=dtype, backend="cpu")  # the library and the threads
+        counted = render_memory(inr, grid, dtype=dtype, backend="cpu")
+        ctypes.CDLL(None).malloc_trim(0)  # memory kept from the calls before would hide what this one takes
+        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far is forgotten
+        before = status("VmRSS:")
+        fi.render(inr, grid, dtype=dtype, backend="cpu")
+        print(counted, status("VmHWM:") - before)
+
+
+if __name__ == "__main__":
+    main()

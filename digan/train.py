@@ -83,10 +83,13 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
 
 
 class StopSignal:
-    """Turns Ctrl-C and SIGTERM into a request that the loop honours between two iterations, so that nothing is lost."""
+    """Turns Ctrl-C, SIGTERM and the end of accelerate's launcher into a request that the loop honours between two
+    iterations, so that nothing is lost."""
 
     def __init__(self) -> None:
         self.received = False
+        # The launcher of one process does not pass SIGTERM on: it ends, and the run would go on unseen.
+        self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._receive)
 
@@ -97,9 +100,10 @@ class StopSignal:
 
     def requested(self, accelerator: Accelerator) -> bool:
         """Whether any process was asked to stop; all processes must call this together."""
+        asked = self.received or (self.launcher is not None and os.getppid() != self.launcher)
         if accelerator.num_processes == 1:
-            return self.received
-        flag = torch.tensor(float(self.received), device=accelerator.device)
+            return asked
+        flag = torch.tensor(float(asked), device=accelerator.device)
         return bool(accelerator.reduce(flag, "sum") > 0)
 
 

@@ -52,3 +52,40 @@ def test_siren(compare, batch, width, layers, dtype):
             tolerance=TOLERANCE[dtype],
         )
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_siren_forward_and_backward(compare, dtype):
+    coords, weights, biases = sirens(8, 256, 5)
+
+    def gradients(clips: slice, wide: torch.dtype, function) -> tuple[Tensor, ...]:
+        tensors = [tensor[clips].to(wide).requires_grad_() for tensor in (*weights, *biases)]
+        points = function(coords.to(wide), tensors[: len(weights)], tensors[len(weights) :])
+        return torch.autograd.grad(points.square().sum(), tensors)
+
+    def naive(coords: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        product = dtype if coords.dtype == torch.float32 else None
+        return fi.siren(coords, weights, biases, dtype=product, backend="reference")
+
+    def ours(coords: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        return fi.siren(coords, weights, biases, dtype=dtype)
+
+    compiled = torch.compile(naive)
+    every = slice(None)
+    macs = sum(weight.shape[1] * weight.shape[2] for weight in weights) * 8 * POINTS
+    compare(
+        Case(
+            name="siren forward + backward N8-L5-W256",
+            dtype=dtype,
+            paths={
+                "naive": lambda: gradients(every, torch.float32, naive),
+                "compiled": lambda: gradients(every, torch.float32, compiled),
+                "ours": lambda: gradients(every, torch.float32, ours),
+            },
+            flops=3 * 2 * macs,
+            truth=lambda: gradients(slice(0, 1), torch.float64, naive),
+            part=lambda found: tuple(tensor[:1] for tensor in found),
+            tolerance=TOLERANCE[dtype],
+            rounds=3,
+        )
+    )

@@ -89,6 +89,14 @@ struct FusedInrPoints {
   float* out;
 };
 
+// Gradients of such a chain, dense and per clip: the layers' activations must be linear or sine, of gain 1.
+struct FusedInrPointsGradients {
+  float* const* weights;  // for each layer [N,O,I]
+  float* const* biases;   // for each layer [N,O]
+  float* coords;          // [N,P,K], or null
+  const float* out;       // gradient of the output, [N,P,O of the last layer]
+};
+
 // Instruction sets, in the order of preference. Each is compiled from the same source.
 enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX512_BF16 = 3 };
 
@@ -100,6 +108,8 @@ int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor par
 int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradients* gradients,
                            FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);
+int32_t fused_inr_points_backward(const FusedInrPoints* program, const FusedInrPointsGradients* gradients,
+                                  FusedInrParallelFor parallel_for, int32_t isa);
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa);
 const char* fused_inr_source_hash();
 }

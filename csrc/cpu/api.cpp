@@ -50,6 +50,11 @@ int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor para
   return table(isa).points(*program, parallel_for);
 }
 
+int32_t fused_inr_points_backward(const FusedInrPoints* program, const FusedInrPointsGradients* gradients,
+                                  FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).points_backward(*program, *gradients, parallel_for);
+}
+
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa) {
   table(isa).sincos(x, sine, cosine, n);
 }

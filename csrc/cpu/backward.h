@@ -7,6 +7,17 @@
 constexpr int64_t SLICES = 8;      // slices that are worked on together
 constexpr int64_t CLIPS_AT_ONCE = 4;
 
+// Adds slices in order, rows of `n` that are `padded` apart, and writes them to where the gradients go.
+static void sum_slices(const float* const* parts, int64_t count, int64_t rows, int64_t n, int64_t padded, float* to,
+                       int64_t stride, int64_t step = 1) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t j = 0; j < n; j++) {
+      float sum = 0.0f;
+      for (int64_t i = 0; i < count; i++) sum += parts[i][r * padded + j];
+      to[r * stride + j * step] = sum;
+    }
+}
+
 template <class T>
 struct Backward : Engine<T> {
   typedef typename Step<T>::type S;
@@ -300,17 +311,6 @@ struct Backward : Engine<T> {
     }
   }
 
-  // Adds the slices of a clip in order and writes them to where the gradients go.
-  static void total(const float* const* parts, int64_t count, int64_t rows, int64_t n, int64_t padded, float* to,
-                    int64_t stride, int64_t step = 1) {
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t j = 0; j < n; j++) {
-        float sum = 0.0f;
-        for (int64_t i = 0; i < count; i++) sum += parts[i][r * padded + j];
-        to[r * stride + j * step] = sum;
-      }
-  }
-
   void finish_layer(int64_t clip, int layer, const Sums* slices, int64_t count) const {
     const FusedInrLayer& l = p.layers[layer];
     const FusedInrLayerGrad& to = g.layers[layer];
@@ -319,26 +319,26 @@ struct Backward : Engine<T> {
       for (int64_t i = 0; i < count; i++) parts[i] = slices[i].layers[layer].*field;
       return parts;
     };
-    total(each(&LayerSums::weight), count, l.out, l.in, round_up(l.in, W), to.weight + clip * to.weight_clip, to.weight_row);
+    sum_slices(each(&LayerSums::weight), count, l.out, l.in, round_up(l.in, W), to.weight + clip * to.weight_clip, to.weight_row);
     const int64_t np = round_up(l.out, W);
-    total(each(&LayerSums::bias), count, p.times, l.out, np, to.bias + clip * p.times * l.out, l.out);
+    sum_slices(each(&LayerSums::bias), count, p.times, l.out, np, to.bias + clip * p.times * l.out, l.out);
     if (l.rgb_weight) {
-      total(each(&LayerSums::rgb_weight), count, p.channels, l.out, np, to.rgb_weight + clip * p.channels * l.out, l.out);
-      total(each(&LayerSums::rgb_bias), count, 1, p.channels, p.channels, to.rgb_bias + clip * p.channels, p.channels);
+      sum_slices(each(&LayerSums::rgb_weight), count, p.channels, l.out, np, to.rgb_weight + clip * p.channels * l.out, l.out);
+      sum_slices(each(&LayerSums::rgb_bias), count, 1, p.channels, p.channels, to.rgb_bias + clip * p.channels, p.channels);
     }
     const int s = stage_of(layer);
     if (first_of(s) != layer) return;
     const FusedInrStageGrad& at = g.stages[s];
     if (s) {
       const int64_t in = p.layers[layer - 1].out;
-      total(each(&LayerSums::parent), count, l.out, in, round_up(in, W), at.parent + clip * at.parent_clip, at.parent_row);
+      sum_slices(each(&LayerSums::parent), count, l.out, in, round_up(in, W), at.parent + clip * at.parent_clip, at.parent_row);
     }
     const int64_t d = p.stages[s].features, dp = round_up(d, W);
     if (!d) return;
     for (int64_t i = 0; i < count; i++) parts[i] = slices[i].stages[s].phase;
-    total(parts, count, p.times, d, dp, at.phase + clip * p.times * d, d);
+    sum_slices(parts, count, p.times, d, dp, at.phase + clip * p.times * d, d);
     for (int64_t i = 0; i < count; i++) parts[i] = slices[i].stages[s].frequency;
-    total(parts, count, 2, d, dp, at.frequency + clip * d * 2, 1, 2);
+    sum_slices(parts, count, 2, d, dp, at.frequency + clip * d * 2, 1, 2);
   }
 };
 

@@ -30,6 +30,7 @@ static inline void std_free(void* p) { free(p); }
 #include "engine.h"
 #include "driver.h"
 #include "backward.h"
+#include "points.h"
 
 static int32_t render(const FusedInrProgram& p, FusedInrParallelFor run) {
   return p.bfloat16 ? render_program<uint16_t>(p, run) : render_program<float>(p, run);
@@ -47,7 +48,12 @@ static int32_t points(const FusedInrPoints& p, FusedInrParallelFor run) {
   return p.bfloat16 ? points_program<uint16_t>(p, run) : points_program<float>(p, run);
 }
 
+static int32_t points_backward(const FusedInrPoints& p, const FusedInrPointsGradients& g, FusedInrParallelFor run) {
+  return p.bfloat16 ? points_backward_program<uint16_t>(p, g, run) : points_backward_program<float>(p, g, run);
+}
+
 }  // namespace ISA_NAME
 
 extern const IsaTable ISA_TABLE;
-const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::backward, ISA_NAME::points, ISA_NAME::sincos_array};
+const IsaTable ISA_TABLE = {ISA_NAME::render,          ISA_NAME::render_workspace, ISA_NAME::backward, ISA_NAME::points,
+                            ISA_NAME::points_backward, ISA_NAME::sincos_array};

@@ -8,5 +8,6 @@ struct IsaTable {
   int64_t (*workspace)(const FusedInrProgram&, int64_t threads);
   int32_t (*backward)(const FusedInrProgram&, const FusedInrGradients&, FusedInrParallelFor);
   int32_t (*points)(const FusedInrPoints&, FusedInrParallelFor);
+  int32_t (*points_backward)(const FusedInrPoints&, const FusedInrPointsGradients&, FusedInrParallelFor);
   void (*sincos)(const float* x, float* sine, float* cosine, int64_t n);
 };

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fused_inr import composed
-from fused_inr.backends.cpu import native, programs
+from fused_inr.backends.cpu import native, points, programs
 from fused_inr.inr import INR, Grid
 from fused_inr.kernel import Kernel
 
@@ -42,7 +42,7 @@ def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
     if wanted and not _has_native_gradients(inr):
         return composed.render(inr, grid, dtype)
-    return torch.ops.fused_inr.cpu_render(
+    return programs.cpu_render(
         *programs.flatten(inr), programs.frames_shape(inr, grid), [*grid.x, *grid.y], dtype == torch.bfloat16
     )
 
@@ -57,9 +57,6 @@ def _supports_siren(
     dtype = options[-1]
     if coords.dtype != torch.float32 or dtype not in _TYPES:
         return False, f"it computes in float32 or bfloat16, not in {dtype}"
-    tensors = (coords, *weights, *biases)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return False, "it has no gradients for siren"
     return True, ""
 
 
@@ -72,9 +69,7 @@ def _siren(
     final: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    return torch.ops.fused_inr.cpu_siren(
-        coords, weights, biases, omega, first_omega, final == "sine", dtype == torch.bfloat16
-    )
+    return points.cpu_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype == torch.bfloat16)
 
 
 KERNELS = {

@@ -135,6 +135,17 @@ class PointsStruct(ctypes.Structure):
     )
 
 
+class PointsGradientsStruct(ctypes.Structure):
+    """FusedInrPointsGradients."""
+
+    _fields_ = (
+        ("weights", ctypes.POINTER(_ptr)),
+        ("biases", ctypes.POINTER(_ptr)),
+        ("coords", _ptr),
+        ("out", _ptr),
+    )
+
+
 def source_hash(folder: Path) -> str:
     """16 hex digits of the contents of the C++ sources: what the library says it was built from."""
     digest = hashlib.sha256()
@@ -167,6 +178,12 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         _i32,
     )
     library.fused_inr_points.argtypes = (ctypes.POINTER(PointsStruct), _ptr, _i32)
+    library.fused_inr_points_backward.argtypes = (
+        ctypes.POINTER(PointsStruct),
+        ctypes.POINTER(PointsGradientsStruct),
+        _ptr,
+        _i32,
+    )
     library.fused_inr_sincos.argtypes = (_ptr, _ptr, _ptr, _i64, _i32)
     library.fused_inr_sincos.restype = None
     return library, "ready"

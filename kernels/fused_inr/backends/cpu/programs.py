@@ -48,7 +48,7 @@ def unflatten(tensors: Sequence[Tensor], structure: Sequence[int], numbers: Sequ
     return INR(stages)
 
 
-class _Tensors:
+class KeptTensors:
     """Keeps alive what pointers point to, in float32 and dense in all axes but the leading ones."""
 
     def __init__(self) -> None:
@@ -64,24 +64,24 @@ class _Tensors:
         return tensor
 
 
-def _clip_stride(tensor: Tensor) -> int:
+def clip_stride(tensor: Tensor) -> int:
     return tensor.stride(0) if tensor.shape[0] > 1 else 0
 
 
-def _bias(layer_bias: Tensor, keep: _Tensors) -> tuple[Tensor, int, int]:
+def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
     """A bias with its strides per clip and per frame."""
     bias = keep.keep(layer_bias, 1)
-    clip = _clip_stride(bias) if bias.ndim > 1 else 0
+    clip = clip_stride(bias) if bias.ndim > 1 else 0
     time = bias.stride(1) if bias.ndim == 3 and bias.shape[1] > 1 else 0
     return bias, clip, time
 
 
-def _layer(layer: Layer, weight: Tensor, keep: _Tensors) -> native.LayerStruct:
+def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.LayerStruct:
     weight = keep.keep(weight, 2)
     bias, bias_clip, bias_time = _bias(layer.bias, keep)
     struct = native.LayerStruct(
         weight=weight.data_ptr(),
-        weight_clip=_clip_stride(weight),
+        weight_clip=clip_stride(weight),
         weight_row=weight.stride(1),
         bias=bias.data_ptr(),
         bias_clip=bias_clip,
@@ -95,29 +95,29 @@ def _layer(layer: Layer, weight: Tensor, keep: _Tensors) -> native.LayerStruct:
     )
     if layer.to_rgb is not None:
         rgb = keep.keep(layer.to_rgb[0].contiguous(), 2)
-        struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), _clip_stride(rgb)
+        struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), clip_stride(rgb)
         struct.rgb_bias = keep.keep(layer.to_rgb[1], 1).data_ptr()
     return struct
 
 
-def _stage(plan: StagePlan, keep: _Tensors) -> native.StageStruct:
+def _stage(plan: StagePlan, keep: KeptTensors) -> native.StageStruct:
     struct = native.StageStruct(scale=plan.scale, layers=len(plan.layers))
     if plan.parent is not None:
         parent = keep.keep(plan.parent, 2)
-        struct.parent, struct.parent_clip = parent.data_ptr(), _clip_stride(parent)
+        struct.parent, struct.parent_clip = parent.data_ptr(), clip_stride(parent)
         struct.parent_row = parent.stride(1)
     if plan.fourier is not None:
         frequency, phase = keep.keep(plan.fourier.frequency.contiguous(), 2), keep.keep(plan.fourier.phase, 1)
         struct.features, struct.cosines = frequency.shape[1], plan.fourier.parts == "sincos"
-        struct.frequency, struct.frequency_clip = frequency.data_ptr(), _clip_stride(frequency)
-        struct.phase, struct.phase_clip, struct.phase_time = phase.data_ptr(), _clip_stride(phase), phase.stride(1)
+        struct.frequency, struct.frequency_clip = frequency.data_ptr(), clip_stride(frequency)
+        struct.phase, struct.phase_clip, struct.phase_time = phase.data_ptr(), clip_stride(phase), phase.stride(1)
     return struct
 
 
-def _program(inr: INR, grid: Grid, bfloat16: bool, keep: _Tensors) -> native.ProgramStruct:
+def _program(inr: INR, grid: Grid, bfloat16: bool, keep: KeptTensors) -> native.ProgramStruct:
     plans = lower(inr, grid)
     layers = [
-        _layer(layer, plan.inner if index == 0 else layer.weight, keep)
+        layer_struct(layer, plan.inner if index == 0 else layer.weight, keep)
         for plan in plans
         for index, layer in enumerate(plan.layers)
     ]
@@ -143,7 +143,7 @@ def _program(inr: INR, grid: Grid, bfloat16: bool, keep: _Tensors) -> native.Pro
 
 def workspace(inr: INR, grid: Grid, bfloat16: bool) -> int:
     """Bytes that the native kernels take for a call beyond its result, with the threads that PyTorch has now."""
-    program = _program(inr, grid, bfloat16, _Tensors())
+    program = _program(inr, grid, bfloat16, KeptTensors())
     threads = torch.get_num_threads()
     return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
 
@@ -159,7 +159,7 @@ def cpu_render(
 ) -> Tensor:
     inr = unflatten(tensors, structure, numbers)
     grid = _grid(inr, shape, window)
-    keep = _Tensors()
+    keep = KeptTensors()
     program = _program(inr, grid, bfloat16, keep)
     out = torch.empty(shape, dtype=torch.float32)
     if out.numel():
@@ -192,11 +192,11 @@ def cpu_render_backward(
 ) -> list[Tensor]:
     inr = unflatten(tensors, structure, numbers)
     grid = _grid(inr, shape, window)
-    keep = _Tensors()
+    keep = KeptTensors()
     program = _program(inr, grid, bfloat16, keep)
     n, t = inr.batch, inr.times
     if not gradient.numel():
-        return [torch.zeros_like(tensor) for tensor in tensors]
+        return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
     found: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
     layers, stages = [], []
     for index, stage in enumerate(inr.stages):
@@ -293,53 +293,3 @@ def frames_shape(inr: INR, grid: Grid) -> list[int]:
 def _grid(inr: INR, shape: Sequence[int], window: Sequence[float]) -> Grid:
     scale = inr.stages[-1].scale
     return Grid(shape[3] // scale, shape[4] // scale, tuple(window[:2]), tuple(window[2:]))
-
-
-@torch.library.custom_op("fused_inr::cpu_siren", mutates_args=())
-def cpu_siren(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    bfloat16: bool,
-) -> Tensor:
-    keep = _Tensors()
-    layers = []
-    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        sine = final_sine or index + 1 < len(weights)
-        frequency = first_omega if index == 0 else omega
-        layers.append(_layer(Layer(weight, bias, "sine" if sine else "linear", 1.0, frequency), weight, keep))
-    coords = keep.keep(coords.contiguous(), 2)
-    out = _empty_points(coords, weights)
-    program = native.PointsStruct(
-        layers=(native.LayerStruct * len(layers))(*layers),
-        num_layers=len(layers),
-        clips=coords.shape[0],
-        points=coords.shape[1],
-        coords=coords.data_ptr(),
-        coords_clip=_clip_stride(coords),
-        bfloat16=bfloat16,
-        out=out.data_ptr(),
-    )
-    if out.numel():
-        native.run(native.load()[0].fused_inr_points, program)
-    return out
-
-
-@cpu_siren.register_fake
-def _(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    bfloat16: bool,
-) -> Tensor:
-    return _empty_points(coords, weights)
-
-
-def _empty_points(coords: Tensor, weights: list[Tensor]) -> Tensor:
-    return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])

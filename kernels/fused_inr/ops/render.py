@@ -114,6 +114,16 @@ def siren(
 
     Differentiable in every tensor, coordinates included, to any order on the reference backend.
 
+    Modulated SIRENs are the same function of folded tensors. With frequencies gamma and phases beta [N, O] per sample
+    (FiLM-SIREN, pi-GAN), sin(gamma (W x + b) + beta) has omega = 1 and
+
+        weight = gamma[:, :, None] * W    # [N, O, I]
+        bias = gamma * b + beta           # [N, O]
+
+    With shifts [N, O] (shift modulation, Functa), sin(omega (W x + b + shift)) keeps its shared W and has
+
+        bias = b + shift                  # [N, O]
+
     Args:
         coords: [P, K] shared by all networks, or [N, P, K]; any K.
         weights: one [N, O, I] or shared [O, I] per layer; the first has I = K.

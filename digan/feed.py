@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,6 @@ class Feed:
             world=self.accelerator.num_processes,
             micro_batches=micro_batches,
             start=start,
-            workers=self.config.workers,
+            workers=min(self.config.workers, os.cpu_count() or 1),  # the stream does not depend on their number
             pin_memory=self.accelerator.device.type == "cuda",
         )

@@ -45,6 +45,13 @@ def make_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
     return Path(broadcast_object_list(path)[0])
 
 
+def check_trackers(config: TrainConfig) -> None:
+    """Raises `ConfigError` for a tracker that accelerate cannot start here."""
+    missing = set(config.trackers()) - {tracker.value for tracker in get_available_trackers()}
+    if missing:
+        raise ConfigError(f"--report-to {min(missing)} is unknown to accelerate or its package is not installed.")
+
+
 class Run:
     """Log, statistics, samples, snapshots and checkpoints of one training run. Only the main process writes.
 
@@ -196,9 +203,6 @@ class Run:
 
     def _start_trackers(self) -> None:
         names = self.config.trackers()
-        missing = [n for n in names if n not in {t.value for t in get_available_trackers()}]
-        if missing:
-            raise ConfigError(f"--report-to {missing[0]} is unknown to accelerate or its package is not installed.")
         # TensorBoard's events belong into the run folder itself, not into a subfolder named after the project.
         events = [TensorBoardTracker("", logging_dir=str(self.folder))] if "tensorboard" in names else []
         self.accelerator.log_with = [*events, *(LoggerType(n) for n in names if n != "tensorboard")]

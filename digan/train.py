@@ -27,7 +27,7 @@ from digan.data import DataError
 from digan.feed import Feed
 from digan.metrics import MetricError
 from digan.options import parse_options, resolve
-from digan.run import Run, make_folder
+from digan.run import Run, check_trackers, make_folder
 from digan.trainer import COMPUTE_TYPES, Trainer
 
 
@@ -37,6 +37,7 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
     Args:
         resume: checkpoint to continue from, in the run folder that holds it.
     """
+    check_trackers(config)
     feed = Feed(config, accelerator)
     trainer = Trainer(config, accelerator, feed.num_classes)
     if accelerator.is_main_process:

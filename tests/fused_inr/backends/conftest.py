@@ -1,6 +1,11 @@
 """What the tests of backends share: the instruction sets of this processor, threads, and INRs of any shape."""
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +39,80 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def run_script(name: str, *arguments: object) -> str:
+    """What a script of this folder prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(Path(__file__).with_name(name)), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def script_output() -> Callable[..., str]:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("needs Linux's /proc and functions of glibc's malloc")
+    return run_script
+
+
+def results_of(calls: Sequence[tuple[str, tuple]]) -> list[list[torch.Tensor]]:
+    """What ops of fused_inr, named with their arguments, return."""
+    results = [getattr(torch.ops.fused_inr, name)(*arguments) for name, arguments in calls]
+    return [[result] if isinstance(result, torch.Tensor) else list(result) for result in results]
+
+
+def check_same_bits(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]], where: str) -> None:
+    for number, (some, others) in enumerate(zip(found, expected, strict=True)):
+        for index, (a, b) in enumerate(zip(some, others, strict=True)):
+            assert torch.equal(a, b), f"result {index} of call {number} {where}"
+
+
+@pytest.fixture
+def check_threads(set_threads) -> Callable[[Sequence[tuple[str, tuple]]], None]:
+    """Asserts that calls give the same finite bits every time, for any number of threads."""
+
+    def check(calls: Sequence[tuple[str, tuple]]) -> None:
+        set_threads(1)
+        expected = results_of(calls)
+        assert all(tensor.isfinite().all() for result in expected for tensor in result)
+        for threads in (1, 2, 3):
+            set_threads(threads)
+            check_same_bits(results_of(calls), expected, f"with {threads} threads")
+
+    return check
+
+
+@pytest.fixture
+def check_written() -> Iterator[Callable[[Sequence[tuple[str, tuple]]], None]]:
+    """Asserts that calls write all of their results, by giving them tensors of NaN to write to."""
+
+    def check(calls: Sequence[tuple[str, tuple]]) -> None:
+        expected = results_of(calls)
+        torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
+        assert torch.empty(5).isnan().all()
+        check_same_bits(results_of(calls), expected, "with results filled with NaN")
+
+    yield check
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def check_poisoned(script_output, tmp_path) -> Iterator[Callable[[Sequence[tuple[str, tuple]]], None]]:
+    """Asserts that calls do not depend on what is in free memory, on every instruction set."""
+
+    def check(calls: Sequence[tuple[str, tuple]]) -> None:
+        torch.save(calls, tmp_path / "calls")
+        script_output("poisoned_memory.py", tmp_path / "calls", tmp_path / "results")
+        found = torch.load(tmp_path / "results")
+        assert len(found) == len(calls) * len(_ISAS)
+        for index, isa in enumerate(_ISAS):
+            native.use_isa(isa)
+            check_same_bits(found[index * len(calls) :][: len(calls)], results_of(calls), f"in NaN memory on {isa}")
+
+    yield check
+    native.use_isa(None)
 
 
 def layered_inr(

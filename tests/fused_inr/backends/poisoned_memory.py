@@ -1,9 +1,9 @@
-"""Run as a script: renders in a process whose free memory is all NaN, and keeps the frames and gradients in a file.
+"""Run as a script: calls ops in a process whose free memory is all NaN, and keeps their results in a file.
 
     python poisoned_memory.py CALLS RESULTS
 
-CALLS holds a list of (arguments of fused_inr::cpu_render, gradient of the frames); RESULTS gets, for every instruction
-set and every call, [frames, *gradients].
+CALLS holds a list of (name of an op of fused_inr, arguments); RESULTS gets, for every instruction set and every call, the
+list of tensors that the op returns.
 """
 
 import ctypes
@@ -38,11 +38,10 @@ def main() -> None:
     libc = ctypes.CDLL(None)
     for isa in native.ISAS[: native.best_isa() + 1]:
         native.use_isa(isa)
-        for arguments, gradient in calls:
+        for name, arguments in calls:
             poison(libc)
-            frames = torch.ops.fused_inr.cpu_render(*arguments)
-            poison(libc)
-            results.append([frames, *torch.ops.fused_inr.cpu_render_backward(gradient, *arguments)])
+            result = getattr(torch.ops.fused_inr, name)(*arguments)
+            results.append([result] if isinstance(result, torch.Tensor) else list(result))
     torch.save(results, sys.argv[2])
 
 

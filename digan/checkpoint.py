@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from digan.config import ConfigError
@@ -52,7 +54,7 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
         optimizers = torch.load(checkpoint / "optimizers.pt", map_location=trainer.device, weights_only=True)
         trainer.load_optimizer_state(optimizers)
         trainer.load_counters(read_state(checkpoint)["counters"])
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--resume: the checkpoint {checkpoint} cannot be loaded: {reason}") from None
 

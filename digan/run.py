@@ -68,7 +68,7 @@ class Run:
         self.main = accelerator.is_main_process
         self.total = round(config.kimg * 1000)
         self.started = self.tick_started = time.time()
-        self.first_clip = self.tick_clips = clips_seen
+        self.tick_clips = clips_seen
         self.bar: tqdm | None = None
         if not self.main:
             return

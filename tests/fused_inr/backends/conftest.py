@@ -41,6 +41,28 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+def relative_differences(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> list[float]:
+    """Of corresponding tensors, in the 2-norm."""
+    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in exact]
+    pairs = zip(found, exact, strict=True)
+    return [((a.double() - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in pairs]
+
+
+@pytest.fixture(scope="session")
+def errors() -> Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], list[float]]:
+    return relative_differences
+
+
+@pytest.fixture(scope="session")
+def mean_error() -> Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], float]:
+    """Root mean square of the relative differences: rounding errors of single tensors are chance, of all less so."""
+
+    def mean(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:
+        return torch.tensor(relative_differences(found, exact)).square().mean().sqrt().item()
+
+    return mean
+
+
 def run_script(name: str, *arguments: object) -> str:
     """What a script of this folder prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

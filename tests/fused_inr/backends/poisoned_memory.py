@@ -2,8 +2,8 @@
 
     python poisoned_memory.py CALLS RESULTS
 
-CALLS holds a list of (name of an op of fused_inr, arguments); RESULTS gets, for every instruction set and every call, the
-list of tensors that the op returns.
+CALLS holds a list of (name of an op of fused_inr, arguments); RESULTS gets, for every instruction set and every call,
+the list of tensors that the op returns.
 """
 
 import ctypes

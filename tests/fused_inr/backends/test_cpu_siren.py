@@ -74,9 +74,9 @@ def test_float32(instruction_set, name, errors):
     found = evaluated(tensors, backend="cpu", **options)
     assert found[0].dtype == torch.float32
     assert torch.equal(values_of(tensors, backend="cpu", **options), found[0])
-    # Measured on every instruction set of an AVX-512 CPU: 7.7e-7 at most (the naive path is no closer than 5.3e-7).
+    # Measured on every instruction set of an AVX-512 CPU: 7.7e-7 at most.
     assert errors(found[:1], exact[:1]) <= [2e-6]
-    # Measured there: 2.0e-6 at most (1.6e-6).
+    # Measured there: 2.0e-6 at most.
     assert max(errors(found, exact)) <= 5e-6
 
 

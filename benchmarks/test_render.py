@@ -13,7 +13,8 @@ from digan.config import GeneratorConfig
 FLOPS_OF_A_FRAME = 14.8e9
 # Against float64. bfloat16 keeps 8 bits of every activation, through twelve layers.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
-GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.3}
+# A pre-activation that rounds to the other side of zero changes the slope by 5x: gradients differ more than frames do.
+GRADIENT_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 

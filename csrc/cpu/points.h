@@ -73,7 +73,8 @@ struct Chain {
         // Results stay float32: they are not the input of a product any more.
         for (int64_t r = 0; r < m; r++)
           for (int64_t j = 0; j < lanes; j += W) {
-            const vf v = activate(load(c + r * lanes + j) + load(bias + n0 + j), l);
+            const vf y = load(c + r * lanes + j) + load(bias + n0 + j);
+            const vf v = l.activation == ACT_SINE ? activate<ACT_SINE, float>(y, l) : activate<ACT_LINEAR, float>(y, l);
             for (int64_t e = 0; e < W && n0 + j + e < outputs(); e++) out[r * outputs() + n0 + j + e] = v[e];
           }
       });

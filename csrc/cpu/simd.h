@@ -59,6 +59,8 @@ static inline void store(uint16_t* p, vf v) {
 static inline float element(float x, float) { return x; }
 static inline uint16_t element(float x, uint16_t) { return to_bf16(x); }
 
+constexpr float PER_PI = 0.318309886184f;
+
 // sin(r) on [-pi/2, pi/2]: odd minimax polynomial, absolute error 3.4e-9 before rounding.
 static inline vf sin_poly(vf r) {
   const vf s = r * r;
@@ -73,13 +75,26 @@ static inline vf sin_poly(vf r) {
 // parts whose products with k - quarter/2 need no rounding (the first two) or hardly matter (the third).
 static inline vf sin_shifted(vf x, float quarter) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const vf shifted = x * 0.318309886184f + quarter * 0.5f + magic;
+  const vf shifted = x * PER_PI + quarter * 0.5f + magic;
   const vi parity = (vi)shifted << 31;
   const vf k = (shifted - magic) - quarter * 0.5f;
   vf r = x - k * 3.140625f;
   r = r - k * 9.67502593994140625e-4f;
   r = r - k * 1.509957990978376e-7f;
   return (vf)((vi)sin_poly(r) ^ parity);
+}
+
+// sin(pi t), absolute error 7e-5 and what the rounding of t makes of it: for results that are kept in bfloat16, whose own
+// rounding is 2e-3. No reduction is needed in half turns, and three terms are enough.
+static inline vf sin_half_turns(vf t) {
+  const float magic = 12582912.0f;
+  const vf shifted = t + magic;
+  const vi parity = (vi)shifted << 31;
+  const vf f = t - (shifted - magic);
+  const vf s = f * f;
+  vf p = 2.29954257012f * s - 5.13690414942f;
+  p = p * s + 3.14063998301f;
+  return (vf)((vi)(f * p) ^ parity);
 }
 
 static inline vf sin_of(vf x) { return sin_shifted(x, 0.0f); }

@@ -75,6 +75,13 @@ def test_render_forward_and_backward(compare, dtype):
     def naive(inr: fi.INR) -> Tensor:
         return fi.render(inr, grid, dtype=dtype, backend="reference")
 
+    def ours() -> tuple[Tensor, ...]:
+        return gradients(inr, lambda i: fi.render(i, grid, dtype=dtype))
+
+    def stored() -> tuple[Tensor, ...]:
+        with fi.store_activations():
+            return ours()
+
     compiled = torch.compile(naive)
     first = inr.at_clips(slice(0, 1))
     alone = [index for index, tensor in enumerate(inr.tensors()) if tensor.shape[0] == 4]
@@ -85,7 +92,8 @@ def test_render_forward_and_backward(compare, dtype):
             paths={
                 "naive": lambda: gradients(inr, naive),
                 "compiled": lambda: gradients(inr, compiled),
-                "ours": lambda: gradients(inr, lambda i: fi.render(i, grid, dtype=dtype)),
+                "ours, stored": stored,
+                "ours": ours,
             },
             flops=3 * 8 * FLOPS_OF_A_FRAME,
             truth=lambda: tuple(

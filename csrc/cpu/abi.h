@@ -53,6 +53,9 @@ struct FusedInrProgram {
   int32_t has_rgb;
   int32_t bfloat16;  // products in bfloat16, accumulated in float32
   float* out;        // [N,T,channels,height*scale,width*scale] of the last stage's scale
+  // Outputs of all layers, fused_inr_kept_bytes of them: the forward pass stores them there and the backward pass takes
+  // them from there. Null: they are not stored, and the backward pass computes them again.
+  void* kept;
 };
 
 // Where the gradients of a program go, and where they come from: one entry per layer and per stage of the program, each
@@ -102,6 +105,7 @@ enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX
 
 int32_t fused_inr_best_isa();
 int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa);
+int64_t fused_inr_kept_bytes(const FusedInrProgram* program, int32_t isa);
 int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa);
 // Supports the activations whose derivative their output tells, linear, lrelu and relu, and up to FUSED_INR_MOST_LAYERS
 // and FUSED_INR_MOST_STAGES.

@@ -37,6 +37,8 @@ int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threa
   return table(isa).workspace(*program, threads);
 }
 
+int64_t fused_inr_kept_bytes(const FusedInrProgram* program, int32_t isa) { return table(isa).kept(*program); }
+
 int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa) {
   return table(isa).render(*program, parallel_for);
 }

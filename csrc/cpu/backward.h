@@ -1,4 +1,5 @@
-// Gradients of a program: each band is computed forward again, its layer outputs kept, and then walked backwards.
+// Gradients of a program: each band is computed forward again, its layer outputs kept, unless the forward pass stored
+// them, and then walked backwards.
 //
 // The identities of the forward pass hold backwards as well: the gradient of the upsampled product is summed over the
 // children of each coarse pixel before it meets a matrix. Weight gradients are accumulated over the bands of a slice, a
@@ -121,11 +122,11 @@ struct Backward : Engine<T> {
     for (int s = 0, layer = 0; s < p.num_stages; s++) {
       const int64_t pixels = this->band_rows * p.width * p.stages[s].scale * p.stages[s].scale;
       x.image[s] = arena.take<float>(pixels * p.channels);
-      for (int i = 0; i < p.stages[s].layers; i++, layer++)
-        x.kept.outputs[layer] = arena.take<T>(pixels * round_up(p.layers[layer].out, W));
+      layer += p.stages[s].layers;
       if (s + 1 < p.num_stages)
         largest = std_max(largest, pixels * round_up(std_max(p.layers[layer].out, p.layers[layer - 1].out), W));
     }
+    if (!p.kept) this->kept_layout(arena.take<T>(this->kept_layout(nullptr, x.kept)), x.kept);
     const int64_t tile = TILE * this->widest();
     x.gradient = arena.take<float>(tile);
     x.delta = arena.take<T>(tile);
@@ -205,7 +206,10 @@ struct Backward : Engine<T> {
 
   void band_backward(int64_t n, int64_t clip, int64_t time, int64_t band, typename Base::Scratch& scratch, Work& x,
                      const Sums& sums) {
-    this->band(n, clip, time, band, scratch, &x.kept);
+    if (p.kept)
+      x.kept = this->stored(clip, time, band);
+    else
+      this->band(n, clip, time, band, scratch, &x.kept);
     const int64_t base_row = band * this->band_rows, base_rows = std_min(this->band_rows, p.height - base_row);
     const int64_t ld = this->widest();
     const PackedLayer<T>* back = transposed + n * p.num_layers;

@@ -49,12 +49,22 @@ static int32_t render_program(const FusedInrProgram& p, FusedInrParallelFor run)
       const auto scratch = engine.scratch(mine);
       for (int64_t i = begin; i < end; i++) {
         const int64_t n = i / (p.times * bands);
-        engine.band(n, first + n, i / bands % p.times, i % bands, scratch);
+        const int64_t time = i / bands % p.times;
+        Kept<T> kept;
+        if (p.kept) kept = engine.stored(first + n, time, i % bands);
+        engine.band(n, first + n, time, i % bands, scratch, p.kept ? &kept : nullptr);
       }
     });
     if (!done) return 2;
   }
   return failed ? 1 : 0;
+}
+
+template <class T>
+static int64_t kept_bytes(const FusedInrProgram& p) {
+  Engine<T> engine(p);
+  Kept<T> kept;
+  return p.clips * p.times * engine.bands() * engine.kept_layout((T*)p.kept, kept) * int64_t(sizeof(T));
 }
 
 template <class T>

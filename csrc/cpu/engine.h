@@ -281,6 +281,27 @@ struct Engine {
     }
   }
 
+  // Where the outputs of the layers of one band lie, from `base` on; returns how many values they are.
+  int64_t kept_layout(T* base, Kept<T>& kept) const {
+    int64_t at = 0;
+    for (int s = 0, layer = 0; s < p.num_stages; s++) {
+      const int64_t pixels = band_rows * p.width * p.stages[s].scale * p.stages[s].scale;
+      for (int i = 0; i < p.stages[s].layers; i++, layer++) {
+        kept.outputs[layer] = base + at;
+        at += round_up(pixels * round_up(p.layers[layer].out, W), 64);
+      }
+    }
+    return at;
+  }
+
+  // The stored outputs of one band of one frame.
+  Kept<T> stored(int64_t clip, int64_t time, int64_t band) const {
+    Kept<T> kept;
+    const int64_t size = kept_layout((T*)p.kept, kept);
+    kept_layout((T*)p.kept + ((clip * p.times + time) * bands() + band) * size, kept);
+    return kept;
+  }
+
   // One band of one frame, from the first stage to the picture.
   void band(int64_t n, int64_t clip, int64_t time, int64_t band, Scratch x, const Kept<T>* kept = nullptr) {
     const int64_t base_row = band * band_rows, base_rows = std_min(band_rows, p.height - base_row);
@@ -347,7 +368,7 @@ struct Engine {
                     for (int64_t r = 0; r < m; r++)
                       for (int64_t j = 0; j < lanes; j += W) store(rest + r * ldn + n0 + j, load(c + r * lanes + j));
                   });
-        } else if (!kept) {
+        } else if (p.out) {
           write(clip, time, base_row * stage.scale, width, first, m, in, ld, image);
         }
       }

@@ -44,6 +44,8 @@ static int32_t backward(const FusedInrProgram& p, const FusedInrGradients& g, Fu
   return p.bfloat16 ? backward_program<uint16_t>(p, g, run) : backward_program<float>(p, g, run);
 }
 
+static int64_t kept(const FusedInrProgram& p) { return p.bfloat16 ? kept_bytes<uint16_t>(p) : kept_bytes<float>(p); }
+
 static int32_t points(const FusedInrPoints& p, FusedInrParallelFor run) {
   return p.bfloat16 ? points_program<uint16_t>(p, run) : points_program<float>(p, run);
 }
@@ -55,5 +57,5 @@ static int32_t points_backward(const FusedInrPoints& p, const FusedInrPointsGrad
 }  // namespace ISA_NAME
 
 extern const IsaTable ISA_TABLE;
-const IsaTable ISA_TABLE = {ISA_NAME::render,          ISA_NAME::render_workspace, ISA_NAME::backward, ISA_NAME::points,
-                            ISA_NAME::points_backward, ISA_NAME::sincos_array};
+const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::kept,        ISA_NAME::backward,
+                            ISA_NAME::points, ISA_NAME::points_backward,  ISA_NAME::sincos_array};

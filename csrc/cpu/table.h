@@ -6,6 +6,7 @@
 struct IsaTable {
   int32_t (*render)(const FusedInrProgram&, FusedInrParallelFor);
   int64_t (*workspace)(const FusedInrProgram&, int64_t threads);
+  int64_t (*kept)(const FusedInrProgram&);
   int32_t (*backward)(const FusedInrProgram&, const FusedInrGradients&, FusedInrParallelFor);
   int32_t (*points)(const FusedInrPoints&, FusedInrParallelFor);
   int32_t (*points_backward)(const FusedInrPoints&, const FusedInrPointsGradients&, FusedInrParallelFor);

@@ -2,6 +2,7 @@
 
 # The function `backends` takes the place of the subpackage of that name as an attribute; `from fused_inr.backends
 # import ...` reaches the subpackage.
+from fused_inr.activations import store_activations
 from fused_inr.backends import backend, backends
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
 from fused_inr.ops import bias_act, downsample2d, fmm_weight, minibatch_stddev, upfirdn2d, upsample2d
@@ -25,6 +26,7 @@ __all__ = [
     "render",
     "render_chunks",
     "siren",
+    "store_activations",
     "upfirdn2d",
     "upsample2d",
 ]

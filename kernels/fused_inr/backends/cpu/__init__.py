@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from fused_inr import composed
+from fused_inr import activations, composed
 from fused_inr.backends.cpu import native, points, programs
 from fused_inr.inr import INR, Grid
 from fused_inr.kernel import Kernel
@@ -42,9 +42,11 @@ def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
     if wanted and not _has_native_gradients(inr):
         return composed.render(inr, grid, dtype)
-    return programs.cpu_render(
-        *programs.flatten(inr), programs.frames_shape(inr, grid), [*grid.x, *grid.y], dtype == torch.bfloat16
-    )
+    tensors, *structure = programs.flatten(inr)
+    options = (*structure, programs.frames_shape(inr, grid), [*grid.x, *grid.y], dtype == torch.bfloat16)
+    if wanted and activations.stored() and not torch.compiler.is_compiling():
+        return programs.StoringRender.apply(options, *tensors)
+    return programs.cpu_render(tensors, *options)
 
 
 def _render_memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:

@@ -82,6 +82,7 @@ class ProgramStruct(ctypes.Structure):
         ("has_rgb", _i32),
         ("bfloat16", _i32),
         ("out", _ptr),
+        ("kept", _ptr),
     )
 
 
@@ -170,6 +171,8 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         return None, "the native extension was built from other sources than csrc/cpu holds: run pip install -e . again"
     library.fused_inr_render_workspace.restype = ctypes.c_int64
     library.fused_inr_render_workspace.argtypes = (ctypes.POINTER(ProgramStruct), _i32, _i32)
+    library.fused_inr_kept_bytes.restype = ctypes.c_int64
+    library.fused_inr_kept_bytes.argtypes = (ctypes.POINTER(ProgramStruct), _i32)
     library.fused_inr_render.argtypes = (ctypes.POINTER(ProgramStruct), _ptr, _i32)
     library.fused_inr_backward.argtypes = (
         ctypes.POINTER(ProgramStruct),

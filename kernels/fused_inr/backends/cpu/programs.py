@@ -189,11 +189,14 @@ def cpu_render_backward(
     shape: list[int],
     window: list[float],
     bfloat16: bool,
+    kept: Tensor | None = None,
 ) -> list[Tensor]:
+    """Gradients of `tensors`; `kept` are the outputs of the layers, if the forward pass stored them."""
     inr = unflatten(tensors, structure, numbers)
     grid = _grid(inr, shape, window)
     keep = KeptTensors()
     program = _program(inr, grid, bfloat16, keep)
+    program.kept = None if kept is None else kept.data_ptr()
     n, t = inr.batch, inr.times
     if not gradient.numel():
         return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
@@ -256,6 +259,7 @@ def _(
     shape: list[int],
     window: list[float],
     bfloat16: bool,
+    kept: Tensor | None = None,
 ) -> list[Tensor]:
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
 
@@ -266,22 +270,51 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.options = options
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    tensors, (structure, numbers, shape, window, bfloat16) = ctx.saved_tensors, ctx.options
+def _gradients(
+    gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Tensor | None = None
+) -> list[Tensor | None]:
+    structure, numbers, shape, window, bfloat16 = options
     if not torch.is_grad_enabled():
-        found = torch.ops.fused_inr.cpu_render_backward(gradient, list(tensors), *ctx.options)
-    else:  # the gradient is to be differentiated again: PyTorch calls, whose gradients are known
-        # Aliases, because a tensor may stand at two places, or be computed from one that stands at another.
-        own = [tensor.view_as(tensor) for tensor in tensors]
-        wanted = [tensor for tensor in own if tensor.requires_grad]
-        inr = unflatten(own, structure, numbers)
-        frames = composed.render(inr, _grid(inr, shape, window), torch.bfloat16 if bfloat16 else torch.float32)
-        rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
-        found = [next(rest) if tensor.requires_grad else None for tensor in tensors]
-    return found, None, None, None, None, None
+        return cpu_render_backward(gradient, list(tensors), *options, kept)
+    # The gradient is to be differentiated again: PyTorch calls, whose gradients are known. On aliases, because a tensor
+    # may stand at two places, or be computed from one that stands at another.
+    own = [tensor.view_as(tensor) for tensor in tensors]
+    wanted = [tensor for tensor in own if tensor.requires_grad]
+    inr = unflatten(own, structure, numbers)
+    frames = composed.render(inr, _grid(inr, shape, window), torch.bfloat16 if bfloat16 else torch.float32)
+    rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
+    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple:
+    return _gradients(gradient, ctx.saved_tensors, ctx.options), None, None, None, None, None
 
 
 cpu_render.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+class StoringRender(torch.autograd.Function):
+    """`cpu_render` that stores the outputs of all layers, so that the backward pass computes none of them again."""
+
+    @staticmethod
+    def forward(ctx: Any, options: Sequence[Any], *tensors: Tensor) -> Tensor:
+        structure, numbers, shape, window, bfloat16 = options
+        inr = unflatten(tensors, structure, numbers)
+        keep = KeptTensors()
+        program = _program(inr, _grid(inr, shape, window), bfloat16, keep)
+        out = torch.empty(shape, dtype=torch.float32)
+        kept = torch.empty(native.load()[0].fused_inr_kept_bytes(program, native.isa()), dtype=torch.uint8)
+        if out.numel():
+            program.out, program.kept = out.data_ptr(), kept.data_ptr()
+            native.run(native.load()[0].fused_inr_render, program)
+        ctx.save_for_backward(*tensors, kept)
+        ctx.options = options
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        *tensors, kept = ctx.saved_tensors
+        return None, *_gradients(gradient, tensors, ctx.options, kept)
 
 
 def frames_shape(inr: INR, grid: Grid) -> list[int]:

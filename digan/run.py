@@ -73,7 +73,8 @@ class Run:
         if not self.main:
             return
         (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-        (folder / "command.sh").write_text(f"accelerate launch {shlex.join(sys.argv)}\n")
+        with open(folder / "command.sh", "a") as file:  # a line for the start and for each time it was resumed
+            file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
         for name in ("stats.jsonl", *(f"metric-{m}.jsonl" for m in config.metric_names())):
             _drop_after(folder / name, clips_seen)
         if sys.stderr.isatty():

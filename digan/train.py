@@ -19,7 +19,6 @@ if __package__ in (None, ""):
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradScalerKwargs, parse_flag_from_env
 
 from digan import checkpoint, describe
 from digan.config import ConfigError, TrainConfig
@@ -27,8 +26,9 @@ from digan.data import DataError
 from digan.feed import Feed
 from digan.metrics import MetricError
 from digan.options import parse_options, resolve
+from digan.processes import make_accelerator
 from digan.run import Run, check_trackers, make_folder
-from digan.trainer import COMPUTE_TYPES, Trainer
+from digan.trainer import Trainer
 
 
 def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) -> Path | None:
@@ -108,42 +108,6 @@ class StopSignal:
         return bool(accelerator.reduce(flag, "sum") > 0)
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The accelerator of a run.
-
-    Raises:
-        ConfigError: a way of distributing that these networks do not need, or a precision that the device lacks.
-    """
-    cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    if cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise ConfigError(
-            "accelerate starts several processes with --cpu only through MPI; on CPUs launch with --multi_gpu "
-            "--num_processes N in its place, which starts them without a GPU as well."
-        )
-    try:
-        # The published system trains in half precision without loss scaling: activations are clamped instead.
-        scaler = GradScalerKwargs(enabled=False)
-        accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, kwargs_handlers=[scaler])
-    except ValueError as error:
-        raise ConfigError(f"--mixed-precision {config.mixed_precision}: {error}") from None
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ConfigError(
-            f"{accelerator.distributed_type.value} is set up in accelerate, but 120 million parameters need no "
-            "sharding and the penalties need second derivatives: launch with plain multi-GPU."
-        )
-    if accelerator.mixed_precision not in COMPUTE_TYPES:
-        raise ConfigError(
-            f"--mixed-precision {accelerator.mixed_precision} is not one of {', '.join(COMPUTE_TYPES)}; it may come "
-            "from accelerate's configuration."
-        )
-    if cpu:
-        # Launchers set one thread for each process, which would leave the other cores idle.
-        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
-    elif config.threads:
-        torch.set_num_threads(config.threads)
-    return accelerator
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 with one sentence on what to change."""
     try:
@@ -152,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint.find(given["resume"], given.get("outdir", TrainConfig.outdir)) if given.get("resume") else None
         )
         config = resolve(given, checkpoint.read_state(resume)["config"] if resume else None)
-        accelerator = make_accelerator(config)
+        accelerator = make_accelerator(config.mixed_precision, config.threads)
         train(config, accelerator, resume)
     except (ConfigError, DataError, MetricError) as error:
         print(f"train.py: {error}", file=sys.stderr)

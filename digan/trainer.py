@@ -17,6 +17,7 @@ from digan.augment import AugmentDraw, apply_augment, augment_motion_input, draw
 from digan.config import TrainConfig, micro_batches
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator, motion_input
 from digan.generator import Generator
+from digan.processes import COMPUTE_TYPES
 from digan.randomness import Phase, stream
 
 ADAM_BETAS = (0.0, 0.99)
@@ -24,7 +25,6 @@ ADAM_EPS = 1e-8
 PATH_LENGTH_DECAY = 0.01
 NONFINITE = "nonfinite"
 GRADIENT_LIMIT = 1e5  # what an infinite gradient is replaced with
-COMPUTE_TYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass

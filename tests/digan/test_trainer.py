@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from digan import checkpoint
-from digan.trainer import COMPUTE_TYPES, GRADIENT_LIMIT, Trainer
+from digan.processes import COMPUTE_TYPES
+from digan.trainer import GRADIENT_LIMIT, Trainer
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from digan.config import ConfigError
+from digan.errors import ConfigError
 from digan.trainer import Trainer
 
 _NAME = re.compile(r"^checkpoint-(\d{9})$")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
+from digan.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -41,10 +43,6 @@ class DiscriminatorConfig:
     label_layers: int = 8  # depth of the label mapping network, with num_classes > 0
     half_resolutions: int = 4  # the highest resolutions run in the half-precision compute type
     half_clamp: float = 256.0  # activations are clamped to this times the gain, under half precision only
-
-
-class ConfigError(ValueError):
-    """An option is unknown, malformed or contradicts another; the message is one sentence that names the flag."""
 
 
 def _option(

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import GeneratorConfig
+from digan.errors import NetworkError, NetworkNotFound
+from digan.files import atomic_path
 from digan.layers import FullyConnected, channels_at
 from digan.mapping import Mapping
 
@@ -254,10 +256,8 @@ class Generator(nn.Module):
         """Write state, configuration and ``metadata`` (JSON values) to a safetensors file, whole or not at all."""
         header = {"config": asdict(self.config), **metadata}
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
-        os.replace(partial, path)
+        with atomic_path(path) as partial:
+            save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Generator:
@@ -270,8 +270,8 @@ class Generator(nn.Module):
             The generator on the CPU in evaluation mode; what was saved beside it is in ``metadata``.
 
         Raises:
-            FileNotFoundError: no such file, or no snapshot in the folder.
-            ValueError: the file is not a generator written by this project.
+            NetworkNotFound: no such file, or no snapshot in the folder.
+            NetworkError: the file is not a generator written by this project.
         """
         file = find_snapshot(path)
         try:
@@ -281,7 +281,7 @@ class Generator(nn.Module):
             generator = cls(GeneratorConfig(**header.pop("config")))
             generator.load_state_dict(tensors)
         except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-            raise ValueError(
+            raise NetworkError(
                 f"{file} is not a generator saved by this project; give a network-snapshot file."
             ) from error
         generator.metadata = header
@@ -294,10 +294,10 @@ def find_snapshot(path: str | os.PathLike[str]) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} does not exist: give a network-snapshot file or the folder of a run.")
+        raise NetworkNotFound(f"{path} does not exist: give a network-snapshot file or the folder of a run.")
     found = [*path.glob("network-snapshot-*.safetensors"), *path.glob("snapshots/network-snapshot-*.safetensors")]
     if not found:
-        raise FileNotFoundError(f"{path} holds no network-snapshot-*.safetensors, nor does its folder snapshots/.")
+        raise NetworkNotFound(f"{path} holds no network-snapshot-*.safetensors, nor does its folder snapshots/.")
     return max(found, key=lambda file: [int(number) for number in re.findall(r"\d+", file.stem)])
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,27 +14,13 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
+from digan.files import atomic_path
+
 Frames = torch.Tensor | np.ndarray
 # Visually lossless for x264; the usual range is 18 (this) to 28 (visibly compressed).
 _CRF = 18
 # Fixed quantiser of the mpeg4 fallback, in units of FF_QP2LAMBDA = 118 (libavutil/avutil.h); 2 is the best of 2..31.
 _MPEG4_QUALITY = 2 * 118
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it takes the place of `path`, on an error it is removed.
-
-    A reader therefore sees the old file or the whole new one. Missing parent folders are made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def to_uint8(frames: torch.Tensor) -> torch.Tensor:

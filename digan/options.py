@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import torch
 
 from digan.augment import draw_augment
-from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, ConfigError, TrainConfig, check, flag
-from digan.metrics.errors import MetricError
+from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
+from digan.errors import ConfigError, MetricError
 from digan.metrics.protocol import Protocol
 
 

@@ -13,7 +13,7 @@ import torch.distributed.nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradScalerKwargs, parse_flag_from_env
 
-from digan.config import ConfigError
+from digan.errors import ConfigError
 
 COMPUTE_TYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

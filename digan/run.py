@@ -18,11 +18,12 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from digan import checkpoint, metrics
-from digan.config import ConfigError, TrainConfig
+from digan.config import TrainConfig
 from digan.data import choose
+from digan.errors import ConfigError
+from digan.fakes import Fakes, clip_times, sample_clips, seeded_latents
 from digan.feed import Feed
 from digan.media import contact_sheet, video_grid, write_png, write_video
-from digan.sample import Fakes, clip_times, sample_clips, seeded_latents
 from digan.trainer import Trainer
 
 SAMPLE_FPS = 8

@@ -21,8 +21,8 @@ import torch
 from accelerate import Accelerator
 
 from digan import checkpoint, describe
-from digan.config import ConfigError, TrainConfig
-from digan.data import DataError
+from digan.config import TrainConfig
+from digan.errors import ConfigError, DataError
 from digan.feed import Feed
 from digan.metrics import MetricError
 from digan.options import parse_options, resolve

@@ -4,8 +4,8 @@ from digan.data.dataset import Clips, ClipWindows, FramePairs, choose
 from digan.data.demo import make_demo_videos
 from digan.data.index import Video, VideoIndex, load_index
 from digan.data.loader import StreamSampler, pair_loader
-from digan.data.sources import DataError
 from digan.data.timing import UnreadableVideo
+from digan.errors import DataError
 
 __all__ = [
     "ClipWindows",

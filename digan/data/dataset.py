@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from digan.data.decode import FrameReader
 from digan.data.index import Video, VideoIndex
-from digan.data.sources import DataError
 from digan.data.timing import UnreadableVideo
+from digan.errors import DataError
 
 _TRIES = 8  # other clips tried for one pair before damaged videos stop the run
 

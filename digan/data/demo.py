@@ -10,6 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from digan.files import atomic_path
+
 SHAPES = ("disc", "square", "triangle")
 _COLOURS = {
     "red": (235, 70, 60),
@@ -54,9 +56,8 @@ def make_demo_videos(
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         _write(root / name, render_demo_video(shape, frames, resolution, np.random.default_rng((seed, number))))
         files[name] = (root / name).stat().st_size
-    draft = manifest.with_suffix(".tmp")
-    draft.write_text(json.dumps({"settings": settings, "files": files}, indent=1))
-    os.replace(draft, manifest)
+    with atomic_path(manifest) as draft:
+        draft.write_text(json.dumps({"settings": settings, "files": files}, indent=1))
     return root
 
 

@@ -18,19 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from digan.data.picture import read_picture
-from digan.data.sources import (
-    SPLITS,
-    DataError,
-    Entry,
-    Place,
-    Scan,
-    Source,
-    list_key,
-    open_source,
-    read_split_list,
-    scan,
-)
+from digan.data.sources import SPLITS, Entry, Place, Scan, Source, list_key, open_source, read_split_list, scan
 from digan.data.timing import READ_ERRORS, Timing, UnreadableVideo, probe, reason
+from digan.errors import DataError
+from digan.files import atomic_path
 
 _FORMAT = 1  # of the cache file; another number is rebuilt
 _LISTED = 5  # problems shown in the summary
@@ -297,13 +288,8 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
     text = json.dumps({"format": _FORMAT, "videos": facts}).encode()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, facts=np.frombuffer(text, np.uint8), **arrays)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_path(file) as draft:
         draft.write_bytes(buffer.getvalue())
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _load(file: Path) -> dict[tuple[str, str], Video]:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from digan.data.dataset import FramePairs
-from digan.data.sources import DataError
+from digan.errors import DataError
 
 
 class StreamSampler(Sampler[list[int]]):

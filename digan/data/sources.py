@@ -14,16 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from digan.data.archive import StoredMember
+from digan.errors import DataError
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .gif .mpg .mpeg .ts .mts .wmv .flv .ogv .3gp .divx .y4m".split()
 )
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp".split())
 SPLITS = ("train", "val", "test")
-
-
-class DataError(ValueError):
-    """The data cannot be used as asked; the message names the flag or the file and the remedy."""
 
 
 class DataNotFound(DataError, FileNotFoundError):

@@ -4,8 +4,8 @@ result = compute("rfvd256_16f", reals, fakes, device=device)
 append_result(run_folder, result, clips=clips_seen)
 """
 
+from digan.errors import MetricError
 from digan.metrics.compute import Source, append_result, compute
-from digan.metrics.errors import MetricError
 from digan.metrics.features import Detector, Extractor, RandomFeatures
 from digan.metrics.frechet import frechet_distance, kernel_distance
 from digan.metrics.protocol import Protocol

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from digan.media import atomic_path
-from digan.metrics.errors import MetricError
+from digan.errors import MetricError
+from digan.files import atomic_path
 from digan.metrics.features import Detector, Extractor, RandomFeatures
 from digan.metrics.frechet import frechet_distance, kernel_distance
 from digan.metrics.protocol import Protocol

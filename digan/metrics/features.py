@@ -17,7 +17,7 @@ from typing import Protocol as Interface
 import torch
 import torch.nn.functional as F
 
-from digan.metrics.errors import MetricError
+from digan.errors import MetricError
 
 
 class Extractor(Interface):

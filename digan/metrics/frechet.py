@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from digan.metrics.errors import MetricError
+from digan.errors import MetricError
 
 
 def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from digan.metrics.errors import MetricError
+from digan.errors import MetricError
 
 KINDS = {
     "fvd": "Fréchet distance on the features of an I3D detector",

@@ -4,7 +4,7 @@ import pytest
 from accelerate import Accelerator
 
 from digan import checkpoint
-from digan.config import ConfigError
+from digan.errors import ConfigError
 from digan.trainer import Trainer
 
 

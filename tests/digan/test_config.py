@@ -2,7 +2,8 @@
 
 import pytest
 
-from digan.config import PRESETS, ConfigError, TrainConfig, micro_batches
+from digan.config import PRESETS, TrainConfig, micro_batches
+from digan.errors import ConfigError
 from digan.options import parse_options, resolve
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from digan import Generator, convert
+from digan import Generator, official
 from digan.mapping import Mapping, normalize_second_moment
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "generator_small.safetensors"

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from digan.data import Clips, ClipWindows, DataError, FramePairs, VideoIndex, choose, load_index
+from digan.data import Clips, ClipWindows, FramePairs, VideoIndex, choose, load_index
 from digan.data.index import Video
 from digan.data.sources import FolderSource
+from digan.errors import DataError
 
 
 def index_of(*lengths, labels=None):

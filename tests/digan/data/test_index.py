@@ -7,8 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from digan.data import DataError, load_index
 from digan.data import index as index_module
+from digan.data import load_index
+from digan.errors import DataError
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from itertools import islice
 import pytest
 import torch
 
-from digan.data import ClipWindows, DataError, FramePairs, StreamSampler, load_index, pair_loader
+from digan.data import ClipWindows, FramePairs, StreamSampler, load_index, pair_loader
+from digan.errors import DataError
 
 
 def take(sampler, iterations):

@@ -8,8 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from digan.data import ClipWindows, DataError, FramePairs, load_index
+from digan.data import ClipWindows, FramePairs, load_index
 from digan.data.sources import FolderSource, ZipSource, natural_key, open_source, read_split_list, scan
+from digan.errors import DataError
 
 
 def touch(root, *names):

@@ -5,8 +5,8 @@ import torch
 
 from digan import Generator
 from digan.config import GeneratorConfig
+from digan.fakes import Fakes, clip_times, sample_clips, seeded_latents
 from digan.randomness import Phase, stream
-from digan.sample import Fakes, clip_times, sample_clips, seeded_latents
 
 
 @pytest.fixture

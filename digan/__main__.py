@@ -1,0 +1,7 @@
+"""`python -m digan`, the same as `digan`."""
+
+import sys
+
+from digan.cli import main
+
+sys.exit(main())

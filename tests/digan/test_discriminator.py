@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from digan import Discriminator, DiscriminatorConfig, official
+from digan import Discriminator, DiscriminatorConfig
+from digan import official as official_names
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
 from digan.losses import squared_gradient
 
@@ -27,12 +28,12 @@ def official():
 @pytest.fixture(scope="module")
 def networks(official):
     """The official weights as {"imageD": D_I, "videoD": D_M}."""
-    states = official.discriminator_states(
+    states = official_names.discriminator_states(
         {name.removeprefix("state."): x for name, x in official.items() if name.startswith("state.")}
     )
     networks = {}
     for name, channels, state in zip(["imageD", "videoD"], [IMAGE_CHANNELS, MOTION_CHANNELS], states, strict=True):
-        networks[name] = Discriminator(official.discriminator_config(state), channels)
+        networks[name] = Discriminator(official_names.discriminator_config(state), channels)
         networks[name].load_state_dict(state)
     return networks
 
@@ -65,7 +66,7 @@ def test_r1_agrees_with_official(official, networks, judged):
     assert names
     for name in names:
         _, network, parameter = name.split(".", 2)
-        gradient = networks[network].get_parameter(official.discriminator_name(parameter)).grad
+        gradient = networks[network].get_parameter(official_names.discriminator_name(parameter)).grad
         assert relative(gradient, official[name]) <= PARITY, name
 
 
@@ -195,4 +196,4 @@ def test_too_few_channels():
 @pytest.mark.parametrize("name", ["b16.conv2.weight", "b4.fc.scale", "synthesis.b4.conv1.weight"])
 def test_unknown_official_name(name):
     with pytest.raises(ValueError, match="official"):
-        official.discriminator_name(name)
+        official_names.discriminator_name(name)

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fused_inr as fi
-from digan import Generator, GeneratorConfig, official
+from digan import Generator, GeneratorConfig
+from digan import official as official_names
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "generator_small.safetensors"
 FULL = Path(__file__).parents[3] / "shared" / "parity" / "generator_small.safetensors"  # every pixel, if it is there
@@ -44,10 +45,10 @@ def official(request):
 @pytest.fixture(scope="module")
 def official_generator(official):
     """The official weights in our generator."""
-    state = official.generator_state(
+    state = official_names.generator_state(
         {name.removeprefix("state."): x for name, x in official.items() if name.startswith("state.")}
     )
-    generator = Generator(official.generator_config(state))
+    generator = Generator(official_names.generator_config(state))
     generator.load_state_dict(state)
     return generator
 
@@ -66,7 +67,7 @@ class TestParity:
         names = [name for name in official if name.startswith("grad.")]
         assert names
         for name in names:
-            gradient = official_generator.get_parameter(official.generator_name(name.removeprefix("grad."))).grad
+            gradient = official_generator.get_parameter(official_names.generator_name(name.removeprefix("grad."))).grad
             assert relative(gradient, official[name].view_as(gradient)) <= PARITY, name
 
 
@@ -274,7 +275,7 @@ class TestFiles:
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256])
 def test_config_is_read_off_the_shapes(resolution):
     config = replace(TINY, resolution=resolution, num_classes=3, mapping_layers=3, channel_base=512, channel_max=16)
-    inferred = official.generator_config(Generator(config).state_dict())
+    inferred = official_names.generator_config(Generator(config).state_dict())
     with_extra = replace(config, extra_layers_from=inferred.extra_layers_from)  # unknowable where no stage has one
     assert inferred == with_extra
     assert Generator(inferred).state_dict().keys() == Generator(config).state_dict().keys()
@@ -283,4 +284,4 @@ def test_config_is_read_off_the_shapes(resolution):
 @pytest.mark.parametrize("name", ["synthesis.b8.noise", "mapping.fc0.scale.x", "b4.conv.weight"])
 def test_unknown_official_name(name):
     with pytest.raises(ValueError, match="official"):
-        official.generator_name(name)
+        official_names.generator_name(name)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from digan import Generator, official
+from digan import Generator
+from digan import official as official_names
 from digan.mapping import Mapping, normalize_second_moment
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "generator_small.safetensors"
@@ -20,10 +21,10 @@ def official():
 
 @pytest.fixture(scope="module")
 def generator(official):
-    state = convert.generator_state(
+    state = official_names.generator_state(
         {name.removeprefix("state."): x for name, x in official.items() if name.startswith("state.")}
     )
-    generator = Generator(convert.generator_config(state))
+    generator = Generator(official_names.generator_config(state))
     generator.load_state_dict(state)
     return generator
 

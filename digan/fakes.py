@@ -30,6 +30,14 @@ def clip_times(frames: int, t0: float = 0.0, t1: float = 1.0) -> torch.Tensor:
     return torch.linspace(t0, t1, frames)
 
 
+def paced_times(frames: int, span: int) -> torch.Tensor:
+    """Times of `frames` frames at the pace of training clips of `span` frames, float32 [frames]: 0, 1/(span-1), ...
+
+    So generated clips of any length move as fast as real ones of that length; what is longer than `span` extrapolates.
+    """
+    return torch.arange(frames) / max(span - 1, 1)
+
+
 @torch.no_grad()
 def sample_clips(
     g: Generator,
@@ -79,20 +87,38 @@ class Fakes:
     Args:
         g: the generator.
         count: number of clips.
-        frames: frames of a clip, spread over times 0 to 1.
+        times: [T], of the frames of a clip.
         seed: clip i depends on (seed, i) alone.
-        labels: int64 [n], cycled through, for a conditional generator.
+        labels: int64 [n], of the reals, for a conditional generator; dealt out in an order that follows from the seed.
+        frame_indices: the frames of a clip that are made, all if None.
+        psi: truncation; 1 is none.
+        resolution: pixels per side; the training resolution if None.
     """
 
-    def __init__(self, g: Generator, count: int, frames: int, seed: int, labels: torch.Tensor | None = None) -> None:
-        self.g, self.count, self.seed, self.labels = g, count, seed, labels
-        self.times = clip_times(frames)
+    def __init__(
+        self,
+        g: Generator,
+        count: int,
+        times: torch.Tensor,
+        seed: int,
+        labels: torch.Tensor | None = None,
+        *,
+        frame_indices: range | None = None,
+        psi: float = 1.0,
+        resolution: int | None = None,
+    ) -> None:
+        self.g, self.count, self.seed, self.psi, self.resolution = g, count, seed, psi, resolution
+        self.frame_indices = range(len(times)) if frame_indices is None else frame_indices
+        self.times = times[list(self.frame_indices)]
+        # Labels of a data set are sorted: the first ones alone would be of the first classes.
+        order = None if labels is None else torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+        self.labels = None if labels is None else labels[order]
 
     def __len__(self) -> int:
         return self.count
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """uint8 [n, T, 3, R, R]."""
+        """uint8 [n, T, 3, R, R], T the number of `frame_indices`."""
         z_content, z_motion = seeded_latents(self.g.config.z_dim, self.seed, indices)
         labels = None if self.labels is None else self.labels[[i % len(self.labels) for i in indices]]
-        return sample_clips(self.g, z_content, z_motion, self.times, labels)
+        return sample_clips(self.g, z_content, z_motion, self.times, labels, psi=self.psi, resolution=self.resolution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,28 @@ import torch
 from accelerate import Accelerator
 
 from digan.config import TrainConfig
-from digan.data import Clips, ClipWindows, FramePairs, load_index, make_demo_videos, pair_loader
+from digan.data import Clips, ClipWindows, FramePairs, VideoIndex, load_index, make_demo_videos, pair_loader
 
 DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data
 CACHE_FOLDER = ".index"
+
+
+def cut_clips(index: VideoIndex, frames: int, stride: int, overlap: int, resolution: int) -> Clips:
+    """Clips of any length; windows too short for `overlap` share as much as they can."""
+    windows = ClipWindows(index, frames=frames, stride=stride, overlap=min(overlap, frames * stride - 1))
+    return Clips(windows, resolution)
+
+
+def content_key(clips: Clips) -> str:
+    """A name for the content of clips, under which their features may be kept.
+
+    It changes with the choice of windows, the resolution, and whatever of a video's file shows that its content may
+    have changed: its size and time, or its checksum in a zip.
+    """
+    windows = clips.windows
+    files = [(v.name, v.signature) for v in windows.index.videos]
+    facts = (windows.index.fingerprint, files, windows.frames, windows.stride, windows.overlap, clips.resolution)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 class Feed:
@@ -40,13 +59,7 @@ class Feed:
     def clips_of(self, frames: int) -> Clips:
         """Real clips of another length than the training clips', for the metrics that need it."""
         c = self.config
-        windows = ClipWindows(self.index, frames=frames, stride=c.stride, overlap=min(c.overlap, frames * c.stride - 1))
-        return Clips(windows, c.resolution)
-
-    def cache_key(self, frames: int) -> str:
-        """A name for the content of `clips_of(frames)`, under which features may be kept."""
-        c = self.config
-        return f"{self.index.fingerprint}-{c.resolution}-{frames}-{c.stride}-{c.overlap}"
+        return cut_clips(self.index, frames, c.stride, c.overlap, c.resolution)
 
     def summary(self) -> list[str]:
         """Lines that describe the data."""

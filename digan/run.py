@@ -21,8 +21,8 @@ from digan import checkpoint, metrics
 from digan.config import TrainConfig
 from digan.data import choose
 from digan.errors import ConfigError
-from digan.fakes import Fakes, clip_times, sample_clips, seeded_latents
-from digan.feed import Feed
+from digan.fakes import Fakes, clip_times, paced_times, sample_clips, seeded_latents
+from digan.feed import Feed, content_key
 from digan.media import contact_sheet, video_grid, write_png, write_video
 from digan.trainer import Trainer
 
@@ -154,7 +154,8 @@ class Run:
         if self.main:
             path = self.folder / "snapshots" / f"network-snapshot-{kimg}.safetensors"
             path.parent.mkdir(exist_ok=True)
-            trainer.g_ema.save(path, clips_seen=trainer.clips_seen)
+            cut = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
+            trainer.g_ema.save(path, clips_seen=trainer.clips_seen, data=cut)
         self.draw_fakes(trainer, f"fakes{kimg}")
         self.save(trainer)
         self.evaluate(trainer, path.name if self.main else "")
@@ -174,13 +175,20 @@ class Run:
             result = metrics.compute(
                 protocol,
                 reals=reals,
-                fakes=Fakes(trainer.g_ema, protocol.count, protocol.frames, self.config.seed, labels),
+                fakes=Fakes(
+                    trainer.g_ema,
+                    protocol.count,
+                    paced_times(protocol.frames, self.config.frames),
+                    self.config.seed,
+                    labels,
+                    frame_indices=protocol.frame_indices,
+                ),
                 detector=self.config.detector,
                 device=self.accelerator.device,
                 seed=self.config.seed,
                 progress=self._progress(name),
                 cache=self.feed.cache,
-                cache_key=self.feed.cache_key(protocol.frames),
+                cache_key=content_key(reals),
                 rank=self.accelerator.process_index,
                 world=self.accelerator.num_processes,
                 gather=self.accelerator.gather,
@@ -220,9 +228,12 @@ class Run:
 
 
 def _drop_after(path: Path, clips: int) -> None:
-    """Removes records of clips after `clips`, which a resumed run is about to write again."""
+    """Removes records of clips after `clips`, which a resumed run is about to write again.
+
+    Measurements of other things than this run, which `digan evaluate` may have appended, tell no number of clips.
+    """
     if path.is_file():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["clips"] <= clips]
+        lines = [line for line in path.read_text().splitlines() if json.loads(line).get("clips", 0) <= clips]
         path.write_text("".join(line + "\n" for line in lines))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -38,6 +38,26 @@ def paced_times(frames: int, span: int) -> torch.Tensor:
     return torch.arange(frames) / max(span - 1, 1)
 
 
+def clip_frames(
+    inr: fi.INR, grid: fi.Grid, *, dtype: torch.dtype | None = None, memory: int = RENDER_MEMORY
+) -> Iterator[torch.Tensor]:
+    """The frames of one clip, one after the other, in bounded memory.
+
+    Args:
+        inr: a clip (N = 1) at T times, made without gradients.
+        grid: the base grid, see `Generator.grid`.
+        dtype: compute type of the matrix products, None for float32.
+        memory: bytes that rendering may take beyond a frame.
+
+    Returns:
+        An iterator over T frames, uint8 [H, W, 3] on the CPU. Errors of `fi.render_chunks` are raised by the call.
+    """
+    if inr.batch != 1:
+        raise ValueError(f"clip_frames renders one clip, not {inr.batch}.")
+    chunks = fi.render_chunks(inr, grid, memory=memory, dtype=dtype)  # each [1,3,H,W]
+    return (to_uint8(frame[0]).permute(1, 2, 0).contiguous().cpu() for frame in chunks)
+
+
 @torch.no_grad()
 def sample_clips(
     g: Generator,
@@ -48,6 +68,7 @@ def sample_clips(
     *,
     psi: float = 1.0,
     resolution: int | None = None,
+    dtype: torch.dtype | None = None,
     memory: int = RENDER_MEMORY,
 ) -> torch.Tensor:
     """Renders clips one after the other, so that memory does not grow with their number.
@@ -58,6 +79,7 @@ def sample_clips(
         labels: int64 [N] for a conditional generator.
         psi: truncation; 1 is none.
         resolution: pixels per side; the training resolution if None.
+        dtype: compute type of the matrix products, None for float32.
         memory: bytes that rendering may take beyond the clips.
 
     Returns:
@@ -75,10 +97,10 @@ def sample_clips(
             None if labels is None else labels[one].to(device),
             psi=psi,
         )
-        frames = [to_uint8(frame[0]).cpu() for frame in fi.render_chunks(inr, grid, memory=memory)]  # T of [3,R,R]
-        clips.append(torch.stack(frames))
+        clips.append(torch.stack(list(clip_frames(inr, grid, dtype=dtype, memory=memory))))  # [T,R,R,3]
     side = grid.height * (g.config.resolution // g.config.base_resolution)
-    return torch.stack(clips) if clips else torch.empty(0, len(times), 3, side, side, dtype=torch.uint8)
+    stacked = torch.stack(clips) if clips else torch.empty(0, len(times), side, side, 3, dtype=torch.uint8)
+    return stacked.permute(0, 1, 4, 2, 3).contiguous()
 
 
 class Fakes:

@@ -5,7 +5,7 @@ import torch
 
 from digan import Generator
 from digan.config import GeneratorConfig
-from digan.fakes import Fakes, clip_times, paced_times, sample_clips, seeded_latents
+from digan.fakes import Fakes, clip_frames, clip_times, paced_times, sample_clips, seeded_latents
 from digan.randomness import Phase, stream
 
 
@@ -87,3 +87,28 @@ def test_labels_are_dealt_out_over_all_classes(generator):
     assert set(dealt[:20].tolist()) == {0, 1, 2}
     assert sorted(dealt.tolist()) == labels.tolist()
     assert not torch.equal(dealt, Fakes(generator, 20, clip_times(1), 1, labels).labels)
+
+
+def test_products_may_be_of_lower_precision(generator):
+    latents, labels = seeded_latents(8, 1, [1]), torch.tensor([2])
+    full = sample_clips(generator, *latents, clip_times(2), labels)
+    half = sample_clips(generator, *latents, clip_times(2), labels, dtype=torch.bfloat16)
+    assert not torch.equal(full, half)
+    # Measured: at most 4 levels of 255.
+    assert (full.int() - half.int()).abs().max() <= 8
+
+
+def test_frames_come_one_by_one_and_errors_at_once(generator):
+    z_content, z_motion = seeded_latents(8, 0, range(2))
+    labels, times = torch.tensor([0, 1]), clip_times(2)
+    with torch.no_grad():
+        one = generator.inr(z_content[:1], z_motion[:1], times, labels[:1])
+        two = generator.inr(z_content, z_motion, times, labels)
+    frames = clip_frames(one, generator.grid())
+    clip = sample_clips(generator, z_content[:1], z_motion[:1], times, labels[:1])[0]  # [2,3,64,64]
+    assert torch.equal(next(frames), clip[0].permute(1, 2, 0))
+    assert torch.equal(next(frames), clip[1].permute(1, 2, 0))
+    with pytest.raises(ValueError, match="one clip, not 2"):
+        clip_frames(two, generator.grid())
+    with pytest.raises(ValueError, match="memory=1000 bytes"):
+        clip_frames(one, generator.grid(), memory=1000)

@@ -100,6 +100,58 @@ struct FusedInrPointsGradients {
   const float* out;       // gradient of the output, [N,P,O of the last layer]
 };
 
+enum FusedInrType : int32_t { TYPE_FLOAT32 = 0, TYPE_BFLOAT16 = 1, TYPE_FLOAT16 = 2 };
+
+enum FusedInrPointwise : int32_t {
+  POINTWISE_LINEAR = 0,
+  POINTWISE_LRELU = 1,  // relu is slope 0
+  POINTWISE_TANH = 2,
+  POINTWISE_SIGMOID = 3,
+  POINTWISE_ELU = 4,
+  POINTWISE_SELU = 5,
+  POINTWISE_SOFTPLUS = 6,
+  POINTWISE_SWISH = 7,
+};
+
+// out = residual + clamp(act(x + bias) * gain), or its slope applied to a gradient. Tensors are [outer, channels, inner],
+// dense, of one type; all arithmetic is float32.
+struct FusedInrBiasAct {
+  int64_t outer, channels, inner;
+  int32_t type, act;
+  float alpha, gain, clamp;  // clamp is infinite for none
+  const void* x;             // with from_output: the output without residual, which tells the slope of LINEAR and LRELU
+  const float* bias;         // [channels] or null
+  const void* residual;      // or null
+  void* out;
+  int32_t from_output;
+  // Only for the slope: out = (gradient + shift) * slope, sums = its sum over outer and inner.
+  const void* gradient;
+  const float* shift;  // [channels] or null
+  float* sums;         // [channels] or null
+};
+
+// out[n,c] = every down-th pixel of the correlation of x[n,c], with zeros inserted and padded, with the taps.
+struct FusedInrUpfirdn {
+  int64_t batch, channels, height, width, out_height, out_width;
+  int32_t channels_last, type;
+  int32_t up_x, up_y, down_x, down_y;
+  int64_t pad_x, pad_y;  // left and top; negative crops. Right and bottom follow from the output's size
+  int32_t taps_x, taps_y;
+  const float* taps;  // [taps_y, taps_x]
+  const void* x;
+  void* out;
+};
+
+// Minibatch standard deviation of x [batch, channels, pixels], dense: sample i is in group i % (batch / group).
+struct FusedInrStddev {
+  int64_t batch, channels, pixels;
+  int64_t group, planes;
+  int32_t type;
+  const void* x;
+  void* out;             // [batch, channels + planes, pixels]; of the backward pass: gradient of x
+  const void* gradient;  // of the output; null computes the output
+};
+
 // Instruction sets, in the order of preference. Each is compiled from the same source.
 enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX512_BF16 = 3 };
 
@@ -114,6 +166,10 @@ int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradien
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_points_backward(const FusedInrPoints* program, const FusedInrPointsGradients* gradients,
                                   FusedInrParallelFor parallel_for, int32_t isa);
+int32_t fused_inr_bias_act(const FusedInrBiasAct* call, FusedInrParallelFor parallel_for, int32_t isa);
+int32_t fused_inr_bias_act_slope(const FusedInrBiasAct* call, FusedInrParallelFor parallel_for, int32_t isa);
+int32_t fused_inr_upfirdn2d(const FusedInrUpfirdn* call, FusedInrParallelFor parallel_for, int32_t isa);
+int32_t fused_inr_minibatch_stddev(const FusedInrStddev* call, FusedInrParallelFor parallel_for, int32_t isa);
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa);
 const char* fused_inr_source_hash();
 }

@@ -57,6 +57,22 @@ int32_t fused_inr_points_backward(const FusedInrPoints* program, const FusedInrP
   return table(isa).points_backward(*program, *gradients, parallel_for);
 }
 
+int32_t fused_inr_bias_act(const FusedInrBiasAct* call, FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).bias_act(*call, parallel_for);
+}
+
+int32_t fused_inr_bias_act_slope(const FusedInrBiasAct* call, FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).bias_act_slope(*call, parallel_for);
+}
+
+int32_t fused_inr_upfirdn2d(const FusedInrUpfirdn* call, FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).upfirdn2d(*call, parallel_for);
+}
+
+int32_t fused_inr_minibatch_stddev(const FusedInrStddev* call, FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).minibatch_stddev(*call, parallel_for);
+}
+
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa) {
   table(isa).sincos(x, sine, cosine, n);
 }

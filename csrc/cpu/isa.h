@@ -2,6 +2,7 @@
 //
 // The standard library's inline functions would be shared among the instruction sets, and the linker might keep the copy
 // with the widest one: what is needed of it stands here.
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -31,6 +32,10 @@ static inline void std_free(void* p) { free(p); }
 #include "driver.h"
 #include "backward.h"
 #include "points.h"
+#include "half.h"
+#include "pointwise.h"
+#include "upfirdn.h"
+#include "stddev.h"
 
 static int32_t render(const FusedInrProgram& p, FusedInrParallelFor run) {
   return p.bfloat16 ? render_program<uint16_t>(p, run) : render_program<float>(p, run);
@@ -54,8 +59,36 @@ static int32_t points_backward(const FusedInrPoints& p, const FusedInrPointsGrad
   return p.bfloat16 ? points_backward_program<uint16_t>(p, g, run) : points_backward_program<float>(p, g, run);
 }
 
+// Calls body with a null pointer of the element type.
+template <class Body>
+static int32_t with_type(int32_t type, const Body& body) {
+  switch (type) {
+    case TYPE_FLOAT32: return body((float*)nullptr);
+    case TYPE_BFLOAT16: return body((uint16_t*)nullptr);
+    case TYPE_FLOAT16: return body((Half*)nullptr);
+    default: return 3;
+  }
+}
+
+static int32_t bias_act(const FusedInrBiasAct& c, FusedInrParallelFor run) {
+  return with_type(c.type, [&](auto* t) { return bias_act_of(t, c, run); });
+}
+
+static int32_t bias_act_slope(const FusedInrBiasAct& c, FusedInrParallelFor run) {
+  return with_type(c.type, [&](auto* t) { return bias_act_slope_of(t, c, run); });
+}
+
+static int32_t upfirdn2d(const FusedInrUpfirdn& c, FusedInrParallelFor run) {
+  return with_type(c.type, [&](auto* t) { return upfirdn2d_of(t, c, run); });
+}
+
+static int32_t minibatch_stddev(const FusedInrStddev& c, FusedInrParallelFor run) {
+  return with_type(c.type, [&](auto* t) { return minibatch_stddev_of(t, c, run); });
+}
+
 }  // namespace ISA_NAME
 
 extern const IsaTable ISA_TABLE;
 const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::kept,        ISA_NAME::backward,
-                            ISA_NAME::points, ISA_NAME::points_backward,  ISA_NAME::sincos_array};
+                            ISA_NAME::points, ISA_NAME::points_backward,  ISA_NAME::bias_act,    ISA_NAME::bias_act_slope,
+                            ISA_NAME::upfirdn2d, ISA_NAME::minibatch_stddev, ISA_NAME::sincos_array};

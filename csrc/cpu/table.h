@@ -10,5 +10,9 @@ struct IsaTable {
   int32_t (*backward)(const FusedInrProgram&, const FusedInrGradients&, FusedInrParallelFor);
   int32_t (*points)(const FusedInrPoints&, FusedInrParallelFor);
   int32_t (*points_backward)(const FusedInrPoints&, const FusedInrPointsGradients&, FusedInrParallelFor);
+  int32_t (*bias_act)(const FusedInrBiasAct&, FusedInrParallelFor);
+  int32_t (*bias_act_slope)(const FusedInrBiasAct&, FusedInrParallelFor);
+  int32_t (*upfirdn2d)(const FusedInrUpfirdn&, FusedInrParallelFor);
+  int32_t (*minibatch_stddev)(const FusedInrStddev&, FusedInrParallelFor);
   void (*sincos)(const float* x, float* sine, float* cosine, int64_t n);
 };

@@ -186,17 +186,24 @@ BIAS_ACTIVATIONS = {
 
 
 def bias_act(
-    x: Tensor, bias: Tensor | None, act: str, alpha: float, gain: float, clamp: float | None, dim: int
+    x: Tensor,
+    bias: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """clamp(act(x + bias along dim) * gain, -clamp, clamp)."""
+    """residual + clamp(act(x + bias along dim) * gain, -clamp, clamp)."""
     if bias is not None:
-        x = x + bias.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+        x = x + bias.to(x.dtype).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
     x = BIAS_ACTIVATIONS[act](x, alpha)
     if gain != 1:
         x = x * gain
     if clamp is not None:
         x = x.clamp(-clamp, clamp)
-    return x
+    return x if residual is None else residual + x
 
 
 def upfirdn2d(
@@ -216,6 +223,7 @@ def upfirdn2d(
         x = x.reshape(n, c, h * up[1], w * up[0])
     if any(padding):
         x = F.pad(x, list(padding))  # a negative number crops
+    filter = filter.to(x.dtype)
     taps = filter * gain if filter.ndim == 2 else filter
     if not flip_filter:
         taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; convolution runs the filter backwards

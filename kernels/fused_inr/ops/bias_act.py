@@ -27,25 +27,27 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
     dim: int = 1,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """y = clamp(act(x + bias) * gain), with the bias along one axis.
+    """y = residual + clamp(act(x + bias) * gain), with the bias along one axis.
 
-    Differentiable in x and bias to any order.
+    Differentiable in x, bias and residual to any order.
 
     Args:
         x: floating-point tensor of any shape.
-        bias: [x.shape[dim]], or None for no bias; converted to the type of x.
+        bias: [x.shape[dim]], or None for no bias; any floating-point type.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish (x * sigmoid(x)).
         alpha: slope of lrelu for negative inputs, default 0.2. The other activations have no such number.
         gain: factor of the activation's output; default sqrt(2) for relu, lrelu and swish, otherwise 1.
         clamp: limit >= 0 of the result's magnitude, applied after the gain; None for no limit.
         dim: axis of the bias; may be negative.
+        residual: added to the result: the other branch of a residual block; shape and type of x, or None.
 
     Returns:
         Tensor of the shape and type of x.
 
     Raises:
-        ValueError: unknown activation, alpha without lrelu, negative clamp, or a bias that does not fit.
+        ValueError: unknown activation, alpha without lrelu, negative clamp, or a bias or residual that does not fit.
     """
     if act not in DEFAULT_GAINS:
         raise ValueError(f"bias_act act must be one of {', '.join(DEFAULT_GAINS)}, not {act!r}.")
@@ -63,7 +65,10 @@ def bias_act(
             raise ValueError(
                 f"bias_act bias must have shape [{x.shape[dim]}], the size of axis {dim} of x, not {list(bias.shape)}."
             )
-        bias = bias.to(x.dtype)
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise ValueError(
+            f"bias_act residual must be {x.dtype} {list(x.shape)} as x is, not {residual.dtype} {list(residual.shape)}."
+        )
     slope = LRELU_SLOPE if alpha is None else float(alpha)
     gain = DEFAULT_GAINS[act] if gain is None else float(gain)
-    return call("bias_act", x.device.type, (x, bias, act, slope, gain, clamp, dim))
+    return call("bias_act", x.device.type, (x, bias, act, slope, gain, clamp, dim, residual))

@@ -26,7 +26,7 @@ def _padding(value: int | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
-    """The filter in the type of x, [h, w] or separable [n]; a single tap of 1 for None."""
+    """The filter, [h, w] or separable [n]; a single tap of 1 for None."""
     if filter is None:
         return torch.ones([1, 1], dtype=x.dtype, device=x.device)
     if filter.ndim not in (1, 2) or filter.numel() == 0:
@@ -35,7 +35,7 @@ def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
         raise ValueError(
             f"upfirdn2d filter is on {filter.device} but x on {x.device}; move the filter with .to(x.device)."
         )
-    return filter.to(x.dtype)
+    return filter
 
 
 def _filter_size(filter: Tensor | None) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def upfirdn2d(
 
     Args:
         x: [N, C, H, W] floating point.
-        filter: [h, w] taps, or [n] for the separable n x n filter; None is a single tap of 1. Computed in x's type.
+        filter: [h, w] taps, or [n] for the separable n x n filter; None is a single tap of 1. The naive path computes in the type of x.
         up, down: integer >= 1, or [x, y].
         padding: integer, [x, y] or [x0, x1, y0, y1] (left, right, top, bottom), in pixels of the up-sampled image.
         flip_filter: False convolves, True correlates.

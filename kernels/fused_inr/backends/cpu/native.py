@@ -147,6 +147,71 @@ class PointsGradientsStruct(ctypes.Structure):
     )
 
 
+class BiasActStruct(ctypes.Structure):
+    """FusedInrBiasAct."""
+
+    _fields_ = (
+        ("outer", _i64),
+        ("channels", _i64),
+        ("inner", _i64),
+        ("type", _i32),
+        ("act", _i32),
+        ("alpha", _f32),
+        ("gain", _f32),
+        ("clamp", _f32),
+        ("x", _ptr),
+        ("bias", _ptr),
+        ("residual", _ptr),
+        ("out", _ptr),
+        ("from_output", _i32),
+        ("gradient", _ptr),
+        ("shift", _ptr),
+        ("sums", _ptr),
+    )
+
+
+class UpfirdnStruct(ctypes.Structure):
+    """FusedInrUpfirdn."""
+
+    _fields_ = (
+        ("batch", _i64),
+        ("channels", _i64),
+        ("height", _i64),
+        ("width", _i64),
+        ("out_height", _i64),
+        ("out_width", _i64),
+        ("channels_last", _i32),
+        ("type", _i32),
+        ("up_x", _i32),
+        ("up_y", _i32),
+        ("down_x", _i32),
+        ("down_y", _i32),
+        ("pad_x", _i64),
+        ("pad_y", _i64),
+        ("taps_x", _i32),
+        ("taps_y", _i32),
+        ("taps", _ptr),
+        ("x", _ptr),
+        ("out", _ptr),
+    )
+
+
+class StddevStruct(ctypes.Structure):
+    """FusedInrStddev."""
+
+    _fields_ = (
+        ("batch", _i64),
+        ("channels", _i64),
+        ("pixels", _i64),
+        ("group", _i64),
+        ("planes", _i64),
+        ("type", _i32),
+        ("x", _ptr),
+        ("out", _ptr),
+        ("gradient", _ptr),
+    )
+
+
 def source_hash(folder: Path) -> str:
     """16 hex digits of the contents of the C++ sources: what the library says it was built from."""
     digest = hashlib.sha256()
@@ -187,6 +252,13 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         _ptr,
         _i32,
     )
+    for name, struct in (
+        ("bias_act", BiasActStruct),
+        ("bias_act_slope", BiasActStruct),
+        ("upfirdn2d", UpfirdnStruct),
+        ("minibatch_stddev", StddevStruct),
+    ):
+        getattr(library, f"fused_inr_{name}").argtypes = (ctypes.POINTER(struct), _ptr, _i32)
     library.fused_inr_sincos.argtypes = (_ptr, _ptr, _ptr, _i64, _i32)
     library.fused_inr_sincos.restype = None
     return library, "ready"

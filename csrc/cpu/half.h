@@ -1,0 +1,74 @@
+// IEEE half precision as an element type: loaded to and stored from float32 vectors.
+
+struct Half {
+  uint16_t bits;
+};
+
+static inline float from_half(uint16_t h) {
+  const uint32_t magnitude = uint32_t(h & 0x7fff) << 13, sign = uint32_t(h & 0x8000) << 16;
+  float x;
+  __builtin_memcpy(&x, &magnitude, 4);
+  x *= 5.192296858534828e33f;  // 2^112 makes up for the difference of the exponents' biases, subnormals included
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  if (magnitude >= (0x7c00u << 13)) bits |= 0x7f800000;  // infinities and NaN
+  bits |= sign;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
+static inline uint16_t to_half(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return sign | 0x7e00;
+  if (bits >= 0x477ff000) return sign | 0x7c00;  // 65520 and above round to infinity
+  if (bits < 0x38800000) {  // below 2^-14: adding 0.5 leaves the subnormal's digits, rounded, in the low bits
+    float y;
+    __builtin_memcpy(&y, &bits, 4);
+    y += 0.5f;
+    __builtin_memcpy(&bits, &y, 4);
+    return sign | uint16_t(bits - 0x3f000000);
+  }
+  return sign | uint16_t((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);  // to nearest, ties to even
+}
+
+static inline vf load(const Half* p) {
+#if defined(__AVX512F__)
+  __m256i h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (vf)_mm512_cvtph_ps(h);
+#else
+  vf v;
+  for (int i = 0; i < W; i++) v[i] = from_half(p[i].bits);
+  return v;
+#endif
+}
+
+static inline void store(Half* p, vf v) {
+#if defined(__AVX512F__)
+  const __m256i h = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __builtin_memcpy(p, &h, sizeof h);
+#else
+  for (int i = 0; i < W; i++) p[i].bits = to_half(v[i]);
+#endif
+}
+
+static inline float number(float x) { return x; }
+static inline float number(uint16_t x) { return from_bf16(x); }
+static inline float number(Half x) { return from_half(x.bits); }
+static inline Half element(float x, Half) { return Half{to_half(x)}; }
+
+// The first `n` <= W elements; the rest is zero.
+template <class T>
+static inline vf load_some(const T* p, int64_t n) {
+  vf v = {};
+  for (int64_t i = 0; i < n; i++) v[i] = number(p[i]);
+  return v;
+}
+
+template <class T>
+static inline void store_some(T* p, vf v, int64_t n) {
+  for (int64_t i = 0; i < n; i++) p[i] = element(v[i], T());
+}

@@ -1,0 +1,175 @@
+// Bias, activation, gain, clamp and residual in one pass, and the slope of that applied to a gradient.
+//
+// A tensor [outer, channels, inner] is taken as rows of consecutive elements: with inner = 1 a row is one pixel with all
+// channels, and the bias runs along it; else it is one plane with one bias.
+
+// act(v) and, where it is asked for, act'(v), of the activations that are not piecewise linear.
+static inline float curved(int32_t act, float v, bool slope) {
+  const float scale = act == POINTWISE_SELU ? 1.0507009873554805f : 1.0f;
+  const float elu_alpha = act == POINTWISE_SELU ? 1.6732632423543772f : 1.0f;
+  switch (act) {
+    case POINTWISE_TANH: {
+      const float t = tanhf(v);
+      return slope ? 1.0f - t * t : t;
+    }
+    case POINTWISE_ELU:
+    case POINTWISE_SELU:
+      if (v > 0.0f) return slope ? scale : scale * v;
+      return scale * elu_alpha * (slope ? expf(v) : expm1f(v));
+    default: break;
+  }
+  const float s = v >= 0.0f ? 1.0f / (1.0f + expf(-v)) : 1.0f - 1.0f / (1.0f + expf(v));
+  switch (act) {
+    case POINTWISE_SIGMOID: return slope ? s * (1.0f - s) : s;
+    case POINTWISE_SOFTPLUS: return slope ? s : std_max(v, 0.0f) + log1pf(expf(-fabsf(v)));
+    default: return slope ? s * (1.0f + v * (1.0f - s)) : v * s;  // swish
+  }
+}
+
+static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+
+// act(v) * gain before the clamp. BENT: the slope is alpha below zero; linear is alpha = 1.
+template <bool BENT>
+static inline vf activated(const FusedInrBiasAct& c, vf v) {
+  if (BENT) return choose(v > 0.0f, v, v * c.alpha) * c.gain;
+  vf y;
+  for (int i = 0; i < W; i++) y[i] = curved(c.act, v[i], false) * c.gain;
+  return y;
+}
+
+static inline vf clamped(vf v, float limit) {
+  v = choose(v > limit, splat(limit), v);
+  return choose(v < -limit, splat(-limit), v);
+}
+
+template <bool BENT>
+static inline vf slope_at(const FusedInrBiasAct& c, vf v) {
+  if (BENT && c.from_output) {
+    const vf sloped = choose(v * c.gain > 0.0f, splat(c.gain), splat(c.gain * c.alpha));
+    return (vf)((vi)sloped & (v < c.clamp) & (v > -c.clamp));
+  }
+  const vf y = activated<BENT>(c, v);
+  vf sloped;
+  if (BENT)
+    sloped = choose(v > 0.0f, splat(c.gain), splat(c.gain * c.alpha));
+  else
+    for (int i = 0; i < W; i++) sloped[i] = curved(c.act, v[i], true) * c.gain;
+  return (vf)((vi)sloped & (y <= c.clamp) & (y >= -c.clamp));
+}
+
+struct Rows {
+  int64_t count, length;
+  bool along;  // the bias runs along a row
+  explicit Rows(const FusedInrBiasAct& c)
+      : count(c.inner == 1 ? c.outer : c.outer * c.channels),
+        length(c.inner == 1 ? c.channels : c.inner),
+        along(c.inner == 1) {}
+};
+
+// Calls step(offset, n) for the vectors of a row; n < W in the last one.
+template <class Step>
+static inline void over_row(int64_t length, const Step& step) {
+  int64_t i = 0;
+  for (; i + W <= length; i += W) step(i, W);
+  if (i < length) step(i, int(length - i));
+}
+
+template <class T>
+static inline vf load_n(const T* p, int n) {
+  return n == W ? load(p) : load_some(p, n);
+}
+
+template <class T>
+static inline void store_n(T* p, vf v, int n) {
+  if (n == W)
+    store(p, v);
+  else
+    store_some(p, v, n);
+}
+
+template <bool BENT, class T>
+static int32_t bias_act_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
+  const Rows rows(c);
+  const bool ok = parallel(run, rows.count, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const T *x = (const T*)c.x + r * rows.length, *residual = (const T*)c.residual;
+      T* out = (T*)c.out + r * rows.length;
+      if (residual) residual += r * rows.length;
+      const vf constant = splat(c.bias && !rows.along ? c.bias[r % c.channels] : 0.0f);
+      const float* bias = rows.along ? c.bias : nullptr;
+      over_row(rows.length, [&](int64_t i, int n) {
+        vf v = load_n(x + i, n) + (bias ? load_n(bias + i, n) : constant);
+        v = clamped(activated<BENT>(c, v), c.clamp);
+        if (residual) v += load_n(residual + i, n);
+        store_n(out + i, v, n);
+      });
+    }
+  });
+  return ok ? 0 : 2;
+}
+
+// Rows are dealt out in at most this many parts, whatever the number of threads, so that sums have the same bits.
+constexpr int64_t SUM_PARTS = 64;
+
+template <bool BENT, class T>
+static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
+  const Rows rows(c);
+  const int64_t parts = rows.along ? std_min(rows.count, SUM_PARTS) : rows.count;
+  const int64_t width = rows.along ? (rows.length + W - 1) / W * W : 1;  // floats of a part's sums
+  Block partial(parts * width * 4);
+  if (!partial.base) return 1;
+  float* const sums = (float*)partial.base;
+  const bool ok = parallel(run, parts, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; part++) {
+      float* const mine = sums + part * width;
+      for (int64_t i = 0; i < width; i++) mine[i] = 0.0f;
+      const int64_t last = (part + 1) * rows.count / parts;
+      for (int64_t r = part * rows.count / parts; r < last; r++) {
+        const T *x = (const T*)c.x + r * rows.length, *g = (const T*)c.gradient + r * rows.length;
+        T* out = (T*)c.out + r * rows.length;
+        const int64_t channel = rows.along ? 0 : r % c.channels;
+        const vf constant = splat(c.bias && !rows.along ? c.bias[channel] : 0.0f);
+        const vf level = splat(c.shift && !rows.along ? c.shift[channel] : 0.0f);
+        const float *bias = rows.along ? c.bias : nullptr, *shift = rows.along ? c.shift : nullptr;
+        vf total = {};
+        over_row(rows.length, [&](int64_t i, int n) {
+          vf v = load_n(x + i, n);
+          if (!c.from_output) v += bias ? load_n(bias + i, n) : constant;
+          vf d = load_n(g + i, n) + (shift ? load_n(shift + i, n) : level);
+          d *= slope_at<BENT>(c, v);
+          store_n(out + i, d, n);
+          if (rows.along) {
+            if (c.sums) store(mine + i, load(mine + i) + d);
+          } else if (n == W) {
+            total += d;
+          } else {
+            for (int j = 0; j < n; j++) total[j] += d[j];
+          }
+        });
+        if (!rows.along)
+          for (int j = 0; j < W; j++) mine[0] += total[j];
+      }
+    }
+  });
+  if (!ok) return 2;
+  if (!c.sums) return 0;
+  for (int64_t channel = 0; channel < c.channels; channel++) {
+    double sum = 0.0;
+    if (rows.along)
+      for (int64_t part = 0; part < parts; part++) sum += sums[part * width + channel];
+    else
+      for (int64_t n = 0; n < c.outer; n++) sum += sums[n * c.channels + channel];
+    c.sums[channel] = float(sum);
+  }
+  return 0;
+}
+
+template <class T>
+static int32_t bias_act_of(T*, const FusedInrBiasAct& c, FusedInrParallelFor run) {
+  return c.act <= POINTWISE_LRELU ? bias_act_rows<true, T>(c, run) : bias_act_rows<false, T>(c, run);
+}
+
+template <class T>
+static int32_t bias_act_slope_of(T*, const FusedInrBiasAct& c, FusedInrParallelFor run) {
+  return c.act <= POINTWISE_LRELU ? slope_rows<true, T>(c, run) : slope_rows<false, T>(c, run);
+}

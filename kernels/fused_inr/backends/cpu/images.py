@@ -1,0 +1,150 @@
+"""The ops of a discriminator on the native kernels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fused_inr.backends.cpu import native
+from fused_inr.primitives import layout
+from fused_inr.primitives.upfirdn2d import output
+
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_ACTS = {
+    "linear": 0,
+    "relu": 1,
+    "lrelu": 1,
+    "tanh": 2,
+    "sigmoid": 3,
+    "elu": 4,
+    "selu": 5,
+    "softplus": 6,
+    "swish": 7,
+}
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None or not x.numel() else x.data_ptr()
+
+
+def _bias_act_struct(
+    x: Tensor, act: str, alpha: float, gain: float, clamp: float | None, dim: int
+) -> native.BiasActStruct:
+    outer, channels, inner = layout.extents(x, dim)
+    return native.BiasActStruct(
+        outer=outer,
+        channels=channels,
+        inner=inner,
+        type=_TYPES[x.dtype],
+        act=_ACTS[act],
+        alpha={"linear": 1.0, "relu": 0.0}.get(act, alpha),
+        gain=gain,
+        clamp=math.inf if clamp is None else clamp,
+        x=_pointer(x),
+    )
+
+
+@torch.library.impl("fused_inr::bias_act", "cpu")
+def _(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel():
+        call = _bias_act_struct(x, act, alpha, gain, clamp, dim)
+        call.bias, call.residual, call.out = _pointer(bias), _pointer(residual), _pointer(out)
+        native.run(native.load()[0].fused_inr_bias_act, call)
+    return out
+
+
+@torch.library.impl("fused_inr::bias_act_slope", "cpu")
+def _(
+    gradient: Tensor,
+    shift: Tensor | None,
+    told: Tensor,
+    bias: Tensor | None,
+    from_output: bool,
+    with_sums: bool,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(told)
+    sums = torch.zeros(told.shape[dim] if with_sums else 0)
+    if told.numel():
+        call = _bias_act_struct(told, act, alpha, gain, clamp, dim)
+        call.bias, call.from_output, call.out = _pointer(bias), from_output, _pointer(out)
+        call.gradient, call.shift, call.sums = _pointer(gradient), _pointer(shift), _pointer(sums)
+        native.run(native.load()[0].fused_inr_bias_act_slope, call)
+    return out, sums
+
+
+@torch.library.impl("fused_inr::upfirdn2d", "cpu")
+def _(x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], size: list[int]) -> Tensor:
+    out = output(x, size)
+    if not x.numel():
+        return out.zero_()
+    if out.numel():
+        taps = taps.contiguous()
+        call = native.UpfirdnStruct(
+            batch=x.shape[0],
+            channels=x.shape[1],
+            height=x.shape[2],
+            width=x.shape[3],
+            out_height=size[0],
+            out_width=size[1],
+            channels_last=layout.is_channels_last(x),
+            type=_TYPES[x.dtype],
+            up_x=up[0],
+            up_y=up[1],
+            down_x=down[0],
+            down_y=down[1],
+            pad_x=pad[0],
+            pad_y=pad[1],
+            taps_x=taps.shape[1],
+            taps_y=taps.shape[0],
+            taps=_pointer(taps),
+            x=_pointer(x),
+            out=_pointer(out),
+        )
+        native.run(native.load()[0].fused_inr_upfirdn2d, call)
+    return out
+
+
+def _stddev_struct(x: Tensor, group: int, channels: int, out: Tensor) -> native.StddevStruct:
+    return native.StddevStruct(
+        batch=x.shape[0],
+        channels=x.shape[1],
+        pixels=math.prod(x.shape[2:]),
+        group=group,
+        planes=channels,
+        type=_TYPES[x.dtype],
+        x=_pointer(x),
+        out=_pointer(out),
+    )
+
+
+@torch.library.impl("fused_inr::minibatch_stddev", "cpu")
+def _(x: Tensor, group: int, channels: int) -> Tensor:
+    out = x.new_empty(x.shape[0], x.shape[1] + channels, *x.shape[2:])
+    if x.numel():
+        native.run(native.load()[0].fused_inr_minibatch_stddev, _stddev_struct(x, group, channels, out))
+    return out
+
+
+@torch.library.impl("fused_inr::minibatch_stddev_backward", "cpu")
+def _(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel():
+        call = _stddev_struct(x, group, channels, out)
+        call.gradient = _pointer(gradient)
+        native.run(native.load()[0].fused_inr_minibatch_stddev, call)
+    return out

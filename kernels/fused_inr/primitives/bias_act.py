@@ -1,0 +1,165 @@
+"""residual + clamp(act(x + bias) * gain), and the slope of that applied to a gradient.
+
+The slope is an op of its own, linear in the gradient and self-adjoint:
+
+    dx = (gradient + shift) * slope,    sums = dx summed over all axes but the bias's
+
+Given gradients of (dx, sums), its own derivative with respect to (gradient, shift) is the same op with these in their
+place. So activations that are piecewise linear stay on two kernels to any order of derivatives; the second derivative
+of the others is a composition of PyTorch calls.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_inr import reference
+from fused_inr.primitives import layout
+
+PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
+
+torch.library.define(
+    "fused_inr::bias_act",
+    "(Tensor x, Tensor? bias, Tensor? residual, str act, float alpha, float gain, float? clamp, int dim) -> Tensor",
+)
+torch.library.define(
+    "fused_inr::bias_act_slope",
+    "(Tensor gradient, Tensor? shift, Tensor told, Tensor? bias, bool from_output, bool with_sums, str act, "
+    "float alpha, float gain, float? clamp, int dim) -> (Tensor, Tensor)",
+)
+_forward = torch.ops.fused_inr.bias_act.default
+_slope = torch.ops.fused_inr.bias_act_slope.default
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Arguments as of `reference.bias_act`; what kernels see is dense, in one layout, its bias in float32."""
+    if bias is None:
+        dim = min(1, x.ndim - 1) if x.ndim else 0  # any axis will do
+    # The bias runs along the channels of an image or along an axis of a contiguous tensor.
+    x = layout.dense(x) if dim == 1 else x.contiguous()
+    bias = None if bias is None else bias.float().contiguous()
+    residual = None if residual is None else layout.like(x, residual)
+    return _forward(x, bias, residual, act, alpha, gain, clamp, dim)
+
+
+def supports(
+    x: Tensor,
+    bias: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+    residual: Tensor | None = None,
+) -> tuple[bool, str]:
+    """What the kernels of every backend have in common."""
+    if alpha < 0:
+        return False, "the output of a negative slope does not tell the sign of the input"
+    return layout.supports(x)
+
+
+@torch.library.register_fake("fused_inr::bias_act")
+def _(
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("fused_inr::bias_act_slope")
+def _(
+    gradient: Tensor,
+    shift: Tensor | None,
+    told: Tensor,
+    bias: Tensor | None,
+    from_output: bool,
+    with_sums: bool,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(told), told.new_empty(told.shape[dim] if with_sums else 0, dtype=torch.float32)
+
+
+def _save_forward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, bias, residual, *ctx.options = inputs
+    # The output tells the slope, and the next layer keeps it anyway; with a residual added it does not.
+    ctx.from_output = residual is None and ctx.options[0] in PIECEWISE_LINEAR
+    ctx.save_for_backward(output if ctx.from_output else x, None if ctx.from_output else bias)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple:
+    told, bias = ctx.saved_tensors
+    with_x, with_bias, with_residual = ctx.needs_input_grad[:3]
+    dx = sums = None
+    if with_x or with_bias:
+        dense = layout.like(told, gradient)
+        dx, sums = _slope(dense, None, told, bias, ctx.from_output, with_bias, *ctx.options)
+    return (dx if with_x else None, sums if with_bias else None, gradient if with_residual else None, *[None] * 5)
+
+
+torch.library.register_autograd("fused_inr::bias_act", _backward, setup_context=_save_forward)
+
+
+def _save_slope(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    gradient, shift, told, bias, ctx.from_output, ctx.with_sums, *ctx.options = inputs
+    curved = ctx.options[0] not in PIECEWISE_LINEAR
+    ctx.save_for_backward(gradient if curved else None, shift if curved else None, told, bias)
+
+
+def _slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
+    _, _, told, bias = ctx.saved_tensors
+    if ctx.options[0] not in PIECEWISE_LINEAR:
+        return _composed_slope_backward(ctx, again, again_sums)
+    with_gradient, with_shift = ctx.needs_input_grad[:2]
+    if not (with_gradient or with_shift):
+        return (None,) * 11
+    level = again_sums if ctx.with_sums else None
+    dense = layout.like(told, again)
+    found, sums = _slope(dense, level, told, bias, ctx.from_output, with_shift, *ctx.options)
+    return (found if with_gradient else None, sums if with_shift else None, *[None] * 9)
+
+
+def _composed_slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
+    """Gradients of the slope of a curved activation for all four tensors, in PyTorch calls on aliases of them."""
+    act, alpha, gain, clamp, dim = ctx.options
+    create = torch.is_grad_enabled()
+    with torch.enable_grad():
+        given = [t if t is None else t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
+        wanted = [t if t is None or t.requires_grad else t.requires_grad_() for t in given]
+        gradient, shift, x, bias = wanted
+        wide = x.float()
+        wide_bias = wide.new_zeros(x.shape[dim]).requires_grad_() if bias is None else bias
+        y = reference.bias_act(wide, wide_bias, act, alpha, gain, clamp, dim)
+        upstream = gradient.float()
+        if shift is not None:
+            upstream = upstream + shift.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+        dx, sums = torch.autograd.grad(y, [wide, wide_bias], upstream, create_graph=True)
+        total = (dx * again.float()).sum()
+        if ctx.with_sums:
+            total = total + (sums * again_sums).sum()
+        inputs = [t for t in wanted if t is not None]
+        found = iter(torch.autograd.grad(total, inputs, create_graph=create, allow_unused=True))
+    grads = [None if t is None else next(found) for t in wanted]
+    return (*grads, *[None] * 7)
+
+
+torch.library.register_autograd("fused_inr::bias_act_slope", _slope_backward, setup_context=_save_slope)

@@ -1,0 +1,71 @@
+"""Minibatch standard deviation with a kernel for its gradient; the second derivative is a composition."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_inr import reference
+from fused_inr.primitives import layout
+
+torch.library.define("fused_inr::minibatch_stddev", "(Tensor x, SymInt group, int channels) -> Tensor")
+torch.library.define(
+    "fused_inr::minibatch_stddev_backward", "(Tensor gradient, Tensor x, SymInt group, int channels) -> Tensor"
+)
+_forward = torch.ops.fused_inr.minibatch_stddev.default
+_gradient = torch.ops.fused_inr.minibatch_stddev_backward.default
+
+
+def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
+    """Arguments as of `reference.minibatch_stddev`; kernels see contiguous tensors."""
+    return _forward(x.contiguous(), group, channels)
+
+
+def supports(x: Tensor, group: int, channels: int) -> tuple[bool, str]:
+    """What the kernels of every backend have in common."""
+    return layout.supports(x)
+
+
+@torch.library.register_fake("fused_inr::minibatch_stddev")
+def _(x: Tensor, group: int, channels: int) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1] + channels, *x.shape[2:])
+
+
+@torch.library.register_fake("fused_inr::minibatch_stddev_backward")
+def _(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, *ctx.options = inputs
+    ctx.save_for_backward(x)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple:
+    (x,) = ctx.saved_tensors
+    return _gradient(gradient.contiguous(), x, *ctx.options), None, None
+
+
+torch.library.register_autograd("fused_inr::minibatch_stddev", _backward, setup_context=_save)
+
+
+def _save_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    gradient, x, *ctx.options = inputs
+    ctx.save_for_backward(gradient, x)
+
+
+def _backward_of_gradient(ctx: Any, again: Tensor) -> tuple:
+    create = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, as a tensor may be computed from another one here.
+        gradient, x = [t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
+        gradient, x = [t if t.requires_grad else t.requires_grad_() for t in (gradient, x)]
+        y = reference.minibatch_stddev(x, *ctx.options)
+        (dx,) = torch.autograd.grad(y, x, gradient, create_graph=True)
+        found = torch.autograd.grad(dx, (gradient, x), again, create_graph=create, allow_unused=True)
+    return *found, None, None
+
+
+torch.library.register_autograd(
+    "fused_inr::minibatch_stddev_backward", _backward_of_gradient, setup_context=_save_gradient
+)

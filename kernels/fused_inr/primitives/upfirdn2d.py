@@ -1,0 +1,90 @@
+"""Up-sampling by zeros, a FIR filter and down-sampling as one op, whose adjoint is the same op with other numbers.
+
+With o an output pixel, j a tap and z the image with up - 1 zeros after every pixel, along each axis
+
+    y[o] = sum_j taps[j] z[o down + j - pad]
+
+so the gradient of x is sum_j taps[n-1-j] w[i up + j - (n-1-pad)], w being the gradient of y with down - 1 zeros after
+every pixel: `up` and `down` change places.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_inr.primitives import layout
+
+torch.library.define(
+    "fused_inr::upfirdn2d",
+    "(Tensor x, Tensor taps, int[2] up, int[2] down, int[2] pad, SymInt[2] size) -> Tensor",
+)
+_upfirdn2d = torch.ops.fused_inr.upfirdn2d.default
+
+
+def upfirdn2d(
+    x: Tensor,
+    filter: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip_filter: bool,
+    gain: float,
+) -> Tensor:
+    """Arguments as of `reference.upfirdn2d`.
+
+    What kernels see: x dense; taps [h, w] float32 that correlate, the gain in them; pad the left and the top padding
+    only, as `size`, the height and width of the output, tells the others. `up` and `down` are [x, y].
+    """
+    taps = filter.float() * gain
+    if taps.ndim == 1:
+        taps = torch.outer(taps, filter.float())
+    if not flip_filter:
+        taps = taps.flip([0, 1])
+    height = (x.shape[2] * up[1] + padding[2] + padding[3] - taps.shape[0]) // down[1] + 1
+    width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps.shape[1]) // down[0] + 1
+    return _upfirdn2d(layout.dense(x), taps, up, down, (padding[0], padding[2]), (height, width))
+
+
+def supports(
+    x: Tensor,
+    filter: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip_filter: bool,
+    gain: float,
+) -> tuple[bool, str]:
+    """What the kernels of every backend have in common."""
+    if torch.is_grad_enabled() and filter.requires_grad:
+        return False, "it has no gradient for the filter"
+    return layout.supports(x)
+
+
+@torch.library.register_fake("fused_inr::upfirdn2d")
+def _(x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], size: list[int]) -> Tensor:
+    return output(x, size)
+
+
+def output(x: Tensor, size: list[int]) -> Tensor:
+    """What the op returns, not yet written: in the type and layout of x."""
+    shape = [*x.shape[:2], *size]
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout.format_of(x))
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, taps, *ctx.options = inputs
+    ctx.size = x.shape[2:]
+    ctx.memory_format = layout.format_of(x)
+    ctx.save_for_backward(taps)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple:
+    (taps,) = ctx.saved_tensors
+    up, down, pad, _ = ctx.options
+    pad = (taps.shape[1] - 1 - pad[0], taps.shape[0] - 1 - pad[1])
+    gradient = gradient.contiguous(memory_format=ctx.memory_format)
+    return _upfirdn2d(gradient, taps.flip([0, 1]), down, up, pad, ctx.size), None, None, None, None, None
+
+
+torch.library.register_autograd("fused_inr::upfirdn2d", _backward, setup_context=_save)

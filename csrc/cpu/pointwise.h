@@ -26,35 +26,36 @@ static inline float curved(int32_t act, float v, bool slope) {
   }
 }
 
-static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
-
 // act(v) * gain before the clamp. BENT: the slope is alpha below zero; linear is alpha = 1.
 template <bool BENT>
 static inline vf activated(const FusedInrBiasAct& c, vf v) {
-  if (BENT) return choose(v > 0.0f, v, v * c.alpha) * c.gain;
+  if (BENT) return (v > 0.0f ? v : v * c.alpha) * c.gain;
   vf y;
   for (int i = 0; i < W; i++) y[i] = curved(c.act, v[i], false) * c.gain;
   return y;
 }
 
 static inline vf clamped(vf v, float limit) {
-  v = choose(v > limit, splat(limit), v);
-  return choose(v < -limit, splat(-limit), v);
+  v = v > limit ? splat(limit) : v;
+  return v < -limit ? splat(-limit) : v;
 }
 
 template <bool BENT>
 static inline vf slope_at(const FusedInrBiasAct& c, vf v) {
+  const vf none = {}, above = splat(c.gain), below = splat(c.gain * c.alpha);
   if (BENT && c.from_output) {
-    const vf sloped = choose(v * c.gain > 0.0f, splat(c.gain), splat(c.gain * c.alpha));
-    return (vf)((vi)sloped & (v < c.clamp) & (v > -c.clamp));
+    const vf sloped = v * c.gain > 0.0f ? above : below;
+    const vf size = (vf)((vi)v & 0x7fffffff);
+    return size < c.clamp ? sloped : none;
   }
   const vf y = activated<BENT>(c, v);
   vf sloped;
   if (BENT)
-    sloped = choose(v > 0.0f, splat(c.gain), splat(c.gain * c.alpha));
+    sloped = v > 0.0f ? above : below;
   else
     for (int i = 0; i < W; i++) sloped[i] = curved(c.act, v[i], true) * c.gain;
-  return (vf)((vi)sloped & (y <= c.clamp) & (y >= -c.clamp));
+  const vf size = (vf)((vi)y & 0x7fffffff);
+  return size <= c.clamp ? sloped : none;
 }
 
 struct Rows {

@@ -53,56 +53,104 @@ static inline int source_rows(const FusedInrUpfirdn& c, const Term& term, int64_
   return found;
 }
 
-constexpr int64_t CHANNEL_BLOCK = 8 * W;  // a row of them fits into the first-level cache
+// Rows and the taps that they are to be multiplied with.
+template <class T>
+struct Taken {
+  const T* from;
+  float tap;
+};
+
+// One thread's memory.
+template <class T>
+struct Lines {
+  float *line, *sum;  // the row that a column of taps made; the terms before, where there are several
+  SourceRow* rows;
+  Taken<T>* down;
+  Taken<float>* across;
+};
+
+// to[i] = (more ? sum[i] : 0) + the taken rows at i: the taps that there usually are, in registers.
+template <int N, class T, class Out>
+static inline void combine_of(const Taken<T>* taken, const float* sum, Out* to, int64_t length) {
+  over_row(length, [&](int64_t i, int n) {
+    vf v = sum ? load_n(sum + i, n) : vf{};
+    for (int j = 0; j < N; j++) v += taken[j].tap * load_n(taken[j].from + i, n);
+    store_n(to + i, v, n);
+  });
+}
+
+template <class T, class Out>
+static void combine(const Taken<T>* taken, int count, const float* sum, Out* to, int64_t length) {
+  switch (count) {
+    case 0: return combine_of<0>(taken, sum, to, length);
+    case 1: return combine_of<1>(taken, sum, to, length);
+    case 2: return combine_of<2>(taken, sum, to, length);
+    case 3: return combine_of<3>(taken, sum, to, length);
+    case 4: return combine_of<4>(taken, sum, to, length);
+    default: break;
+  }
+  over_row(length, [&](int64_t i, int n) {
+    vf v = sum ? load_n(sum + i, n) : vf{};
+    for (int j = 0; j < count; j++) v += taken[j].tap * load_n(taken[j].from + i, n);
+    store_n(to + i, v, n);
+  });
+}
+
+// The sum of the terms goes into `sum` up to the last one, which writes the output.
+template <class T, class Out>
+static void finish(const Taken<T>* taken, int count, int term, int terms, float* sum, Out* out, int64_t length) {
+  const float* before = term ? sum : nullptr;
+  if (term + 1 < terms)
+    combine(taken, count, before, sum, length);
+  else
+    combine(taken, count, before, out, length);
+}
+
+constexpr int64_t CHANNEL_BLOCK = 8 * W;  // a few pixels of them fit into the first-level cache
 
 // Pixels with all their channels together: vectors run over channels.
 template <class T>
 static int32_t upfirdn_pixels(const FusedInrUpfirdn& c, FusedInrParallelFor run) {
-  const int64_t blocks = (c.channels + CHANNEL_BLOCK - 1) / CHANNEL_BLOCK;
   const Filter filter(c);
   const int terms = filter.terms();
   volatile bool failed = false;
   const bool ok = parallel(run, c.batch * c.out_height, [&](int64_t begin, int64_t end) {
-    Block own(c.width * CHANNEL_BLOCK * 4 + c.out_width * CHANNEL_BLOCK * 4 + c.taps_y * int64_t(sizeof(SourceRow)));
+    Arena size = {nullptr, 0};
+    const auto layout = [&](Arena& arena) {
+      return Lines<T>{arena.take<float>(c.width * CHANNEL_BLOCK), arena.take<float>(c.out_width * CHANNEL_BLOCK),
+                      arena.take<SourceRow>(c.taps_y), arena.take<Taken<T>>(c.taps_y),
+                      arena.take<Taken<float>>(c.taps_x)};
+    };
+    layout(size);
+    Block own(size.used);
     if (!own.base) {
       failed = true;
       return;
     }
-    float* const line = (float*)own.base;
-    float* const sum = line + c.width * CHANNEL_BLOCK;  // of the terms, where there are several
-    SourceRow* const rows = (SourceRow*)(sum + c.out_width * CHANNEL_BLOCK);
+    Arena arena = {own.base, 0};
+    const Lines<T> mine = layout(arena);
     for (int64_t job = begin; job < end; job++) {
       const int64_t n = job / c.out_height, oy = job % c.out_height;
       const T* image = (const T*)c.x + n * c.height * c.width * c.channels;
       T* out = (T*)c.out + job * c.out_width * c.channels;
-      for (int64_t block = 0; block < blocks; block++) {
-        const int64_t c0 = block * CHANNEL_BLOCK, some = std_min(CHANNEL_BLOCK, c.channels - c0);
+      for (int64_t c0 = 0; c0 < c.channels; c0 += CHANNEL_BLOCK) {
+        const int64_t some = std_min(CHANNEL_BLOCK, c.channels - c0);
         for (int t = 0; t < terms; t++) {
           const Term term = filter.term(t);
-          const int found = source_rows(c, term, oy, rows);
+          const int found = source_rows(c, term, oy, mine.rows);
           for (int64_t x = 0; x < c.width; x++) {
-            float* to = line + x * CHANNEL_BLOCK;
-            over_row(some, [&](int64_t i, int m) {
-              vf v = {};
-              for (int j = 0; j < found; j++)
-                v += rows[j].tap * load_n(image + (rows[j].y * c.width + x) * c.channels + c0 + i, m);
-              store(to + i, v);
-            });
+            for (int j = 0; j < found; j++)
+              mine.down[j] = {image + (mine.rows[j].y * c.width + x) * c.channels + c0, mine.rows[j].tap};
+            combine(mine.down, found, nullptr, mine.line + x * CHANNEL_BLOCK, some);
           }
           for (int64_t ox = 0; ox < c.out_width; ox++) {
-            const int64_t place = ox * c.down_x - c.pad_x;  // of the first tap, in the image with zeros inserted
-            int64_t first = 0;  // the taps that meet a pixel and not an inserted zero: first, first + up, ...
-            while (first < c.taps_x && (place + first < 0 || (place + first) % c.up_x)) first++;
-            const int64_t stop = std_min<int64_t>(c.taps_x, (c.width - 1) * c.up_x - place + 1);
-            over_row(some, [&](int64_t i, int m) {
-              vf v = t ? load(sum + ox * CHANNEL_BLOCK + i) : vf{};
-              for (int64_t j = first; j < stop; j += c.up_x)
-                v += term.row[j] * load(line + (place + j) / c.up_x * CHANNEL_BLOCK + i);
-              if (t + 1 < terms)
-                store(sum + ox * CHANNEL_BLOCK + i, v);
-              else
-                store_n(out + ox * c.channels + c0 + i, v, m);
-            });
+            int count = 0;
+            for (int j = 0; j < c.taps_x; j++) {
+              const int64_t place = ox * c.down_x + j - c.pad_x;  // in the image with zeros inserted
+              if (place < 0 || place % c.up_x || place / c.up_x >= c.width) continue;
+              mine.across[count++] = {mine.line + place / c.up_x * CHANNEL_BLOCK, term.row[j]};
+            }
+            finish(mine.across, count, t, terms, mine.sum + ox * CHANNEL_BLOCK, out + ox * c.channels + c0, some);
           }
         }
       }
@@ -112,54 +160,76 @@ static int32_t upfirdn_pixels(const FusedInrUpfirdn& c, FusedInrParallelFor run)
   return ok ? 0 : 2;
 }
 
+// Every second element of a line.
+static inline vf load_even(const float* p) {
+  const vf a = load(p), b = load(p + W);
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+#endif
+}
+
 // Planes: vectors run along rows.
 template <class T>
 static int32_t upfirdn_planes(const FusedInrUpfirdn& c, FusedInrParallelFor run) {
   const Filter filter(c);
   const int terms = filter.terms();
-  // A line holds the padded row with its zeros; reading a vector past its end is safe.
-  const int64_t padded = (c.out_width - 1) * c.down_x + c.taps_x, length = padded + W;
+  // A line holds the padded row with its zeros; reading two vectors past its end is safe.
+  const int64_t padded = (c.out_width - 1) * c.down_x + c.taps_x;
+  const int64_t from = std_max<int64_t>(0, (-c.pad_x + c.up_x - 1) / c.up_x);  // the first pixel that is not cropped
+  const int64_t to = std_min(c.width, (padded - 1 - c.pad_x) / c.up_x + 1);
   volatile bool failed = false;
   const bool ok = parallel(run, c.batch * c.channels * c.out_height, [&](int64_t begin, int64_t end) {
-    Block own((length + c.out_width + W + c.width + W) * 4 + c.taps_y * int64_t(sizeof(SourceRow)));
+    Arena size = {nullptr, 0};
+    const auto layout = [&](Arena& arena) {
+      return Lines<T>{arena.take<float>(padded + 2 * W + c.width), arena.take<float>(c.out_width),
+                      arena.take<SourceRow>(c.taps_y), arena.take<Taken<T>>(c.taps_y),
+                      arena.take<Taken<float>>(c.taps_x)};
+    };
+    layout(size);
+    Block own(size.used);
     if (!own.base) {
       failed = true;
       return;
     }
-    float* const line = (float*)own.base;
-    float* const sum = line + length;
-    float* const packed = sum + c.out_width + W;  // the row before zeros are inserted
-    SourceRow* const rows = (SourceRow*)(packed + c.width + W);
-    for (int64_t i = 0; i < length; i++) line[i] = 0.0f;
-    const int64_t from = std_max<int64_t>(0, (-c.pad_x + c.up_x - 1) / c.up_x);  // the first pixel that is not cropped
-    const int64_t to = std_min(c.width, (padded - 1 - c.pad_x) / c.up_x + 1);
+    Arena arena = {own.base, 0};
+    const Lines<T> mine = layout(arena);
+    float* const packed = mine.line + padded + 2 * W;  // the row before zeros are inserted
+    for (int64_t i = 0; i < padded + 2 * W; i++) mine.line[i] = 0.0f;
     for (int64_t job = begin; job < end; job++) {
       const int64_t plane = job / c.out_height, oy = job % c.out_height;
       const T* image = (const T*)c.x + plane * c.height * c.width;
       T* out = (T*)c.out + job * c.out_width;
       for (int t = 0; t < terms; t++) {
         const Term term = filter.term(t);
-        const int found = source_rows(c, term, oy, rows);
-        float* const direct = c.up_x == 1 ? line + c.pad_x + from : packed;
-        over_row(std_max<int64_t>(0, to - from), [&](int64_t i, int m) {
-          vf v = {};
-          for (int j = 0; j < found; j++) v += rows[j].tap * load_n(image + rows[j].y * c.width + from + i, m);
-          store_n(direct + i, v, m);
-        });
+        const int found = source_rows(c, term, oy, mine.rows);
+        for (int j = 0; j < found; j++)
+          mine.down[j] = {image + mine.rows[j].y * c.width + from, mine.rows[j].tap};
+        float* const row = c.up_x == 1 ? mine.line + c.pad_x + from : packed;
+        combine(mine.down, found, nullptr, row, std_max<int64_t>(0, to - from));
         if (c.up_x > 1)
-          for (int64_t i = from; i < to; i++) line[i * c.up_x + c.pad_x] = packed[i - from];
-        over_row(c.out_width, [&](int64_t i, int m) {
-          vf v = t ? load_n(sum + i, m) : vf{};
-          if (c.down_x == 1) {
-            for (int j = 0; j < c.taps_x; j++) v += term.row[j] * load(line + i + j);
+          for (int64_t i = from; i < to; i++) mine.line[i * c.up_x + c.pad_x] = packed[i - from];
+        if (c.down_x == 1) {
+          for (int j = 0; j < c.taps_x; j++) mine.across[j] = {mine.line + j, term.row[j]};
+          finish(mine.across, c.taps_x, t, terms, mine.sum, out, c.out_width);
+          continue;
+        }
+        over_row(c.out_width, [&](int64_t i, int n) {
+          vf v = t ? load_n(mine.sum + i, n) : vf{};
+          const float* first = mine.line + i * c.down_x;
+          if (c.down_x == 2 && n == W) {
+            for (int j = 0; j < c.taps_x; j++) v += term.row[j] * load_even(first + j);
           } else {
-            for (int k = 0; k < m; k++)
-              for (int j = 0; j < c.taps_x; j++) v[k] += term.row[j] * line[(i + k) * c.down_x + j];
+            for (int k = 0; k < n; k++)
+              for (int j = 0; j < c.taps_x; j++) v[k] += term.row[j] * first[k * c.down_x + j];
           }
           if (t + 1 < terms)
-            store_n(sum + i, v, m);
+            store_n(mine.sum + i, v, n);
           else
-            store_n(out + i, v, m);
+            store_n(out + i, v, n);
         });
       }
     }

@@ -60,6 +60,13 @@ struct Taken {
   float tap;
 };
 
+struct Yes {
+  static constexpr bool value = true;
+};
+struct No {
+  static constexpr bool value = false;
+};
+
 // One thread's memory.
 template <class T>
 struct Lines {
@@ -72,11 +79,20 @@ struct Lines {
 // to[i] = (more ? sum[i] : 0) + the taken rows at i: the taps that there usually are, in registers.
 template <int N, class T, class Out>
 static inline void combine_of(const Taken<T>* taken, const float* sum, Out* to, int64_t length) {
-  over_row(length, [&](int64_t i, int n) {
-    vf v = sum ? load_n(sum + i, n) : vf{};
-    for (int j = 0; j < N; j++) v += taken[j].tap * load_n(taken[j].from + i, n);
-    store_n(to + i, v, n);
-  });
+  Taken<T> held[N + 1];  // copies, which what is stored cannot change
+  vf tap[N + 1];
+  for (int j = 0; j < N; j++) held[j] = taken[j], tap[j] = splat(taken[j].tap);
+  const auto steps = [&](auto with_sum) {
+    over_row(length, [&](int64_t i, int n) {
+      vf v = decltype(with_sum)::value ? load_n(sum + i, n) : vf{};
+      for (int j = 0; j < N; j++) v += tap[j] * load_n(held[j].from + i, n);
+      store_n(to + i, v, n);
+    });
+  };
+  if (sum)
+    steps(Yes());
+  else
+    steps(No());
 }
 
 template <class T, class Out>
@@ -106,18 +122,20 @@ static void finish(const Taken<T>* taken, int count, int term, int terms, float*
     combine(taken, count, before, out, length);
 }
 
-constexpr int64_t CHANNEL_BLOCK = 8 * W;  // a few pixels of them fit into the first-level cache
+constexpr int64_t TILE_BYTES = 1 << 16;  // of float32 input pixels: a tile stays near while taps go across it
 
-// Pixels with all their channels together: vectors run over channels.
+// Pixels with all their channels together: vectors run over channels, and down a column over whole tiles of pixels.
 template <class T>
 static int32_t upfirdn_pixels(const FusedInrUpfirdn& c, FusedInrParallelFor run) {
   const Filter filter(c);
   const int terms = filter.terms();
+  const int64_t held = std_max<int64_t>(c.taps_x + 1, TILE_BYTES / 4 / c.channels);  // input pixels of a tile
+  const int64_t wide = std_min(c.out_width, std_max<int64_t>(1, ((held - 1) * c.up_x - c.taps_x) / c.down_x + 1));
   volatile bool failed = false;
   const bool ok = parallel(run, c.batch * c.out_height, [&](int64_t begin, int64_t end) {
     Arena size = {nullptr, 0};
     const auto layout = [&](Arena& arena) {
-      return Lines<T>{arena.take<float>(c.width * CHANNEL_BLOCK), arena.take<float>(c.out_width * CHANNEL_BLOCK),
+      return Lines<T>{arena.take<float>((held + 1) * c.channels), arena.take<float>(wide * c.channels),
                       arena.take<SourceRow>(c.taps_y), arena.take<Taken<T>>(c.taps_y),
                       arena.take<Taken<float>>(c.taps_x)};
     };
@@ -132,25 +150,27 @@ static int32_t upfirdn_pixels(const FusedInrUpfirdn& c, FusedInrParallelFor run)
     for (int64_t job = begin; job < end; job++) {
       const int64_t n = job / c.out_height, oy = job % c.out_height;
       const T* image = (const T*)c.x + n * c.height * c.width * c.channels;
-      T* out = (T*)c.out + job * c.out_width * c.channels;
-      for (int64_t c0 = 0; c0 < c.channels; c0 += CHANNEL_BLOCK) {
-        const int64_t some = std_min(CHANNEL_BLOCK, c.channels - c0);
+      for (int64_t first = 0; first < c.out_width; first += wide) {
+        const int64_t last = std_min(first + wide, c.out_width);
+        T* out = (T*)c.out + (job * c.out_width + first) * c.channels;
+        // The input pixels under the tile's taps.
+        const int64_t low = std_max<int64_t>(0, first * c.down_x - c.pad_x + c.up_x - 1) / c.up_x;
+        const int64_t high = std_min(c.width, ((last - 1) * c.down_x - c.pad_x + c.taps_x - 1 + c.up_x) / c.up_x);
         for (int t = 0; t < terms; t++) {
           const Term term = filter.term(t);
           const int found = source_rows(c, term, oy, mine.rows);
-          for (int64_t x = 0; x < c.width; x++) {
-            for (int j = 0; j < found; j++)
-              mine.down[j] = {image + (mine.rows[j].y * c.width + x) * c.channels + c0, mine.rows[j].tap};
-            combine(mine.down, found, nullptr, mine.line + x * CHANNEL_BLOCK, some);
-          }
-          for (int64_t ox = 0; ox < c.out_width; ox++) {
+          for (int j = 0; j < found; j++)
+            mine.down[j] = {image + (mine.rows[j].y * c.width + low) * c.channels, mine.rows[j].tap};
+          combine(mine.down, found, nullptr, mine.line, std_max<int64_t>(0, high - low) * c.channels);
+          for (int64_t ox = first; ox < last; ox++) {
             int count = 0;
             for (int j = 0; j < c.taps_x; j++) {
               const int64_t place = ox * c.down_x + j - c.pad_x;  // in the image with zeros inserted
               if (place < 0 || place % c.up_x || place / c.up_x >= c.width) continue;
-              mine.across[count++] = {mine.line + place / c.up_x * CHANNEL_BLOCK, term.row[j]};
+              mine.across[count++] = {mine.line + (place / c.up_x - low) * c.channels, term.row[j]};
             }
-            finish(mine.across, count, t, terms, mine.sum + ox * CHANNEL_BLOCK, out + ox * c.channels + c0, some);
+            const int64_t at = (ox - first) * c.channels;
+            finish(mine.across, count, t, terms, mine.sum + at, out + at, c.channels);
           }
         }
       }

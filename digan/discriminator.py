@@ -27,7 +27,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, in, R, R] -> [N, out, R/2, R/2]."""
-        return self.skip(x, gain=math.sqrt(0.5)) + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
+        skip = self.skip(x, gain=math.sqrt(0.5))
+        return self.conv1(self.conv0(x), gain=math.sqrt(0.5), residual=skip)
 
 
 class Discriminator(nn.Module):
@@ -91,7 +92,9 @@ class Discriminator(nn.Module):
             raise ValueError("labels were given to an unconditional discriminator: build it with num_classes > 0.")
         full = self.fc.weight.dtype
         half = dtype if dtype is not None and self.config.half_resolutions > 0 else full
-        x = x.to(half, memory_format=torch.preserve_format if half == full else torch.channels_last)
+        # oneDNN and tensor cores both want the channels together; float32 on a GPU is as fast without.
+        together = half != full or x.device.type == "cpu"
+        x = x.to(half, memory_format=torch.channels_last if together else torch.preserve_format)
         x = self.from_rgb(x)
         for name, block in self.blocks.items():
             x = block(x.to(half if int(name) > size >> self.config.half_resolutions else full))

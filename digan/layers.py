@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import DiscriminatorConfig, GeneratorConfig
+from digan.convolution import conv2d
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -97,20 +98,20 @@ class Conv2d(nn.Module):
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
         self.register_buffer("fir", torch.outer(taps, taps) / taps.sum() ** 2 if down else None, persistent=False)
 
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """Convolve; ``gain`` multiplies the result of the activation (and the clamp)."""
-        if self.bias is None and self.activation == "linear":
+    def forward(self, x: Tensor, gain: float = 1.0, residual: Tensor | None = None) -> Tensor:
+        """Convolve; ``gain`` multiplies the activation's result (and the clamp), to which ``residual`` is added."""
+        if self.bias is None and self.activation == "linear" and residual is None:
             return self._convolve(x, gain)  # nothing follows, so the gain rides on the weight
         y = self._convolve(x, 1.0)
         clamp = self.clamp * gain if self.clamp is not None and x.dtype in HALF_DTYPES else None
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return fi.bias_act(y, bias, act=self.activation, gain=_ACTIVATION_GAIN[self.activation] * gain, clamp=clamp)
+        gain = _ACTIVATION_GAIN[self.activation] * gain
+        return fi.bias_act(y, self.bias, act=self.activation, gain=gain, clamp=clamp, residual=residual)
 
     def _convolve(self, x: Tensor, gain: float) -> Tensor:
         weight = (self.weight * (self.weight_gain * gain)).to(x.dtype)
         if self.fir is None:
-            return F.conv2d(x, weight, padding=self.kernel // 2)
+            return conv2d(x, weight, padding=self.kernel // 2)
         spread = self.fir.shape[0] // 2
         if self.kernel == 1:  # a pointwise convolution commutes with dropping pixels: do it on a quarter of them
-            return F.conv2d(fi.upfirdn2d(x, self.fir, down=2, padding=spread - 1), weight)
-        return F.conv2d(fi.upfirdn2d(x, self.fir, padding=spread - 1 + self.kernel // 2), weight, stride=2)
+            return conv2d(fi.upfirdn2d(x, self.fir, down=2, padding=spread - 1), weight)
+        return conv2d(fi.upfirdn2d(x, self.fir, padding=spread - 1 + self.kernel // 2), weight, stride=2)

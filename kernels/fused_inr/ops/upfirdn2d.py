@@ -61,7 +61,7 @@ def upfirdn2d(
 
     Args:
         x: [N, C, H, W] floating point.
-        filter: [h, w] taps, or [n] for the separable n x n filter; None is a single tap of 1. The naive path computes in the type of x.
+        filter: [h, w] taps, or [n] for the separable n x n filter; None is a single tap of 1.
         up, down: integer >= 1, or [x, y].
         padding: integer, [x, y] or [x0, x1, y0, y1] (left, right, top, bottom), in pixels of the up-sampled image.
         flip_filter: False convolves, True correlates.

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from digan.errors import ConfigError
+from digan.layout import CHECKPOINTS
 from digan.trainer import Trainer
 
 _NAME = re.compile(r"^checkpoint-(\d{9})$")
@@ -37,7 +38,7 @@ def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int) -> P
     (partial / "state.json").write_text(json.dumps(state, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
-    for old in _complete(folder)[:-keep]:
+    for old in list_complete(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -78,11 +79,11 @@ def find(resume: str, outdir: str) -> Path | None:
         ConfigError: a path was given and no complete checkpoint lies there.
     """
     if resume == "latest":
-        return next((c[-1] for run in reversed(list_runs(outdir)) if (c := _complete(run / "checkpoints"))), None)
+        return next((c[-1] for run in reversed(list_runs(outdir)) if (c := list_complete(run / CHECKPOINTS))), None)
     path = Path(resume)
     if _NAME.match(path.name) and (path / "state.json").is_file():
         return path
-    found = _complete(path / "checkpoints") or _complete(path)
+    found = list_complete(path / CHECKPOINTS) or list_complete(path)
     if not found:
         raise ConfigError(
             f"--resume {resume} is neither 'latest' nor a run folder or checkpoint with a complete state."
@@ -95,7 +96,7 @@ def list_runs(outdir: str) -> list[Path]:
     return sorted(p for p in Path(outdir).glob("*") if _RUN.match(p.name))
 
 
-def _complete(folder: Path) -> list[Path]:
+def list_complete(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first."""
     found = [p for p in folder.glob("checkpoint-*") if _NAME.match(p.name) and (p / "state.json").is_file()]
     return sorted(found)

@@ -82,7 +82,7 @@ def test_run_folder_holds_what_it_promises(tmp_path, videos):
     assert folder.name == "00000-copy-32x16-batch8-mine"
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     expected = "config.json command.sh log.txt stats.jsonl metric-rfvd4_4f.jsonl samples/reals.mp4 samples/reals.png "
-    expected += "samples/fakes_init.mp4 samples/fakes000000.png snapshots/network-snapshot-000000.safetensors "
+    expected += "samples/fakes_init.mp4 samples/fakes000000.032.png snapshots/network-snapshot-000000.032.safetensors "
     expected += "checkpoints/checkpoint-000000032/state.json"
     assert set(expected.split()) <= files
     assert any(f.startswith("events") for f in files)

@@ -13,6 +13,7 @@ import torch
 from digan.augment import draw_augment
 from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
 from digan.errors import ConfigError, MetricError
+from digan.metrics.detectors import detector_files
 from digan.metrics.protocol import Protocol
 
 
@@ -132,11 +133,9 @@ def _check(config: TrainConfig) -> TrainConfig:
     check(config)
     try:
         protocols = [Protocol.parse(name) for name in config.metric_names()]
+        detector_files([config.detector] if config.detector else [], protocols)
     except MetricError as error:
         raise ConfigError(f"--metrics: {error}.") from None
-    for protocol in protocols:
-        if protocol.needs_detector and config.detector is None:
-            raise ConfigError(f"--metrics {protocol.name} needs --detector FILE, a TorchScript I3D.")
     try:
         draw_augment(config.aug_policy(), 0, torch.Generator())
     except ValueError as error:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from digan.errors import MetricError
+from digan.layout import metric_path
 from digan.metrics.clips import ClipSet, Source
 from digan.metrics.detectors import detector_files, load_detector, missing_detector
 from digan.metrics.distances import frechet_distance, kernel_distance
@@ -110,7 +111,7 @@ def compute(
 
 def append_result(folder: str | Path, result: dict[str, Any], **context: Any) -> Path:
     """Append a result as one line to `folder`/metric-<name>.jsonl, with the versions and `context` (JSON values)."""
-    path = Path(folder) / f"metric-{result['metric']}.jsonl"
+    path = metric_path(Path(folder), result["metric"])
     path.parent.mkdir(parents=True, exist_ok=True)
     versions = {"digan": _version(), "torch": torch.__version__, "python": platform.python_version()}
     with path.open("a", encoding="utf-8") as file:

@@ -18,6 +18,7 @@ from digan.errors import ConfigError
 from digan.layout import CHECKPOINTS
 from digan.trainer import Trainer
 
+STATE = "state.json"
 _NAME = re.compile(r"^checkpoint-(\d{9})$")
 _RUN = re.compile(r"^\d{5}(-.*)?$")
 
@@ -35,7 +36,7 @@ def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int) -> P
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, partial / f"{name}.safetensors")
     torch.save(trainer.optimizer_state(), partial / "optimizers.pt")
     state = {"counters": trainer.counters(), "config": config, "torch": torch.__version__}
-    (partial / "state.json").write_text(json.dumps(state, indent=1))
+    (partial / STATE).write_text(json.dumps(state, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
     for old in list_complete(folder)[:-keep]:
@@ -63,7 +64,7 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Counters and configuration of a checkpoint, without its tensors."""
     try:
-        return json.loads((checkpoint / "state.json").read_text())
+        return json.loads((checkpoint / STATE).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"--resume: {checkpoint} holds no readable state.json: {error}.") from None
 
@@ -81,7 +82,7 @@ def find(resume: str, outdir: str) -> Path | None:
     if resume == "latest":
         return next((c[-1] for run in reversed(list_runs(outdir)) if (c := list_complete(run / CHECKPOINTS))), None)
     path = Path(resume)
-    if _NAME.match(path.name) and (path / "state.json").is_file():
+    if _NAME.match(path.name) and (path / STATE).is_file():
         return path
     found = list_complete(path / CHECKPOINTS) or list_complete(path)
     if not found:
@@ -98,5 +99,5 @@ def list_runs(outdir: str) -> list[Path]:
 
 def list_complete(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if _NAME.match(p.name) and (p / "state.json").is_file()]
+    found = [p for p in folder.glob("checkpoint-*") if _NAME.match(p.name) and (p / STATE).is_file()]
     return sorted(found)

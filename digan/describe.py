@@ -25,8 +25,7 @@ from digan.trainer import Trainer
 def start(config: TrainConfig, accelerator: Accelerator, trainer: Trainer, feed: Feed, resume: Path | None) -> str:
     """What a run is about to do. A dry run adds every option and the tables of the networks."""
     lines = [
-        f"DIGAN at {config.resolution}x{config.resolution}, clips of {config.frames} frames, "
-        f"{config.kimg:g} kimg in batches of {config.batch}",
+        task(config),
         f"  devices    {accelerator.num_processes} x {accelerator.device}, discriminators in "
         f"{_precision(accelerator.mixed_precision)}, {trainer.micro_batches} micro-batch(es) per step",
         f"  software   torch {torch.__version__}, accelerate {accelerate.__version__}, kernels: {_backends()}",
@@ -62,6 +61,24 @@ def go_on(folder: Path, config: TrainConfig, clips_seen: int) -> str:
     """The options that continue a run: for as long again, if it is finished."""
     finished = clips_seen >= round(config.kimg * 1000)
     return f"--resume {folder}" + (f" --kimg {config.kimg * 2:g}" if finished else "")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "1 h 5 m"; the two largest units."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
+    shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
+    return " ".join(shown[:2])
+
+
+def task(config: TrainConfig) -> str:
+    """What is trained, in a few words."""
+    return (
+        f"DIGAN at {config.resolution}x{config.resolution}, clips of {config.frames} frames, "
+        f"{config.kimg:g} kimg in batches of {config.batch}"
+    )
 
 
 def options(config: TrainConfig) -> str:

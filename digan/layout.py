@@ -1,9 +1,10 @@
-"""Names in a run folder, and the records kept there: JSON lines that carry the number of clips seen."""
+"""Names in a run folder, and what is read of its files: the configuration, and records, one JSON object a line."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,22 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Those stored values that a configuration class has a field for: the file may be of another version."""
+    names = {field.name for field in fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def is_own(record: dict[str, Any]) -> bool:
+    """Whether a record was made by the run itself, and not by `digan evaluate`, whose results are rows of a table."""
+    return "clips" in record and "row" not in record
+
+
 def drop_records(path: Path, clips: int) -> None:
     """Removes the records of a file from after `clips` clips, which a resumed run is about to make again.
 
-    Measurements of other things than the run, which `digan evaluate` may have appended, tell no number of clips.
+    Results that were appended by `digan evaluate` stay: they tell which file they are of.
     """
     if path.is_file():
-        kept = [record for record in read_records(path) if record.get("clips", 0) <= clips]
+        kept = [record for record in read_records(path) if not is_own(record) or record["clips"] <= clips]
         path.write_text("".join(json.dumps(record) + "\n" for record in kept))

@@ -13,6 +13,7 @@ import torch
 from digan.augment import draw_augment
 from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
 from digan.errors import ConfigError, MetricError
+from digan.layout import known_fields
 from digan.metrics.detectors import detector_files
 from digan.metrics.protocol import Protocol
 
@@ -119,8 +120,7 @@ def resolve(given: dict[str, Any], resumed: dict[str, Any] | None = None) -> Tra
                 f"{flag(clash[0])} {given[clash[0]]} differs from the resumed run's {resumed[clash[0]]}: leave it out, "
                 "or start a new run without --resume."
             )
-        known = {f.name for f in fields(TrainConfig)}
-        return _check(TrainConfig(**{**{k: v for k, v in resumed.items() if k in known}, **given}))
+        return _check(TrainConfig(**{**known_fields(TrainConfig, resumed), **given}))
     options = {**(read_yaml(given["config"]) if given.get("config") else {}), **given}
     preset = options.get("cfg") or (None if options.get("data") else "demo")
     if preset is not None and preset not in PRESETS:

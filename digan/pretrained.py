@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from digan.config import GeneratorConfig
 from digan.errors import NetworkError, NetworkNotFound
-from digan.layout import list_snapshots
+from digan.layout import known_fields, list_snapshots
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # the hub's names
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -94,9 +93,7 @@ def read_network(file: Path) -> Network:
         metadata = {name: _value(text) for name, text in header.items() if name != "format"}
         config = metadata.pop("config", None)
         if config is None:
-            known = {field.name for field in fields(GeneratorConfig)}
-            beside = json.loads((file.parent / CONFIG_FILE).read_text())
-            config = {name: value for name, value in beside.items() if name in known}
+            config = known_fields(GeneratorConfig, json.loads((file.parent / CONFIG_FILE).read_text()))
         return Network(GeneratorConfig(**config), tensors, metadata)
     except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
         raise not_a_generator(file) from error

@@ -18,7 +18,7 @@ from accelerate.tracking import LoggerType, TensorBoardTracker, get_available_tr
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from digan import checkpoint, metrics
+from digan import checkpoint, describe, metrics
 from digan.compose import contact_sheet, video_grid
 from digan.config import TrainConfig
 from digan.data import choose
@@ -31,6 +31,7 @@ from digan.layout import (
     SAMPLES,
     STATISTICS,
     drop_records,
+    is_own,
     list_metrics,
     list_snapshots,
     metric_path,
@@ -139,7 +140,7 @@ class Run:
             self.bar.set_postfix_str(losses)
         line = (
             f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  {speed:.3g} clips/s  "
-            f"{record['memory_gb']:.1f} GB  {clock(now - self.started)} gone  {clock(left)} left"
+            f"{record['memory_gb']:.1f} GB  {describe.clock(now - self.started)} gone  {describe.clock(left)} left"
         )
         if self.bar is None:
             self.log(line)
@@ -238,7 +239,8 @@ class Run:
         return {**cut, "fingerprint": index.fingerprint, "class_names": index.class_names}
 
     def _has(self, metric: str, snapshot: str) -> bool:
-        return any(r.get("snapshot") == snapshot for r in read_records(metric_path(self.folder, metric)))
+        records = read_records(metric_path(self.folder, metric))
+        return any(is_own(record) and record["snapshot"] == snapshot for record in records)
 
     def _progress(self, name: str) -> Callable[[int, int], None] | None:
         """Shows on the terminal how far a metric is."""
@@ -261,13 +263,3 @@ class Run:
         folder.mkdir(exist_ok=True)
         write_video(folder / f"{name}.mp4", video_grid(clips), fps=SAMPLE_FPS)
         write_png(folder / f"{name}.png", contact_sheet(clips))
-
-
-def clock(seconds: float) -> str:
-    """Seconds as "1 h 5 m"; the two largest units."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
-    shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
-    return " ".join(shown[:2])

@@ -123,6 +123,7 @@ def test_terminated_run_is_saved_and_says_how_to_go_on(tmp_path, videos, launche
     assert status == (-signal.SIGTERM if launcher else 0)
     (folder,) = (tmp_path / "runs").glob("0*")
     assert len(list(folder.glob("checkpoints/checkpoint-*"))) == 1
+    assert len(list(folder.glob("samples/fakes0*.png"))) == 1
 
 
 @pytest.mark.slow

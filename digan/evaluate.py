@@ -265,7 +265,7 @@ class _Evaluation:
         return resolution
 
     def _labels(self, g: Generator) -> torch.Tensor | None:
-        """The classes of the fakes, in turn: those asked for, or those of the real clips of the training length."""
+        """The classes of the fakes, in turn: those asked for, or those of the real clips."""
         given, classes = self.args.labels, g.config.num_classes
         if not classes:
             if given:
@@ -283,14 +283,15 @@ class _Evaluation:
                 f"the {len(found)} class folders of --data {self.args.data} are not the {classes} classes of the "
                 f"network {self.network}: give the videos that it was trained on, or numbers of classes with --labels."
             )
-        return cut_clips(self.reals, self.span, self.stride, self.overlap, self.resolution).labels()
+        shortest = min(self.protocols, key=lambda protocol: protocol.frames)
+        return self._cut(self.reals, shortest, self._real_stride(shortest)).labels()
 
     def _rows(self, protocol: Protocol) -> dict[str, Maker | Source]:
         """What is compared with the reals, by name."""
         if self.model is not None:
             return self.experiment.rows(self.model, protocol, self.resolution)
         stride = self.args.fake_stride or (1 if self.args.fake else self.stride)
-        return {"videos": self._cut(self.fakes, protocol.frames, stride)[0]}
+        return {"videos": self._chosen(self._cut(self.fakes, protocol, stride))[0]}
 
     def _real_stride(self, protocol: Protocol) -> int:
         return max(1, round(self.stride * self.experiment.pace(self.span, protocol.frames)))
@@ -306,10 +307,22 @@ class _Evaluation:
         """The real clips that a protocol needs, and a name for their content; None where it needs none."""
         if not protocol.needs_reals:
             return None, None
-        return self._cut(self.reals, protocol.frames, self._real_stride(protocol))
+        return self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))
 
-    def _cut(self, index: VideoIndex, frames: int, stride: int) -> tuple[Source, str]:
-        clips = cut_clips(index, frames, stride, self.overlap, self.resolution)
+    def _cut(self, index: VideoIndex, protocol: Protocol, stride: int) -> Clips:
+        """All clips of the length that a protocol needs."""
+        frames = protocol.frames
+        longest = max(video.num_frames for video in index.videos)
+        if frames * stride > longest:
+            raise DataError(
+                f"{protocol.name} needs clips of {frames} frames at stride {stride}, which take {frames * stride}, and "
+                f"the longest of the {len(index.videos)} videos of {index.source.path} has {longest}: give a metric of "
+                "fewer frames, or a smaller --stride."
+            )
+        return cut_clips(index, frames, stride, self.overlap, self.resolution)
+
+    def _chosen(self, clips: Clips) -> tuple[Source, str]:
+        """The clips that are compared, and a name for their content."""
         if not self.args.one_per_video:
             return clips, content_key(clips)
         return _OnePerVideo(clips, self.args.seed), f"{content_key(clips)}-one-per-video-{self.args.seed}"

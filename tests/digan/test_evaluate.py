@@ -226,7 +226,7 @@ def test_inception_score_needs_no_reals(evaluate, network, tmp_path, capsys):
         ("--network {network} --metrics rfvd8_4f", "--data"),
         ("--network {network} --data {videos} --metrics rfvd8", "rfvd8"),
         ("--network {network} --data {videos} --metrics fvd8_4f", "--detector"),
-        ("--network {network} --data {videos} --metrics rfvd8_64f", "--frames 64"),
+        ("--network {network} --data {videos} --metrics rfvd8_64f", "rfvd8_64f needs clips of 64 frames at stride 2"),
         ("--network {network} --data {videos} --metrics rfvd8_4f --labels 0", "no classes"),
         ("--network {network} --data {videos} --metrics rfvd8_4f --resolution 0", None),
         ("--network {network} --data {videos} --metrics rfvd8_4f --split test", "test split"),

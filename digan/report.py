@@ -40,24 +40,27 @@ class ResultTable:
 
 
 class Progress(contextlib.AbstractContextManager):
-    """Clips done, on a bar or, where there is no terminal, in a line every ten seconds; nothing unless `shown`."""
+    """Clips done (or `unit`), on a bar or, where there is no terminal, in a line every ten seconds.
 
-    def __init__(self, title: str, shown: bool) -> None:
-        self._title, self._shown = title, shown
+    Nothing is shown unless `shown`.
+    """
+
+    def __init__(self, title: str, shown: bool, unit: str = "clip") -> None:
+        self._title, self._shown, self._unit = title, shown, unit
         self._bar: tqdm | None = None
         self._told = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        """Called with the clips done and to do, of this process."""
+        """Called with the number done and to do, of this process."""
         if not self._shown:
             return
         if sys.stderr.isatty():
-            self._bar = self._bar or tqdm(desc=self._title, unit="clip", dynamic_ncols=True, leave=False)
+            self._bar = self._bar or tqdm(desc=self._title, unit=self._unit, dynamic_ncols=True, leave=False)
             self._bar.total = total
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._told >= _TOLD_EVERY:
             self._told = time.monotonic()
-            print(f"{self._title}: {done} of {total} clips", file=sys.stderr, flush=True)
+            print(f"{self._title}: {done} of {total} {self._unit}s", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -34,6 +34,7 @@ from digan.layout import (
     read_records,
 )
 from digan.pretrained import WEIGHTS_FILE, find_network
+from digan.trainer import NONFINITE
 
 _LISTED = 8  # sizes, rates, codecs and classes shown in the text; --json has all
 
@@ -178,6 +179,7 @@ def _run(folder: Path) -> Report:
     # A run that was stopped between two ticks has a checkpoint that is newer than the statistics.
     counts = [checkpoint.read_state(c)["counters"]["clips_seen"] for c in checkpoints[-1:]]
     clips = max([last.get("clips", 0), *counts])
+    samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.stat().st_mtime_ns)
     snapshots = list_snapshots(folder)
     results = {name: found for name, file in list_metrics(folder).items() if (found := _metric(name, file))}
     commands = (folder / "command.sh").read_text().splitlines()
@@ -191,9 +193,10 @@ def _run(folder: Path) -> Report:
         "finished": clips >= round(config.kimg * 1000),
         "seconds_since_last_record": _age(folder / STATISTICS),
         "statistics": last,
+        "nonfinite_at": [record["clips"] for record in statistics if record.get(NONFINITE)],
         "metrics": results,
         "snapshots": [str(file) for file in snapshots],
-        "samples": sorted(str(file) for file in folder.glob(f"{SAMPLES}/*.mp4")),
+        "samples": [str(file) for file in samples],
         "checkpoints": [str(file) for file in checkpoints],
         "resume": describe.go_on(folder, config, clips) if checkpoints else None,
     }
@@ -209,7 +212,7 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
         + (f"; last sign of life {describe.clock(age)} ago" if age is not None and not facts["finished"] else ""),
     ]
     if last:
-        own = ("clips", "iteration", "seconds", "clips_per_second", "memory_gb", "gpu_memory_gb")
+        own = ("clips", "iteration", "seconds", "clips_per_second", "memory_gb", "gpu_memory_gb", NONFINITE)
         losses = "  ".join(f"{name} {value:.3g}" for name, value in last.items() if name not in own)
         lines += [
             f"  speed        {last['clips_per_second']:.3g} clips/s, {last['memory_gb']:.1f} GB, "
@@ -224,9 +227,10 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
     for name in ("snapshots", "samples", "checkpoints"):
         files = [Path(file) for file in facts[name]]
         lines.append(f"  {name:<12} {len(files)}" + (f", the last is {files[-1]}" if files else ""))
-    if last.get("nonfinite"):
+    if bad := facts["nonfinite_at"]:
         lines.append(
-            "  problem      gradients were not finite: lower --lr, raise --gamma, or use --mixed-precision bf16"
+            f"  problem      gradients were not finite in {len(bad)} ticks, last at {bad[-1] / 1000:g} kimg: in fp16 "
+            "some are normal; else lower --lr or raise --gamma in a new run"
         )
     return [*lines, f"  go on with   {facts['resume'] or 'nothing: there is no checkpoint yet'}"]
 

@@ -21,6 +21,7 @@ def info(capsys):
     """The output of `digan info`: text, or with json=True what the JSON says."""
 
     def call(path, *options, json_=False):
+        capsys.readouterr()
         assert main(["info", str(path), *options, *(["--json"] if json_ else [])]) == 0
         text = capsys.readouterr().out
         return json.loads(text, parse_constant=pytest.fail) if json_ else text
@@ -83,7 +84,17 @@ class TestRun:
         assert "DIGAN at 32x32, clips of 4 frames, 0.024 kimg in batches of 8" in text
         assert "0.024 of 0.024 kimg, finished" in text
         assert "loss_g 3" in text
+        assert "problem" not in text
+        assert f"samples      2, the last is {finished.folder / 'samples' / 'fakes000000.024.mp4'}" in text
         assert text.rstrip().endswith(f"go on with   --resume {finished.folder} --kimg 0.048")
+
+    def test_gradients_that_were_not_finite_are_a_problem(self, make_run, info):
+        run, trainer = make_run()
+        for trainer.clips_seen, count in ((8, 0.0), (16, 5.0), (24, 0.0)):
+            trainer._record("nonfinite", torch.tensor(count))
+            run.tick(trainer)
+        assert info(run.folder, json_=True)["nonfinite_at"] == [16]
+        assert "not finite in 1 ticks, last at 0.016 kimg" in info(run.folder)
 
     def test_before_the_first_tick_and_checkpoint(self, make_run, info):
         run, _ = make_run()

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # A full snapshot (G, D and G_ema at 128x128) has about 240,000 instructions, and less than 1 MB of text.
-MAX_INSTRUCTIONS = 2_000_000
-MAX_TEXT = 64 * 2**20  # bytes, over the whole file: instructions, text, numbers and short byte strings
+MAX_INSTRUCTIONS = 1_000_000
+MAX_TEXT = 64 * 2**20  # bytes, over the whole file: text, numbers, short byte strings
 MAX_INTEGER_BITS = 512
 MAX_MEMO_INDEX = 2**31 - 1
 _KEY_BITS = 64  # larger integers can be made to collide in a hash table
@@ -76,7 +76,7 @@ class Budget:
 
 
 class Stream:
-    """Bytes with the three methods that pickletools' argument readers use, and a bound on what they may take."""
+    """Bytes, with the methods of a file that pickletools' argument readers use, and a bound on what they take."""
 
     def __init__(self, view: memoryview, budget: Budget) -> None:
         self.bytes = view
@@ -92,6 +92,12 @@ class Stream:
         end = _LINE_END.search(self.bytes, self.position, self.position + self.budget.text + 1)
         return self.read((end.end() if end else len(self.bytes)) - self.position)
 
+    def byte(self) -> int:
+        if self.position >= len(self.bytes):
+            raise Damage("it has no end")
+        self.position += 1
+        return self.bytes[self.position - 1]
+
     def view(self, count: int) -> memoryview:
         """The next bytes, not copied."""
         if not 0 <= count <= len(self.bytes) - self.position:
@@ -101,28 +107,7 @@ class Stream:
 
 
 _LINE_END = re.compile(b"\n")
-_OPCODES = {op.code.encode("latin1"): op for op in pickletools.opcodes}
 _LONG_BYTES = {"BINBYTES": struct.Struct("<I"), "BINBYTES8": struct.Struct("<Q"), "BYTEARRAY8": struct.Struct("<Q")}
-_ARGUMENT_IS_VALUE = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("SHORT_BINBYTES", *_LONG_BYTES),
-}
-_NEW_VALUES: dict[str, Callable[[], Any]] = {
-    **{"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False},
-    **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set, "EMPTY_TUPLE": tuple},
-}
-_MARKED_VALUES: dict[str, Callable[[list], Any]] = {
-    **{"LIST": list, "TUPLE": tuple, "DICT": lambda items: put_items({}, items), "POP_MARK": lambda items: items},
-    "FROZENSET": lambda items: frozenset(map(hashable, items)),
-}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_REFUSED = {
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "refers to Python's extension registry"),
-    **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), "refers to memory outside of the file"),
-}
-
-
 _OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names of Python 2
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, frozenset, memoryview, Global)
 
@@ -155,21 +140,23 @@ class Machine:
 
     def run(self) -> Any:
         """The value that the next pickle of the stream describes."""
+        stream, budget = self.stream, self.stream.budget
         while True:
-            self.stream.budget.spend(instructions=1)
-            opcode = _OPCODES.get(self.stream.read(1))
-            if opcode is None:
+            if budget.instructions <= 0:
+                budget.spend(instructions=1)
+            budget.instructions -= 1
+            instruction = _INSTRUCTIONS[stream.byte()]
+            if instruction is None:
                 raise Damage("it has a byte that is no pickle instruction")
+            opcode, execute = instruction
             if opcode.name == "STOP":
                 return self.pop()
             try:
-                self.step(opcode.name, self.argument(opcode))
+                execute(self, None if opcode.arg is None else self.argument(opcode))
             except (ValueError, TypeError, struct.error) as error:
                 raise Damage(f"{opcode.name}: {shown(str(error))}") from None
 
     def argument(self, opcode: pickletools.OpcodeInfo) -> Any:
-        if opcode.arg is None:
-            return None
         if opcode.name in _LONG_BYTES:
             length = _LONG_BYTES[opcode.name]
             return self.stream.view(*length.unpack(self.stream.read(length.size)))
@@ -177,23 +164,6 @@ class Machine:
         if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
             raise Refusal(f"holds an integer of more than {MAX_INTEGER_BITS} bits")
         return value
-
-    def step(self, name: str, argument: Any) -> None:
-        if name in _ARGUMENT_IS_VALUE:
-            self.stack.append(argument)
-        elif name in _NEW_VALUES:
-            self.stack.append(_NEW_VALUES[name]())
-        elif name in _TUPLES:
-            items = [self.pop() for _ in range(_TUPLES[name])]
-            self.stack.append(tuple(reversed(items)))
-        elif name in _MARKED_VALUES:
-            value = _MARKED_VALUES[name](self.pop_mark())
-            if name != "POP_MARK":
-                self.stack.append(value)
-        elif name in _REFUSED:
-            raise Refusal(_REFUSED[name])
-        else:
-            getattr(self, f"do_{name.lower()}")(argument)
 
     def pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
@@ -213,6 +183,13 @@ class Machine:
         del self.stack[mark:]
         return items
 
+    def push_tuple(self, length: int) -> None:
+        items = [self.pop() for _ in range(length)]
+        self.stack.append(tuple(reversed(items)))
+
+    def refuse(self, reason: str) -> None:
+        raise Refusal(reason)
+
     def do_proto(self, version: int) -> None:
         if version > 5:
             raise Damage(f"pickle protocol {version} does not exist")
@@ -220,6 +197,9 @@ class Machine:
     def do_frame(self, length: int) -> None:
         if length > len(self.stream.bytes) - self.stream.position:
             raise Damage(f"it announces a frame of {length:,} bytes beyond its end")
+
+    def do_pop_mark(self, _: None) -> None:
+        self.pop_mark()
 
     def do_mark(self, _: None) -> None:
         self.marks.append(len(self.stack))
@@ -359,3 +339,41 @@ def hashable(value: Any) -> Hashable:
     if not isinstance(value, type(None) | int | float | str | bytes | Global | Record):
         raise Refusal("has a key that is no plain value")
     return value
+
+
+_Step = Callable[[Machine, Any], None]
+
+
+def _steps() -> dict[str, _Step]:
+    """The instructions that are not methods of the machine."""
+    values = "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8"
+    text = "STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8"
+    new = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple}
+    new |= {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+    marked = {"LIST": list, "TUPLE": tuple, "DICT": lambda items: put_items({}, items)}
+    marked |= {"FROZENSET": lambda items: frozenset(map(hashable, items))}
+    outside = dict.fromkeys(("EXT1", "EXT2", "EXT4"), "refers to Python's extension registry")
+    outside |= dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), "refers to memory outside of the file")
+    return {
+        **{name: lambda machine, value: machine.stack.append(value) for name in f"{values} {text}".split()},
+        **{name: lambda machine, _, make=make: machine.stack.append(make()) for name, make in new.items()},
+        **{
+            name: lambda machine, _, make=make: machine.stack.append(make(machine.pop_mark()))
+            for name, make in marked.items()
+        },
+        **{f"TUPLE{length}": lambda machine, _, length=length: machine.push_tuple(length) for length in (1, 2, 3)},
+        **{name: lambda machine, _, reason=reason: machine.refuse(reason) for name, reason in outside.items()},
+    }
+
+
+def _instructions() -> list[tuple[pickletools.OpcodeInfo, _Step] | None]:
+    """What each byte means."""
+    table: list[tuple[pickletools.OpcodeInfo, _Step] | None] = [None] * 256
+    steps = _steps()
+    for opcode in pickletools.opcodes:
+        step = steps.get(opcode.name) or getattr(Machine, f"do_{opcode.name.lower()}", None)  # STOP ends the loop
+        table[ord(opcode.code)] = opcode, step
+    return table
+
+
+_INSTRUCTIONS = _instructions()

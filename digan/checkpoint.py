@@ -53,7 +53,8 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
     try:
         for name, net in trainer.networks().items():
             net.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
-        optimizers = torch.load(checkpoint / "optimizers.pt", map_location=trainer.device, weights_only=True)
+        # Optimizers move what they are given; several processes on CPUs have a device cpu:0, which torch.load refuses.
+        optimizers = torch.load(checkpoint / "optimizers.pt", map_location="cpu", weights_only=True)
         trainer.load_optimizer_state(optimizers)
         trainer.load_counters(read_state(checkpoint)["counters"])
     except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:

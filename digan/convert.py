@@ -61,7 +61,8 @@ def describe(snapshot: OfficialSnapshot) -> str:
             continue
         size, classes = (_attribute(stored, name) for name in ("img_resolution", "c_dim"))
         labels = f"{classes} classes" if classes else "unconditional"
-        rows.append(f"  {name:5}  {stored.parameters:>12,} parameters, {size}x{size}, {labels}, {shown(stored.kind)}")
+        size = f"{size}x{size}" if size else "of unknown size"
+        rows.append(f"  {name:5}  {stored.parameters:>12,} parameters, {size}, {labels}, {shown(stored.kind)}")
     rows += [f"  left out: {name} ({count:,})" for name, count in snapshot.left_out.items()]
     return "\n".join(rows)
 

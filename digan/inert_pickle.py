@@ -70,9 +70,9 @@ class Budget:
         self.instructions -= instructions
         self.text -= text
         if self.instructions < 0:
-            raise Refusal(f"has more than the {MAX_INSTRUCTIONS:,} pickle instructions that a snapshot could need")
+            raise Refusal(f"has more than {MAX_INSTRUCTIONS:,} pickle instructions")
         if self.text < 0:
-            raise Refusal(f"holds more than the {MAX_TEXT >> 20} MiB of text that a snapshot could need")
+            raise Refusal(f"holds more than {MAX_TEXT >> 20} MiB of text")
 
 
 class Stream:

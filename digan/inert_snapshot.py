@@ -70,6 +70,7 @@ _STORAGE_DTYPES = {
     ]
 }
 _MAX_DIMENSIONS = 8
+_MAX_ARGUMENTS = 8
 # Struct formats of numpy's type names.
 _NUMPY_FORMATS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "b1": "?"} | {
     **{"u8": "Q", "u4": "I", "u2": "H", "u1": "B"}
@@ -151,7 +152,7 @@ def _foreign(head: bytes, size: int) -> str | None:
     """What a file that begins like this is, if people take it for a snapshot, and what to do about it."""
     if not size:
         return "is empty: download the official snapshot again"
-    if head.lstrip().startswith(b"<"):
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):  # perhaps after a byte order mark
         return "is a web page, not a snapshot: open it in a browser, and download what it links to"
     if head.startswith(b"version https://"):
         return "is a pointer to a file in Git LFS: fetch the file itself with `git lfs pull`"
@@ -173,6 +174,8 @@ class _SnapshotMachine(Machine):
 
     def call(self, function: Global, args: tuple) -> Any:
         if function in _CALLS:
+            if len(args) > _MAX_ARGUMENTS:  # to pass them on takes time, and the same ones may be passed many times
+                raise Damage(f"it has {len(args):,} arguments for {function}")
             return _CALLS[function](self, *args)
         inert_library = any(function.module.startswith(f"{library}.") for library in _INERT_LIBRARIES)
         if function not in _INERT_CALLS and not inert_library:
@@ -197,8 +200,10 @@ class _StorageMachine(Machine):
 
 def _storage(machine: Machine, data: bytes | memoryview) -> Storage:
     """What torch.save wrote of a storage before it used zip files: five pickles, number of elements, their bytes."""
-    # A short one is Python's own, which torch must not write to.
-    stream = Stream(data if isinstance(data, memoryview) else memoryview(bytearray(data)), machine.stream.budget)
+    if not isinstance(data, memoryview):  # short, or made of text: torch must not write to Python's own bytes
+        machine.stream.budget.spend(text=len(data))
+        data = memoryview(bytearray(data))
+    stream = Stream(data, machine.stream.budget)
     magic, version, system, storage, keys = (_StorageMachine(stream).run() for _ in range(5))
     if magic != _STORAGE_MAGIC or version != _STORAGE_VERSION or not isinstance(storage, Storage):
         raise Damage("the memory of a tensor is not described as torch does")
@@ -211,10 +216,11 @@ def _storage(machine: Machine, data: bytes | memoryview) -> Storage:
 
 
 def _tensor(machine: Machine, storage: Storage, offset: int, shape: tuple, stride: tuple, *unused: Any) -> StoredTensor:
-    dimensions = (*shape, *stride)
-    if not isinstance(storage, Storage) or len(shape) != len(stride) or len(shape) > _MAX_DIMENSIONS:
+    # Of lists the file could change the length after it was checked.
+    tuples = isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= _MAX_DIMENSIONS
+    if not isinstance(storage, Storage) or not tuples:
         raise Damage("a tensor is not described as torch does")
-    if not all(isinstance(n, int) and 0 <= n < 2**63 for n in (offset, *dimensions)):
+    if not all(isinstance(n, int) and 0 <= n < 2**63 for n in (offset, *shape, *stride)):
         raise Damage("a tensor has sizes that are not natural numbers")
     tensor = StoredTensor(storage, offset, shape, stride)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
@@ -227,8 +233,9 @@ def _number(machine: Machine, dtype: Any, data: Any) -> Any:
     """A numpy scalar as a Python number; a record if it is neither integer, float nor truth value."""
     match dtype:
         case Record(args=(str(name), *_), state=(_, str(order), *_)) if name in _NUMPY_FORMATS:
-            data = data.encode("latin1") if isinstance(data, str) else data
-            return struct.unpack((">" if order == ">" else "<") + _NUMPY_FORMATS[name], data)[0]
+            form = struct.Struct((">" if order == ">" else "<") + _NUMPY_FORMATS[name])
+            data = data.encode("latin1") if isinstance(data, str) and len(data) == form.size else data
+            return form.unpack(data)[0]
     return machine.record(Global("numpy", "generic"), (dtype, data))
 
 

@@ -23,7 +23,7 @@ from digan.inert_snapshot import PERSISTENT_OBJECT, StoredTensor, load
 NETWORKS = ("G_ema", "G", "D")
 DISCRIMINATORS = {"d_image": IMAGE_CHANNELS, "d_motion": MOTION_CHANNELS}  # by the names that checkpoints have
 
-_MAX_MODULES = 10_000  # a snapshot's largest network has about 100; one module may stand at many places
+_MAX_PARTS = 100_000  # attributes, parameters and modules; a network has about 3,000. One part may stand at many places
 _MAX_NAME = 200
 _MAX_TEXT = 1000  # of an attribute worth keeping
 _MAX_LEFT_OUT = 20
@@ -146,12 +146,9 @@ def _stored(root: Record, file_size: int) -> StoredNetwork:
     """Tensors and attributes of a module and of all below it, named as in state_dict."""
     network = StoredNetwork(_module(root)[0])
     pending = [("", root)]
-    visited = 0
+    parts = 0
     while pending:
         prefix, module = pending.pop()
-        visited += 1
-        if visited > _MAX_MODULES or len(prefix) > _MAX_NAME:
-            raise ValueError("its modules contain each other")
         state = _module(module)[1]
         parameters, buffers = _children(state, "_parameters", prefix), _children(state, "_buffers", prefix)
         for name in state.get("_non_persistent_buffers_set", ()):  # state_dict leaves them out
@@ -162,7 +159,11 @@ def _stored(root: Record, file_size: int) -> StoredNetwork:
         network.tensors |= parameters | buffers
         network.parameters += sum(tensor.numel for tensor in parameters.values())
         network.attributes |= {f"{prefix}{attribute}": value for attribute, value in _plain(state).items()}
-        pending += [(f"{name}.", child) for name, child in _children(state, "_modules", prefix).items()]
+        modules = _children(state, "_modules", prefix)
+        pending += [(f"{name}.", child) for name, child in modules.items()]
+        parts += len(state) + len(parameters) + len(buffers) + len(modules)
+        if parts > _MAX_PARTS or len(prefix) > _MAX_NAME:
+            raise ValueError("its modules contain each other")
     # Tensors may share their memory, and a few bytes more name the same one again: they could fill any memory.
     if sum(tensor.numel * tensor.storage.dtype.itemsize for tensor in network.tensors.values()) > file_size:
         raise ValueError("its tensors are larger than the file")

@@ -31,7 +31,6 @@ Path = Callable[[], Tensor | tuple[Tensor, ...]]
 Result = TypeVar("Result")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
-
 # A path that takes less is run several times in a row, as clocks and interruptions would decide its time.
 SHORTEST = 0.02  # seconds
 # A path that takes more is timed while its memory is watched, which costs it less than a thousandth.

@@ -17,15 +17,18 @@ from PIL import Image
 from digan.files import atomic_path
 
 Frames = torch.Tensor | np.ndarray
-# Visually lossless for x264; the usual range is 18 (this) to 28 (visibly compressed).
-_CRF = 18
-# x264 holds frames for each thread and its bits depend on their number: not the cores of the machine.
-_THREADS = 4
+# Visually lossless for x264; the usual range is 18 (this) to 28 (visibly compressed). The same frames give the same file:
+# the bits depend on the number of threads, and the macroblock tree reads memory that was never written where the width
+# is no multiple of 128 (x264 core 165).
+_X264 = {"crf": "18", "threads": "4", "mbtree": "0"}
 # Fixed quantiser of the mpeg4 fallback, in units of FF_QP2LAMBDA = 118 (libavutil/avutil.h); 2 is the best of 2..31.
 _MPEG4_QUALITY = 2 * 118
 _GIF_TIME = Fraction(1, 100)  # seconds, the unit of the format
 _GIF_MOST_FPS = 50  # players show a frame of less than two units for ten
-_PALETTE_FRAMES = 16  # the number of distinct colours, all held in memory, stays bounded
+_PALETTE_FRAMES = 16
+# Colours are looked for to six bits a channel, so that there are not too many of them to remember.
+_COARSE = np.float32(63 / 255)
+_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], dtype=np.float32) / 16 + 1 / 32
 
 
 def to_uint8(frames: torch.Tensor) -> torch.Tensor:
@@ -84,7 +87,7 @@ def _chain(first: Frames, rest: Iterator[Frames]) -> Iterator[Frames]:
 def _open_stream(container: av.container.OutputContainer, rate: Fraction) -> av.VideoStream:
     """The encoder: x264, or FFmpeg's own mpeg4 at a fixed quantiser where the build has no x264."""
     if "libx264" in av.codecs_available:
-        return container.add_stream("libx264", rate=rate, options={"crf": str(_CRF), "threads": str(_THREADS)})
+        return container.add_stream("libx264", rate=rate, options=_X264)
     return container.add_stream("mpeg4", rate=rate, options={"flags": "+qscale", "global_quality": str(_MPEG4_QUALITY)})
 
 
@@ -115,17 +118,7 @@ def write_gif(path: str | os.PathLike, frames: Frames | Sequence[Frames], fps: f
     every = math.ceil(fps / _GIF_MOST_FPS)
     height, width = _pixels(path, frames[0]).shape[:2]
     spaced = np.linspace(0, len(frames) - 1, min(len(frames), _PALETTE_FRAMES)).round().astype(int)
-    palette = _palette(height, width, (_pixels(path, frames[t]) for t in spaced.tolist()))
-    graph = av.filter.Graph()
-    source, colours = _buffer(graph, height, width, "rgb24"), _buffer(graph, palette.height, palette.width, "bgra")
-    # Ordered dithering: the pattern stands still, where an error that is carried on would shimmer.
-    quantise, sink = graph.add("paletteuse", "dither=bayer:bayer_scale=5:diff_mode=rectangle"), graph.add("buffersink")
-    source.link_to(quantise, 0, 0)
-    colours.link_to(quantise, 0, 1)
-    quantise.link_to(sink)
-    graph.configure()
-    colours.push(palette)
-    colours.push(None)
+    colours = _Colours(_palette(height, width, (_pixels(path, frames[t]) for t in spaced.tolist())))
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="gif") as container:
         stream = container.add_stream("gif", rate=Fraction(fps / every).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
@@ -133,39 +126,53 @@ def write_gif(path: str | os.PathLike, frames: Frames | Sequence[Frames], fps: f
         for t in range(0, len(frames), every):
             pixels = _pixels(path, frames[t])
             _check_size(path, t, pixels, height, width)
-            source.push(_picture(pixels, round(t / (fps * _GIF_TIME)), _GIF_TIME))
-            for picture in _ready(sink):
-                container.mux(stream.encode(picture))
-        source.push(None)
-        for picture in _ready(sink):
+            picture = av.VideoFrame.from_ndarray((colours.nearest(pixels), colours.palette), format="pal8")
+            picture.pts, picture.time_base = round(t / (fps * _GIF_TIME)), _GIF_TIME
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
 
-def _palette(height: int, width: int, frames: Iterable[np.ndarray]) -> av.VideoFrame:
-    """The 256 colours, one of them transparent, that serve these frames best, as a picture of 16x16."""
+def _palette(height: int, width: int, frames: Iterable[np.ndarray]) -> np.ndarray:
+    """The 255 colours that serve these frames best (FFmpeg's palettegen), uint8 [256,4]: alpha, red, green, blue.
+
+    The last one is transparent: the encoder writes it where a frame does not differ from the one before.
+    """
     graph = av.filter.Graph()
-    source, sink = _buffer(graph, height, width, "rgb24"), graph.add("buffersink")
+    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=_GIF_TIME)
+    sink = graph.add("buffersink")
     graph.link_nodes(source, graph.add("format", "bgra"), graph.add("palettegen"), sink).configure()
     for index, pixels in enumerate(frames):
-        source.push(_picture(pixels, index, _GIF_TIME))
+        coarse = (np.rint(pixels * _COARSE) / _COARSE).round().astype(np.uint8)
+        source.push(_picture(coarse, index, _GIF_TIME))
     source.push(None)
-    palette = sink.pull()
-    palette.pts = 0
-    return palette
+    return np.ascontiguousarray(sink.pull().to_ndarray(format="argb").reshape(256, 4))
 
 
-def _buffer(graph: av.filter.Graph, height: int, width: int, pixels: str) -> av.filter.context.FilterContext:
-    return graph.add_buffer(width=width, height=height, format=pixels, time_base=_GIF_TIME)
+class _Colours:
+    """Finds the nearest colours of a palette; each colour, to six bits a channel, is looked for once.
 
+    What the six bits leave out decides how often the next level is taken, by a pattern (ordered dithering): it stays in
+    place, where an error that is passed on to the neighbours would shimmer.
+    """
 
-def _ready(sink: av.filter.context.FilterContext) -> Iterator[av.VideoFrame]:
-    """The frames that a filter graph has finished."""
-    while True:
-        try:
-            yield sink.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
+    def __init__(self, palette: np.ndarray) -> None:
+        self.palette = palette
+        opaque = palette[palette[:, 0] == 255, 1:]
+        self._colours = torch.from_numpy(opaque.astype(np.float32))  # [255,3]
+        self._known = np.full(1 << 18, -1, dtype=np.int16)
+
+    def nearest(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [H,W,3] -> index of a colour, uint8 [H,W]."""
+        height, width = pixels.shape[:2]
+        noise = np.tile(_BAYER, (-(-height // 4), -(-width // 4)))[:height, :width, None]
+        levels = np.minimum(pixels * _COARSE + noise, 63).astype(np.int32)  # [H,W,3], 0..63
+        codes = (levels[..., 0] << 12) | (levels[..., 1] << 6) | levels[..., 2]  # [H,W]
+        new = np.unique(codes[self._known[codes] < 0])
+        for some in np.array_split(new, 1 + len(new) // 16384):
+            colours = np.stack([some >> 12, some >> 6 & 63, some & 63], axis=1) / _COARSE  # [n,3]
+            distances = torch.cdist(torch.from_numpy(colours.astype(np.float32)), self._colours)  # [n,255]
+            self._known[some] = distances.argmin(dim=1).numpy()
+        return self._known[codes].astype(np.uint8)
 
 
 def _check_target(path: Path, suffix: str, fps: float) -> None:

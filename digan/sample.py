@@ -115,12 +115,18 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     height, width = sampler.size
-    print(f"{len(plan.clips)} clips of {len(sampler.times)} frames of {width}x{height} pixels: {args.outdir}")
+    print(
+        f"{_count(len(plan.clips), 'clip')} of {_count(len(sampler.times), 'frame')}, {width}x{height}: {args.outdir}"
+    )
     if shown:
         first = "" if shown == len(plan.clips) else f", the first {shown} of them"
         print(f"  side by side{first}: {', '.join(file.name for file in files if file.stem.startswith(GRID))}")
     print("  all settings: sample.json")
     return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _make(args: argparse.Namespace, plan: Plan, sampler: Sampler, shown: int, columns: int) -> list[Path]:

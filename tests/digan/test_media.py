@@ -1,5 +1,8 @@
 """What is written can be read back: videos, gifs and images."""
 
+import contextlib
+import ctypes
+
 import av
 import numpy as np
 import pytest
@@ -87,6 +90,36 @@ def test_bad_video_keeps_the_old_file(tmp_path, frames, options, message):
 def test_other_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\.mp4"):
         media.write_video(tmp_path / "clip.gif", coloured_frames(8, 8))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif"])
+def test_same_frames_give_the_same_file(tmp_path, name):
+    frames = smooth_noise(5, 72, 136)
+    write = {".mp4": media.write_video, ".gif": media.write_gif}[(tmp_path / name).suffix]
+    files = set()
+    for junk in (0, 1, 85, 255):
+        with memory_filled_with(junk):
+            write(tmp_path / name, frames)
+        files.add((tmp_path / name).read_bytes())
+    assert len(files) == 1
+
+
+@contextlib.contextmanager
+def memory_filled_with(byte: int):
+    """Memory of the C library holds this byte until it is written, so that reading it before makes a difference."""
+    perturb = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)  # glibc
+    perturb(-6, byte)
+    try:
+        yield
+    finally:
+        perturb(-6, 0)
+
+
+def smooth_noise(count: int, height: int, width: int) -> np.ndarray:
+    """Pictures in which there is something for an encoder to do, uint8 [count,H,W,3]."""
+    coarse = torch.rand(1, 3, count, 6, 9, generator=torch.Generator().manual_seed(0))
+    frames = torch.nn.functional.interpolate(coarse, (count, height, width), mode="trilinear")[0]  # [3,count,H,W]
+    return media.to_uint8(frames.permute(1, 2, 3, 0) * 2 - 1).numpy()
 
 
 def moving_gradient(count: int, height: int, width: int) -> np.ndarray:

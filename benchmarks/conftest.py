@@ -6,35 +6,55 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.harness import Case, Report, format_table, machine, measure
+from benchmarks.harness import Case, Report, Sequel, format_table, machine, measure, measure_sequel
 
 _reports: list[Report] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="also write the tables to FILE, in Markdown")
+    parser.addoption("--quick", action="store_true", help="small sizes and one round: tries the benchmarks themselves")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
 
 
-@pytest.fixture
-def compare(benchmark):
-    """Measures a case and hands its last path to pytest-benchmark."""
+@pytest.fixture(autouse=True)
+def _compile_anew():
+    """Drops compiled code after a test: there is a limit on how often one function is compiled for new arguments."""
+    yield
+    torch.compiler.reset()
 
-    def run(case: Case) -> Report:
-        report = measure(case)
-        _reports.append(report)
-        for line in report.table():
-            print("  ".join(v for v in line.values() if v), flush=True)
-        wrong = [row.path for row in report.rows if row.seconds is None]
-        ours = list(case.paths)[-1]
-        if ours in wrong:
-            pytest.fail(f"{case.name}: {report.rows[-1].failure or f'wrong result, {report.rows[-1].error:.1e}'}")
-        benchmark.extra_info.update({row.path: row.seconds for row in report.rows})
-        benchmark.pedantic(case.paths[ours], rounds=1)
-        return report
+
+@pytest.fixture
+def quick(request) -> bool:
+    """Whether small sizes are wanted."""
+    return request.config.getoption("--quick")
+
+
+@pytest.fixture
+def compare(benchmark, quick):
+    """Measures a case, or a sequel of cases, and hands the last path to pytest-benchmark."""
+
+    def run(work: Case | Sequel) -> Report:
+        rounds = 1 if quick else None
+        if isinstance(work, Sequel):
+            cases, reports = [case for case, _ in work.parts], measure_sequel(work, rounds)
+        else:
+            cases, reports = [work], [measure(work, rounds)]
+        _reports.extend(reports)
+        for report in reports:
+            for line in report.table():
+                print("  ".join(v for v in line.values() if v), flush=True)
+        for report in reports:
+            ours = report.rows[-1]
+            if ours.seconds is None:
+                pytest.fail(f"{report.case.name}: {ours.failure or f'wrong result, {ours.error:.1e}'}")
+        benchmark.extra_info.update({row.path: row.seconds for row in reports[-1].rows})
+        last = [list(case.paths.values())[-1] for case in cases]
+        benchmark.pedantic(lambda: [path() for path in last], rounds=1)
+        return reports[-1]
 
     return run
 

@@ -1,11 +1,10 @@
 """The renderer on DIGAN's default generator: 128x128, 512 channels, against what one writes by hand."""
 
-import pytest
 import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.harness import Case
+from benchmarks.harness import DTYPES, Case
 from digan import Generator
 from digan.config import GeneratorConfig
 
@@ -15,8 +14,6 @@ FLOPS_OF_A_FRAME = 14.8e9
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 # A pre-activation that rounds to the other side of zero changes the slope by 5x: gradients differ more than frames do.
 GRADIENT_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
-
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
 
 def default_inr(clips: int, frames: int) -> tuple[fi.INR, fi.Grid]:

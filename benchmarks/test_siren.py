@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.harness import Case
+from benchmarks.harness import DTYPES, Case
 
 POINTS = 128 * 128
 # Against float64; with omega 30 each layer multiplies the rounding of the one before.
@@ -27,7 +27,7 @@ def sirens(batch: int, width: int, layers: int) -> tuple[Tensor, list[Tensor], l
     return torch.cartesian_prod(axis, axis), weights, biases
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@DTYPES
 @pytest.mark.parametrize(("batch", "width", "layers"), [(8, 256, 5), (64, 64, 4)], ids=["N8-L5-W256", "N64-L4-W64"])
 def test_siren(compare, batch, width, layers, dtype):
     coords, weights, biases = sirens(batch, width, layers)
@@ -54,7 +54,7 @@ def test_siren(compare, batch, width, layers, dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@DTYPES
 def test_siren_forward_and_backward(compare, dtype):
     coords, weights, biases = sirens(8, 256, 5)
 

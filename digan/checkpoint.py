@@ -15,8 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from digan.errors import ConfigError
+from digan.layout import CHECKPOINTS
 from digan.trainer import Trainer
 
+STATE = "state.json"
 _NAME = re.compile(r"^checkpoint-(\d{9})$")
 _RUN = re.compile(r"^\d{5}(-.*)?$")
 
@@ -34,10 +36,10 @@ def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int) -> P
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, partial / f"{name}.safetensors")
     torch.save(trainer.optimizer_state(), partial / "optimizers.pt")
     state = {"counters": trainer.counters(), "config": config, "torch": torch.__version__}
-    (partial / "state.json").write_text(json.dumps(state, indent=1))
+    (partial / STATE).write_text(json.dumps(state, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
-    for old in _complete(folder)[:-keep]:
+    for old in list_complete(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -51,7 +53,8 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
     try:
         for name, net in trainer.networks().items():
             net.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
-        optimizers = torch.load(checkpoint / "optimizers.pt", map_location=trainer.device, weights_only=True)
+        # Optimizers move what they are given; several processes on CPUs have a device cpu:0, which torch.load refuses.
+        optimizers = torch.load(checkpoint / "optimizers.pt", map_location="cpu", weights_only=True)
         trainer.load_optimizer_state(optimizers)
         trainer.load_counters(read_state(checkpoint)["counters"])
     except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
@@ -62,7 +65,7 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Counters and configuration of a checkpoint, without its tensors."""
     try:
-        return json.loads((checkpoint / "state.json").read_text())
+        return json.loads((checkpoint / STATE).read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"--resume: {checkpoint} holds no readable state.json: {error}.") from None
 
@@ -78,11 +81,11 @@ def find(resume: str, outdir: str) -> Path | None:
         ConfigError: a path was given and no complete checkpoint lies there.
     """
     if resume == "latest":
-        return next((c[-1] for run in reversed(list_runs(outdir)) if (c := _complete(run / "checkpoints"))), None)
+        return next((c[-1] for run in reversed(list_runs(outdir)) if (c := list_complete(run / CHECKPOINTS))), None)
     path = Path(resume)
-    if _NAME.match(path.name) and (path / "state.json").is_file():
+    if _NAME.match(path.name) and (path / STATE).is_file():
         return path
-    found = _complete(path / "checkpoints") or _complete(path)
+    found = list_complete(path / CHECKPOINTS) or list_complete(path)
     if not found:
         raise ConfigError(
             f"--resume {resume} is neither 'latest' nor a run folder or checkpoint with a complete state."
@@ -95,7 +98,7 @@ def list_runs(outdir: str) -> list[Path]:
     return sorted(p for p in Path(outdir).glob("*") if _RUN.match(p.name))
 
 
-def _complete(folder: Path) -> list[Path]:
+def list_complete(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if _NAME.match(p.name) and (p / "state.json").is_file()]
+    found = [p for p in folder.glob("checkpoint-*") if _NAME.match(p.name) and (p / STATE).is_file()]
     return sorted(found)

@@ -117,7 +117,9 @@ class TrainConfig:
     snap: int = _out(100, "ticks between snapshots, samples, metrics and checkpoints", above=0)
     checkpoints: int = _out(2, "complete checkpoints kept; older ones are removed", above=0)
     metrics: str = _out("rfvd256_16f", "metrics of every snapshot, comma separated, or none")
-    detector: str | None = _out(None, "TorchScript I3D for fvd and kvd")
+    detector: str | None = _out(
+        None, "TorchScript of the metrics that need one: FILE or i3d=FILE,c3d=FILE,inception=FILE"
+    )
     samples: int = _out(16, "videos of a sample sheet", above=0)
     report_to: str = _out("tensorboard", "trackers of accelerate, comma separated, or none")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import accelerate
 import torch
@@ -17,14 +18,14 @@ from digan.config import TrainConfig, flag
 from digan.discriminator import Discriminator
 from digan.feed import Feed
 from digan.generator import Generator
+from digan.layout import SAMPLES, SNAPSHOTS, metric_path
 from digan.trainer import Trainer
 
 
 def start(config: TrainConfig, accelerator: Accelerator, trainer: Trainer, feed: Feed, resume: Path | None) -> str:
     """What a run is about to do. A dry run adds every option and the tables of the networks."""
     lines = [
-        f"DIGAN at {config.resolution}x{config.resolution}, clips of {config.frames} frames, "
-        f"{config.kimg:g} kimg in batches of {config.batch}",
+        task(config),
         f"  devices    {accelerator.num_processes} x {accelerator.device}, discriminators in "
         f"{_precision(accelerator.mixed_precision)}, {trainer.micro_batches} micro-batch(es) per step",
         f"  software   torch {torch.__version__}, accelerate {accelerate.__version__}, kernels: {_backends()}",
@@ -38,16 +39,46 @@ def start(config: TrainConfig, accelerator: Accelerator, trainer: Trainer, feed:
     return "\n".join(lines)
 
 
-def end(folder: Path, config: TrainConfig) -> str:
-    """Where to look when a run has ended."""
-    lines = [
-        f"Done. Everything is in {folder}",
-        f"  samples      {folder / 'samples'}: fakes*.mp4 beside reals.mp4, the same clips in every one",
-        f"  networks     {folder / 'snapshots'}",
-        *(f"  {name:<11}  {folder / f'metric-{name}.jsonl'}" for name in config.metric_names()),
-        f"  go on with   --resume {folder} --kimg {config.kimg * 2:g}",
-    ]
-    return "\n".join(lines)
+def end(folder: Path, config: TrainConfig, clips_seen: int) -> str:
+    """Where to look when a run has ended or was stopped: what is there, and how to go on."""
+    finished = clips_seen >= round(config.kimg * 1000)
+    head = "Done." if finished else f"Stopped at {clips_seen / 1000:.2f} of {config.kimg:g} kimg."
+    places = {
+        "samples": (folder / SAMPLES, ": fakes*.mp4 beside reals.mp4, the same clips in every one"),
+        "networks": (folder / SNAPSHOTS, ""),
+        **{name: (metric_path(folder, name), "") for name in config.metric_names()},
+    }
+    return "\n".join(
+        [
+            f"{head} Everything is in {folder}",
+            *(f"  {name:<11}  {path}{text}" for name, (path, text) in places.items() if path.exists()),
+            f"  go on with   {go_on(folder, config, clips_seen)}",
+        ]
+    )
+
+
+def go_on(folder: Path, config: TrainConfig, clips_seen: int) -> str:
+    """The options that continue a run: for as long again, if it is finished."""
+    finished = clips_seen >= round(config.kimg * 1000)
+    return f"--resume {folder}" + (f" --kimg {config.kimg * 2:g}" if finished else "")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "1 h 5 m"; the two largest units."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
+    shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
+    return " ".join(shown[:2])
+
+
+def task(config: TrainConfig) -> str:
+    """What is trained, in a few words."""
+    return (
+        f"DIGAN at {config.resolution}x{config.resolution}, clips of {config.frames} frames, "
+        f"{config.kimg:g} kimg in batches of {config.batch}"
+    )
 
 
 def options(config: TrainConfig) -> str:
@@ -57,27 +88,45 @@ def options(config: TrainConfig) -> str:
 
 def networks(trainer: Trainer) -> str:
     """Parameters and multiply-accumulates: of G and D_I for one frame, of D_M for a pair of frames."""
-    g = Generator(trainer.g.config).to("meta")
-    c = g.config
-    z, one = torch.empty(1, c.z_dim, device="meta"), torch.empty(1, 1, device="meta")
-    label = torch.empty(1, dtype=torch.int64, device="meta") if c.num_classes else None
-    slots = torch.empty(1, g.num_slots, c.w_dim, device="meta")
-    inr = g.inr_from_slots(slots, z, one)
-    heads = _macs(lambda: g.inr_from_slots(slots, z, one))
-    mapping = sum(p.numel() for n, p in g.mapping.named_parameters() if n.endswith("weight"))
-    rows = [("G", "mapping", _count(g.mapping), mapping), ("", "heads, per clip", _count(g.blocks), heads)]
-    rows.append(("", "rendering a frame", 0, _macs(lambda: fi.render(inr, g.grid(), backend="reference"))))
+    rows = generator_rows(trainer.g)
+    label = torch.empty(1, dtype=torch.int64, device="meta") if trainer.num_classes else None
     for title, d in (("D_I", trainer.d_image), ("D_M", trainer.d_motion)):
         rows += _discriminator_rows(title, d, label)
+    totals = (
+        f"  G has {_count(trainer.g):,} parameters, D_I and D_M together {_count(trainer.d_image, trainer.d_motion):,}."
+    )
+    return f"{table(rows)}\n{totals}"
+
+
+class Row(NamedTuple):
+    """A part of a network."""
+
+    network: str
+    part: str
+    parameters: int
+    macs: int  # multiply-accumulates
+
+
+def generator_rows(generator: Generator) -> list[Row]:
+    """The parts of G: the mapping and the heads, which a clip needs once, and the rendering of one frame."""
+    g = Generator(generator.config).to("meta")
+    c = g.config
+    z, one = torch.empty(1, c.z_dim, device="meta"), torch.empty(1, 1, device="meta")
+    slots = torch.empty(1, g.num_slots, c.w_dim, device="meta")
+    inr = g.inr_from_slots(slots, z, one)
+    mapping = sum(p.numel() for n, p in g.mapping.named_parameters() if n.endswith("weight"))
+    return [
+        Row("G", "mapping", _count(g.mapping), mapping),
+        Row("", "heads, per clip", _count(g.blocks), _macs(lambda: g.inr_from_slots(slots, z, one))),
+        Row("", "rendering a frame", 0, _macs(lambda: fi.render(inr, g.grid(), backend="reference"))),
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Parts of networks, a line each."""
     head = f"  {'':<4} {'part':<18} {'parameters':>14} {'MMAC':>12}"
     body = [f"  {t:<4} {part:<18} {count:>14,} {macs / 1e6:>12,.1f}" for t, part, count, macs in rows]
-    totals = [
-        f"  G has {_count(trainer.g):,} parameters, D_I and D_M together {_count(trainer.d_image, trainer.d_motion):,}."
-    ]
-    return "\n".join([head, *body, *totals])
-
-
-Row = tuple[str, str, int, int]  # network, part, parameters, multiply-accumulates
+    return "\n".join([head, *body])
 
 
 def _discriminator_rows(title: str, d: Discriminator, label: torch.Tensor | None) -> list[Row]:
@@ -93,7 +142,7 @@ def _discriminator_rows(title: str, d: Discriminator, label: torch.Tensor | None
     rows = [(name.replace("blocks.", "block "), _count(part), counts.get(name, 0)) for name, part in parts.items()]
     rest = counts["Discriminator"] - sum(macs for _, _, macs in rows)
     rows.append(("epilogue", _count(d) - sum(n for _, n, _ in rows), rest))
-    return [(title if i == 0 else "", *row) for i, row in enumerate(rows)]
+    return [Row(title if i == 0 else "", *row) for i, row in enumerate(rows)]
 
 
 def _macs(call: Callable[[], object]) -> int:

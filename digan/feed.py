@@ -11,7 +11,17 @@ import torch
 from accelerate import Accelerator
 
 from digan.config import TrainConfig
-from digan.data import Clips, ClipWindows, FramePairs, VideoIndex, load_index, make_demo_videos, pair_loader
+from digan.data import (
+    Clips,
+    ClipWindows,
+    FramePairs,
+    FrameStore,
+    VideoIndex,
+    load_index,
+    make_demo_videos,
+    on_device,
+    pair_loader,
+)
 
 DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data
 CACHE_FOLDER = ".index"
@@ -55,6 +65,7 @@ class Feed:
             )
         self.num_classes = len(self.index.class_names) if config.cond else 0
         self.clips = self.clips_of(config.frames)
+        self.store = FrameStore(self.index, config.resolution, self.cache)
 
     def clips_of(self, frames: int) -> Clips:
         """Real clips of another length than the training clips', for the metrics that need it."""
@@ -63,18 +74,24 @@ class Feed:
 
     def summary(self) -> list[str]:
         """Lines that describe the data."""
-        return [*self.index.summary().splitlines(), self.clips.windows.summary()]
+        return [*self.index.summary().splitlines(), self.clips.windows.summary(), self.store.summary(self.index)]
 
     def batches(self, micro_batches: int, start: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Micro-batches of this process from iteration `start` on, without end: see `Trainer` for who gets what."""
-        pairs = FramePairs(self.clips.windows, self.config.resolution, self.config.seed, mirror=self.config.mirror)
-        return pair_loader(
+        """Micro-batches of this process from iteration `start` on, without end: see `Trainer` for who gets what.
+
+        On a GPU they are there already, each copied while the one before is in use.
+        """
+        c = self.config
+        pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store)
+        device = self.accelerator.device
+        batches = pair_loader(
             pairs,
-            batch=self.config.batch,
+            batch=c.batch,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             micro_batches=micro_batches,
             start=start,
-            workers=min(self.config.workers, os.cpu_count() or 1),  # the stream does not depend on their number
-            pin_memory=self.accelerator.device.type == "cuda",
+            workers=min(c.workers, os.cpu_count() or 1),  # the stream does not depend on their number
+            pin_memory=device.type == "cuda",
         )
+        return on_device(batches, device)

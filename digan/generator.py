@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -13,16 +12,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import GeneratorConfig
-from digan.errors import NetworkError, NetworkNotFound
 from digan.files import atomic_path
 from digan.layers import FullyConnected, channels_at
 from digan.mapping import Mapping
+from digan.pretrained import CONFIG_FILE, MODEL_CARD, WEIGHTS_FILE, find_network, not_a_generator, read_network
 
 _RESOLUTIONS = (32, 64, 128, 256, 512)
 _MOTION_SLOPE = 0.01  # the motion code's own leaky ReLU, not the 0.2 of every other layer
@@ -109,7 +108,13 @@ class Block(nn.Module):
         return layers
 
 
-class Generator(nn.Module):
+class Generator(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="digan",
+    tags=["digan", "video-generation", "implicit-neural-representation"],
+    model_card_template=MODEL_CARD,
+):
     """DIGAN's generator, video as a function: (z_content, z_motion) -> an INR that renders any (x, y, t).
 
     Blocks of resolution 4, 8, ..., ``config.resolution`` consume the slots of w in order; each read-out shares the slot
@@ -260,45 +265,74 @@ class Generator(nn.Module):
             save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> Generator:
-        """Read what ``save`` wrote.
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Generator:
+        """Read what ``save`` or ``save_pretrained`` wrote. What lies on this machine is read without the network.
 
         Args:
-            path: a safetensors file; or a run folder or its snapshots folder, whose newest network-snapshot is taken.
+            path: a safetensors file; a run folder or its snapshots folder, whose newest network-snapshot is taken; a
+                folder with model.safetensors; or ``owner/name`` of a repository on the Hugging Face hub.
+            revision: branch, tag or commit of the repository; this and the others have no effect on local files.
+            token: for a private repository; default the one of ``hf auth login``.
+            cache_dir: where downloads are kept; default the hub's cache.
+            force_download: download again what is in the cache.
+            local_files_only: take the repository from the cache, without asking the hub.
 
         Returns:
             The generator on the CPU in evaluation mode; what was saved beside it is in ``metadata``.
 
         Raises:
-            NetworkNotFound: no such file, or no snapshot in the folder.
+            NetworkNotFound: nothing lies there, and no such repository can be reached.
             NetworkError: the file is not a generator written by this project.
         """
-        file = find_snapshot(path)
+        file = find_network(
+            path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        network = read_network(file)
         try:
-            with safe_open(file, framework="pt") as reader:
-                header = {key: json.loads(value) for key, value in (reader.metadata() or {}).items()}
-                tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
-            generator = cls(GeneratorConfig(**header.pop("config")))
-            generator.load_state_dict(tensors)
-        except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-            raise NetworkError(
-                f"{file} is not a generator saved by this project; give a network-snapshot file."
-            ) from error
-        generator.metadata = header
+            generator = cls(network.config)
+            generator.load_state_dict(network.tensors)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise not_a_generator(file) from error
+        generator.metadata = network.metadata
         return generator.eval()
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """The files of ``save_pretrained`` and ``push_to_hub``, in the layout of the hub."""
+        (save_directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2))
+        self.save(save_directory / WEIGHTS_FILE, **self.metadata)
 
-def find_snapshot(path: str | os.PathLike[str]) -> Path:
-    """The network snapshot that ``path`` means: the file itself, or the newest one of a run or snapshots folder."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise NetworkNotFound(f"{path} does not exist: give a network-snapshot file or the folder of a run.")
-    found = [*path.glob("network-snapshot-*.safetensors"), *path.glob("snapshots/network-snapshot-*.safetensors")]
-    if not found:
-        raise NetworkNotFound(f"{path} holds no network-snapshot-*.safetensors, nor does its folder snapshots/.")
-    return max(found, key=lambda file: [int(number) for number in re.findall(r"\d+", file.stem)])
+    def generate_model_card(self, **values: Any) -> ModelCard:
+        """The README.md of ``save_pretrained``; ``repo_id`` is what its example loads."""
+        values = {"repo_id": "owner/name", "clips_seen": self.metadata.get("clips_seen"), **values}
+        return super().generate_model_card(config=self.config, **values)
+
+    def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:
+        """Upload to a repository of the Hugging Face hub, made if there is none; `hf auth login` first.
+
+        Args:
+            repo_id: owner/name.
+            model_card_kwargs: values for the text of the model card.
+            options: those of ``huggingface_hub.ModelHubMixin.push_to_hub``: private, branch, commit_message, ...
+
+        Returns:
+            The address of the commit.
+        """
+        values = {"repo_id": repo_id, **(model_card_kwargs or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=values, **options)
 
 
 def _check_config(config: GeneratorConfig) -> None:

@@ -1,10 +1,10 @@
-"""Frames out: videos a browser plays, png images, and grids of clips to look at."""
+"""Frames out: videos a browser plays, gifs and png images."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,10 +17,18 @@ from PIL import Image
 from digan.files import atomic_path
 
 Frames = torch.Tensor | np.ndarray
-# Visually lossless for x264; the usual range is 18 (this) to 28 (visibly compressed).
-_CRF = 18
+# Visually lossless for x264; the usual range is 18 (this) to 28 (visibly compressed). The same frames give the same file:
+# the bits depend on the number of threads, and the macroblock tree reads memory that was never written where the width
+# is no multiple of 128 (x264 core 165).
+_X264 = {"crf": "18", "threads": "4", "mbtree": "0"}
 # Fixed quantiser of the mpeg4 fallback, in units of FF_QP2LAMBDA = 118 (libavutil/avutil.h); 2 is the best of 2..31.
 _MPEG4_QUALITY = 2 * 118
+_GIF_TIME = Fraction(1, 100)  # seconds, the unit of the format
+_GIF_MOST_FPS = 50  # players show a frame of less than two units for ten
+_PALETTE_FRAMES = 16
+# Colours are looked for to six bits a channel, so that there are not too many of them to remember.
+_COARSE = np.float32(63 / 255)
+_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], dtype=np.float32) / 16 + 1 / 32
 
 
 def to_uint8(frames: torch.Tensor) -> torch.Tensor:
@@ -45,10 +53,7 @@ def write_video(path: str | os.PathLike, frames: Frames | Iterable[Frames], fps:
     at all, or a frame rate that is not positive.
     """
     path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"{path}: videos are written as mp4; give the file a name that ends in .mp4")
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"{path}: a video needs a positive frame rate, not fps={fps}")
+    _check_target(path, ".mp4", fps)
     with atomic_path(path) as temporary:
         _encode(path, temporary, frames, Fraction(fps).limit_denominator(1001))
 
@@ -68,13 +73,9 @@ def _encode(path: Path, target: Path, frames: Iterable[Frames], rate: Fraction) 
         stream.codec_context.color_range = ColorRange.MPEG
         for index, frame in enumerate(_chain(first, frames)):
             pixels = _pixels(path, frame)
-            if pixels.shape[:2] != (height, width):
-                size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-                raise ValueError(f"{path}: frame {index} is {size}, but the first frame is {height}x{width}")
+            _check_size(path, index, pixels, height, width)
             padded = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
-            picture.pts, picture.time_base = index, 1 / rate
-            container.mux(stream.encode(picture))
+            container.mux(stream.encode(_picture(padded, index, 1 / rate)))
         container.mux(stream.encode())
 
 
@@ -86,7 +87,7 @@ def _chain(first: Frames, rest: Iterator[Frames]) -> Iterator[Frames]:
 def _open_stream(container: av.container.OutputContainer, rate: Fraction) -> av.VideoStream:
     """The encoder: x264, or FFmpeg's own mpeg4 at a fixed quantiser where the build has no x264."""
     if "libx264" in av.codecs_available:
-        return container.add_stream("libx264", rate=rate, options={"crf": str(_CRF)})
+        return container.add_stream("libx264", rate=rate, options=_X264)
     return container.add_stream("mpeg4", rate=rate, options={"flags": "+qscale", "global_quality": str(_MPEG4_QUALITY)})
 
 
@@ -101,52 +102,100 @@ def _pixels(path: Path, image: Frames) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def write_gif(path: str | os.PathLike, frames: Frames | Sequence[Frames], fps: float = 8) -> None:
+    """Write a gif that repeats forever, with one palette of 256 colours for all frames.
+
+    frames: as of `write_video`, but with a length and an index: the palette is made first, from evenly spaced frames.
+    A gif counts time in hundredths of a second and players refuse less than two of them, so that only every second (or
+    third, ...) frame of more than 50 per second is shown. The file appears whole or not at all.
+
+    Raises ValueError like `write_video`.
+    """
+    path = Path(path)
+    _check_target(path, ".gif", fps)
+    if not len(frames):
+        raise ValueError(f"{path}: there are no frames to write")
+    every = math.ceil(fps / _GIF_MOST_FPS)
+    height, width = _pixels(path, frames[0]).shape[:2]
+    spaced = np.linspace(0, len(frames) - 1, min(len(frames), _PALETTE_FRAMES)).round().astype(int)
+    colours = _Colours(_palette(height, width, (_pixels(path, frames[t]) for t in spaced.tolist())))
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="gif") as container:
+        stream = container.add_stream("gif", rate=Fraction(fps / every).limit_denominator(1001))
+        stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
+        stream.codec_context.time_base = _GIF_TIME
+        for t in range(0, len(frames), every):
+            pixels = _pixels(path, frames[t])
+            _check_size(path, t, pixels, height, width)
+            picture = av.VideoFrame.from_ndarray((colours.nearest(pixels), colours.palette), format="pal8")
+            picture.pts, picture.time_base = round(t / (fps * _GIF_TIME)), _GIF_TIME
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def _palette(height: int, width: int, frames: Iterable[np.ndarray]) -> np.ndarray:
+    """The 255 colours that serve these frames best (FFmpeg's palettegen), uint8 [256,4]: alpha, red, green, blue.
+
+    The last one is transparent: the encoder writes it where a frame does not differ from the one before.
+    """
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=_GIF_TIME)
+    sink = graph.add("buffersink")
+    graph.link_nodes(source, graph.add("format", "bgra"), graph.add("palettegen"), sink).configure()
+    for index, pixels in enumerate(frames):
+        coarse = (np.rint(pixels * _COARSE) / _COARSE).round().astype(np.uint8)
+        source.push(_picture(coarse, index, _GIF_TIME))
+    source.push(None)
+    return np.ascontiguousarray(sink.pull().to_ndarray(format="argb").reshape(256, 4))
+
+
+class _Colours:
+    """Finds the nearest colours of a palette; each colour, to six bits a channel, is looked for once.
+
+    What the six bits leave out decides how often the next level is taken, by a pattern (ordered dithering): it stays in
+    place, where an error that is passed on to the neighbours would shimmer.
+    """
+
+    def __init__(self, palette: np.ndarray) -> None:
+        self.palette = palette
+        opaque = palette[palette[:, 0] == 255, 1:]
+        self._colours = torch.from_numpy(opaque.astype(np.float32))  # [255,3]
+        self._known = np.full(1 << 18, -1, dtype=np.int16)
+
+    def nearest(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [H,W,3] -> index of a colour, uint8 [H,W]."""
+        height, width = pixels.shape[:2]
+        noise = np.tile(_BAYER, (-(-height // 4), -(-width // 4)))[:height, :width, None]
+        levels = np.minimum(pixels * _COARSE + noise, 63).astype(np.int32)  # [H,W,3], 0..63
+        codes = (levels[..., 0] << 12) | (levels[..., 1] << 6) | levels[..., 2]  # [H,W]
+        new = np.unique(codes[self._known[codes] < 0])
+        for some in np.array_split(new, 1 + len(new) // 16384):
+            colours = np.stack([some >> 12, some >> 6 & 63, some & 63], axis=1) / _COARSE  # [n,3]
+            distances = torch.cdist(torch.from_numpy(colours.astype(np.float32)), self._colours)  # [n,255]
+            self._known[some] = distances.argmin(dim=1).numpy()
+        return self._known[codes].astype(np.uint8)
+
+
+def _check_target(path: Path, suffix: str, fps: float) -> None:
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{path}: what is written is {suffix[1:]}; give the file a name that ends in {suffix}")
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"{path}: a video needs a positive frame rate, not fps={fps}")
+
+
+def _check_size(path: Path, index: int, pixels: np.ndarray, height: int, width: int) -> None:
+    if pixels.shape[:2] != (height, width):
+        size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+        raise ValueError(f"{path}: frame {index} is {size}, but the first frame is {height}x{width}")
+
+
+def _picture(pixels: np.ndarray, pts: int, time_base: Fraction) -> av.VideoFrame:
+    picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    picture.pts, picture.time_base = pts, time_base
+    return picture
+
+
 def write_png(path: str | os.PathLike, image: Frames) -> None:
     """Write a png. image: uint8 [H,W,3], tensor or array. The file appears whole or not at all."""
     pixels = _pixels(Path(path), image)
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-def video_grid(frames: Frames, columns: int | None = None) -> torch.Tensor:
-    """Clips side by side as one video.
-
-    frames: [N,T,3,H,W], uint8 or float in [-1, 1]. columns: clips per row; the default makes the grid about square.
-    Returns uint8 [T, rows*H, columns*W, 3] on the CPU, clip i in row i // columns; cells past the last clip are black.
-    """
-    clips = _clips(frames)
-    count, times, channels, height, width = clips.shape
-    columns = math.ceil(math.sqrt(count)) if columns is None else columns
-    if columns < 1:
-        raise ValueError(f"a grid needs at least one column, not columns={columns}")
-    rows = math.ceil(count / columns)
-    cells = clips.new_zeros(rows * columns, times, channels, height, width)
-    cells[:count] = clips
-    cells = cells.view(rows, columns, times, channels, height, width).permute(2, 0, 4, 1, 5, 3)  # [T,rows,H,cols,W,3]
-    return cells.reshape(times, rows * height, columns * width, channels)
-
-
-def contact_sheet(frames: Frames, columns: int = 8, separator: int = 2) -> torch.Tensor:
-    """Clips as one still image: a row per clip, evenly spaced frames from the first to the last along it.
-
-    frames: [N,T,3,H,W], uint8 or float in [-1, 1]. columns: frames shown of a clip, all of them if it has fewer.
-    separator: width in pixels of the white lines between the cells. Returns uint8 [H',W',3] on the CPU.
-    """
-    clips = _clips(frames)
-    if columns < 1 or separator < 0:
-        raise ValueError(f"a sheet needs columns >= 1 and separator >= 0, not {columns} and {separator}")
-    count, times, channels, height, width = clips.shape
-    columns = min(columns, times)
-    chosen = torch.linspace(0, times - 1, columns).round().long()
-    cells = clips.new_full((count, columns, channels, height + separator, width + separator), 255)
-    cells[..., :height, :width] = clips[:, chosen]
-    sheet = cells.permute(0, 3, 1, 4, 2).reshape(count * (height + separator), columns * (width + separator), channels)
-    return sheet[: sheet.shape[0] - separator, : sheet.shape[1] - separator].contiguous()
-
-
-def _clips(frames: Frames) -> torch.Tensor:
-    """[N,T,3,H,W], uint8 or float, as uint8 on the CPU."""
-    clips = torch.as_tensor(frames).detach()
-    if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape:
-        raise ValueError(f"clips must be [N,T,3,H,W] with at least one frame, not {list(clips.shape)}")
-    return (clips if clips.dtype == torch.uint8 else to_uint8(clips)).cpu()

@@ -1,8 +1,10 @@
-"""Parameters of the official implementation: their names in ours, and the configuration their shapes imply."""
+"""Networks of the official implementation: their parameters' names in ours, and the configuration they imply."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -32,6 +34,43 @@ _DISCRIMINATOR_NAMES = [
     (r"mapping\.fc(\d+)\.(weight|bias)", r"label_mapping.layers.\1.\2"),
     (r"mapping\.embed\.(weight|bias)", r"label_mapping.embed.\1"),
 ]
+
+# Attributes of the official modules and the field of ours that says the same; what shapes do not tell.
+_FUSER = r"synthesis\.b\d+\.(?:input\.input\.)?coord_fuser"
+_GENERATOR_CONSTANTS = {
+    r"mapping\.fc\d+\.bias_gain": "mapping_lr_mult",
+    r"mapping\.w_avg_beta": "w_avg_beta",
+    rf"{_FUSER}\.fourier_scale": "space_frequency",
+    rf"{_FUSER}\.motion_sigma": "time_frequency",
+}
+_DISCRIMINATOR_CONSTANTS = {r"(?:image|video)D\.b4\.mbstd\.group_size": "mbstd_group"}
+
+# Switches of the official modules that ours do not have, in the only position that ours implement.
+_GENERATOR_SWITCHES = {
+    r"ours": True,
+    rf"{_FUSER}\.use_cosine": True,
+    rf"{_FUSER}\.use_raw_coords": False,
+    r"synthesis\.b\d+\.architecture": "skip",
+    r"synthesis\.b\d+\.conv[01]\.instance_norm": False,
+}
+_DISCRIMINATOR_SWITCHES = {r"(?:image|video)D\.b\d+\.architecture": "resnet"}
+
+
+def generator_constants(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Fields of ``GeneratorConfig`` that an official generator's attributes tell.
+
+    Args:
+        attributes: plain values of its modules, by dotted name, e.g. "mapping.w_avg_beta".
+
+    Raises:
+        ValueError: the attributes contradict each other, or tell of a variant that ``Generator`` is not.
+    """
+    return _constants(attributes, _GENERATOR_CONSTANTS, _GENERATOR_SWITCHES)
+
+
+def discriminator_constants(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Fields of ``DiscriminatorConfig`` that an official discriminator's attributes tell; see above."""
+    return _constants(attributes, _DISCRIMINATOR_CONSTANTS, _DISCRIMINATOR_SWITCHES)
 
 
 def generator_state(official: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,6 +145,22 @@ def discriminator_config(state: dict[str, Tensor]) -> DiscriminatorConfig:
         mbstd_channels=state["conv.weight"].shape[1] - widths[4],
         label_layers=layers or DiscriminatorConfig.label_layers,
     )
+
+
+def _constants(attributes: Mapping[str, Any], fields: dict[str, str], switches: dict[str, Any]) -> dict[str, float]:
+    constants: dict[str, float] = {}
+    for name, value in attributes.items():
+        for pattern, expected in switches.items():
+            if re.fullmatch(pattern, name) and value != expected:
+                raise ValueError(f"{name} is {value!r} in it: a variant of the model that is not implemented here.")
+        for pattern, field in fields.items():
+            if not re.fullmatch(pattern, name) or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} is {value!r} in it where a number is expected.")
+            if constants.setdefault(field, value) != value:
+                raise ValueError(f"{name} is {value} in it where other layers have {constants[field]}.")
+    return constants
 
 
 def _discriminator_state(official: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ import torch
 from digan.augment import draw_augment
 from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
 from digan.errors import ConfigError, MetricError
+from digan.layout import known_fields
+from digan.metrics.detectors import detector_files
 from digan.metrics.protocol import Protocol
 
 
@@ -118,8 +120,7 @@ def resolve(given: dict[str, Any], resumed: dict[str, Any] | None = None) -> Tra
                 f"{flag(clash[0])} {given[clash[0]]} differs from the resumed run's {resumed[clash[0]]}: leave it out, "
                 "or start a new run without --resume."
             )
-        known = {f.name for f in fields(TrainConfig)}
-        return _check(TrainConfig(**{**{k: v for k, v in resumed.items() if k in known}, **given}))
+        return _check(TrainConfig(**{**known_fields(TrainConfig, resumed), **given}))
     options = {**(read_yaml(given["config"]) if given.get("config") else {}), **given}
     preset = options.get("cfg") or (None if options.get("data") else "demo")
     if preset is not None and preset not in PRESETS:
@@ -132,11 +133,9 @@ def _check(config: TrainConfig) -> TrainConfig:
     check(config)
     try:
         protocols = [Protocol.parse(name) for name in config.metric_names()]
+        detector_files([config.detector] if config.detector else [], protocols)
     except MetricError as error:
         raise ConfigError(f"--metrics: {error}.") from None
-    for protocol in protocols:
-        if protocol.needs_detector and config.detector is None:
-            raise ConfigError(f"--metrics {protocol.name} needs --detector FILE, a TorchScript I3D.")
     try:
         draw_augment(config.aug_policy(), 0, torch.Generator())
     except ValueError as error:

@@ -6,9 +6,10 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -17,13 +18,28 @@ from accelerate.tracking import LoggerType, TensorBoardTracker, get_available_tr
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from digan import checkpoint, metrics
+from digan import checkpoint, describe, metrics
+from digan.compose import contact_sheet, video_grid
 from digan.config import TrainConfig
 from digan.data import choose
 from digan.errors import ConfigError
 from digan.fakes import Fakes, clip_times, paced_times, sample_clips, seeded_latents
 from digan.feed import Feed, content_key
-from digan.media import contact_sheet, video_grid, write_png, write_video
+from digan.generator import Generator
+from digan.layout import (
+    CHECKPOINTS,
+    SAMPLES,
+    STATISTICS,
+    drop_records,
+    is_own,
+    list_metrics,
+    list_snapshots,
+    metric_path,
+    read_records,
+    snapshot_number,
+    snapshot_path,
+)
+from digan.media import write_png, write_video
 from digan.trainer import Trainer
 
 SAMPLE_FPS = 8
@@ -76,8 +92,8 @@ class Run:
         (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
         with open(folder / "command.sh", "a") as file:  # a line for the start and for each time it was resumed
             file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
-        for name in ("stats.jsonl", *(f"metric-{m}.jsonl" for m in config.metric_names())):
-            _drop_after(folder / name, clips_seen)
+        for file in (folder / STATISTICS, *list_metrics(folder).values()):
+            drop_records(file, clips_seen)
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.total, initial=clips_seen, unit="clip", dynamic_ncols=True, smoothing=0.05)
         self._start_trackers()
@@ -116,7 +132,7 @@ class Run:
             record["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
         if not self.main:
             return
-        with open(self.folder / "stats.jsonl", "a") as file:
+        with open(self.folder / STATISTICS, "a") as file:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
         losses = "  ".join(f"{k} {v:.3g}" for k, v in stats.items())
@@ -124,7 +140,7 @@ class Run:
             self.bar.set_postfix_str(losses)
         line = (
             f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  {speed:.3g} clips/s  "
-            f"{record['memory_gb']:.1f} GB  {_clock(now - self.started)} gone  {_clock(left)} left"
+            f"{record['memory_gb']:.1f} GB  {describe.clock(now - self.started)} gone  {describe.clock(left)} left"
         )
         if self.bar is None:
             self.log(line)
@@ -139,44 +155,53 @@ class Run:
             clips = self.feed.clips.batch(some)  # [n,F,3,R,R]
             self._write_clips("reals", clips)
 
-    def draw_fakes(self, trainer: Trainer, name: str) -> None:
+    def draw_fakes(self, trainer: Trainer, name: str | None = None) -> None:
         """Writes samples of the averaged generator; latents and times are the same in every call."""
         if self.main:
             n = self.config.samples
             z_content, z_motion = seeded_latents(self.config.z_dim, self.config.seed, range(n))
             labels = torch.arange(n) % trainer.num_classes if trainer.num_classes else None
             clips = sample_clips(trainer.g_ema, z_content, z_motion, clip_times(self.config.frames), labels)
-            self._write_clips(name, clips)
+            self._write_clips(name or f"fakes{self._number(trainer)}", clips)
 
     def snapshot(self, trainer: Trainer) -> None:
         """Writes the averaged generator, samples, a checkpoint and metrics."""
-        kimg = f"{trainer.clips_seen // 1000:06d}"
+        path = snapshot_path(self.folder, self._number(trainer))
         if self.main:
-            path = self.folder / "snapshots" / f"network-snapshot-{kimg}.safetensors"
             path.parent.mkdir(exist_ok=True)
-            cut = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
-            trainer.g_ema.save(path, clips_seen=trainer.clips_seen, data=cut)
-        self.draw_fakes(trainer, f"fakes{kimg}")
+            trainer.g_ema.save(path, clips_seen=trainer.clips_seen, data=self._data())
+        self.draw_fakes(trainer)
         self.save(trainer)
-        self.evaluate(trainer, path.name if self.main else "")
+        self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
 
     def save(self, trainer: Trainer) -> None:
         """Writes a checkpoint from which the run can be resumed."""
         if self.main:
-            checkpoint.save(trainer, self.folder / "checkpoints", asdict(self.config), self.config.checkpoints)
+            checkpoint.save(trainer, self.folder / CHECKPOINTS, asdict(self.config), self.config.checkpoints)
         self.accelerator.wait_for_everyone()
 
-    def evaluate(self, trainer: Trainer, snapshot: str) -> None:
-        """Computes the metrics of the averaged generator and appends them to metric-<name>.jsonl."""
-        for name in self.config.metric_names():
+    def catch_up(self, trainer: Trainer) -> None:
+        """Computes the metrics that the last snapshot lacks: the run may have been ended before it had them all."""
+        todo: list[Any] = [None, []]
+        snapshots = list_snapshots(self.folder, until=self._number(trainer))
+        if self.main and snapshots:
+            todo = [snapshots[-1], [m for m in self.config.metric_names() if not self._has(m, snapshots[-1].name)]]
+        last, names = broadcast_object_list(todo)
+        if names:
+            g = Generator.from_pretrained(last).to(self.accelerator.device)
+            self.evaluate(g, g.metadata["clips_seen"], last.name, names)
+
+    def evaluate(self, g: Generator, clips: int, snapshot: str, names: Sequence[str] | None = None) -> None:
+        """Computes metrics of a generator after `clips` clips, by default all, and appends them to their files."""
+        for name in self.config.metric_names() if names is None else names:
             protocol = metrics.parse(name)
             reals = self.feed.clips_of(protocol.frames)
-            labels = reals.labels() if trainer.num_classes else None
+            labels = reals.labels() if g.config.num_classes else None
             result = metrics.compute(
                 protocol,
                 reals=reals,
                 fakes=Fakes(
-                    trainer.g_ema,
+                    g,
                     protocol.count,
                     paced_times(protocol.frames, self.config.frames),
                     self.config.seed,
@@ -194,8 +219,8 @@ class Run:
                 gather=self.accelerator.gather,
             )
             if self.main:
-                metrics.append_result(self.folder, result, clips=trainer.clips_seen, snapshot=snapshot)
-                self.accelerator.log({name: result["value"]}, step=trainer.clips_seen)
+                metrics.append_result(self.folder, result, clips=clips, snapshot=snapshot)
+                self.accelerator.log({name: result["value"]}, step=clips)
                 self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
 
     def close(self) -> None:
@@ -203,6 +228,19 @@ class Run:
         if self.bar is not None:
             self.bar.close()
         self.accelerator.end_training()
+
+    def _number(self, trainer: Trainer) -> str:
+        return snapshot_number(trainer.clips_seen, self.config.batch)
+
+    def _data(self) -> dict[str, Any]:
+        """What a network was trained on, as its file tells it: how clips were cut, of which videos and classes."""
+        cut = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
+        index = self.feed.index
+        return {**cut, "fingerprint": index.fingerprint, "class_names": index.class_names}
+
+    def _has(self, metric: str, snapshot: str) -> bool:
+        records = read_records(metric_path(self.folder, metric))
+        return any(is_own(record) and record["snapshot"] == snapshot for record in records)
 
     def _progress(self, name: str) -> Callable[[int, int], None] | None:
         """Shows on the terminal how far a metric is."""
@@ -221,26 +259,7 @@ class Run:
         self.accelerator.init_trackers("digan", config=known if names != ["tensorboard"] else None)
 
     def _write_clips(self, name: str, clips: torch.Tensor) -> None:
-        folder = self.folder / "samples"
+        folder = self.folder / SAMPLES
         folder.mkdir(exist_ok=True)
         write_video(folder / f"{name}.mp4", video_grid(clips), fps=SAMPLE_FPS)
         write_png(folder / f"{name}.png", contact_sheet(clips))
-
-
-def _drop_after(path: Path, clips: int) -> None:
-    """Removes records of clips after `clips`, which a resumed run is about to write again.
-
-    Measurements of other things than this run, which `digan evaluate` may have appended, tell no number of clips.
-    """
-    if path.is_file():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line).get("clips", 0) <= clips]
-        path.write_text("".join(line + "\n" for line in lines))
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
-    shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
-    return " ".join(shown[:2])

@@ -52,7 +52,9 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
     if resume is None:
         run.draw_reals()
         run.draw_fakes(trainer, "fakes_init")
-        run.evaluate(trainer, "untrained")
+        run.evaluate(trainer.g_ema, 0, "untrained")
+    else:
+        run.catch_up(trainer)
 
     stop = StopSignal()
     batches = feed.batches(trainer.micro_batches, start=trainer.iteration)
@@ -76,9 +78,9 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
             run.snapshot(trainer)
         elif stop.requested(accelerator):
             run.save(trainer)
-            run.log(f"Stopped at {trainer.clips_seen / 1000:.2f} kimg; continue with --resume {folder}")
+            run.draw_fakes(trainer)
             break
-    run.log(describe.end(folder, config))
+    run.log(describe.end(folder, config, trainer.clips_seen))
     run.close()
     return folder
 

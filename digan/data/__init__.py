@@ -3,7 +3,8 @@
 from digan.data.dataset import Clips, ClipWindows, FramePairs, choose
 from digan.data.demo import make_demo_videos
 from digan.data.index import Video, VideoIndex, load_index
-from digan.data.loader import StreamSampler, pair_loader
+from digan.data.loader import StreamSampler, on_device, pair_loader
+from digan.data.store import FrameStore
 from digan.data.timing import UnreadableVideo
 from digan.errors import DataError
 
@@ -12,6 +13,7 @@ __all__ = [
     "Clips",
     "DataError",
     "FramePairs",
+    "FrameStore",
     "StreamSampler",
     "UnreadableVideo",
     "Video",
@@ -19,5 +21,6 @@ __all__ = [
     "choose",
     "load_index",
     "make_demo_videos",
+    "on_device",
     "pair_loader",
 ]

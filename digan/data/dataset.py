@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from digan.data.decode import FrameReader
 from digan.data.index import Video, VideoIndex
+from digan.data.store import FrameStore
 from digan.data.timing import UnreadableVideo
 from digan.errors import DataError
 
@@ -78,16 +79,19 @@ class FramePairs(Dataset):
     Item k is a function of (seed, k) alone, whatever was read before and in whichever process. Every len(windows) items
     go through all clips once, in a new order. Frame indices are int(F Beta(2,1)) and int(F Beta(1,2)), sorted, as
     published (DIGAN, ICLR 2022); both are the same frame in 4 % of draws at F = 16, which is part of the model.
+    Frames are decoded once and kept in `store`; by default in one of this process.
 
     Item: `frames` uint8 [2,3,R,R] RGB, earlier frame first; `delta_t` float32, difference of the indices over F-1, in
     [0, 1] (0 if F is 1); `label` int64.
     """
 
-    def __init__(self, windows: ClipWindows, resolution: int, seed: int, mirror: bool = True) -> None:
+    def __init__(
+        self, windows: ClipWindows, resolution: int, seed: int, mirror: bool = True, store: FrameStore | None = None
+    ) -> None:
         if seed < 0:
             raise DataError(f"--seed {seed} must not be negative.")
         self.windows, self.resolution, self.seed, self.mirror = windows, resolution, seed, mirror
-        self.reader = FrameReader(windows.index, resolution)
+        self.reader = FrameReader(windows.index, resolution, store=store or FrameStore(windows.index, resolution))
         self._orders: dict[int, np.ndarray] = {}  # epoch -> order of the clips
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,7 +142,8 @@ class Clips(Dataset):
 
     def __init__(self, windows: ClipWindows, resolution: int) -> None:
         self.windows, self.resolution = windows, resolution
-        self.reader = FrameReader(windows.index, resolution, onward=True)
+        store = FrameStore(windows.index, resolution)
+        self.reader = FrameReader(windows.index, resolution, onward=True, store=store)
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from av.video.reformatter import VideoReformatter
 
 from digan.data.picture import read_picture, to_square
 from digan.data.sources import Source
-from digan.data.timing import NO_TIME, READ_ERRORS, Timing, UnreadableVideo, decode, drain, open_video, reason
+from digan.data.store import FrameStore
+from digan.data.timing import NO_TIME, READ_ERRORS, Timing, UnreadableVideo, drain, open_indexed, reason
 
 if TYPE_CHECKING:
     from digan.data.index import Video, VideoIndex
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 # Decoders that heed `skip_frame` packet by packet (others read it once, when they start).
 _SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
 _NOWHERE = 1 << 62  # a position that no frame can be reached from without a seek
+_NONE = np.zeros(0, np.int64)
+
+Keep = Callable[[int, np.ndarray], None]  # takes the number of a frame and its picture, uint8 RGB [R,R,3]
 
 
 class VideoReader:
@@ -33,14 +38,16 @@ class VideoReader:
     order; else the decoder is emptied once it was fed what is needed, in place of feeding it more until it lets go.
     """
 
-    def __init__(self, source: Source, video: Video, onward: bool = False) -> None:
+    def __init__(
+        self, source: Source, video: Video, onward: bool = False, reformatter: VideoReformatter | None = None
+    ) -> None:
         self.video = video
         self.onward = onward
         self.packets_decoded = 0  # cost so far, for tests and measurements
         self._source = source
         self._timing: Timing = video.timing
-        self._skip_below, self._keep, self._unfed, self._drained = NO_TIME, set(), set(), False
-        self._reformatter = VideoReformatter()
+        self._skip_below, self._fetch, self._unfed, self._drained = NO_TIME, set(), set(), False
+        self._reformatter = reformatter or VideoReformatter()
         self._container = None
         self._restart()
 
@@ -49,47 +56,75 @@ class VideoReader:
             self._container.close()
             self._container = None
 
-    def read(self, indices: Sequence[int], resolution: int) -> list[np.ndarray]:
-        """Frames `indices`, in any order and with repeats, as uint8 RGB [R,R,3]. Raises UnreadableVideo."""
+    def read(
+        self, indices: Sequence[int], resolution: int, passing: np.ndarray = _NONE, keep: Keep | None = None
+    ) -> list[np.ndarray]:
+        """Frames `indices`, in any order and with repeats, as uint8 RGB [R,R,3]. Raises UnreadableVideo.
+
+        Every frame that was decoded without damage is given to `keep`, and with them those of `passing` (ascending)
+        that lie between the keyframe and a wanted frame: most of them have to be decoded anyway.
+        """
         wanted = sorted(set(indices))
         pictures = {}
         for start, group in groupby(wanted, self._seek_point):
-            pictures |= self._read_group(start, list(group), resolution)
+            pictures |= self._read_group(start, list(group), resolution, passing, keep)
         return [pictures[i] for i in indices]
 
     def _seek_point(self, index: int) -> int:
         return int(np.searchsorted(self._timing.seek_frames, index, side="right")) - 1
 
-    def _read_group(self, start: int, wanted: list[int], resolution: int) -> dict[int, np.ndarray]:
+    def _read_group(
+        self, start: int, wanted: list[int], resolution: int, passing: np.ndarray, keep: Keep | None
+    ) -> dict[int, np.ndarray]:
         """Frames that are all reached from seek point `start`."""
+        ends = np.searchsorted(passing, [self._timing.seek_frames[start], wanted[-1]])
+        fetched = sorted({*wanted, *passing[slice(*ends)].tolist()})
+        pictures = self._fetch_frames(start, fetched, set(wanted), resolution, keep)
+        # What is made up for a damaged frame must not depend on the frames that were fetched with it.
+        return pictures or self._fetch_frames(start, wanted, set(wanted), resolution, keep)
+
+    def _fetch_frames(
+        self, start: int, fetched: list[int], wanted: set[int], resolution: int, keep: Keep | None
+    ) -> dict[int, np.ndarray]:
+        """The wanted ones of the fetched frames; nothing, if any is damaged while more than the wanted are fetched."""
         video, labels = self.video, self._timing.labels
         by_packet = self._timing.clock == "pts"
-        # Frames that nothing refers to are decoded only when wanted. Later ones a read that continues here may want.
-        self._skip_below = labels[wanted[-1]] if by_packet and video.codec in _SKIPPING_CODECS else NO_TIME
-        self._keep = {int(labels[i]) for i in wanted} if by_packet else set()
-        self._unfed = set() if self.onward else set(self._keep)
+        # Frames that nothing refers to are decoded only when fetched. Later ones a read that continues here may want.
+        self._skip_below = labels[fetched[-1]] if by_packet and video.codec in _SKIPPING_CODECS else NO_TIME
+        self._fetch = {int(labels[i]) for i in fetched} if by_packet else set()
+        self._unfed = set() if self.onward else set(self._fetch)
         self._drained = False
         pictures = {}
-        for index in wanted:
+        for index in fetched:
             frame = self._frame(index, start)
-            array = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-            pictures[index] = to_square(array, resolution, video.rotation, video.pixel_aspect)
+            sound = frame is not None and self._sound
+            if not sound and len(fetched) > len(wanted):
+                self._position = _NOWHERE
+                return {}
+            frame = frame or self._substitute(index, start)
+            array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            picture = to_square(array, resolution, video.rotation, video.pixel_aspect)
+            if sound and keep is not None:
+                keep(index, picture)
+            if index in wanted:
+                pictures[index] = picture
         if not self.onward:
             # An emptied decoder takes no more packets, and what is made up for damaged ones depends on those before.
             self._position = _NOWHERE
         return pictures
 
-    def _frame(self, index: int, start: int) -> av.VideoFrame:
-        """Decodes frame `index`, or what stands in for it where the file is damaged."""
+    def _frame(self, index: int, start: int) -> av.VideoFrame | None:
+        """Decodes frame `index`, None where the file is damaged."""
         if not self._timing.seek_frames[start] <= self._position <= index:
             self._seek(start)
         self._position = index + 1
         for ordinal, frame in self._frames:
+            self._sound &= not frame.is_corrupt
             if ordinal == index:
                 return frame
             if ordinal > index:
                 break
-        return self._substitute(index, start)
+        return None
 
     def _substitute(self, index: int, start: int) -> av.VideoFrame:
         """The frame on the screen when frame `index` should be: the last one before it that decodes, else the next one.
@@ -111,9 +146,11 @@ class VideoReader:
 
     def _restart(self) -> None:
         self.close()
-        self._container, self._stream = open_video(self._source.open(self.video.name))
+        self._container, self._stream = open_indexed(
+            lambda: self._source.open(self.video.name), self.video.codec, self._timing
+        )
         self._frames = self._decoded(self._container.demux(self._stream), None, 0)
-        self._position = 0
+        self._position, self._sound = 0, True
 
     def _seek(self, start: int) -> None:
         """Makes the decoder stand at seek point `start`, or at an earlier one."""
@@ -132,6 +169,7 @@ class VideoReader:
             point = int(np.searchsorted(points[:, column], NO_TIME if arrived is None else arrived))
             if point <= start and points[point, column] == arrived:
                 self._frames = self._decoded(demuxed, first, int(self._timing.seek_frames[point]))
+                self._sound = True  # nothing that was decoded since is damaged
                 return
         self._restart()
 
@@ -143,6 +181,7 @@ class VideoReader:
         Frames before `ordinal` that come out after a seek refer to pictures before the keyframe: they are left out.
         """
         labels, clock = self._timing.labels, self._timing.clock
+        first = labels[ordinal] if clock == "pts" else NO_TIME
         while True:
             if packet is None:
                 try:
@@ -151,7 +190,7 @@ class VideoReader:
                     return
             self._choose_skipping(packet)
             self.packets_decoded += 1
-            for frame in self._fed(packet):
+            for frame in self._fed(packet, first):
                 label = None if clock == "count" else getattr(frame, clock)
                 if label is not None:
                     found = int(np.searchsorted(labels, label))
@@ -166,9 +205,14 @@ class VideoReader:
                 return
             packet = None
 
-    def _fed(self, packet: av.Packet) -> list[av.VideoFrame]:
-        """What the decoder gives for a packet; all that it holds, once it was fed every wanted frame."""
-        frames = decode(packet)
+    def _fed(self, packet: av.Packet, first: int) -> list[av.VideoFrame]:
+        """What the decoder gives for a packet; all that it holds, once it was fed every fetched frame."""
+        try:
+            frames = packet.decode()
+        except READ_ERRORS:
+            frames = []
+            # Frames shown before the keyframe that decoding started at cannot be decoded, which is no damage.
+            self._sound &= packet.pts is not None and packet.pts < first
         if packet.pts in self._unfed:
             self._unfed.remove(packet.pts)
             if not self._unfed:
@@ -177,7 +221,7 @@ class VideoReader:
         return frames
 
     def _choose_skipping(self, packet: av.Packet) -> None:
-        skip = packet.pts is not None and packet.pts < self._skip_below and packet.pts not in self._keep
+        skip = packet.pts is not None and packet.pts < self._skip_below and packet.pts not in self._fetch
         self._stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
 
 
@@ -185,6 +229,7 @@ class PictureReader:
     """Frames of a frame folder by index."""
 
     def __init__(self, source: Source, video: Video) -> None:
+        self.video = video
         self._source = source
         self._names = source.pictures(video.name)
         if len(self._names) != video.num_frames:
@@ -193,8 +238,10 @@ class PictureReader:
     def close(self) -> None:
         pass
 
-    def read(self, indices: Sequence[int], resolution: int) -> list[np.ndarray]:
-        """Frames `indices` as uint8 RGB [R,R,3]. Raises UnreadableVideo."""
+    def read(
+        self, indices: Sequence[int], resolution: int, passing: np.ndarray = _NONE, keep: Keep | None = None
+    ) -> list[np.ndarray]:
+        """Frames `indices` as uint8 RGB [R,R,3], which are given to `keep` too. Raises UnreadableVideo."""
         pictures = {}
         for index in set(indices):
             try:
@@ -202,6 +249,8 @@ class PictureReader:
             except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow, on a broken PNG
                 raise UnreadableVideo(f"picture {self._names[index]} cannot be read ({reason(error)})") from error
             pictures[index] = to_square(picture, resolution)
+            if keep is not None:
+                keep(index, pictures[index])
         return [pictures[i] for i in indices]
 
 
@@ -209,44 +258,57 @@ class FrameReader:
     """Frames of the videos of an index, at one resolution, with the last few decoders kept open.
 
     Opens nothing until the first read, and every process opens its own: safe to send to workers, forked or spawned.
-    Where all frames together fit into `memory` bytes, those that were read are kept, so that a small set is soon
-    decoded no more; of a larger one nothing is: a frame would have to make room long before it is wanted again.
+    Open decoders are at most `capacity`, of together at most `pixels` pixels a frame (each holds a dozen frames and
+    about a megabyte of tables). With a store, frames are decoded once.
     """
 
     def __init__(
-        self, index: VideoIndex, resolution: int, *, onward: bool = False, capacity: int = 16, memory: int = 1 << 28
+        self,
+        index: VideoIndex,
+        resolution: int,
+        *,
+        onward: bool = False,
+        store: FrameStore | None = None,
+        capacity: int = 64,
+        pixels: int = 1 << 24,
     ) -> None:
         self.index, self.resolution = index, resolution
-        self.onward, self.capacity, self.memory = onward, capacity, memory
-        self._readers: OrderedDict[str, VideoReader | PictureReader] = OrderedDict()
-        self._owner = os.getpid()
-        self._keep_frames = sum(v.num_frames for v in index.videos) * 3 * resolution**2 <= memory
-        self._frames: dict[tuple[str, int], np.ndarray] = {}  # uint8 [R,R,3] by video and frame
+        self.onward, self.store, self.capacity, self.pixels = onward, store, capacity, pixels
+        self._start_afresh()
 
     def __getstate__(self) -> dict:
-        names = ("index", "resolution", "onward", "capacity", "memory")
+        names = ("index", "resolution", "onward", "store", "capacity", "pixels")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(state.pop("index"), state.pop("resolution"), **state)
 
+    def _start_afresh(self) -> None:
+        self._readers: OrderedDict[str, VideoReader | PictureReader] = OrderedDict()
+        self._reformatter = VideoReformatter()  # one for all videos: setting it up costs more than using it
+        self._owner = os.getpid()
+
     def read(self, video: Video, indices: Sequence[int]) -> np.ndarray:
         """Frames `indices` of `video` as uint8 RGB [len(indices),3,R,R]. Raises UnreadableVideo naming the video."""
         if self._owner != os.getpid():
             # Handles inherited through fork share file positions with the parent: leave them alone, open our own.
-            self._readers, self._owner = OrderedDict(), os.getpid()
-        found = {i: self._frames[video.name, i] for i in indices if (video.name, i) in self._frames}
+            self._start_afresh()
+        found = self.store.get(video, indices) if self.store else {}
         missing = sorted(set(indices) - found.keys())
         if missing:
             try:
-                found |= zip(missing, self.reader(video).read(missing, self.resolution), strict=True)
+                found |= zip(missing, self._decode(video, missing), strict=True)
             except (UnreadableVideo, OSError) as error:
                 self._readers.pop(video.name, None)
                 raise UnreadableVideo(f"{video.name}: {reason(error)}") from error
-            if self._keep_frames:
-                self._frames |= {(video.name, i): found[i] for i in missing}
         frames = [found[i] for i in indices]
         return np.stack(frames).transpose(0, 3, 1, 2)  # [n,3,R,R]
+
+    def _decode(self, video: Video, indices: list[int]) -> list[np.ndarray]:
+        if self.store is None:
+            return self.reader(video).read(indices, self.resolution)
+        passing = _NONE if self.onward else self.store.absent(video)
+        return self.reader(video).read(indices, self.resolution, passing, partial(self.store.put, video))
 
     def reader(self, video: Video) -> VideoReader | PictureReader:
         """The open reader of `video`."""
@@ -256,9 +318,12 @@ class FrameReader:
             if video.timing is None:
                 reader = PictureReader(source, video)
             else:
-                reader = VideoReader(source, video, self.onward)
+                reader = VideoReader(source, video, self.onward, self._reformatter)
             self._readers[video.name] = reader
-            while len(self._readers) > self.capacity:
-                self._readers.popitem(last=False)[1].close()
+            sizes = {name: r.video.width * r.video.height for name, r in self._readers.items()}
+            while len(sizes) > 1 and (len(sizes) > self.capacity or sum(sizes.values()) > self.pixels):
+                name, oldest = self._readers.popitem(last=False)
+                oldest.close()
+                del sizes[name]
         self._readers.move_to_end(video.name)
         return reader

@@ -23,7 +23,7 @@ from digan.data.timing import READ_ERRORS, Timing, UnreadableVideo, probe, reaso
 from digan.errors import DataError
 from digan.files import atomic_path
 
-_FORMAT = 1  # of the cache file; another number is rebuilt
+_FORMAT = 2  # of the cache file; another number is rebuilt
 _LISTED = 5  # problems shown in the summary
 
 
@@ -275,7 +275,11 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
     videos = list(videos)
     facts = [
         {name: getattr(v, name) for name in _FACTS}
-        | ({"clock": v.timing.clock, "keys": len(v.timing.seek_frames)} if v.timing else {})
+        | (
+            {"clock": v.timing.clock, "keys": len(v.timing.seek_frames), "reorder": v.timing.reorder}
+            if v.timing
+            else {}
+        )
         for v in videos
     ]
     arrays = {
@@ -302,7 +306,7 @@ def _load(file: Path) -> dict[tuple[str, str], Video]:
             return {}
         videos, frame, key = {}, 0, 0
         for facts in content["videos"]:
-            clock, keys = facts.pop("clock", None), facts.pop("keys", 0)
+            clock, keys, reorder = facts.pop("clock", None), facts.pop("keys", 0), facts.pop("reorder", -1)
             timing = None
             if clock is not None:
                 count = facts["num_frames"]
@@ -312,6 +316,7 @@ def _load(file: Path) -> dict[tuple[str, str], Video]:
                     arrays["labels"][frame : frame + count],
                     arrays["seek_frames"][points],
                     arrays["seek_times"][points],
+                    reorder,
                 )
                 frame, key = frame + count, key + keys
             videos[facts["name"], facts["kind"]] = Video(timing=timing, **facts)

@@ -75,6 +75,35 @@ def pair_loader(
     return iter(loader)
 
 
+def on_device(batches: Iterator[dict[str, torch.Tensor]], device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    """The same batches on `device`. On a GPU each is copied, from pinned memory, while the one before is in use.
+
+    The copies have a stream of their own, and the stream that is current where a batch is taken waits for its copy: the
+    host waits for nothing but the loader.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copies = torch.cuda.Stream(device)
+
+    def sent() -> tuple[dict[str, torch.Tensor], torch.cuda.Event] | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(copies):
+            there = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            return there, copies.record_event()
+
+    ahead = sent()
+    while ahead is not None:
+        (batch, copied), ahead = ahead, sent()
+        user = torch.cuda.current_stream(device)
+        user.wait_event(copied)
+        for tensor in batch.values():
+            tensor.record_stream(user)  # or its memory would be taken for the next copy while still in use
+        yield batch
+
+
 def _worker_context() -> BaseContext:
     """How workers start: from a process without threads.
 

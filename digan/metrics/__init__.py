@@ -1,18 +1,24 @@
-"""FVD, KVD and the download-free rfvd. A metric's name is its protocol: see `parse`.
+"""Metrics of videos: FVD, KVD, inception score, FID and the download-free rfvd. A metric's name is its protocol.
 
 result = compute("rfvd256_16f", reals, fakes, device=device)
+result = compute("fvd2048_16f", reals, lambda seed: Fakes(g, 2048, 16, seed), detector="i3d_torchscript.pt", trials=10)
 append_result(run_folder, result, clips=clips_seen)
 """
 
 from digan.errors import MetricError
-from digan.metrics.compute import Source, append_result, compute
-from digan.metrics.features import Detector, Extractor, RandomFeatures
-from digan.metrics.frechet import frechet_distance, kernel_distance
-from digan.metrics.protocol import Protocol
+from digan.metrics.clips import Source
+from digan.metrics.compute import append_result, compute
+from digan.metrics.detectors import DETECTORS, Detector, check_i3d, detector_files, load_detector
+from digan.metrics.distances import frechet_distance, kernel_distance
+from digan.metrics.features import Extractor, RandomFeatures
+from digan.metrics.inception_score import inception_score
+from digan.metrics.protocol import KINDS, Protocol
 
 parse = Protocol.parse
 
 __all__ = [
+    "DETECTORS",
+    "KINDS",
     "Detector",
     "Extractor",
     "MetricError",
@@ -20,8 +26,12 @@ __all__ = [
     "RandomFeatures",
     "Source",
     "append_result",
+    "check_i3d",
     "compute",
+    "detector_files",
     "frechet_distance",
+    "inception_score",
     "kernel_distance",
+    "load_detector",
     "parse",
 ]

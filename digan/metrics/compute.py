@@ -1,49 +1,43 @@
-"""One number for two sets of clips: features in bounded batches, shared among processes, real ones cached."""
+"""One number for two sets of clips, or its mean and deviation over trials."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import importlib.metadata
 import json
+import platform
+import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from typing import Protocol as Interface
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from digan.errors import MetricError
-from digan.files import atomic_path
-from digan.metrics.features import Detector, Extractor, RandomFeatures
-from digan.metrics.frechet import frechet_distance, kernel_distance
+from digan.layout import metric_path
+from digan.metrics.clips import ClipSet, Source
+from digan.metrics.detectors import detector_files, load_detector, missing_detector
+from digan.metrics.distances import frechet_distance, kernel_distance
+from digan.metrics.extraction import Drawn, Extraction, Gather, Progress
+from digan.metrics.features import Extractor, RandomFeatures
+from digan.metrics.inception_score import inception_score
 from digan.metrics.protocol import Protocol
 
-Gather = Callable[[torch.Tensor], torch.Tensor]
-Progress = Callable[[int, int], None]
-
-
-class Source(Interface):
-    """A set of clips. `batch` may be asked for any indices below the length, in any order."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """Clips as uint8 [n,T,3,H,W], T the frames of the protocol."""
-        ...
+Clips = Source | Sequence[torch.Tensor] | torch.Tensor
+Detectors = Extractor | str | Path | Mapping[str, Extractor | str | Path]
 
 
 def compute(
     protocol: str | Protocol,
-    reals: Source | Sequence[torch.Tensor] | torch.Tensor,
-    fakes: Source | Sequence[torch.Tensor] | torch.Tensor,
+    reals: Clips | None,
+    fakes: Clips | Callable[[int], Clips],
     *,
-    detector: Extractor | str | Path | None = None,
+    detector: Detectors | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    trials: int | None = None,
+    splits: int = 10,
     batch: int = 16,
     progress: Progress | None = None,
     cache: str | Path | None = None,
@@ -58,9 +52,15 @@ def compute(
     reals, fakes: a Source, a sequence of uint8 clips [T,3,H,W], or one tensor [N,T,3,H,W]. T is the protocol's number
         of frames, of which every subsample-th is looked at; a source that makes only those says so by an attribute
         `frame_indices` equal to the protocol's. From a set larger than the protocol asks for, that many clips are
-        drawn with `seed`; a smaller one is used whole, which the counts in the result show.
-    detector: for FVD and KVD, the path of the I3D file or a Detector; ignored by rfvd.
-    seed: of the draw; a trial of a repeated measurement is a seed.
+        drawn with `seed`; a smaller one is used whole, which the counts in the result show. An inception score looks
+        at the fakes alone; reals may then be None.
+        fakes may also be a function that makes such a set from a seed, new fakes for every trial; best a Source, which
+        makes its clips when they are asked for.
+    detector: for metrics that need a file, its path, "KIND=path" as `detector_files` reads it, a Detector, or a mapping
+        of kinds ("i3d", "c3d", "inception") to either; ignored by rfvd.
+    seed: of the draw, of `fakes` if it is a function, and of the splits of an inception score.
+    trials: repeat the measurement, trial k with seed + k. A clip that several trials draw is looked at once.
+    splits: of an inception score.
     batch: clips in memory at a time.
     progress: called with (clips done, clips to do) of this process.
     cache, cache_key: a folder in which the features of the reals are kept, and a name for their content; whoever
@@ -68,38 +68,41 @@ def compute(
     rank, world, gather: this process takes every world-th clip; `gather` concatenates a tensor of equal shape from
         all processes along the first axis, in the order of ranks (as `Accelerator.gather` does).
 
-    Returns {"metric", "value", "n_real", "n_fake", "features", "seed", "seconds"}. Raises MetricError.
+    Returns {"metric", "value", "n_real", "n_fake", "features", "seed", "seconds"}. With trials, "value" is their mean
+    and there are "trials", "values" in order and "std", their sample deviation (divided by trials - 1; None of a single
+    trial). An inception score has "std_of_splits" besides, a population deviation, averaged over trials. Raises
+    MetricError.
     """
     start = time.perf_counter()
     protocol = Protocol.parse(protocol)
-    if world > 1 and gather is None:
-        raise MetricError(f"{protocol.name} over {world} processes needs a function that gathers features")
-    if (cache is None) != (cache_key is None):
-        raise MetricError("cached features need both, a folder (cache) and a name for the data (cache_key)")
-    extractor = _extractor(protocol, detector, torch.device(device))
-    sets = [_Clips(name, clips, protocol, seed) for name, clips in (("real", reals), ("fake", fakes))]
-    share = _Share(extractor, torch.device(device), batch, rank, world, gather, progress)
-
-    path = None if cache is None else _cache_path(Path(cache), cache_key, sets[0], extractor)
-    real_features = share.agreed(_read_cache(path))
-    share.total = sum(len(range(rank, len(s.chosen), world)) for s in sets[real_features is not None :])
-    if real_features is None:
-        real_features = share.features(sets[0])
-        if path is not None and rank == 0:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(save({"features": real_features}))
-    fake_features = share.features(sets[1])
-
-    distance = kernel_distance if protocol.kind == "kvd" else frechet_distance
+    _check_options(protocol, reals, trials, world, gather, cache, cache_key)
+    device = torch.device(device)
+    extractor = _extractor(protocol, detector, device)
+    extraction = Extraction(extractor, protocol, device, batch, rank, world, gather, progress)
+    seeds = range(seed, seed + (trials or 1))
     with warnings.catch_warnings():
         if rank != 0:  # one warning is enough
             warnings.simplefilter("ignore")
-        value = distance(real_features, fake_features)
+        real_side = None
+        if protocol.needs_reals:
+            real_side = Drawn(ClipSet("real", reals, protocol), seeds, extraction, cache, cache_key)
+        fake_sides = _fake_sides(protocol, fakes, seeds, extraction)
+        if len(seeds) > 1 and not any(side.varies for side in (real_side, *fake_sides) if side is not None):
+            warnings.warn(
+                f"all {trials} trials of {protocol.name} look at the same clips, since no set has more than "
+                f"{protocol.count}; their deviation is that of nothing",
+                stacklevel=2,
+            )
+        measured = []
+        for trial in seeds:
+            fake_side = fake_sides.pop(0)  # features of fakes that no later trial looks at are freed
+            real_features = None if real_side is None else real_side.features(trial)
+            measured.append(_measure(protocol, real_features, fake_side.features(trial), splits, trial))
     return {
         "metric": protocol.name,
-        "value": value,
-        "n_real": len(real_features),
-        "n_fake": len(fake_features),
+        **_summary(measured, trials),
+        "n_real": 0 if real_side is None else real_side.count(seed),
+        "n_fake": fake_side.count(trial),
         "features": extractor.name,
         "seed": seed,
         "seconds": round(time.perf_counter() - start, 3),
@@ -107,121 +110,86 @@ def compute(
 
 
 def append_result(folder: str | Path, result: dict[str, Any], **context: Any) -> Path:
-    """Append a result, with `context` (JSON values) added, as one line to `folder`/metric-<name>.jsonl."""
-    path = Path(folder) / f"metric-{result['metric']}.jsonl"
+    """Append a result as one line to `folder`/metric-<name>.jsonl, with the versions and `context` (JSON values)."""
+    path = metric_path(Path(folder), result["metric"])
     path.parent.mkdir(parents=True, exist_ok=True)
+    versions = {"digan": _version(), "torch": torch.__version__, "python": platform.python_version()}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**result, **context}) + "\n")
+        file.write(json.dumps({**result, "versions": versions, **context}) + "\n")
     return path
 
 
-def _extractor(protocol: Protocol, detector: Extractor | str | Path | None, device: torch.device) -> Extractor:
-    if not protocol.needs_detector:
+def _version() -> str:
+    try:
+        return importlib.metadata.version("digan")
+    except importlib.metadata.PackageNotFoundError:  # used from its folder
+        return "not installed"
+
+
+def _check_options(
+    protocol: Protocol,
+    reals: Clips | None,
+    trials: int | None,
+    world: int,
+    gather: Gather | None,
+    cache: str | Path | None,
+    cache_key: str | None,
+) -> None:
+    if world > 1 and gather is None:
+        raise MetricError(f"{protocol.name} over {world} processes needs a function that gathers features")
+    if (cache is None) != (cache_key is None):
+        raise MetricError("cached features need both, a folder (cache) and a name for the data (cache_key)")
+    if trials is not None and trials < 1:
+        raise MetricError(f"--trials {trials} must be at least 1")
+    if protocol.needs_reals and reals is None:
+        raise MetricError(f"{protocol.name} compares with real clips; give them with --data")
+
+
+def _extractor(protocol: Protocol, detector: Detectors | None, device: torch.device) -> Extractor:
+    kind = protocol.detector
+    if kind is None:
         return RandomFeatures(device)
     if detector is None:
-        raise MetricError(
-            f"{protocol.name} needs the TorchScript I3D file: give it with --detector FILE, or use "
-            f"rfvd{protocol.count}_{protocol.frames}f, which needs no file"
-        )
+        raise missing_detector(protocol)
     if isinstance(detector, (str, Path)):
-        return _load_detector(str(detector), device)
+        detector = detector_files([detector], [protocol])
+    if isinstance(detector, Mapping):
+        if kind not in detector:
+            raise missing_detector(protocol)
+        detector = detector[kind]
+    if isinstance(detector, (str, Path)):
+        return load_detector(str(detector), device, kind)
+    found = getattr(detector, "kind", kind)
+    if found != kind:
+        raise MetricError(f"{protocol.name} needs a detector of kind {kind}, not {found}: {detector.name}")
     return detector
 
 
-# A training run computes several metrics at every snapshot with one file.
-_load_detector = functools.lru_cache(maxsize=1)(Detector)
+def _fake_sides(
+    protocol: Protocol, fakes: Clips | Callable[[int], Clips], seeds: Sequence[int], extraction: Extraction
+) -> list[Drawn]:
+    """One side for every trial: the same set, or new fakes."""
+    if hasattr(fakes, "__len__"):
+        return [Drawn(ClipSet("fake", fakes, protocol), seeds, extraction)] * len(seeds)
+    return [Drawn(ClipSet("fake", fakes(seed), protocol), [seed], extraction) for seed in seeds]
 
 
-class _Clips:
-    """The clips of one side, checked: `chosen` are the indices that the protocol looks at, in order."""
-
-    def __init__(self, name: str, clips: Source | Sequence[torch.Tensor], protocol: Protocol, seed: int) -> None:
-        self.name, self.protocol, self._clips = name, protocol, clips
-        total = len(clips)
-        if total < 2:
-            raise MetricError(f"{protocol.name} needs at least 2 {name} clips, there are {total}")
-        if total > protocol.count:
-            drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[: protocol.count]
-            self.chosen = drawn.sort().values.tolist()
-        else:
-            self.chosen = list(range(total))
-        self._subsampled = getattr(clips, "frame_indices", None) == protocol.frame_indices
-
-    def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """uint8 [n,T',3,H,W], T' the frames that are looked at."""
-        if hasattr(self._clips, "batch"):
-            clips = self._clips.batch(indices)
-        else:
-            clips = torch.stack([torch.as_tensor(self._clips[i]) for i in indices])
-        frames = len(self.protocol.frame_indices) if self._subsampled else self.protocol.frames
-        wanted = (len(indices), frames, 3)
-        if clips.ndim != 5 or clips.shape[:3] != wanted or clips.dtype != torch.uint8:
-            raise MetricError(
-                f"{self.protocol.name} needs {self.name} clips as uint8 {[*wanted, 'H', 'W']}, "
-                f"not {clips.dtype} {list(clips.shape)}"
-            )
-        return clips if self._subsampled else clips[:, :: self.protocol.subsample]
+def _measure(
+    protocol: Protocol, reals: torch.Tensor | None, fakes: torch.Tensor, splits: int, seed: int
+) -> tuple[float, float | None]:
+    """The value of one trial, and the deviation over the splits of an inception score."""
+    if protocol.kind == "isv":
+        return inception_score(fakes, splits, seed)
+    distance = kernel_distance if protocol.kind == "kvd" else frechet_distance
+    return distance(reals, fakes), None
 
 
-class _Share:
-    """This process's part of the work, and the exchange with the others."""
-
-    def __init__(
-        self,
-        extractor: Extractor,
-        device: torch.device,
-        batch: int,
-        rank: int,
-        world: int,
-        gather: Gather | None,
-        progress: Progress | None,
-    ) -> None:
-        self.extractor, self.device, self.batch, self.rank, self.world = extractor, device, batch, rank, world
-        self._gather, self._progress = gather, progress
-        self.done = self.total = 0
-
-    def features(self, clips: _Clips) -> torch.Tensor:
-        """Features of all chosen clips, float32 [n,F] on the CPU, in order, in every process."""
-        count = len(clips.chosen)
-        own = clips.chosen[self.rank :: self.world]
-        parts = []
-        for first in range(0, len(own), self.batch):
-            indices = own[first : first + self.batch]
-            parts.append(self.extractor(clips.batch(indices)).to(self.device, torch.float32))
-            self.done += len(indices)
-            if self._progress is not None:
-                self._progress(self.done, self.total)
-        width = self.extractor.dim
-        features = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
-        if self.world == 1:
-            return features.cpu()
-        # Equal shapes in every process, also in those that got one clip less or, with few clips, none.
-        longest = -(-count // self.world)
-        padded = torch.zeros(longest, width, device=self.device)
-        padded[: len(own)] = features
-        gathered = self._gather(padded).view(self.world, longest, width)  # clip i is at [i % world, i // world]
-        return gathered.transpose(0, 1).reshape(-1, width)[:count].cpu()
-
-    def agreed(self, cached: torch.Tensor | None) -> torch.Tensor | None:
-        """The cached features if every process found them: else all would not take part in the same exchanges."""
-        if self.world == 1:
-            return cached
-        found = torch.tensor([int(cached is not None)], device=self.device)
-        return cached if self._gather(found).min() == 1 else None
-
-
-def _cache_path(folder: Path, key: str, clips: _Clips, extractor: Extractor) -> Path:
-    identity = [key, extractor.name, clips.protocol.frames, clips.protocol.subsample, clips.chosen]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
-    return folder / f"{extractor.name}-{len(clips.chosen)}-{digest}.safetensors"
-
-
-def _read_cache(path: Path | None) -> torch.Tensor | None:
-    """Cached features, or None where there are none or the file is damaged, in which case they are made again."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("features")
-    except (SafetensorError, OSError):
-        return None
+def _summary(measured: Sequence[tuple[float, float | None]], trials: int | None) -> dict[str, Any]:
+    values, deviations = map(list, zip(*measured, strict=True))
+    summary: dict[str, Any] = {"value": statistics.fmean(values)}
+    if trials is not None:
+        summary["std"] = statistics.stdev(values) if trials > 1 else None
+        summary |= {"values": values, "trials": trials}
+    if deviations[0] is not None:
+        summary["std_of_splits"] = statistics.fmean(deviations)
+    return summary

@@ -6,22 +6,20 @@ An extractor has a `name`, which goes into results and cache keys, a number of f
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol as Interface
 
 import torch
 import torch.nn.functional as F
 
-from digan.errors import MetricError
+from digan.metrics.precision import full_precision
 
 
 class Extractor(Interface):
-    """What the metrics ask of a feature extractor."""
+    """What the metrics ask of a feature extractor.
+
+    One that looks at single frames has besides an attribute `per_frame`, which is True, and returns [N,T,dim].
+    """
 
     name: str
     dim: int
@@ -68,7 +66,7 @@ class RandomFeatures:
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 [N,T,3,H,W] on any device, T >= 1 -> float32 [N,216] on the network's device."""
         device = self._weights[0].device
-        with _full_precision(device):
+        with full_precision(device):
             x = self._inputs(clips.to(device))
             statistics = []
             for index, weight in enumerate(self._weights):
@@ -106,91 +104,3 @@ def _split_appearance_and_motion(weight: torch.Tensor) -> torch.Tensor:
     high_pass = weight[: appearance * 3 // 4]
     high_pass[:, :3] -= high_pass[:, :3].mean((2, 3, 4), keepdim=True)
     return weight
-
-
-class Detector:
-    """The user's I3D file: 400 logits of Kinetics-400, in the convention of StyleGAN-V.
-
-    The TorchScript module is called as `module(x, rescale=True, resize=True, return_features=True)` with x float32
-    [N,3,T,H,W] in 0..255; it scales to [-1, 1] and resizes to 224 itself. It is tried on one black clip when it is
-    loaded, so that a wrong file is found before anything is trained.
-
-    Raises MetricError, in one sentence, for a path that does not exist, a file that is not TorchScript (a saved HTML
-    page, a state dict), and a module with another signature or output.
-    """
-
-    dim = 400
-
-    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
-        self._path, self._device = Path(path), torch.device(device)
-        self._module = _load_script(str(path), self._path, self._device)
-        digest = hashlib.sha256(self._path.read_bytes()).hexdigest()
-        self.name = f"detector-{digest[:12]}"
-        self(torch.zeros(1, 16, 3, 64, 64, dtype=torch.uint8))
-
-    @torch.no_grad()
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 [N,T,3,H,W] on any device -> float32 [N,400] on the detector's device."""
-        x = clips.to(self._device).transpose(1, 2).float()  # [N,3,T,H,W]
-        try:
-            with _full_precision(self._device):
-                features = self._module(x, rescale=True, resize=True, return_features=True)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise MetricError(
-                f"--detector {self._path} failed on clips of {clips.shape[1]} frames of {clips.shape[4]}x"
-                f"{clips.shape[3]}; it must be the TorchScript I3D of StyleGAN-V, called with rescale, resize and "
-                f"return_features ({reason})"
-            ) from error
-        shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
-        if shape != [len(clips), self.dim]:
-            raise MetricError(
-                f"--detector {self._path} returned {shape} for {len(clips)} clips instead of [{len(clips)}, "
-                f"{self.dim}]; it must be the TorchScript I3D of StyleGAN-V with the 400 logits of Kinetics-400"
-            )
-        return features.float()
-
-
-def _load_script(given: str, path: Path, device: torch.device) -> torch.jit.ScriptModule:
-    if "://" in given:
-        raise MetricError(f"--detector {given} is an address; download the file and give its path")
-    if not path.is_file():
-        raise MetricError(f"--detector {given} does not exist; give the path of the TorchScript I3D file")
-    with path.open("rb") as file:
-        head = file.read(512).lstrip()
-    if head[:1] == b"<":
-        raise MetricError(
-            f"--detector {given} is a web page saved under that name, as file hosts send when they refuse a download; "
-            f"fetch the file again with a browser"
-        )
-    try:
-        with warnings.catch_warnings():
-            # TorchScript is deprecated in torch, but it is the format in which the field shares its detector.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(str(path), map_location=device).eval()
-    except RuntimeError as error:
-        raise MetricError(
-            f"--detector {given} is not a TorchScript file ({path.stat().st_size:,} bytes); a state dict or a cut-off "
-            f"download will not do, give the TorchScript I3D file"
-        ) from error
-
-
-@contextlib.contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 throughout, without autocast, TF32 or autotuned algorithms: one number for one set of clips."""
-    cudnn = torch.backends.cudnn
-    # Per operator, since reading the older `allow_tf32` raises once a caller has set precisions one by one.
-    convolutions = (cudnn.conv, torch.backends.mkldnn.conv)
-    before = cudnn.benchmark, cudnn.deterministic, [conv.fp32_precision for conv in convolutions]
-    try:
-        cudnn.benchmark, cudnn.deterministic = False, True
-        for conv in convolutions:
-            conv.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = before[:2]
-        for conv, precision in zip(convolutions, before[2], strict=True):
-            conv.fp32_precision = precision

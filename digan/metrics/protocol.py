@@ -7,17 +7,40 @@ from dataclasses import dataclass
 
 from digan.errors import MetricError
 
+
+@dataclass(frozen=True)
+class Kind:
+    """What a metric's first letters say.
+
+    detector: the file that its features come from, a key of `digan.metrics.detectors.DETECTORS`; None needs no file.
+    needs_reals: whether two sets are compared; a score of one set looks at the fakes alone.
+    count, frames: taken where the name gives none; None: the name must give it.
+    """
+
+    description: str
+    detector: str | None
+    needs_reals: bool = True
+    count: int | None = None
+    frames: int | None = None
+
+
 KINDS = {
-    "fvd": "Fréchet distance on the features of an I3D detector",
-    "kvd": "kernel distance on the features of an I3D detector",
-    "rfvd": "Fréchet distance on random features: comparable between runs of this project only",
+    "fvd": Kind("Fréchet distance on the features of an I3D detector", "i3d"),
+    "kvd": Kind("kernel distance on the features of an I3D detector", "i3d"),
+    "isv": Kind("inception score of the classes that a C3D detector sees", "c3d", False, 2048, 16),
+    "fid": Kind("Fréchet distance of single frames on the features of an Inception-v3", "inception", True, 2048, 16),
+    "rfvd": Kind("Fréchet distance on random features: comparable between runs of this project only", None),
 }
-_NAME = re.compile(r"([a-z]+)([1-9]\d*)_([1-9]\d*)f(?:_subsample([1-9]\d*)f)?")
+_NAME = re.compile(r"([a-z]+)([1-9]\d*)?(?:_([1-9]\d*)f(?:_subsample([1-9]\d*)f)?)?")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`fvd2048_128f_subsample8f` taken apart: FVD on 2048 clips of 128 frames, of which every 8th is read."""
+    """`fvd2048_128f_subsample8f` taken apart: FVD on 2048 clips of 128 frames, of which every 8th is read.
+
+    `isv2048` is an inception score of 2048 clips of 16 frames, `fid` a distance of all frames of 2048 clips of 16
+    frames; other counts and lengths are written out, as in isv10000 and fid512_32f.
+    """
 
     kind: str
     count: int
@@ -30,13 +53,15 @@ class Protocol:
         if isinstance(name, Protocol):
             return name
         match = _NAME.fullmatch(name)
-        if match is None or match[1] not in KINDS:
-            forms = ", ".join(f"{kind}<clips>_<frames>f" for kind in KINDS)
+        kind = KINDS.get(match[1]) if match else None
+        count, frames = (int(match[2] or kind.count or 0), int(match[3] or kind.frames or 0)) if kind else (0, 0)
+        if not (count and frames):
+            forms = ", ".join(f"{key}<clips>" + ("_<frames>f" if not k.frames else "") for key, k in KINDS.items())
             raise MetricError(
-                f"metric {name!r} is not known; a metric is named {forms}, each with _subsample<step>f if wanted, "
-                f"as in fvd2048_16f, kvd2048_16f, fvd2048_128f_subsample8f, rfvd256_16f"
+                f"metric {name!r} is not known; a metric is named {forms}, each with _<frames>f_subsample<step>f if "
+                f"wanted, as in fvd2048_16f, kvd2048_16f, fvd2048_128f_subsample8f, isv2048, fid2048, rfvd256_16f"
             )
-        protocol = cls(match[1], int(match[2]), int(match[3]), int(match[4] or 1))
+        protocol = cls(match[1], count, frames, int(match[4] or 1))
         if protocol.count < 2:
             raise MetricError(f"metric {name!r} compares distributions; it needs at least 2 clips")
         if protocol.subsample > protocol.frames:
@@ -45,8 +70,10 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        suffix = f"_subsample{self.subsample}f" if self.subsample > 1 else ""
-        return f"{self.kind}{self.count}_{self.frames}f{suffix}"
+        """The name in full; frames are left out where the kind says them."""
+        subsample = f"_subsample{self.subsample}f" if self.subsample > 1 else ""
+        implied = self.frames == KINDS[self.kind].frames and not subsample
+        return f"{self.kind}{self.count}" + ("" if implied else f"_{self.frames}f{subsample}")
 
     @property
     def frame_indices(self) -> range:
@@ -54,5 +81,15 @@ class Protocol:
         return range(0, self.frames, self.subsample)
 
     @property
+    def detector(self) -> str | None:
+        """The kind of detector file that is needed: "i3d", "c3d", "inception" or None."""
+        return KINDS[self.kind].detector
+
+    @property
     def needs_detector(self) -> bool:
-        return self.kind != "rfvd"
+        return self.detector is not None
+
+    @property
+    def needs_reals(self) -> bool:
+        """False for a score of the fakes alone."""
+        return KINDS[self.kind].needs_reals

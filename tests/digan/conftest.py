@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from digan.config import TrainConfig, check
+from digan.data import make_demo_videos
+from digan.feed import Feed
+from digan.run import Run, make_folder
+from digan.trainer import Trainer
 
 TINY = {
     "data": "unused",
@@ -25,6 +30,22 @@ TINY = {
 def tiny():
     """Makes a small TrainConfig with the options given."""
     return lambda **options: check(TrainConfig(**{**TINY, **options}))
+
+
+@pytest.fixture
+def make_run(tiny, tmp_path):
+    """Makes (run, trainer) of a new run on a few videos of moving shapes, or of the folder and clips given."""
+
+    def make(folder=None, clips=0, **options) -> tuple[Run, Trainer]:
+        data = make_demo_videos(tmp_path / "videos", videos=4, frames=8, resolution=32)
+        config = tiny(**{"data": str(data), "outdir": str(tmp_path / "runs"), "frames": 4, "samples": 2, **options})
+        accelerator = Accelerator(cpu=True, mixed_precision="no")
+        feed = Feed(config, accelerator)
+        trainer = Trainer(config, accelerator, feed.num_classes)
+        trainer.clips_seen = clips
+        return Run(folder or make_folder(config, accelerator), config, accelerator, feed, clips), trainer
+
+    return make
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, found where --resume says, refused in one sentence."""
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from digan import checkpoint
@@ -37,6 +38,18 @@ def test_a_checkpoint_that_was_cut_off_does_not_exist(trainer, tmp_path, monkeyp
     with pytest.raises(OSError, match="no space"):
         save(trainer, tmp_path, 16)
     assert checkpoint.find(str(tmp_path), "unused") == whole
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_loaded_on_the_devices_that_accelerate_gives(trainer, tiny, tmp_path, device):
+    saved = save(trainer, tmp_path, 8)
+    other = Trainer(tiny(seed=1), trainer.accelerator)
+    other.device = torch.device(device)  # cpu:0 where there are several processes
+    checkpoint.load(other, saved)
+    assert other.clips_seen == 8
+    for name, net in trainer.networks().items():
+        for one, two in zip(net.parameters(), other.networks()[name].parameters(), strict=True):
+            assert torch.equal(one, two)
 
 
 def test_latest_is_the_newest_run_that_has_one(trainer, tmp_path):

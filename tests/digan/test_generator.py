@@ -1,16 +1,23 @@
 """The generator: parity with the official implementation, the slot table, sizes, times, and files."""
 
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import PyTorchModelHubMixin, hub_mixin
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import fused_inr as fi
-from digan import Generator, GeneratorConfig
+from digan import Generator, GeneratorConfig, pretrained
 from digan import official as official_names
+from digan.errors import NetworkError, NetworkNotFound
+from digan.layout import list_snapshots, snapshot_number, snapshot_path
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "generator_small.safetensors"
 FULL = Path(__file__).parents[3] / "shared" / "parity" / "generator_small.safetensors"  # every pixel, if it is there
@@ -240,9 +247,7 @@ class TestFiles:
         assert again.config == TINY
         assert again.metadata == {"kimg": 12.5, "classes": ["a", "b"]}
         assert not again.training
-        assert again.state_dict().keys() == tiny.state_dict().keys()
-        for name, tensor in tiny.state_dict().items():
-            assert torch.equal(tensor, again.state_dict()[name]), name
+        assert_same(again, tiny)
         assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
 
     @pytest.mark.parametrize("inside", [".", "snapshots"])
@@ -253,9 +258,23 @@ class TestFiles:
             tiny.save(folder / f"network-snapshot-{kimg:03d}.safetensors", kimg=kimg)
         assert Generator.from_pretrained(tmp_path).metadata == {"kimg": 1000}
 
+    def test_snapshots_between_whole_kimg_have_names_of_their_own(self, tiny, tmp_path):
+        for clips in (400_000, 399_900, 400_300, 400_008):
+            tiny.save(snapshot_path(tmp_path, snapshot_number(clips, batch=64)), clips=clips)
+        names = [file.name.split("-")[-1] for file in list_snapshots(tmp_path)]
+        assert names == ["000399.900.safetensors", "000400.safetensors", "000400.300.safetensors"]
+        assert Generator.from_pretrained(tmp_path).metadata == {"clips": 400_300}
+        until = list_snapshots(tmp_path, until=snapshot_number(400_064, batch=64))
+        assert [file.stem.split("-")[-1] for file in until] == ["000399.900", "000400"]
+
+    @pytest.mark.parametrize("name", ["no.safetensors", "/nowhere/no.safetensors", "runs/00000/snapshots", "../x"])
+    def test_missing_asks_no_network(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(pretrained, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
+        with pytest.raises(FileNotFoundError, match=r"does not exist: give .* or owner/name"):
+            Generator.from_pretrained(name)
+
     def test_missing(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="does not exist"):
-            Generator.from_pretrained(tmp_path / "no.safetensors")
         with pytest.raises(FileNotFoundError, match="holds no network-snapshot"):
             Generator.from_pretrained(tmp_path)
 
@@ -270,6 +289,108 @@ class TestFiles:
         for path in (other, page, cut):
             with pytest.raises(ValueError, match="not a generator saved by this project"):
                 Generator.from_pretrained(path)
+
+
+class Plain(nn.Module, PyTorchModelHubMixin):
+    """The same parameters in a class that the generic mixin reads and writes, as any other project's."""
+
+    def __init__(self, **values):
+        super().__init__()
+        generator = Generator(GeneratorConfig(**values))
+        self.mapping, self.blocks = generator.mapping, generator.blocks
+
+
+def assert_same(one, two):
+    assert one.state_dict().keys() == two.state_dict().keys()
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, two.state_dict()[name]), name
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that is a folder: owner/name holds what lies in tmp_path/hub/owner/name. Returns the log of calls."""
+    calls = []
+
+    def download(repo_id, filename, **options):
+        calls.append((repo_id, filename, options["revision"], options["token"]))
+        file = tmp_path / "hub" / repo_id / filename
+        if not file.parent.is_dir():
+            raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub.\nTraceback")
+        if not file.is_file():
+            raise EntryNotFoundError(f"404 {filename}")
+        return str(file)
+
+    class Api:
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, private=None, exist_ok=False):
+            calls.append(("create", repo_id, private, exist_ok))
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message, **_):
+            calls.append(("upload", repo_id, commit_message))
+            shutil.copytree(folder_path, tmp_path / "hub" / repo_id)
+            return "address of the commit"
+
+    monkeypatch.setattr(pretrained, "hf_hub_download", download)
+    monkeypatch.setattr(hub_mixin, "HfApi", Api)
+    return calls
+
+
+class TestHub:
+    def test_save_pretrained_is_read_by_this_class_and_by_the_generic_mixin(self, tiny, tmp_path):
+        tiny.metadata = {"clips_seen": 1234}
+        tiny.save_pretrained(tmp_path / "g")
+        assert {p.name for p in (tmp_path / "g").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+        again = Generator.from_pretrained(tmp_path / "g")
+        assert (again.config, again.metadata) == (TINY, {"clips_seen": 1234})
+        assert_same(again, tiny)
+        assert_same(Plain.from_pretrained(tmp_path / "g"), tiny)
+        again.save_pretrained(tmp_path / "g")  # over what is there
+        assert Generator.from_pretrained(tmp_path / "g" / "model.safetensors").metadata == {"clips_seen": 1234}
+
+    def test_folder_written_by_the_generic_mixin(self, tmp_path):
+        plain = Plain(**asdict(TINY))
+        plain.save_pretrained(tmp_path)
+        again = Generator.from_pretrained(tmp_path)
+        assert (again.config, again.metadata) == (TINY, {})
+        assert_same(again, plain)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(NetworkError, match="not a generator saved by this project"):
+            Generator.from_pretrained(tmp_path)
+
+    def test_pushed_and_loaded_by_name(self, tiny, hub, tmp_path):
+        tiny.metadata = {"clips_seen": 25_000}
+        assert tiny.push_to_hub("me/sky", private=True, token="t", commit_message="new") == "address of the commit"
+        assert hub == [("token", "t"), ("create", "me/sky", True, True), ("upload", "me/sky", "new")]
+        card = (tmp_path / "hub/me/sky/README.md").read_text()
+        assert 'Generator.from_pretrained("me/sky")' in card
+        assert "on 25,000 clips" in card
+        assert "library_name: digan" in card
+        hub.clear()
+        again = Generator.from_pretrained("me/sky", revision="v2", token="t")
+        assert hub == [("me/sky", name, "v2", "t") for name in ("model.safetensors", "config.json")]
+        assert again.metadata == {"clips_seen": 25_000}
+        assert_same(again, tiny)
+
+    def test_weights_alone_are_enough(self, tiny, hub, tmp_path):
+        tiny.save(tmp_path / "hub/me/sky/model.safetensors")
+        assert Generator.from_pretrained("me/sky").config == TINY
+
+    def test_a_local_folder_goes_before_the_hub(self, tiny, hub, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        tiny.save(tmp_path / "me/sky/network-snapshot-000001.safetensors")
+        Generator.from_pretrained("me/sky")
+        assert not hub
+
+    def test_without_network_both_possibilities_are_named(self, hub):
+        with pytest.raises(NetworkNotFound) as refusal:
+            Generator.from_pretrained("me/sky")
+        message = str(refusal.value)
+        assert message.startswith("me/sky does not exist here, and model.safetensors of a repository of that name")
+        assert "An error happened while trying to locate the file" in message
+        assert "\n" not in message
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256])

@@ -82,7 +82,7 @@ def test_run_folder_holds_what_it_promises(tmp_path, videos):
     assert folder.name == "00000-copy-32x16-batch8-mine"
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     expected = "config.json command.sh log.txt stats.jsonl metric-rfvd4_4f.jsonl samples/reals.mp4 samples/reals.png "
-    expected += "samples/fakes_init.mp4 samples/fakes000000.png snapshots/network-snapshot-000000.safetensors "
+    expected += "samples/fakes_init.mp4 samples/fakes000000.032.png snapshots/network-snapshot-000000.032.safetensors "
     expected += "checkpoints/checkpoint-000000032/state.json"
     assert set(expected.split()) <= files
     assert any(f.startswith("events") for f in files)
@@ -123,6 +123,7 @@ def test_terminated_run_is_saved_and_says_how_to_go_on(tmp_path, videos, launche
     assert status == (-signal.SIGTERM if launcher else 0)
     (folder,) = (tmp_path / "runs").glob("0*")
     assert len(list(folder.glob("checkpoints/checkpoint-*"))) == 1
+    assert len(list(folder.glob("samples/fakes0*.png"))) == 1
 
 
 @pytest.mark.slow

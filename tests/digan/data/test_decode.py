@@ -16,12 +16,15 @@ from PIL import Image
 from digan.data.decode import FrameReader
 from digan.data.index import load_index
 from digan.data.picture import centre_square, read_picture, to_square, upright
-from digan.data.timing import UnreadableVideo
+from digan.data.store import FrameStore
+from digan.data.timing import UnreadableVideo, open_indexed, open_video
 
 FORMATS = {
     "h264-mp4": ("a.mp4", {}),
     "h264-mp4-open-gop": ("a.mp4", {"options": {"x264-params": "open-gop=1:bframes=3"}}),
     "h264-mp4-gop3": ("a.mp4", {"gop": 3, "options": {"x264-params": "bframes=2:b-adapt=0:scenecut=0"}}),
+    "hevc-mp4": ("a.mp4", {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": "log-level=none"}}),
+    "hevc-mkv": ("a.mkv", {"codec": "libx265", "options": {"x265-params": "log-level=none:bframes=4"}}),
     "h264-mov-intra": ("a.mov", {"gop": 1}),
     "h264-mkv-variable-rate": ("a.mkv", {"durations": [10, 40, 95, 33]}),
     "h264-mp4-variable-rate": ("a.mp4", {"durations": [10, 40, 95, 33]}),
@@ -56,9 +59,9 @@ def single(path):
     return index, index.videos[0]
 
 
-@pytest.mark.parametrize("onward", [False, True], ids=["apart", "onward"])
+@pytest.mark.parametrize("mode", ["apart", "onward", "kept"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_random_access_equals_sequential_decoding(tmp_path, video, number, name, onward):
+def test_random_access_equals_sequential_decoding(tmp_path, video, number, name, mode):
     file, arguments = FORMATS[name]
     codec = arguments.get("codec", "libx264")
     try:
@@ -71,7 +74,11 @@ def test_random_access_equals_sequential_decoding(tmp_path, video, number, name,
     assert entry.num_frames == len(expected) == 40
     assert [number(f) for f in expected] == list(range(40))
 
-    reader = FrameReader(index, 32, onward=onward, memory=0)
+    def fresh_reader() -> FrameReader:
+        store = FrameStore(index, 32) if mode == "kept" else None
+        return FrameReader(index, 32, onward=mode == "onward", store=store)
+
+    reader = fresh_reader()
     rng = np.random.default_rng(0)
     reads = [[i] for i in rng.permutation(40).tolist()]
     reads += [sorted(rng.integers(0, 40, 2).tolist()) for _ in range(30)]
@@ -79,7 +86,8 @@ def test_random_access_equals_sequential_decoding(tmp_path, video, number, name,
     for indices in reads:
         np.testing.assert_array_equal(reader.read(entry, indices), expected[indices], err_msg=str(indices))
     for i in (0, 1, 13, 38, 39):  # the first read of a fresh decoder
-        fresh = FrameReader(index, 32, onward=onward, memory=0)
+        fresh = fresh_reader()
+        np.testing.assert_array_equal(fresh.read(entry, [i])[0], expected[i])
         np.testing.assert_array_equal(fresh.read(entry, [i])[0], expected[i])
 
 
@@ -87,7 +95,7 @@ def test_pair_costs_the_packets_from_the_keyframe_to_the_last_frame(tmp_path, vi
     path = video(tmp_path / "long.mp4", count=120, gop=50, options={"x264-params": "scenecut=0:bframes=2"})
     index, entry = single(path)
     assert entry.timing.seek_frames.tolist() == [0, 50, 100]
-    reader = FrameReader(index, 32, memory=0)
+    reader = FrameReader(index, 32)
     for pair in [[60, 62], [3, 9], [99, 99], [101, 119], [7, 70]]:
         before = reader.reader(entry).packets_decoded
         reader.read(entry, pair)
@@ -99,19 +107,74 @@ def test_pair_costs_the_packets_from_the_keyframe_to_the_last_frame(tmp_path, vi
 def test_reading_onward_decodes_every_packet_once(tmp_path, video):
     path = video(tmp_path / "long.mp4", count=96, gop=96)
     index, entry = single(path)
-    reader = FrameReader(index, 32, onward=True, memory=0)
+    reader = FrameReader(index, 32, onward=True)
     for start in range(0, 96, 16):
         reader.read(entry, list(range(start, start + 16)))
     assert reader.reader(entry).packets_decoded <= 96 + 1  # and the empty one that ends the file
 
 
-def test_small_sets_are_decoded_once(tmp_path, video):
-    index, entry = single(video(tmp_path / "a.mp4"))
-    reader = FrameReader(index, 32)
-    first = reader.read(entry, [5, 30])
+def test_frames_on_the_way_are_kept(tmp_path, video):
+    index, entry = single(video(tmp_path / "a.mp4", count=60, gop=25, options={"x264-params": "scenecut=0:bframes=3"}))
+    assert entry.timing.seek_frames.tolist() == [0, 25, 50]
+    store = FrameStore(index, 32)
+    reader = FrameReader(index, 32, store=store)
+    first = reader.read(entry, [5, 40])
+    assert sorted(set(range(60)) - set(store.absent(entry).tolist())) == [*range(6), *range(25, 41)]
     cost = reader.reader(entry).packets_decoded
-    np.testing.assert_array_equal(reader.read(entry, [30, 5])[::-1], first)
+    again = reader.read(entry, [40, 30, 5, 0])
     assert reader.reader(entry).packets_decoded == cost
+    np.testing.assert_array_equal(again[[2, 0]], first)
+    np.testing.assert_array_equal(again, FrameReader(index, 32).read(entry, [40, 30, 5, 0]))
+    reader.read(entry, [41])
+    assert store.absent(entry)[0] == 6
+    assert reader.reader(entry).packets_decoded > cost
+
+
+def test_pictures_are_kept(tmp_path, frame_folder):
+    frame_folder(tmp_path / "clip", count=4)
+    index = load_index(tmp_path, None)
+    reader = FrameReader(index, 32, store=FrameStore(index, 32))
+    first = reader.read(index.videos[0], [1, 3])
+    (tmp_path / "clip" / "frame_1.png").unlink()
+    np.testing.assert_array_equal(reader.read(index.videos[0], [1, 3]), first)
+
+
+@pytest.mark.parametrize("name", ["h264-mp4", "h264-mkv-variable-rate", "h264-mp4-open-gop", "h264-ts"])
+def test_opening_an_indexed_file_decodes_nothing(tmp_path, video, name):
+    """The reordering delay is that of an opening that decodes frames to find it."""
+    file, arguments = FORMATS[name]
+    path = video(tmp_path / file, **arguments)
+    _, entry = single(path)
+    usual, stream = open_video(str(path))
+    with usual:
+        delay = stream.codec_context.reorder_depth
+        assert (entry.timing.reorder == delay) == (name != "h264-ts")  # its times need guessing too
+    opened, stream = open_indexed(lambda: str(path), entry.codec, entry.timing)
+    with opened:
+        assert stream.codec_context.reorder_depth == delay
+        assert stream.codec_context.thread_count == 1
+        # Only frames that were decoded tell the pixel format.
+        assert (stream.codec_context.pix_fmt is None) == (name != "h264-ts")
+
+
+def test_of_several_video_streams_the_indexed_one_is_opened(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (32, 64), strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        for value in range(8):
+            for stream in streams:
+                picture = np.full((stream.height, stream.width, 3), 20 * value, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    index, entry = single(path)
+    opened, stream = open_indexed(lambda: str(path), entry.codec, entry.timing)
+    with opened:
+        assert stream.codec_context.width == entry.width
+    assert FrameReader(index, 32).read(entry, [3]).mean() == pytest.approx(60, abs=4)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
@@ -130,10 +193,16 @@ def test_only_the_last_decoders_stay_open(tmp_path, video):
     for i in range(4):
         video(tmp_path / f"{i}.mp4", count=4, first=10 * i)
     index = load_index(tmp_path, None)
-    reader = FrameReader(index, 32, capacity=2, memory=0)
+    reader = FrameReader(index, 32, capacity=2)
+    small = FrameReader(index, 32, pixels=3 * 64 * 48)
     for entry in [*index.videos, *index.videos]:
         reader.read(entry, [1])
         assert len(reader._readers) <= 2
+        small.read(entry, [1])
+        assert len(small._readers) <= 3
+    none = FrameReader(index, 32, pixels=1)
+    none.read(entry, [1])
+    assert list(none._readers) == [entry.name]
 
 
 def test_reader_travels_to_another_process_without_its_handles(tmp_path, video, number):
@@ -151,7 +220,7 @@ def test_forked_processes_read_with_their_own_handles(tmp_path, video):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
         out.write(path, "a.mp4")
     index, entry = single(tmp_path / "a.zip")
-    reader = FrameReader(index, 32, memory=0)
+    reader = FrameReader(index, 32)
     order = np.random.default_rng(0).permutation(60).tolist()
 
     def digest() -> list[int]:
@@ -178,10 +247,14 @@ def test_damaged_middle_gives_the_same_frames_however_it_is_reached(tmp_path, vi
     data[start : start + 400] = bytes(400)
     path.write_bytes(data)
     index, entry = single(path)
-    one, other = FrameReader(index, 32, memory=0), FrameReader(index, 32, memory=0)
+    one, other = FrameReader(index, 32), FrameReader(index, 32)
     forwards = [one.read(entry, [i])[0] for i in range(entry.num_frames)]
     backwards = [other.read(entry, [i])[0] for i in reversed(range(entry.num_frames))][::-1]
     np.testing.assert_array_equal(forwards, backwards)
+    for seed in range(3):
+        kept = FrameReader(index, 32, store=FrameStore(index, 32))
+        for i in np.random.default_rng(seed).integers(0, entry.num_frames, 80).tolist():
+            np.testing.assert_array_equal(kept.read(entry, [i])[0], forwards[i], err_msg=f"{seed} {i}")
 
 
 def test_a_frame_that_does_not_decode_is_stood_in_for_by_the_one_before(tmp_path, video, number):
@@ -191,8 +264,9 @@ def test_a_frame_that_does_not_decode_is_stood_in_for_by_the_one_before(tmp_path
     labels = np.concatenate([labels[:1] - [2, 1], labels[:17], labels[16:17] + 1, labels[17:]])
     timing = replace(entry.timing, labels=labels, seek_frames=np.array([0, 14]))
     damaged = replace(entry, num_frames=27, timing=timing)
-    for onward in (False, True):
-        reader = FrameReader(index, 32, onward=onward, memory=0)
+    index = replace(index, videos=[damaged])
+    for onward, store in [(False, None), (True, None), (False, FrameStore(index, 32))]:
+        reader = FrameReader(index, 32, onward=onward, store=store)
         for indices, expected in [
             ([18, 19, 20], [16, 16, 17]),
             ([19], [16]),

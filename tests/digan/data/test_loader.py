@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from digan.data import ClipWindows, FramePairs, StreamSampler, load_index, pair_loader
+from digan.data import ClipWindows, FramePairs, FrameStore, StreamSampler, load_index, on_device, pair_loader
 from digan.errors import DataError
 
 
@@ -75,6 +75,55 @@ def test_stream_does_not_depend_on_workers_and_resumes_anywhere(pairs):
     for workers, start in [(2, 0), (0, 3), (2, 3), (1, 7)]:
         again = islice(pair_loader(pairs, 4, workers=workers, start=start), 8 - start)
         assert all(equal(a, b) for a, b in zip(again, plain[start:], strict=True))
+
+
+def batches_of(count):
+    """Batches that say their number; `asked` says how many were taken from the loader."""
+    asked = []
+
+    def batches():
+        for i in range(count):
+            asked.append(i)
+            yield {"frames": torch.full((2, 3), i, dtype=torch.uint8), "delta_t": torch.full((2,), float(i))}
+
+    return batches(), asked
+
+
+def test_batches_stay_as_they_are_on_the_cpu():
+    batches, asked = batches_of(3)
+    there = on_device(batches, torch.device("cpu"))
+    first = next(there)
+    assert asked == [0]  # nothing to copy, so nothing is waited for
+    assert [int(b["frames"][0, 0]) for b in [first, *there]] == [0, 1, 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_are_copied_to_the_gpu_one_ahead():
+    count = 50
+    device = torch.device("cuda", torch.cuda.current_device())
+    batches, asked = batches_of(count)
+    pinned = ({name: tensor.pin_memory() for name, tensor in batch.items()} for batch in batches)
+    sums = []
+    for i, batch in enumerate(on_device(pinned, device)):
+        assert len(asked) == min(i + 2, count)
+        assert batch["frames"].device == device
+        torch.cuda._sleep(1_000_000)  # the host is far ahead of the device
+        sums.append(batch["frames"].sum() + batch["delta_t"].sum())
+        del batch
+    assert torch.stack(sums).tolist() == [8 * i for i in range(count)]
+    assert not list(on_device(iter([]), device))
+
+
+def test_workers_share_a_store(pairs, tmp_path):
+    index = pairs.windows.index
+    store = FrameStore(index, 32, tmp_path)
+    kept = FramePairs(pairs.windows, 32, seed=1, store=store)
+    plain = list(islice(pair_loader(pairs, 4), 8))
+    for workers in (2, 0, 1):
+        assert all(map(equal, islice(pair_loader(kept, 4, workers=workers), 8), plain))
+    (file,) = tmp_path.iterdir()
+    assert file == store.path
+    assert all(len(store.absent(v)) < v.num_frames / 2 for v in index.videos)
 
 
 def test_two_processes_take_what_one_takes(pairs):

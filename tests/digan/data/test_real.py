@@ -44,6 +44,6 @@ def test_real_frames_are_exact(real_data, name):
             for f in container.decode(video=0)
         ]
     assert len(expected) == entry.num_frames
-    reader = FrameReader(index, 32, memory=0)
+    reader = FrameReader(index, 32)
     for i in np.random.default_rng(0).integers(0, len(expected), 12).tolist():
         np.testing.assert_array_equal(reader.read(entry, [i])[0], expected[i].transpose(2, 0, 1))

@@ -2,14 +2,28 @@
 
 import itertools
 import json
+import statistics
 import threading
+import warnings
 
 import pytest
 import torch
 
-from digan.metrics import Detector, MetricError, RandomFeatures, append_result, compute, frechet_distance, parse
+from digan.metrics import (
+    Detector,
+    MetricError,
+    RandomFeatures,
+    append_result,
+    compute,
+    frechet_distance,
+    inception_score,
+    parse,
+)
 
-pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the Fréchet distance"),
+    pytest.mark.filterwarnings("ignore:--detector .* is not the published"),
+]
 
 
 def random_clips(count: int, frames: int = 4, seed: int = 0) -> torch.Tensor:
@@ -41,6 +55,24 @@ class MeanFeatures:
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         return clips.float().mean((3, 4)).flatten(1)[:, : self.dim]
+
+
+class Classes:
+    """A stand-in for a classifier: probabilities that depend on the colour of the first frame."""
+
+    name, dim = "classes", 3
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        return (clips[:, 0].double().mean((2, 3)) / 4).softmax(1).float()
+
+
+class FrameMeans:
+    """A stand-in for a detector of single frames: their mean colours."""
+
+    name, dim, per_frame = "frame-means", 3, True
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.float().mean((3, 4))
 
 
 def test_value_is_the_distance_of_the_features():
@@ -96,6 +128,95 @@ def test_subsampling_reads_every_sth_frame():
     assert compute("rfvd6_7f_subsample3f", reals, chosen)["value"] == result["value"]
 
 
+def test_fid_looks_at_every_frame():
+    reals, fakes = random_clips(6), random_clips(5, seed=1)
+    result = compute("fid8_4f", reals, fakes, detector=FrameMeans(), batch=4)
+    frames = [clips.float().mean((3, 4)).flatten(0, 1) for clips in (reals, fakes)]
+    assert result["value"] == pytest.approx(frechet_distance(*frames), rel=1e-6)
+    assert (result["n_real"], result["n_fake"]) == (6, 5)
+    halved = compute("fid8_4f_subsample2f", reals, fakes, detector=FrameMeans())
+    frames = [clips[:, ::2].float().mean((3, 4)).flatten(0, 1) for clips in (reals, fakes)]
+    assert halved["value"] == pytest.approx(frechet_distance(*frames), rel=1e-6)
+
+
+def test_inception_score_looks_at_the_fakes_alone():
+    fakes = random_clips(40)
+    result = compute("isv40_4f", None, fakes, detector=Classes(), splits=4, seed=3)
+    value, deviation = inception_score(Classes()(fakes), 4, seed=3)
+    assert (result["value"], result["std_of_splits"]) == pytest.approx((value, deviation), rel=1e-12)
+    assert deviation > 0
+    assert (result["n_real"], result["n_fake"]) == (0, 40)
+    assert compute("isv40_4f", random_clips(6, seed=1), fakes, detector=Classes(), splits=4, seed=3)["value"] == value
+
+
+def test_detector_files_go_to_their_metrics(detector_file):
+    files = {kind: detector_file(kind) for kind in ("i3d", "c3d", "inception")}
+    reals, fakes = random_clips(12), random_clips(12, seed=1)
+    for name, kind in [("fvd12_4f", "i3d"), ("kvd12_4f", "i3d"), ("isv12_4f", "c3d"), ("fid12_4f", "inception")]:
+        named = compute(name, reals, fakes, detector=files)
+        assert named["features"].startswith(f"{kind}-")
+        assert compute(name, reals, fakes, detector=files[kind])["value"] == named["value"]
+        assert compute(name, reals, fakes, detector=f"{kind}={files[kind]}")["value"] == named["value"]
+        assert compute(name, reals, fakes, detector=Detector(files[kind], kind=kind))["value"] == named["value"]
+    with pytest.raises(MetricError, match="needs a detector of kind c3d, not i3d"):
+        compute("isv12_4f", reals, fakes, detector=Detector(files["i3d"]))
+
+
+def test_trials_are_runs_of_successive_seeds():
+    reals, fakes = random_clips(30), random_clips(25, seed=1)
+    repeated = compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), seed=5, trials=4)
+    single = [compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), seed=seed)["value"] for seed in range(5, 9)]
+    assert repeated["values"] == single
+    assert len(set(single)) == 4
+    assert repeated["value"] == pytest.approx(statistics.fmean(single), rel=1e-12)
+    assert repeated["std"] == pytest.approx(statistics.stdev(single), rel=1e-12)
+    assert (repeated["trials"], repeated["seed"], repeated["n_real"], repeated["n_fake"]) == (4, 5, 8, 8)
+
+
+def test_one_trial_has_no_deviation():
+    reals, fakes = random_clips(6), random_clips(6, seed=1)
+    plain = compute("kvd6_4f", reals, fakes, detector=MeanFeatures())
+    one = compute("kvd6_4f", reals, fakes, detector=MeanFeatures(), trials=1)
+    assert one["values"] == [plain["value"]] == [one["value"]]
+    assert one["std"] is None
+    assert not {"std", "values", "trials"} & plain.keys()
+
+
+def test_trials_look_at_a_clip_once():
+    reals, fakes, told = Counted(random_clips(20)), Counted(random_clips(6, seed=1)), []
+    compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), trials=5, progress=lambda *p: told.append(p))
+    asked = reals.indices()
+    assert len(set(asked)) == len(asked) <= 20
+    assert fakes.indices() == list(range(6))
+    assert told[-1] == (len(asked) + 6,) * 2
+
+
+def test_fakes_of_a_function_are_new_in_every_trial():
+    made = []
+
+    def fakes(seed: int) -> Counted:
+        made.append(Counted(random_clips(6, seed=seed)))
+        return made[-1]
+
+    reals = random_clips(6, seed=100)
+    result = compute("kvd6_4f", reals, fakes, detector=MeanFeatures(), seed=7, trials=3)
+    wanted = [compute("kvd6_4f", reals, random_clips(6, seed=s), detector=MeanFeatures())["value"] for s in (7, 8, 9)]
+    assert result["values"] == wanted
+    assert [source.indices() for source in made] == [list(range(6))] * 3
+    assert compute("kvd6_4f", reals, fakes, detector=MeanFeatures(), seed=8)["value"] == wanted[1]
+
+
+def test_equal_trials_warn():
+    reals, fakes = random_clips(8), random_clips(8, seed=1)
+    with pytest.warns(UserWarning, match="all 3 trials of kvd8_4f look at the same clips"):
+        assert compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), trials=3)["std"] == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compute("kvd7_4f", reals, fakes[:7], detector=MeanFeatures(), trials=3)
+        compute("kvd8_4f", reals, lambda seed: random_clips(8, seed=seed), detector=MeanFeatures(), trials=3)
+        compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), trials=1)
+
+
 def run_processes(world: int, work) -> list:
     """Call work(rank, gather) in `world` threads, with a gather that exchanges among them."""
     barrier, shared, results = threading.Barrier(world, timeout=20), [None] * world, [None] * world
@@ -146,6 +267,31 @@ def test_processes_give_the_number_of_one(world, tmp_path):
         assert sources[0].asked == []
 
 
+@pytest.mark.parametrize("world", [2, 5])
+@pytest.mark.parametrize(
+    ("name", "extractor"),
+    [("kvd4_4f", MeanFeatures()), ("fid4_4f_subsample2f", FrameMeans()), ("isv4_4f", Classes())],
+    ids=["kvd", "fid", "isv"],
+)
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "made"])
+def test_processes_give_the_trials_of_one(world, name, extractor, drawn, tmp_path):
+    reals = random_clips(9)
+
+    def fakes(seed: int) -> torch.Tensor:
+        return random_clips(3, seed=seed + 1)
+
+    shared = dict(detector=extractor, trials=3, splits=2, cache=tmp_path, cache_key="reals")
+    sides = (reals, random_clips(7, seed=1) if drawn else fakes)
+    one = compute(name, *sides, **{**shared, "cache": tmp_path / "one"})
+    for kept in (False, True):
+        results = run_processes(
+            world, lambda rank, gather: compute(name, *sides, rank=rank, world=world, gather=gather, **shared)
+        )
+        for result in results:
+            assert {**result, "seconds": 0} == {**one, "seconds": 0}, kept
+    assert len(set(one["values"])) == 3
+
+
 def test_cache_of_one_process_is_not_used_alone(tmp_path):
     """With separate disks one process may find the cache and another not: all must then compute."""
     reals, fakes = random_clips(6), random_clips(6, seed=1)
@@ -161,7 +307,7 @@ def test_cache_of_one_process_is_not_used_alone(tmp_path):
 def test_cache_serves_the_same_question_only(tmp_path):
     reals, fakes = random_clips(9, frames=6), random_clips(9, frames=6, seed=1)
 
-    def computes_reals(name: str, key: str = "reals", seed: int = 0) -> bool:
+    def computes_reals(name: str, key: str = "reals", seed: int = 0, trials: int | None = None) -> bool:
         source = Counted(reals[:, : parse(name).frames])
         cached = compute(
             name,
@@ -169,10 +315,13 @@ def test_cache_serves_the_same_question_only(tmp_path):
             fakes[:, : parse(name).frames],
             detector=MeanFeatures(),
             seed=seed,
+            trials=trials,
             cache=tmp_path,
             cache_key=key,
         )
-        plain = compute(name, source.clips, fakes[:, : parse(name).frames], detector=MeanFeatures(), seed=seed)
+        plain = compute(
+            name, source.clips, fakes[:, : parse(name).frames], detector=MeanFeatures(), seed=seed, trials=trials
+        )
         assert cached["value"] == plain["value"]
         return len(source.asked) > 0
 
@@ -185,6 +334,7 @@ def test_cache_serves_the_same_question_only(tmp_path):
     assert computes_reals("fvd8_6f")
     assert computes_reals("fvd8_4f_subsample2f")
     assert computes_reals("rfvd8_4f")
+    assert not computes_reals("kvd8_4f", trials=3)  # together they draw all nine clips, as fvd9_4f did
 
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:20])
@@ -195,7 +345,10 @@ def test_cache_serves_the_same_question_only(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "fvd8_4f"}, "needs the TorchScript I3D file: give it with --detector FILE"),
+        (
+            {"protocol": "fvd8_4f"},
+            "needs the TorchScript I3D of StyleGAN-V: give it with --detector i3d=FILE, or use rfvd8_4f",
+        ),
         ({"protocol": "fvd8_4f", "detector": "absent.pt"}, "absent.pt does not exist"),
         (
             {"protocol": "rfvd8_5f"},
@@ -205,9 +358,30 @@ def test_cache_serves_the_same_question_only(tmp_path):
         ({"reals": random_clips(1)}, "at least 2 real clips, there are 1"),
         ({"world": 2}, "2 processes needs a function that gathers"),
         ({"cache": "folder"}, "cache_key"),
-        ({"protocol": "isv2048"}, "is not known"),
+        ({"protocol": "isv8_4f"}, "needs the TorchScript C3D"),
+        ({"protocol": "fid8_4f", "detector": {"i3d": "i3d.pt"}}, "needs the TorchScript Inception-v3"),
+        ({"protocol": "isv8_4f", "detector": MeanFeatures(), "splits": 2}, "rows that sum to 1"),
+        ({"protocol": "isv8_4f", "detector": Classes(), "splits": 7}, "at least 7 clips, there are 6"),
+        ({"trials": 0}, "--trials 0 must be at least 1"),
+        ({"reals": None}, "rfvd8_4f compares with real clips; give them with --data"),
+        ({"protocol": "isx2048"}, "is not known"),
     ],
-    ids=["no-detector", "detector-absent", "frames", "dtype", "one-clip", "no-gather", "no-key", "name"],
+    ids=[
+        "no-detector",
+        "detector-absent",
+        "frames",
+        "dtype",
+        "one-clip",
+        "no-gather",
+        "no-key",
+        "no-c3d",
+        "other-detector",
+        "not-probabilities",
+        "few-for-splits",
+        "no-trials",
+        "no-reals",
+        "name",
+    ],
 )
 def test_what_cannot_be_computed_gets_a_sentence(options, message):
     arguments = {"protocol": "rfvd8_4f", "reals": random_clips(6), "fakes": random_clips(6), **options}
@@ -221,17 +395,13 @@ def test_results_are_appended_as_lines(tmp_path):
         path = append_result(tmp_path / "run", result, clips=clips)
     assert path == tmp_path / "run" / "metric-rfvd8_4f.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [{**result, "clips": 0}, {**result, "clips": 1000}]
+    versions = lines[0]["versions"]
+    assert versions["torch"] == torch.__version__
+    assert lines == [{**result, "versions": versions, "clips": 0}, {**result, "versions": versions, "clips": 1000}]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_metrics_share_a_detector_file(tmp_path, monkeypatch):
-    class Still(torch.nn.Module):
-        def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
-            return x.mean((3, 4)).flatten(1)[:, :8].repeat(1, 50)
-
-    path = tmp_path / "i3d.pt"
-    torch.jit.script(Still()).save(str(path))
+def test_metrics_share_a_detector_file(detector_file, monkeypatch):
+    path = detector_file("i3d")
     loads, load = [], torch.jit.load
     monkeypatch.setattr(torch.jit, "load", lambda *args, **options: loads.append(args) or load(*args, **options))
     results = [

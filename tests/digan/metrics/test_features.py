@@ -1,17 +1,12 @@
-"""The feature extractors: what the random ones respond to, and what the user's detector file may do wrong."""
-
-import shutil
+"""The random features: what they respond to, and what they do not depend on."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from digan.metrics import Detector, MetricError, RandomFeatures, frechet_distance
+from digan.metrics import RandomFeatures, frechet_distance
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:the Fréchet distance"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
 
 
 def moving_discs(count: int = 24, frames: int = 6, size: int = 32) -> torch.Tensor:
@@ -132,79 +127,3 @@ def test_random_features_of_odd_sizes(shape):
     features = RandomFeatures()(torch.zeros(shape, dtype=torch.uint8))
     assert features.shape == (shape[0], 216)
     assert features.isfinite().all()
-
-
-class SmallDetector(torch.nn.Module):
-    """Same call and output as the I3D file: scaled channel means of the frames, repeated."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
-        assert rescale
-        assert resize
-        assert return_features
-        return self.scale * x.mean((3, 4)).flatten(1)[:, :16].repeat(1, 25)
-
-
-class TooFewOutputs(torch.nn.Module):
-    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
-        return x.mean((2, 3, 4))
-
-
-class OtherSignature(torch.nn.Module):
-    def forward(self, x: torch.Tensor):
-        return x
-
-
-def save_script(module: torch.nn.Module, path) -> str:
-    torch.jit.script(module).save(str(path))
-    return str(path)
-
-
-def test_detector_gets_channels_first_in_0_to_255(tmp_path):
-    detector = Detector(save_script(SmallDetector(), tmp_path / "i3d.pt"))
-    clips = torch.randint(0, 256, (3, 16, 3, 8, 8), dtype=torch.uint8)
-    features = detector(clips)
-    assert (features.shape, features.dtype) == ((3, 400), torch.float32)
-    assert torch.allclose(features[:, :16], clips[:, :, 0].float().mean((2, 3)))
-
-
-def test_detector_is_named_after_its_content(tmp_path):
-    path = save_script(SmallDetector(1.0), tmp_path / "a.pt")
-    shutil.copy(path, tmp_path / "b.pt")
-    other = save_script(SmallDetector(2.0), tmp_path / "c.pt")
-    assert Detector(path).name == Detector(tmp_path / "b.pt").name
-    assert Detector(path).name != Detector(other).name
-
-
-def write(path, content: bytes) -> str:
-    path.write_bytes(content)
-    return str(path)
-
-
-def write_state_dict(path) -> str:
-    torch.save({"weight": torch.zeros(2)}, path)
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda p: str(p), "does not exist"),
-        (lambda p: "https://example.com/i3d.pt", "is an address; download the file"),
-        (lambda p: write(p, b"\n<!DOCTYPE html><html><head>"), "is a web page"),
-        (lambda p: write(p, b"PK\x03\x04 cut off"), "not a TorchScript file"),
-        (lambda p: write(p, b""), "not a TorchScript file"),
-        (write_state_dict, "not a TorchScript file"),
-        (lambda p: save_script(TooFewOutputs(), p), r"returned \[1, 3\] for 1 clips instead of \[1, 400\]"),
-        (lambda p: save_script(OtherSignature(), p), "called with rescale, resize and return_features"),
-    ],
-    ids=["absent", "address", "html", "damaged", "empty", "state-dict", "outputs", "signature"],
-)
-def test_wrong_detector_files_get_one_sentence(tmp_path, make, message):
-    with pytest.raises(MetricError, match=message) as caught:
-        Detector(make(tmp_path / "i3d.pt"))
-    assert str(caught.value).startswith("--detector ")
-    assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The distances, held to numbers of the official implementation and to scipy's matrix root."""
+"""The distances, held to numbers of the official implementation and to those of scipy and scikit-learn."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 from safetensors.torch import load_file
+from sklearn.covariance import empirical_covariance
+from sklearn.metrics.pairwise import polynomial_kernel
 
 from digan.metrics import MetricError, frechet_distance, kernel_distance
 
@@ -22,9 +24,19 @@ def feature_set(count: int, features: int, seed: int) -> torch.Tensor:
 
 def by_matrix_root(a: torch.Tensor, b: torch.Tensor) -> float:
     a, b = a.double().numpy(), b.double().numpy()
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # scikit-learn's covariance is that of a population, divided by n.
+    cov_a, cov_b = (empirical_covariance(x) * len(x) / (len(x) - 1) for x in (a, b))
     root = scipy.linalg.sqrtm(cov_a @ cov_b).real
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+
+
+def by_kernel_matrices(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.double().numpy(), b.double().numpy()
+
+    def mean_of_pairs(x: np.ndarray) -> float:
+        return polynomial_kernel(x, degree=3, coef0=1)[~np.eye(len(x), dtype=bool)].mean()
+
+    return mean_of_pairs(a) + mean_of_pairs(b) - 2 * polynomial_kernel(a, b, degree=3, coef0=1).mean()
 
 
 def test_frechet_matches_official():
@@ -40,6 +52,19 @@ def test_kernel_matches_official():
 def test_frechet_matches_matrix_root(n, m, features):
     a, b = feature_set(n, features, 1), feature_set(m, features, 2)
     assert frechet_distance(a, b) == pytest.approx(by_matrix_root(a, b), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m", "features"), [(64, 80, 24), (10, 7, 50), (2, 3, 1)])
+def test_kernel_matches_kernel_matrices(n, m, features):
+    a, b = feature_set(n, features, 1), feature_set(m, features, 2)
+    assert kernel_distance(a, b) == pytest.approx(by_kernel_matrices(a, b), rel=1e-10)
+
+
+@pytest.mark.parametrize("by", [by_matrix_root, by_kernel_matrices])
+def test_independent_implementations_match_official(by):
+    name = {by_matrix_root: "frechet", by_kernel_matrices: "kvd"}[by]
+    # As above, the official Fréchet distance was computed in float32.
+    assert by(OFFICIAL["a"], OFFICIAL["b"]) == pytest.approx(OFFICIAL[name].item(), rel=1e-5)
 
 
 def test_frechet_of_one_feature():

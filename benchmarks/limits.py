@@ -1,0 +1,157 @@
+"""What this machine can do at most: matrix products, copies and convolutions, measured beside what they bound."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound that nothing which does the same work can pass.
+
+    Attributes:
+        name: of the work that bounds, such as "copy".
+        seconds: measures once how long that work takes.
+    """
+
+    name: str
+    seconds: Callable[[], float]
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@functools.cache
+def gemm_ceiling(dtype: torch.dtype) -> float:
+    """FLOP/s of PyTorch's own matrix product at the sizes of the default generator: the best of many."""
+    a, b = torch.randn(16384, 512).to(dtype), torch.randn(512, 512).to(dtype)
+    return 2 * 16384 * 512 * 512 / min(timed(lambda: torch.mm(a, b)) for _ in range(30))
+
+
+def matrix_products(flops: float, dtype: torch.dtype) -> Limit:
+    """The time of matrix products with as many operations."""
+    return Limit("matrix product", lambda: flops / gemm_ceiling(dtype))
+
+
+def copying(moved: int) -> Limit:
+    """The time in which `copy_` reads and writes `moved` bytes together, in memory that was in use before."""
+    source, target = torch.ones(moved // 8), torch.zeros(moved // 8)
+    return Limit("copy", lambda: min(timed(lambda: target.copy_(source)) for _ in range(3)))
+
+
+def cloning(moved: int) -> Limit:
+    """The same into memory that is new, as the results of ops are: the system hands its pages out one by one."""
+    source = torch.ones(moved // 8)
+    return Limit("clone", lambda: min(timed(source.clone) for _ in range(3)))
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Shapes of a layer's convolution."""
+
+    input: torch.Size
+    weight: torch.Size
+    stride: list[int]
+    padding: list[int]
+    output: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.output.numel() * self.weight[1:].numel()
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Convolution] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None) -> Tensor:
+        result = op(*args, **(kwargs or {}))
+        if op is torch.ops.aten.convolution.default:
+            x, weight, _, stride, padding, *_, groups = args
+            if groups == 1:  # FIR filters are convolutions of every channel on its own
+                self.found.append(Convolution(x.shape, weight.shape, stride, padding, result.shape, x.dtype))
+        return result
+
+
+def convolutions_of(call: Callable[[], object]) -> list[Convolution]:
+    """The convolutions between channels that a call makes, in order; tensors on "meta" cost no time."""
+    with _Recorder() as recorder:
+        call()
+    return recorder.found
+
+
+_OUTPUTS = {"input": [True, False, False], "weight": [False, True, False], "both": [True, True, False]}
+
+# Passes through a layer that the weight gradients of a loss need.
+LOSS_PASSES = ("forward", "both")
+# Those of R1: the gradient of the input; the derivative of that in the direction of the penalty's gradient, which gives
+# half of the weight gradients; a backward pass for the rest, as minibatch statistics are not piecewise linear.
+R1_PASSES = ("forward", "input", "forward", "weight", "both")
+
+
+class ConvolutionTime:
+    """The time of nothing but the convolutions of some networks, each layer in the memory format that suits it best.
+
+    Args:
+        networks: layers of each network, from `convolutions_of`. The last pass leaves out the gradient of a network's
+            input, which a step has no use for.
+        passes: what is done with each layer: "forward", or the gradients of "input", "weight" or "both".
+    """
+
+    def __init__(self, networks: Sequence[Sequence[Convolution]], passes: Sequence[str]) -> None:
+        assert passes[-1] == "both"
+        first = (*passes[:-1], "weight")
+        self._work = [(c, first if index == 0 else passes) for layers in networks for index, c in enumerate(layers)]
+        self._formats: dict[int, torch.memory_format] = {}
+
+    @property
+    def flops(self) -> int:
+        return sum(c.flops * (2 if p == "both" else 1) for c, passes in self._work for p in passes)
+
+    @property
+    def limit(self) -> Limit:
+        return Limit("convolutions", self._seconds)
+
+    def _seconds(self) -> float:
+        return sum(self._layer(index, c, passes) for index, (c, passes) in enumerate(self._work))
+
+    def _layer(self, index: int, c: Convolution, passes: Sequence[str]) -> float:
+        if index in self._formats:
+            return _passes(c, passes, self._formats[index])
+        formats = (torch.contiguous_format, torch.channels_last)
+        for memory_format in formats:
+            _passes(c, passes, memory_format)  # the first call of a shape compiles its kernel
+        times = {memory_format: _passes(c, passes, memory_format) for memory_format in formats}
+        self._formats[index] = min(times, key=times.__getitem__)
+        return times[self._formats[index]]
+
+
+def _passes(c: Convolution, passes: Sequence[str], memory_format: torch.memory_format) -> float:
+    x, weight, gradient = (
+        torch.full(shape, 0.5, dtype=c.dtype).contiguous(memory_format=memory_format)
+        for shape in (c.input, c.weight, c.output)
+    )
+
+    def backward(name: str) -> object:
+        return torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, c.stride, c.padding, [1, 1], False, [0, 0], 1, _OUTPUTS[name]
+        )
+
+    def run(name: str) -> object:
+        return F.conv2d(x, weight, None, c.stride, c.padding) if name == "forward" else backward(name)
+
+    return sum(timed(functools.partial(run, name)) for name in passes)

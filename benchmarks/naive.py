@@ -1,0 +1,66 @@
+"""The discriminator of StyleGAN2 as one writes it by hand: contiguous tensors, a PyTorch call for every operation.
+
+It takes its parameters from a `digan.Discriminator`, which it is compared with. The ops are those of the backend in
+force; `with fi.backend("reference")` makes them separate PyTorch calls as well.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fused_inr as fi
+from digan import Discriminator
+
+SQRT_HALF = 0.5**0.5
+ROW = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+FIR = torch.outer(ROW, ROW)  # [4,4]
+
+
+def judge(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Logits of an unconditional discriminator, x [N, C, R, R] -> [N, 1] in the type of x.
+
+    Args:
+        dtype: of the highest resolutions, those that DIGAN runs in half precision; None runs everything in x's type.
+    """
+    wide, size = x.dtype, d.config.resolution
+    half = dtype or wide
+    clamp = None if half == wide else d.config.half_clamp
+    x = _activated(_convolved(x.to(half), d.from_rgb.weight), d.from_rgb.bias, clamp)
+    for name, block in d.blocks.items():
+        if int(name) <= size >> d.config.half_resolutions:
+            x, clamp = x.to(wide), None
+        x = _block(block, x, clamp)
+    x = fi.minibatch_stddev(x.to(wide), group_size=min(d.mbstd_group, len(x)), channels=d.config.mbstd_channels)
+    x = _activated(_convolved(x, d.conv.weight), d.conv.bias)
+    x = _activated(F.linear(x.flatten(1), _equalised(d.fc.weight, x)), d.fc.bias)
+    return F.linear(x, _equalised(d.out.weight, x), d.out.bias.to(wide))
+
+
+def r1(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None, judge=judge) -> Tensor:
+    """Mean of half the squared norm of the gradient of a sample's logit at the sample: scalar."""
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(judge(d, x, dtype).sum(), x, create_graph=True)
+    return gradient.square().sum(dim=[1, 2, 3]).mean() / 2
+
+
+def _block(block: nn.Module, x: Tensor, clamp: float | None) -> Tensor:
+    fir = FIR.to(x.device, x.dtype)
+    skip = _convolved(fi.upfirdn2d(x, fir, down=2, padding=1), block.skip.weight) * SQRT_HALF
+    y = _activated(_convolved(x, block.conv0.weight), block.conv0.bias, clamp)
+    y = F.conv2d(fi.upfirdn2d(y, fir, padding=2), _equalised(block.conv1.weight, y), stride=2)
+    return skip + _activated(y, block.conv1.bias, clamp) * SQRT_HALF
+
+
+def _convolved(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x.contiguous(), _equalised(weight, x), padding=weight.shape[-1] // 2)
+
+
+def _activated(x: Tensor, bias: Tensor, clamp: float | None = None) -> Tensor:
+    return fi.bias_act(x, bias.to(x.dtype), act="lrelu", clamp=clamp)
+
+
+def _equalised(weight: Tensor, x: Tensor) -> Tensor:
+    """A weight stored as N(0, 1), scaled by its number of inputs, in the type of x."""
+    return (weight * weight[0].numel() ** -0.5).to(x.dtype).contiguous()

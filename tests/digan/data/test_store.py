@@ -1,0 +1,146 @@
+"""Kept frames: what is read is what was put, or nothing; places and files within their budgets."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from digan.data import VideoIndex
+from digan.data.index import Video
+from digan.data.sources import FolderSource
+from digan.data.store import FrameStore
+from digan.data.timing import Timing
+
+SIDE = 8
+RECORD = 3 * SIDE**2 + 4  # bytes that a frame takes
+
+
+def video(name, frames, gop=None, side=16):
+    """An entry of an index; pictures, if it has no distance of keyframes."""
+    if gop is None:
+        return Video(name, "frames", "s", frames, side, side)
+    points = np.arange(0, frames, gop)
+    timing = Timing("pts", np.arange(frames), points, np.stack([points, points], 1))
+    return Video(name, "video", "s", frames, side, side, codec="h264", timing=timing)
+
+
+def index_of(*videos):
+    return VideoIndex(FolderSource("data"), "train", list(videos), [], [], [])
+
+
+def picture(seed):
+    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
+def test_what_was_put_is_there(tmp_path, shared):
+    one, other = video("a", 5), video("b", 7)
+    store = FrameStore(index_of(one, other), SIDE, tmp_path / "cache" if shared else None)
+    assert not store.get(one, range(5))
+    assert store.absent(one).tolist() == [0, 1, 2, 3, 4]
+    expected = {}
+    for i, (entry, frame) in enumerate([(other, 6), (one, 0), (one, 4), (other, 0)]):
+        store.put(entry, frame, picture(i))
+        expected[entry.name, frame] = picture(i)
+    for entry in (one, other):
+        found = store.get(entry, [*range(entry.num_frames), 0])
+        assert {(entry.name, i) for i in found} == {k for k in expected if k[0] == entry.name}
+        assert all(np.array_equal(found[i], expected[entry.name, i]) for i in found)
+        assert store.absent(entry).tolist() == sorted(set(range(entry.num_frames)) - found.keys())
+    copy = pickle.loads(pickle.dumps(store))
+    assert len(copy.get(one, range(5))) == (2 if shared else 0)  # each process has a private one of its own
+    assert len(FrameStore(index_of(one, other), SIDE, store.path and store.path.parent).get(one, [4])) == int(shared)
+
+
+def test_black_frames_are_there_too(tmp_path):
+    entry = video("a", 3)
+    store = FrameStore(index_of(entry), SIDE)
+    store.put(entry, 1, np.zeros((SIDE, SIDE, 3), np.uint8))
+    assert list(store.get(entry, range(3))) == [1]
+
+
+def test_half_written_frames_are_not_there(tmp_path):
+    entry = video("a", 4)
+    store = FrameStore(index_of(entry), SIDE, tmp_path)
+    for i in range(4):
+        store.put(entry, i, picture(i))
+    data = bytearray(store.path.read_bytes())
+    assert len(data) == 4 * RECORD == store.bytes
+    data[4 * 4 + 100] ^= 1  # a byte of frame 0
+    data[1 * 4] ^= 1  # the checksum of frame 1
+    store.path.write_bytes(data[:-1])  # frame 3 lacks its end
+    found = FrameStore(index_of(entry), SIDE, tmp_path).get(entry, range(4))
+    assert list(found) == [2]
+    assert np.array_equal(found[2], picture(2))
+
+
+def test_the_costliest_videos_have_a_place():
+    videos = [video("pictures", 10), video("short-gop", 10, 2), video("long-gop", 10, 10), video("large", 10, 2, 64)]
+    store = FrameStore(index_of(*videos), SIDE, budget=25 * RECORD)
+    assert store.bytes == 20 * RECORD
+    for entry in videos:
+        store.put(entry, 0, picture(0))
+    assert [len(store.get(v, [0])) for v in videos] == [0, 0, 1, 1]
+    assert [len(store.absent(v)) for v in videos] == [0, 0, 9, 9]
+    assert (
+        FrameStore(index_of(*videos), SIDE, "x", 25 * RECORD)
+        .summary(index_of(*videos))
+        .startswith("frames of 2 of 4 videos are decoded once and kept in x/frames-")
+    )
+
+
+def test_other_videos_have_another_file(tmp_path):
+    entry = video("a", 4)
+    changed = replace(entry, signature="t")
+    paths = {
+        FrameStore(index_of(*videos), side, tmp_path).path
+        for videos, side in [([entry], 8), ([changed], 8), ([entry], 16), ([entry, video("b", 4)], 8)]
+    }
+    assert len(paths) == 4
+    assert FrameStore(index_of(entry), 8, tmp_path).path in paths
+
+
+def test_files_of_a_folder_share_its_budget(tmp_path):
+    budget = 64 * 1024
+    entries = [video(name, 100) for name in "abc"]  # 20 kB each
+    stores = [FrameStore(index_of(entry), SIDE, tmp_path, budget) for entry in entries]
+    for age, (store, entry) in enumerate(zip(stores, entries, strict=True)):
+        for i in range(100):
+            store.put(entry, i, picture(i))
+        os.utime(store.path, (age, age))
+    (tmp_path / "index-0.npz").write_bytes(bytes(budget))  # not one of ours
+    last = video("d", 100)
+    late = FrameStore(index_of(last), SIDE, tmp_path, budget)
+    late.put(last, 0, picture(0))
+    # Room for d's 20 kB: a, opened longest ago, is enough.
+    assert [s.path.exists() for s in [*stores, late]] == [False, True, True, True]
+    assert (tmp_path / "index-0.npz").exists()
+    assert len(stores[0].get(entries[0], range(100))) == 100  # whoever has it open goes on
+    stores[0].put(entries[0], 0, picture(1))
+    assert not FrameStore(index_of(entries[0]), SIDE, tmp_path, budget).get(entries[0], range(100))
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    entry = video("a", 3)
+    store = FrameStore(index_of(entry), SIDE, tmp_path / "file")
+    with pytest.warns(UserWarning, match=r"decoded frames are not kept in .*file.frames-"):
+        store.put(entry, 0, picture(0))
+    store.put(entry, 1, picture(0))  # warned once
+    assert not store.get(entry, [0, 1])
+    assert not len(store.absent(entry))  # nothing that would be worth decoding for
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(tmp_path, monkeypatch):
+    entry = video("a", 3)
+    store = FrameStore(index_of(entry), SIDE, tmp_path)
+    real = os.fstatvfs
+    nearly_full = type("Disk", (), {"f_bavail": 1, "f_blocks": 100})
+    monkeypatch.setattr(os, "fstatvfs", lambda file: nearly_full if real(file) else None)
+    with pytest.warns(UserWarning, match="less than 5% of the disk is free"):
+        store.put(entry, 0, picture(0))
+    assert store.path.stat().st_size == 0

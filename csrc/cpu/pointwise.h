@@ -18,17 +18,19 @@ static inline float curved(int32_t act, float v, bool slope) {
       return scale * elu_alpha * (slope ? expf(v) : expm1f(v));
     default: break;
   }
-  const float s = v >= 0.0f ? 1.0f / (1.0f + expf(-v)) : 1.0f - 1.0f / (1.0f + expf(v));
+  const float e = expf(-fabsf(v)), s = (v >= 0.0f ? 1.0f : e) / (1.0f + e);
+  const float rest = (v >= 0.0f ? e : 1.0f) / (1.0f + e);  // 1 - sigmoid(v), which the difference would round away
   switch (act) {
-    case POINTWISE_SIGMOID: return slope ? s * (1.0f - s) : s;
-    case POINTWISE_SOFTPLUS: return slope ? s : std_max(v, 0.0f) + log1pf(expf(-fabsf(v)));
-    default: return slope ? s * (1.0f + v * (1.0f - s)) : v * s;  // swish
+    case POINTWISE_SIGMOID: return slope ? s * rest : s;
+    case POINTWISE_SOFTPLUS: return slope ? s : std_max(v, 0.0f) + log1pf(e);
+    default: return slope ? s * (1.0f + v * rest) : v * s;  // swish
   }
 }
 
 // act(v) * gain before the clamp. BENT: the slope is alpha below zero; linear is alpha = 1.
 template <bool BENT>
 static inline vf activated(const FusedInrBiasAct& c, vf v) {
+  if (BENT && c.alpha == 0.0f) return (v < 0.0f ? vf{} : v) * c.gain;  // 0 times an infinity would be NaN
   if (BENT) return (v > 0.0f ? v : v * c.alpha) * c.gain;
   vf y;
   for (int i = 0; i < W; i++) y[i] = curved(c.act, v[i], false) * c.gain;
@@ -40,13 +42,21 @@ static inline vf clamped(vf v, float limit) {
   return v < -limit ? splat(-limit) : v;
 }
 
+// The smallest size of an output, as stored, that was clamped; NaN, which nothing reaches, where there is no clamp.
+template <class T>
+static inline float clamped_size(const FusedInrBiasAct& c) {
+  return c.clamp < INFINITY ? number(element(c.clamp, T())) : NAN;
+}
+
+// The slope where v is x + bias or, with from_output, the output; `limit` is clamp or clamped_size.
 template <bool BENT>
-static inline vf slope_at(const FusedInrBiasAct& c, vf v) {
+static inline vf slope_at(const FusedInrBiasAct& c, vf v, float limit) {
   const vf none = {}, above = splat(c.gain), below = splat(c.gain * c.alpha);
   if (BENT && c.from_output) {
-    const vf sloped = v * c.gain > 0.0f ? above : below;
-    const vf size = (vf)((vi)v & 0x7fffffff);
-    return size < c.clamp ? sloped : none;
+    const vf turned = (vf)((vi)v ^ ((vi)splat(c.gain) & INT32_MIN));  // of the sign of x + bias
+    const vf sloped = turned > 0.0f ? above : below;
+    const vf size = (vf)((vi)v & INT32_MAX);
+    return size >= limit ? none : sloped;
   }
   const vf y = activated<BENT>(c, v);
   vf sloped;
@@ -54,8 +64,8 @@ static inline vf slope_at(const FusedInrBiasAct& c, vf v) {
     sloped = v > 0.0f ? above : below;
   else
     for (int i = 0; i < W; i++) sloped[i] = curved(c.act, v[i], true) * c.gain;
-  const vf size = (vf)((vi)y & 0x7fffffff);
-  return size <= c.clamp ? sloped : none;
+  const vf size = (vf)((vi)y & INT32_MAX);
+  return size > limit ? none : sloped;
 }
 
 struct Rows {
@@ -120,6 +130,7 @@ static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
   Block partial(parts * width * 4);
   if (!partial.base) return 1;
   float* const sums = (float*)partial.base;
+  const float limit = c.from_output ? clamped_size<T>(c) : c.clamp;
   const bool ok = parallel(run, parts, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; part++) {
       float* const mine = sums + part * width;
@@ -137,7 +148,7 @@ static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
           vf v = load_n(x + i, n);
           if (!c.from_output) v += bias ? load_n(bias + i, n) : constant;
           vf d = load_n(g + i, n) + (shift ? load_n(shift + i, n) : level);
-          d *= slope_at<BENT>(c, v);
+          d *= slope_at<BENT>(c, v, limit);
           store_n(out + i, d, n);
           if (rows.along) {
             if (c.sums) store(mine + i, load(mine + i) + d);

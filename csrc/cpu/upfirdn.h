@@ -200,7 +200,7 @@ static int32_t upfirdn_planes(const FusedInrUpfirdn& c, FusedInrParallelFor run)
   // A line holds the padded row with its zeros; reading two vectors past its end is safe.
   const int64_t padded = (c.out_width - 1) * c.down_x + c.taps_x;
   const int64_t from = std_max<int64_t>(0, (-c.pad_x + c.up_x - 1) / c.up_x);  // the first pixel that is not cropped
-  const int64_t to = std_min(c.width, (padded - 1 - c.pad_x) / c.up_x + 1);
+  const int64_t to = std_min(c.width, (padded - 1 - c.pad_x + c.up_x) / c.up_x);  // none where it is not above 0
   volatile bool failed = false;
   const bool ok = parallel(run, c.batch * c.channels * c.out_height, [&](int64_t begin, int64_t end) {
     Arena size = {nullptr, 0};

@@ -147,7 +147,7 @@ def _composed_slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tup
         wanted = [t if t is None or t.requires_grad else t.requires_grad_() for t in given]
         gradient, shift, x, bias = wanted
         wide = x.float()
-        wide_bias = wide.new_zeros(x.shape[dim]).requires_grad_() if bias is None else bias
+        wide_bias = wide.new_zeros(x.shape[dim] if x.ndim else 1).requires_grad_() if bias is None else bias
         y = reference.bias_act(wide, wide_bias, act, alpha, gain, clamp, dim)
         upstream = gradient.float()
         if shift is not None:

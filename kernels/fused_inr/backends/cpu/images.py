@@ -137,7 +137,8 @@ def _(x: Tensor, group: int, channels: int) -> Tensor:
     out = x.new_empty(x.shape[0], x.shape[1] + channels, *x.shape[2:])
     if x.numel():
         native.run(native.load()[0].fused_inr_minibatch_stddev, _stddev_struct(x, group, channels, out))
-    return out
+        return out
+    return out.fill_(math.nan)  # of images without channels there are planes all the same: means of nothing
 
 
 @torch.library.impl("fused_inr::minibatch_stddev_backward", "cpu")

@@ -1,11 +1,13 @@
 """How a Fréchet distance responds to what may be wrong with generated videos: real clips against spoiled ones.
 
-clips, videos = ...  # uint8 [N,T,3,H,W], and the video that each clip is of
-print(as_table(sensitivity(clips, videos)))
+`python -m digan.metrics.sensitivity DATA` prints the table for a folder, zip or file of videos.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from digan.errors import MetricError
+from digan.data import load_index
+from digan.errors import MetricError, UserError
+from digan.feed import cut_clips
 from digan.metrics.distances import frechet_distance
 from digan.metrics.features import Extractor, RandomFeatures
 
@@ -156,3 +160,27 @@ def _moved(count: int, generator: torch.Generator) -> torch.Tensor:
         order = torch.randperm(count, generator=generator)
         if count < 2 or not torch.equal(order, torch.arange(count)):
             return order
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table for the first clip of every video of a data set; 2 and one sentence where that cannot be."""
+    parser = argparse.ArgumentParser(description="What rfvd responds to, on real videos.")
+    parser.add_argument("data", help="folder, zip or file of videos")
+    parser.add_argument("--split", default="train", help="train, val, test, or several joined by + [train]")
+    parser.add_argument("--frames", type=int, default=16, help="frames of a clip [16]")
+    parser.add_argument("--resolution", type=int, default=64, help="pixels per side [64]")
+    args = parser.parse_args(argv)
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            index = load_index(args.data, cache, split=args.split)
+            clips = cut_clips(index, args.frames, 1, 0, args.resolution)
+            first = [numbers[0] for v in range(len(index.videos)) if (numbers := clips.windows.clips_of(v))]
+            print(as_table(sensitivity(clips.batch(first))))
+    except UserError as error:
+        print(f"sensitivity: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

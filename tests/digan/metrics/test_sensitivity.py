@@ -5,7 +5,7 @@ import torch
 
 from digan.data import Clips, ClipWindows, load_index
 from digan.metrics import MetricError
-from digan.metrics.sensitivity import as_table, blurred, changes, frozen, noisy, sensitivity, shuffled
+from digan.metrics.sensitivity import as_table, blurred, changes, frozen, main, noisy, sensitivity, shuffled
 
 
 @pytest.fixture
@@ -106,3 +106,10 @@ def test_rfvd_responds_to_spoiled_sky_clips(real_data, tmp_path):
     for kind in (names[0:3], names[3:6], names[6:9], names[9:12]):
         weak, middle, strong = (found[name].distance for name in kind)
         assert weak < middle < strong, kind
+
+
+def test_the_table_of_a_folder_is_one_command(real_data, capsys):
+    assert main([str(real_data("ucf101")), "--frames", "8"]) == 2  # one video
+    assert "at least 4 videos" in capsys.readouterr().err
+    assert main([str(real_data("sky")), "--split", "val", "--frames", "2", "--resolution", "16"]) == 0
+    assert capsys.readouterr().out.count("\n") == len(changes(2)) + 3

@@ -109,7 +109,7 @@ def test_rfvd_responds_to_spoiled_sky_clips(real_data, tmp_path):
 
 
 def test_the_table_of_a_folder_is_one_command(real_data, capsys):
-    assert main([str(real_data("ucf101")), "--frames", "8"]) == 2  # one video
+    assert main([str(real_data / "ucf101"), "--frames", "8"]) == 2  # one video
     assert "at least 4 videos" in capsys.readouterr().err
-    assert main([str(real_data("sky")), "--split", "val", "--frames", "2", "--resolution", "16"]) == 0
+    assert main([str(real_data / "sky"), "--split", "val", "--frames", "2", "--resolution", "16"]) == 0
     assert capsys.readouterr().out.count("\n") == len(changes(2)) + 3

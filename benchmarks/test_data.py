@@ -1,7 +1,8 @@
 """Pairs per second that two workers deliver at 128x128 from videos of 256x256, as they are compressed for the web.
 
 Nothing else is in the way: the loop takes batches and drops them. All ways of reading take turns, each with workers of
-its own, so that a noisy machine is noisy for all of them; the start of the workers is not counted.
+its own, so that a noisy machine is noisy for all of them; the start of the workers is not counted. The processor time
+of a pair tells what the same processors would deliver if nothing else ran on them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -95,6 +98,13 @@ class OpenedEachTime:
         return np.stack([found[i] for i in indices]).transpose(0, 3, 1, 2)  # [n,3,R,R]
 
 
+class Rate(NamedTuple):
+    """How fast pairs came."""
+
+    pairs: float  # a second
+    processor: float  # seconds of processor time for a pair, over all processes
+
+
 @dataclass
 class Way:
     """A way of reading. `fresh` begins with an empty store every time."""
@@ -104,21 +114,28 @@ class Way:
     fresh: bool = False
     starts: int = 0
 
-    def take(self, batches: int, seconds: float) -> tuple[torch.Tensor, float]:
-        """The first batch's frames, and pairs per second over at least `batches` more, and `seconds` if not fresh."""
+    def take(self, batches: int, seconds: float) -> tuple[torch.Tensor, Rate]:
+        """The first batch's frames, and the rate over at least `batches` more, and `seconds` if not fresh."""
         if self.folder is not None:
             folder = self.folder / str(self.starts) if self.fresh else self.folder
             self.pairs.reader.store = FrameStore(self.pairs.windows.index, RESOLUTION, folder)
         self.starts += 1
         loader = pair_loader(self.pairs, BATCH, workers=WORKERS)
         first = next(loader)["frames"]  # from here on the workers are at work, and ahead by as much as at the end
-        started, taken = time.perf_counter(), 0
+        used, started, taken = processor_seconds(), time.perf_counter(), 0
         while taken < batches or (not self.fresh and time.perf_counter() - started < seconds):
             next(loader)
             taken += 1
-        rate = taken * BATCH / (time.perf_counter() - started)
+        pairs = taken * BATCH
+        rate = Rate(pairs / (time.perf_counter() - started), (processor_seconds() - used) / pairs)
         del loader  # ends its workers, which would go on reading ahead
         return first, rate
+
+
+def processor_seconds() -> float:
+    """Time that this process and its workers have had on a processor: it does not count what others take of it."""
+    me = psutil.Process()
+    return sum(sum(p.cpu_times()[:2]) for p in (me, *me.children(recursive=True)))
 
 
 @pytest.mark.parametrize("videos", SETS, ids=lambda v: f"gop{v.gop}")
@@ -136,7 +153,7 @@ def test_data(benchmark, quick, capsys, tmp_path, videos):
         "ours": Way(kept, tmp_path / "kept"),
     }
     fill(FramePairs(windows, RESOLUTION, seed=0, store=FrameStore(index, RESOLUTION, tmp_path / "kept")))
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[Rate]] = {name: [] for name in ways}
     for _ in range(1 if quick else ROUNDS):
         expected = None
         for name, way in ways.items():
@@ -144,8 +161,8 @@ def test_data(benchmark, quick, capsys, tmp_path, videos):
             expected = first if expected is None else expected
             assert torch.equal(first, expected), f"{name}: wrong frames"
             rates[name].append(rate)
-    medians = {name: statistics.median(r) for name, r in rates.items()}
-    benchmark.extra_info.update(medians)
+    medians = {name: Rate(*map(statistics.median, zip(*r, strict=True))) for name, r in rates.items()}
+    benchmark.extra_info.update({name: rate.pairs for name, rate in medians.items()})
     benchmark.pedantic(lambda: ways["ours"].take(batches, SECONDS), rounds=1)
     size = sum(f.stat().st_size for f in (tmp_path / "videos").iterdir()) / (videos.count * videos.frames)
     title = f"{videos.count} videos of {videos.frames} frames, keyframe every {videos.gop}, {size:,.0f} bytes a frame"
@@ -153,9 +170,11 @@ def test_data(benchmark, quick, capsys, tmp_path, videos):
         {
             "case": f"data gop{videos.gop}",
             "path": name,
-            "pairs/s": f"{rate:,.0f}",
-            "MB/s": f"{rate * BYTES / 1e6:.1f}",
-            "speed-up": f"{rate / medians['naive']:.2f}x",
+            "pairs/s": f"{rate.pairs:,.0f}",
+            "MB/s": f"{rate.pairs * BYTES / 1e6:.1f}",
+            "speed-up": f"{rate.pairs / medians['naive'].pairs:.2f}x",
+            "processor time": f"{rate.processor * 1e3:.2f} ms/pair",
+            "less by": f"{medians['naive'].processor / rate.processor:.2f}x",
         }
         for name, rate in medians.items()
     ]

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in argv[:1]:  # the others' imports are not needed to run this one
             modules[name] = importlib.import_module(module)
             modules[name].configure(sub)
-    args = parser.parse_args(argv)
+    args = parser.parse_args([_dashed(word) for word in argv])
     try:
         return modules[args.command].run(args)
     except UserError as error:
@@ -38,3 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"digan {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _dashed(word: str) -> str:
+    """A flag with dashes for underscores, which training takes too; its value as it is."""
+    flag, equals, value = word.partition("=")
+    return (flag.replace("_", "-") if flag.startswith("--") else flag) + equals + value

@@ -17,9 +17,9 @@ from PIL import Image
 from digan.files import atomic_path
 
 Frames = torch.Tensor | np.ndarray
-# Visually lossless for x264; the usual range is 18 (this) to 28 (visibly compressed). The same frames give the same file:
-# the bits depend on the number of threads, and the macroblock tree reads memory that was never written where the width
-# is no multiple of 128 (x264 core 165).
+# Visually lossless for x264; the usual range is 18 (this) to 28 (visibly compressed). The same frames give the same
+# file, but for two things: bits depend on the number of threads, and the macroblock tree reads memory that was never
+# written where the width is no multiple of 128 (x264 core 165).
 _X264 = {"crf": "18", "threads": "4", "mbtree": "0"}
 # Fixed quantiser of the mpeg4 fallback, in units of FF_QP2LAMBDA = 118 (libavutil/avutil.h); 2 is the best of 2..31.
 _MPEG4_QUALITY = 2 * 118

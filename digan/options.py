@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from typing import Any, NoReturn
 
 import torch
@@ -140,4 +140,5 @@ def _check(config: TrainConfig) -> TrainConfig:
         draw_augment(config.aug_policy(), 0, torch.Generator())
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    return config
+    # Results are filed under a protocol's whole name, which `fid` and others abbreviate.
+    return replace(config, metrics=",".join(p.name for p in protocols) or "none")

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ MODES = {
     "motion-grid": {"contents": 4, "motions": 4, "indices": None, "motion_indices": None},
     "interpolate": {"steps": 8, "indices": None, "motion_indices": None},
 }
-GRID = "grid"
 GRID_PIXELS = 2048 * 2048  # of a frame: the encoder holds tens of them
 MOST_PIXELS = 8192  # a side of a video that players still take
 
@@ -108,19 +107,21 @@ def run(args: argparse.Namespace) -> int:
     args.format = args.format or (["png"] if len(sampler.times) == 1 else ["mp4", "gif", "png"])
     _check_sides(args, *sampler.size)
     shown, columns = _layout(args, plan, *sampler.size)
+    asked = len(plan.clips)
+    if args.only == "grid":
+        plan = replace(plan, clips=plan.clips[:shown])
     try:
-        files = _make(args, plan, sampler, shown, columns)
+        files, grid = _make(args, plan, sampler, shown, columns)
         with atomic_path(args.outdir / "sample.json") as path:
-            path.write_text(json.dumps(_record(args, plan, sampler, network, files), indent=1))
+            path.write_text(json.dumps(_record(args, plan, sampler, network, files + grid), indent=1))
     except OSError as error:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     height, width = sampler.size
-    print(
-        f"{_count(len(plan.clips), 'clip')} of {_count(len(sampler.times), 'frame')}, {width}x{height}: {args.outdir}"
-    )
+    what = f"{_count(len(plan.clips), 'clip')} of {_count(len(sampler.times), 'frame')}, {width}x{height} pixels"
+    print(f"{what}: {args.outdir}")
     if shown:
-        first = "" if shown == len(plan.clips) else f", the first {shown} of them"
-        print(f"  side by side{first}: {', '.join(file.name for file in files if file.stem.startswith(GRID))}")
+        first = "" if shown == asked else f", the first {shown} of {asked}"
+        print(f"  side by side{first}: {', '.join(file.name for file in grid)}")
     print("  all settings: sample.json")
     return 0
 
@@ -129,8 +130,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def _make(args: argparse.Namespace, plan: Plan, sampler: Sampler, shown: int, columns: int) -> list[Path]:
-    """Renders every clip and writes the files, which are returned."""
+def _make(
+    args: argparse.Namespace, plan: Plan, sampler: Sampler, shown: int, columns: int
+) -> tuple[list[Path], list[Path]]:
+    """Renders every clip and writes the files: those of single clips and those of the grid are returned."""
     outputs = Outputs(args.outdir, args.format, args.fps, args.slice_row)
     args.outdir.mkdir(parents=True, exist_ok=True)
     count, frames = len(plan.clips), len(sampler.times)
@@ -146,9 +149,8 @@ def _make(args: argparse.Namespace, plan: Plan, sampler: Sampler, shown: int, co
                 files += outputs.write(clip.name, [on_disk])
             if index < shown:
                 spooled.append(on_disk)
-        if shown:
-            files += outputs.write(GRID, spooled, columns)
-    return files
+        grid = outputs.write("grid", spooled, columns) if shown else []
+    return files, grid
 
 
 def _frames(args: argparse.Namespace, sampler: Sampler, clip: ClipPlan) -> Iterator[torch.Tensor]:

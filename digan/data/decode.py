@@ -61,8 +61,9 @@ class VideoReader:
     ) -> list[np.ndarray]:
         """Frames `indices`, in any order and with repeats, as uint8 RGB [R,R,3]. Raises UnreadableVideo.
 
-        Every frame that was decoded without damage is given to `keep`, and with them those of `passing` (ascending)
-        that lie between the keyframe and a wanted frame: most of them have to be decoded anyway.
+        Those that were decoded without a sign of damage are given to `keep`, and so are those of `passing` (ascending)
+        that lie between the keyframe and a wanted frame. With `keep` no frame is skipped: damage does not always show,
+        and whatever the decoder makes of it then depends on the frames before alone, not on what else was wanted.
         """
         wanted = sorted(set(indices))
         pictures = {}
@@ -90,7 +91,8 @@ class VideoReader:
         video, labels = self.video, self._timing.labels
         by_packet = self._timing.clock == "pts"
         # Frames that nothing refers to are decoded only when fetched. Later ones a read that continues here may want.
-        self._skip_below = labels[fetched[-1]] if by_packet and video.codec in _SKIPPING_CODECS else NO_TIME
+        skips = by_packet and keep is None and video.codec in _SKIPPING_CODECS
+        self._skip_below = labels[fetched[-1]] if skips else NO_TIME
         self._fetch = {int(labels[i]) for i in fetched} if by_packet else set()
         self._unfed = set() if self.onward else set(self._fetch)
         self._drained = False
@@ -119,7 +121,6 @@ class VideoReader:
             self._seek(start)
         self._position = index + 1
         for ordinal, frame in self._frames:
-            self._sound &= not frame.is_corrupt
             if ordinal == index:
                 return frame
             if ordinal > index:
@@ -168,8 +169,8 @@ class VideoReader:
             arrived = (first.pts, first.dts)[column]
             point = int(np.searchsorted(points[:, column], NO_TIME if arrived is None else arrived))
             if point <= start and points[point, column] == arrived:
-                self._frames = self._decoded(demuxed, first, int(self._timing.seek_frames[point]))
                 self._sound = True  # nothing that was decoded since is damaged
+                self._frames = self._decoded(demuxed, first, int(self._timing.seek_frames[point]))
                 return
         self._restart()
 
@@ -181,7 +182,6 @@ class VideoReader:
         Frames before `ordinal` that come out after a seek refer to pictures before the keyframe: they are left out.
         """
         labels, clock = self._timing.labels, self._timing.clock
-        first = labels[ordinal] if clock == "pts" else NO_TIME
         while True:
             if packet is None:
                 try:
@@ -190,7 +190,7 @@ class VideoReader:
                     return
             self._choose_skipping(packet)
             self.packets_decoded += 1
-            for frame in self._fed(packet, first):
+            for frame in self._fed(packet):
                 label = None if clock == "count" else getattr(frame, clock)
                 if label is not None:
                     found = int(np.searchsorted(labels, label))
@@ -199,20 +199,19 @@ class VideoReader:
                     ordinal = found
                 # Without a label: a decoder that is being emptied at the end of the file gives no times any more.
                 if ordinal < len(labels):
+                    self._sound &= not frame.is_corrupt
                     yield ordinal, frame
                 ordinal += 1
             if self._drained:
                 return
             packet = None
 
-    def _fed(self, packet: av.Packet, first: int) -> list[av.VideoFrame]:
+    def _fed(self, packet: av.Packet) -> list[av.VideoFrame]:
         """What the decoder gives for a packet; all that it holds, once it was fed every fetched frame."""
         try:
             frames = packet.decode()
         except READ_ERRORS:
-            frames = []
-            # Frames shown before the keyframe that decoding started at cannot be decoded, which is no damage.
-            self._sound &= packet.pts is not None and packet.pts < first
+            frames, self._sound = [], False
         if packet.pts in self._unfed:
             self._unfed.remove(packet.pts)
             if not self._unfed:
@@ -305,7 +304,7 @@ class FrameReader:
         return np.stack(frames).transpose(0, 3, 1, 2)  # [n,3,R,R]
 
     def _decode(self, video: Video, indices: list[int]) -> list[np.ndarray]:
-        if self.store is None:
+        if self.store is None or not self.store.holds(video):
             return self.reader(video).read(indices, self.resolution)
         passing = _NONE if self.onward else self.store.absent(video)
         return self.reader(video).read(indices, self.resolution, passing, partial(self.store.put, video))

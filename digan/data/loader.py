@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from itertools import chain, pairwise
 from multiprocessing.context import BaseContext
 
 import torch
@@ -86,17 +87,13 @@ def on_device(batches: Iterator[dict[str, torch.Tensor]], device: torch.device) 
         return
     copies = torch.cuda.Stream(device)
 
-    def sent() -> tuple[dict[str, torch.Tensor], torch.cuda.Event] | None:
-        batch = next(batches, None)
-        if batch is None:
-            return None
+    def send(batch: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.cuda.Event]:
         with torch.cuda.stream(copies):
             there = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             return there, copies.record_event()
 
-    ahead = sent()
-    while ahead is not None:
-        (batch, copied), ahead = ahead, sent()
+    # A pair is complete, and the first of it given away, when the copy of the second is on its way.
+    for (batch, copied), _ in pairwise(chain(map(send, batches), [None])):
         user = torch.cuda.current_stream(device)
         user.wait_event(copied)
         for tensor in batch.values():

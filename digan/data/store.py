@@ -81,6 +81,10 @@ class FrameStore:
         whose = "frames" if videos == len(index.videos) else f"frames of {videos:,} of {len(index.videos):,} videos"
         return f"{whose} are decoded once and kept in {self.path}, at most {self.bytes / 1e6:,.0f} MB"
 
+    def holds(self, video: Video) -> bool:
+        """Whether the frames of `video` have a place; whether any are there is another question."""
+        return video.name in self._first
+
     def get(self, video: Video, indices: Iterable[int]) -> dict[int, np.ndarray]:
         """Those of the frames that are there."""
         first = self._first.get(video.name)

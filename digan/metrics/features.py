@@ -28,26 +28,33 @@ class Extractor(Interface):
 
 
 class RandomFeatures:
-    """A fixed random 3-D convolutional network: features that need no download.
+    """Features that need no download: a fixed random 3-D network, and statistics of fixed random filters.
 
     Distances on them are comparable between runs of this project only; `name` changes whenever the numbers do. Clips
-    of any size are first resized to 64x64, so that resolutions can be compared. The network sees appearance and motion
-    apart: half of the first layer's filters read the frames, the other half the differences of successive frames,
-    which move less. Most filters of the first layer have no mean, as natural images would otherwise drown detail
-    (blur, noise) in brightness. Each layer is read out as three statistics per channel: the mean, and the logarithms of
-    the standard deviations over space (of the mean frame) and over time (of each place). The logarithm weighs relative
-    changes alike, whether a channel's contrast is large or small. These statistics see blur, noise, missing variety and
-    frozen, shuffled or slowed frames, but hardly time reversal or misplaced parts.
+    of any size are first resized to 64x64, so that resolutions can be compared.
 
-    `dim` is 216, below the 256 clips of the usual protocol, so that covariances are regular.
+    108 features are those of the network, which sees appearance and motion apart: half of the first layer's filters
+    read the frames, the other half the differences of successive frames, which move less. Most filters of the first
+    layer have no mean, as natural images would otherwise drown detail in brightness. Each layer is read out as three
+    statistics per channel: the mean, and the logarithms of the standard deviations over space (of the mean frame) and
+    over time (of each place). The logarithm weighs relative changes alike, whether a channel's contrast is large or
+    small. 36 are statistics of small filters (`_filter_statistics`) that vary little between real clips, but much with
+    what may be wrong with generated ones: sharpness, steadiness and direction of change.
+
+    `dim` is 144, well below the 256 clips of the usual protocol, so that covariances are regular.
     """
 
-    name = "random3d-v1"
+    name = "random3d-v2"
     _SIZE = 64
-    _WIDTHS = (16, 24, 32)
-    dim = 3 * sum(_WIDTHS)
+    _WIDTHS = (8, 12, 16)
+    _PAIRS = 12  # of filters
+    dim = 3 * sum(_WIDTHS) + 3 * _PAIRS
     _MOTION_GAIN = 4.0  # frame differences are several times smaller than frames
     _LOG_FLOOR = 0.02  # below this standard deviation (inputs span [-1, 1]) a channel counts as constant
+    _DETAIL_FLOOR = 0.005  # the same for small filters, whose responses are smaller
+    _CHANGE_FLOOR = 0.002  # and for their changes
+    # Chosen on real clips: large enough to be seen beside the scatter of the network's features, no larger.
+    _SHARPNESS, _STEADINESS, _DIRECTION = 4.0, 2.0, 5.0
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         # A CPU generator in float32, so that every device and process gets the same weights.
@@ -61,37 +68,78 @@ class RandomFeatures:
             norm = weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
             self._weights.append((weight * (math.sqrt(2) / norm)).to(device))
             channels = width
+        filters = torch.randn(2 * self._PAIRS, 1, 3, 3, generator=generator)
+        filters -= filters.mean((2, 3), keepdim=True)
+        self._filters = (filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).to(device)
 
     @torch.no_grad()
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 [N,T,3,H,W] on any device, T >= 1 -> float32 [N,216] on the network's device."""
+        """uint8 [N,T,3,H,W] on any device, T >= 1 -> float32 [N,144] on the network's device."""
         device = self._weights[0].device
         with full_precision(device):
-            x = self._inputs(clips.to(device))
-            statistics = []
-            for index, weight in enumerate(self._weights):
-                stride = (1 if index == 0 else 2, 2, 2)
-                x = F.leaky_relu(F.conv3d(x, weight, stride=stride, padding=1), 0.2)  # [N,C,T',H',W']
-                mean = x.flatten(2).mean(2)  # [N,C]
-                still = x.mean(2)  # [N,C,H',W']
-                over_space = (still - mean[..., None, None]).square().flatten(2).mean(2).sqrt()  # [N,C]
-                over_time = (x - still.unsqueeze(2)).square().flatten(2).mean(2).sqrt()  # [N,C]
-                statistics.append(mean)
-                statistics += [torch.log(deviation + self._LOG_FLOOR) for deviation in (over_space, over_time)]
-            return torch.cat(statistics, 1)
+            frames = self._frames(clips.to(device))
+            return torch.cat([self._network_statistics(frames), self._filter_statistics(frames)], 1)
 
-    def _inputs(self, clips: torch.Tensor) -> torch.Tensor:
-        """Frames in [-1, 1] and their amplified differences, the first one zero: [N,6,T,64,64]."""
+    def _frames(self, clips: torch.Tensor) -> torch.Tensor:
+        """Values in [-1, 1]: [N,3,T,64,64]."""
         count, times = clips.shape[:2]
         frames = clips.flatten(0, 1).float() / 127.5 - 1  # [N*T,3,H,W]
         if max(frames.shape[2:]) > self._SIZE:
             frames = F.interpolate(frames, size=(self._SIZE, self._SIZE), mode="area")
         else:
             frames = F.interpolate(frames, size=(self._SIZE, self._SIZE), mode="bilinear", align_corners=False)
-        frames = frames.view(count, times, 3, self._SIZE, self._SIZE).transpose(1, 2)  # [N,3,T,64,64]
+        return frames.view(count, times, 3, self._SIZE, self._SIZE).transpose(1, 2)
+
+    def _network_statistics(self, frames: torch.Tensor) -> torch.Tensor:
+        """[N,3,T,64,64] -> [N,108]."""
         motion = torch.zeros_like(frames)
         motion[:, :, 1:] = (frames[:, :, 1:] - frames[:, :, :-1]) * self._MOTION_GAIN
-        return torch.cat([frames, motion], 1)
+        x = torch.cat([frames, motion], 1)  # [N,6,T,64,64]
+        statistics = []
+        for index, weight in enumerate(self._weights):
+            stride = (1 if index == 0 else 2, 2, 2)
+            x = F.leaky_relu(F.conv3d(x, weight, stride=stride, padding=1), 0.2)  # [N,C,T',H',W']
+            mean = x.flatten(2).mean(2)  # [N,C]
+            still = x.mean(2)  # [N,C,H',W']
+            over_space = (still - mean[..., None, None]).square().flatten(2).mean(2).sqrt()  # [N,C]
+            over_time = (x - still.unsqueeze(2)).square().flatten(2).mean(2).sqrt()  # [N,C]
+            statistics.append(mean)
+            statistics += [torch.log(deviation + self._LOG_FLOOR) for deviation in (over_space, over_time)]
+        return torch.cat(statistics, 1)
+
+    def _filter_statistics(self, frames: torch.Tensor) -> torch.Tensor:
+        """[N,3,T,64,64] -> [N,36], of pairs (f, g) of filters of the grey frames.
+
+        - Sharpness: the logarithm of f's strength in the frames over its strength in frames of half the size.
+        - Steadiness: the logarithm of how much the strength of f's change varies over time. Frozen and repeated frames
+          and a wrong order are far from the steady flow of a video.
+        - Direction, in [-1, 1]: the mean of f dg - g df, d the change to the next frame, over that of its absolute
+          value. It is as large whether things move fast or slowly, and changes its sign when time runs backwards.
+        """
+        f, g = self._filtered(frames, stride=2)  # [N,T,P,H',W'] each; every other place is enough
+        halves = F.avg_pool2d(frames.flatten(1, 2), 2).unflatten(1, frames.shape[1:3])
+        coarse, _ = self._filtered(halves, stride=1)
+        detail, coarse_detail = (x.square().mean((1, 3, 4)).sqrt() + self._DETAIL_FLOOR for x in (f, coarse))  # [N,P]
+
+        if f.shape[1] > 1:
+            df, dg = f[:, 1:] - f[:, :-1], g[:, 1:] - g[:, :-1]
+        else:
+            df, dg = torch.zeros_like(f), torch.zeros_like(g)
+        strength = df.square().mean((3, 4)).sqrt()  # [N,T-1,P]
+        mean = strength.mean(1)  # [N,P]
+        variation = (strength - mean.unsqueeze(1)).square().mean(1).sqrt()  # [N,P]
+        # The smaller floor makes clips without any change the least steady of all.
+        steadiness = torch.log((variation + self._CHANGE_FLOOR) / (mean + self._CHANGE_FLOOR / 4) + 0.1)
+        turning = f[:, : df.shape[1]] * dg - g[:, : dg.shape[1]] * df
+        direction = turning.mean((1, 3, 4)) / (turning.abs().mean((1, 3, 4)) + self._CHANGE_FLOOR**2)
+        sharpness = torch.log(detail / coarse_detail)
+        return torch.cat([self._SHARPNESS * sharpness, self._STEADINESS * steadiness, self._DIRECTION * direction], 1)
+
+    def _filtered(self, frames: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pairs of filters of the grey frames: [N,3,T,H,W] -> twice [N,T,P,H',W']."""
+        grey = frames.mean(1).flatten(0, 1).unsqueeze(1)  # [N*T,1,H,W]
+        responses = F.conv2d(grey, self._filters, stride=stride).unflatten(0, frames.shape[0:3:2])
+        return responses[:, :, ::2], responses[:, :, 1::2]
 
 
 def _split_appearance_and_motion(weight: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""A training configuration that is small enough for tests, and batches for it."""
+"""A training configuration that is small enough for tests, batches for it, and where real video lies."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,3 +61,12 @@ def real_batch():
         return {"frames": frames, "delta_t": torch.rand(n, generator=generator), "label": labels}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real video beside the checkout; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).parents[2].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder

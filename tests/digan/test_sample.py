@@ -257,12 +257,16 @@ def test_classes_by_number_and_name(run, network):
 def test_a_large_grid_shows_the_first_clips(run, monkeypatch, capsys):
     monkeypatch.setattr(sample, "GRID_PIXELS", 4 * 64 * 64 + 1)
     _, folder = run("--videos 6 --frames 2 --format mp4")
-    assert "the first 4 of them" in capsys.readouterr().out
+    assert "the first 4 of 6" in capsys.readouterr().out
     assert read_video(folder / "grid.mp4").shape == (2, 128, 128, 3)
     assert len(content_of(folder)) == 7
     _, small = run("--videos 6 --frames 2 --format mp4 --only videos", name="small")
     small = content_of(small)
     assert {name: data for name, data in content_of(folder).items() if name != "grid.mp4"} == small
+    _, alone = run("--videos 6 --frames 2 --format mp4 --only grid", name="alone")
+    assert content_of(alone) == {"grid.mp4": (folder / "grid.mp4").read_bytes()}
+    assert len(json.loads((alone / "sample.json").read_text())["clips"]) == 4
+    assert "the first 4 of 6" in capsys.readouterr().out
 
 
 def test_only_the_grid(run):

@@ -90,12 +90,3 @@ def frame_folder() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def number() -> Callable[[np.ndarray], int]:
     return number_of
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Real video beside the checkout; tests that need it are skipped where it is absent."""
-    folder = Path(__file__).parents[3].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import islice
 
 import pytest
@@ -95,6 +96,51 @@ def test_batches_stay_as_they_are_on_the_cpu():
     first = next(there)
     assert asked == [0]  # nothing to copy, so nothing is waited for
     assert [int(b["frames"][0, 0]) for b in [first, *there]] == [0, 1, 2]
+
+
+def test_a_batch_is_used_while_the_next_one_is_copied(monkeypatch):
+    """The order of what a GPU is asked to do, with stand-ins for its streams and tensors."""
+    done = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def record_event(self):
+            return [action for action in done if action[0] == "copy"][-1]
+
+        def wait_event(self, event):
+            done.append(("wait", event[1]))
+
+    class Tensor:
+        def __init__(self, number):
+            self.number = number
+
+        def to(self, device, non_blocking):
+            assert device.type == "cuda"
+            assert non_blocking
+            done.append(("copy", self.number, current[-1].name))
+            return self
+
+        def record_stream(self, stream):
+            done.append(("hold", self.number, stream.name))
+
+    current = [Stream("default")]
+
+    @contextlib.contextmanager
+    def stream(other):
+        current.append(other)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copies"))
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    for batch in on_device(({"frames": Tensor(i)} for i in range(3)), torch.device("cuda")):
+        done.append(("use", batch["frames"].number))
+    one = [[("copy", i, "copies"), ("wait", i), ("hold", i, "default"), ("use", i)] for i in range(3)]
+    assert done == [one[0][0], one[1][0], *one[0][1:], one[2][0], *one[1][1:], *one[2][1:]]
+    assert not list(on_device(iter([]), torch.device("cuda")))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -81,7 +81,7 @@ def test_value_is_the_distance_of_the_features():
     network = RandomFeatures()
     assert result["value"] == pytest.approx(frechet_distance(network(reals), network(fakes)), rel=1e-4)
     assert (result["metric"], result["n_real"], result["n_fake"]) == ("rfvd8_4f", 7, 5)
-    assert result["features"] == "random3d-v1"
+    assert result["features"] == "random3d-v2"
     assert result["seconds"] > 0
 
 

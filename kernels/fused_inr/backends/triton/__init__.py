@@ -14,6 +14,8 @@ from fused_inr.kernel import Kernel
 from fused_inr.primitives import bias_act, minibatch_stddev, upfirdn2d
 
 MOST_SAMPLES = 64  # of a group of minibatch_stddev: a program holds all of them at a few positions
+OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward")
+"""The ops of `fused_inr.primitives` that are registered for tensors on a device; functions of `images`."""
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
@@ -43,5 +45,5 @@ def _register(op: str) -> None:
         return getattr(importlib.import_module(f"{__name__}.images"), op)(*arguments)
 
 
-for _op in ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward"):
+for _op in OPS:
     _register(_op)

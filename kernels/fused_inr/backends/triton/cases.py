@@ -27,7 +27,7 @@ class Case:
     matrix_instructions: bool = False
 
 
-def _image(dtype: str, channels_last: bool, channels: int = 128, size: int = 64) -> Tensor:
+def _image(dtype: str, channels_last: bool, channels: int = 128, size: int = 128) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(8, channels, size, size, dtype=_TYPES[dtype], device="meta").to(memory_format=layout)
 
@@ -49,7 +49,7 @@ def _slope(dtype: str, channels_last: bool, act: str, from_output: bool) -> list
 
 
 def _upfirdn2d(dtype: str, channels_last: bool, up: int, down: int, taps: int) -> list[Launch]:
-    size = 64 * up // down
+    size = 128 * up // down
     arguments = (_numbers(taps, taps), [up, up], [down, down], [taps // 2, taps // 2], [size, size])
     return upfirdn.forward(_image(dtype, channels_last), *arguments)[1]
 

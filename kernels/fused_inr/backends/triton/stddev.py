@@ -1,6 +1,6 @@
 """Minibatch standard deviation and its gradient; statistics in float32.
 
-A group is the samples m, m + M, m + 2 M, ... of N = G M; its channels come in runs of C/planes, each a stretch of memory
+A group is the samples m, m + M, m + 2 M, ... of N = G M; channels come in runs of C/planes, each a stretch of memory
 of every sample, which gives one plane. A job is one run of one group; a program holds all samples of a job at some
 positions of the run, so that what it needs of x is read once.
 """
@@ -13,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two, tile_elements
+
+MOST_AT_ONCE = 1024  # tiles' sums, or pixels, that a program adds or fills at once
 
 
 @triton.jit
@@ -149,7 +151,10 @@ def forward(x: Tensor, group: int, channels: int) -> tuple[Tensor, list[Launch]]
     partial = x.new_empty(jobs.count * jobs.tiles, dtype=torch.float32)
     shared = {"out": out, "partial": partial} | jobs.arguments()
     counts = {"tiles": jobs.tiles, "pixels": jobs.pixels}
-    blocks = {"TILES": min(power_of_two(jobs.tiles), 1024), "PIXELS": min(power_of_two(jobs.pixels), 1024)}
+    blocks = {
+        "TILES": min(power_of_two(jobs.tiles), MOST_AT_ONCE),
+        "PIXELS": min(power_of_two(jobs.pixels), MOST_AT_ONCE),
+    }
     return out, [
         Launch(deviation_kernel, jobs.count * jobs.tiles, {"x": x} | shared | jobs.tile()),
         Launch(plane_kernel, jobs.count * group, shared | counts | blocks),

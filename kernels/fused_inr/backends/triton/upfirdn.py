@@ -16,7 +16,7 @@ _TILE_ELEMENTS = 1024
 def _first(o, pad, lift, UP: tl.constexpr, DOWN: tl.constexpr):
     """The first tap of outputs `o` that meets a pixel and not an inserted zero, and that pixel.
 
-    Zeros may be to the left of all pixels; `lift` pixels are added to and taken from all places so that none is negative.
+    Padding is to the left of all pixels: `lift` pixels are added to all places and taken off, so that none is negative.
     """
     place = o * DOWN - pad + lift * UP
     pixel = (place + UP - 1) // UP

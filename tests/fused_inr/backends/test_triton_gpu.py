@@ -60,7 +60,7 @@ def test_values_and_derivatives(channels_last, dtype):
         exact = results(*(t.cpu().double() for t in given))
     for name, a, b in zip(("y", "dx", "dbias", "penalty"), found, exact, strict=True):
         error = (a.detach().cpu().double() - b.detach()).norm() / b.detach().norm()
-        assert error <= TOLERANCES[dtype] * (2 if name == "penalty" else 1), name
+        assert error <= TOLERANCES[dtype] * (10 if name == "penalty" else 1), name
 
 
 @TYPES

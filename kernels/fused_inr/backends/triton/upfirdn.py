@@ -8,8 +8,9 @@ from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
 from fused_inr.primitives import layout
 from fused_inr.primitives.upfirdn2d import output
 
-# Output pixels x planes of a tile, whatever the type: the taps share what the first of them loads into the L1 cache.
-_TILE_ELEMENTS = 1024
+# Output pixels x planes of a tile by whether the channels lie together, whatever the type: twice as many of contiguous
+# images, which are loaded one by one, take most of a thread's registers.
+_TILE_ELEMENTS = {True: 1024, False: 512}
 
 
 @triton.jit
@@ -91,11 +92,12 @@ def upfirdn2d_kernel(
 
 def _tile(out_width: int, out_height: int, planes: int, channels_last: bool) -> tuple[int, int, int]:
     """Width, height and planes of a tile."""
+    elements = _TILE_ELEMENTS[channels_last]
     tile_x = min(power_of_two(out_width), 4 if channels_last else 64)
     tile_planes = min(power_of_two(planes), 64) if channels_last else 1  # 64 of them are whole cache lines
-    tile_y = min(power_of_two(out_height), _TILE_ELEMENTS // (tile_x * tile_planes))
+    tile_y = min(power_of_two(out_height), elements // (tile_x * tile_planes))
     if not channels_last:  # several planes only where an image is smaller than a tile
-        tile_planes = min(power_of_two(planes), _TILE_ELEMENTS // (tile_x * tile_y))
+        tile_planes = min(power_of_two(planes), elements // (tile_x * tile_y))
     return tile_x, tile_y, tile_planes
 
 

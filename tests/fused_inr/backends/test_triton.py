@@ -14,7 +14,7 @@ from fused_inr.backends import triton as backend
 
 KERNEL_TESTS = Path(__file__).with_name("triton_kernels")
 # Kernels without matrix products are bound by memory, whose latency is hidden by programs that share a multiprocessor:
-# its 64k registers hold at least 4 programs of 4 warps with as many as this.
+# its 64k registers hold 4 programs of 4 warps with as many as this.
 MOST_REGISTERS = 128
 
 
@@ -100,16 +100,18 @@ def test_resources_of_every_kernel(case, target, triton):
     check_resources(case, target)
 
 
-@pytest.mark.parametrize("case", ["bias_act-lrelu-bfloat16-channels_last", "bias_act-lrelu-float32-contiguous"])
-def test_tensors_are_read_once_in_wide_loads(case, triton):
+@pytest.mark.parametrize(
+    ("case", "stores"), [("bias_act-lrelu-bfloat16-channels_last", 2), ("bias_act-lrelu-float32-contiguous", 4)]
+)
+def test_tensors_are_read_once_in_wide_loads(case, stores, triton):
     from fused_inr.backends.triton import aot
     from fused_inr.backends.triton.cases import CASES
 
     (launch,) = next(each for each in CASES if each.name == case).launches()
     ptx = aot.compiled(launch, "sm_90").asm["ptx"]
-    assert ptx.count("ld.global.v4.b32") == 2 * ptx.count("st.global.v4.b32") == 8  # x and the residual
-    assert ptx.count("ld.global") == 9  # and the bias
-    assert ptx.count("st.global") == 4
+    assert ptx.count("ld.global.v4.b32") == 2 * stores  # x and the residual
+    assert ptx.count("ld.global") == 2 * stores + 1  # and the bias
+    assert ptx.count("st.global") == stores
 
 
 def test_spills_are_seen(triton):

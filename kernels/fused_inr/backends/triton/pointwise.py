@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_inr.backends.triton.activations import activated, slope
-from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two, tile_elements
+from fused_inr.backends.triton.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 from fused_inr.primitives import layout
 
 # Programs that sum take as many tiles as leave this many programs. It depends on no device, so sums have the same bits
@@ -151,9 +151,8 @@ class _Tiling:
         outer, self.channels, inner = layout.extents(x, dim)
         self.column_lanes = inner == 1
         self.rows, self.cols = (outer, self.channels) if self.column_lanes else (outer * self.channels, inner)
-        elements = tile_elements(x.dtype)
-        self.tile_cols = min(power_of_two(self.cols), elements)
-        self.tile_rows = elements // self.tile_cols
+        self.tile_cols = min(power_of_two(self.cols), TILE_ELEMENTS)
+        self.tile_rows = TILE_ELEMENTS // self.tile_cols
         tiles = cdiv(self.rows, self.tile_rows), cdiv(self.cols, self.tile_cols)
         self.tiles_along, self.lane_tiles = tiles if self.column_lanes else tiles[::-1]
         self.lanes = self.cols if self.column_lanes else self.rows

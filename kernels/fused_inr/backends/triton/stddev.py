@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two, tile_elements
+from fused_inr.backends.triton.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 
 MOST_AT_ONCE = 1024  # tiles' sums, or pixels, that a program adds or fills at once
 
@@ -131,7 +131,7 @@ class _Jobs:
         self.length = inputs // channels * self.pixels
         self.sample, self.out_sample = inputs * self.pixels, (inputs + channels) * self.pixels
         self.samples = power_of_two(group)
-        self.positions = max(1, min(power_of_two(self.length), tile_elements(x.dtype) // self.samples))
+        self.positions = max(1, min(power_of_two(self.length), TILE_ELEMENTS // self.samples))
         self.tiles = cdiv(self.length, self.positions)
 
     def arguments(self) -> dict[str, int]:

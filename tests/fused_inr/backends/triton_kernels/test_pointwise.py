@@ -75,7 +75,7 @@ def test_a_number_has_no_axis(device):
 def test_sums_of_many_stretches(where, with_shift, lay_out, check, monkeypatch, device):
     """Programs that go over several tiles, the last of them over fewer."""
     monkeypatch.setattr(pointwise, "_SUMMING_PROGRAMS", 2)
-    monkeypatch.setattr(pointwise, "tile_elements", lambda dtype: 256)
+    monkeypatch.setattr(pointwise, "TILE_ELEMENTS", 256)
     x = lay_out(torch.randn(3, 5, 11, 35), where)
     gradient, shift = torch.randn_like(x), torch.randn(5, device=device) if with_shift else None
     out, partial, (launch,) = pointwise.backward(gradient, shift, x, None, False, True, "lrelu", 0.3, 1.3, None, 1)

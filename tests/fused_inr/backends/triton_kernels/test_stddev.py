@@ -48,7 +48,7 @@ def test_values_and_gradients(case, where, dtype, lay_out, check, exactly):
 
 
 def test_many_tiles_and_loops_over_them(check, exactly, monkeypatch, device):
-    monkeypatch.setattr(stddev, "tile_elements", lambda dtype: 8)
+    monkeypatch.setattr(stddev, "TILE_ELEMENTS", 8)
     monkeypatch.setattr(stddev, "MOST_AT_ONCE", 4)
     x = torch.randn(4, 6, 3, 5, device=device)
     check("y", minibatch_stddev(x, 2, 1), reference.minibatch_stddev(exactly(x), 2, 1))

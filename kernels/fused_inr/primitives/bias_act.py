@@ -132,7 +132,7 @@ def _slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
     with_gradient, with_shift = ctx.needs_input_grad[:2]
     if not (with_gradient or with_shift):
         return (None,) * 11
-    level = again_sums if ctx.with_sums else None
+    level = again_sums.contiguous() if ctx.with_sums else None  # autograd expands one number for a sum
     dense = layout.like(told, again)
     found, sums = _slope(dense, level, told, bias, ctx.from_output, with_shift, *ctx.options)
     return (found if with_gradient else None, sums if with_shift else None, *[None] * 9)

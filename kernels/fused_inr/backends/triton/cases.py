@@ -1,0 +1,79 @@
+"""The calls whose kernels are compiled ahead of time: one for every configuration that the project uses.
+
+A configuration is what Triton compiles anew for: tensor types, layout, block sizes and options; sizes only where they
+are 1 or divide by 16. Ops add theirs to `CASES`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fused_inr.backends.triton import pointwise, stddev, upfirdn
+from fused_inr.backends.triton.launch import Launch
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CURVED = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+_HALF = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call, on tensors without contents, and what is asked of the kernels it launches."""
+
+    name: str
+    launches: Callable[[], list[Launch]]
+    matrix_instructions: bool = False
+
+
+def _image(dtype: str, channels_last: bool, channels: int = 128, size: int = 128) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(8, channels, size, size, dtype=_TYPES[dtype], device="meta").to(memory_format=layout)
+
+
+def _numbers(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+def _bias_act(dtype: str, channels_last: bool, act: str) -> list[Launch]:
+    x = _image(dtype, channels_last)
+    return pointwise.forward(x, _numbers(128), x, act, 0.2, 2**0.5, 256.0, 1)[1]
+
+
+def _slope(dtype: str, channels_last: bool, act: str, from_output: bool) -> list[Launch]:
+    x = _image(dtype, channels_last)
+    first = pointwise.backward(x, None, x, _numbers(128), from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
+    again = pointwise.backward(x, _numbers(128), x, None, from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
+    return first if act in _CURVED else [*first, *again]
+
+
+def _upfirdn2d(dtype: str, channels_last: bool, up: int, down: int, taps: int) -> list[Launch]:
+    size = 128 * up // down
+    arguments = (_numbers(taps, taps), [up, up], [down, down], [taps // 2, taps // 2], [size, size])
+    return upfirdn.forward(_image(dtype, channels_last), *arguments)[1]
+
+
+def _minibatch_stddev(dtype: str) -> list[Launch]:
+    x = _image(dtype, False, 512, 4)
+    gradient = torch.empty(8, 513, 4, 4, dtype=x.dtype, device="meta")
+    return [*stddev.forward(x, 4, 1)[1], *stddev.backward(gradient, x, 4, 1)[1]]
+
+
+def _cases() -> Iterator[Case]:
+    for dtype in _TYPES:
+        for channels_last in (False, True):
+            where = f"{dtype}-{'channels_last' if channels_last else 'contiguous'}"
+            acts = ("lrelu", "linear", "relu", *_CURVED) if where == "float32-contiguous" else ("lrelu",)
+            for act in acts:
+                given = (dtype, channels_last, act)
+                yield Case(f"bias_act-{act}-{where}", lambda given=given: _bias_act(*given))
+                told = (*given, act not in _CURVED)
+                yield Case(f"bias_act_slope-{act}-{where}", lambda told=told: _slope(*told))
+            for up, down, taps in ((1, 2, 4), (2, 1, 4), (1, 1, 4)):
+                rates = (dtype, channels_last, up, down, taps)
+                yield Case(f"upfirdn2d-up{up}-down{down}-{where}", lambda rates=rates: _upfirdn2d(*rates))
+        yield Case(f"minibatch_stddev-{dtype}", lambda dtype=dtype: _minibatch_stddev(dtype))
+
+
+CASES: list[Case] = [*_cases()]

@@ -1,0 +1,110 @@
+"""Tensors of more than 2^31 elements: what the last program of each kernel writes.
+
+On a GPU all programs run. Interpreted, the last one does, on gigabytes of memory that nothing else touches: the
+operating system gives out pages when they are first touched.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from triton.runtime import interpreter
+
+from fused_inr.backends.triton import pointwise, stddev, upfirdn
+from fused_inr.backends.triton.launch import Launch
+
+TAIL = 8
+
+
+@pytest.fixture(autouse=True)
+def untouched_memory(nan_memory):
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture
+def run_last(monkeypatch, interpreted) -> Callable[[Launch], None]:
+    """Runs the last program of a launch, or all."""
+
+    def run(launch: Launch) -> None:
+        if not interpreted:
+            launch.run()
+            return
+        builder = interpreter.interpreter_builder
+        last = (launch.programs - 1, 0, 0)
+        monkeypatch.setattr(builder, "set_grid_idx", lambda *index: setattr(builder, "grid_idx", last))
+        # Its way of copying results back reads and writes every page.
+        monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
+        launch.kernel[(1,)](**launch.arguments)
+
+    return run
+
+
+@pytest.fixture
+def huge(device, interpreted) -> Callable[[tuple[int, ...], bool], torch.Tensor]:
+    """An image of zeros whose last elements are 1, 2, ..., TAIL."""
+
+    def make(shape: tuple[int, ...], channels_last: bool) -> torch.Tensor:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        x = torch.empty(shape, dtype=torch.bfloat16, memory_format=layout, device=device)
+        assert x.numel() > 1 << 31
+        if not interpreted:  # memory that comes fresh from the operating system is zero
+            x.zero_()
+        end(x).copy_(torch.arange(1, TAIL + 1))
+        return x
+
+    return make
+
+
+def end(x: torch.Tensor) -> torch.Tensor:
+    """The last elements of x in memory."""
+    return x.as_strided((TAIL,), (1,), x.numel() - TAIL)
+
+
+# In each, the last element's offset is beyond 2^31 also where only whole rows, planes or images count.
+SHAPES = {
+    "many-rows": ((3, 4, 1 << 14, (1 << 14) + 8), False),
+    "one-row": ((1, 1, 1, (1 << 31) + 8), False),
+    "channels_last": ((1, 8, 1 << 14, (1 << 14) + 8), True),
+    "channels_last-images": ((3, 8, 1 << 13, (1 << 14) + 8), True),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_bias_act(case, huge, run_last):
+    x = huge(*SHAPES[case])
+    out, (launch,) = pointwise.forward(x, None, None, "linear", 0.0, 2.0, None, 1)
+    run_last(launch)
+    assert torch.equal(end(out), 2 * end(x))
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_slope(case, huge, run_last, monkeypatch):
+    monkeypatch.setattr(pointwise, "_SUMMING_PROGRAMS", 1 << 30)  # many programs of one tile, not few of many
+    x = huge(*SHAPES[case])
+    out, partial, (launch,) = pointwise.backward(x, None, x, None, True, True, "linear", 0.0, 2.0, None, 1)
+    run_last(launch)
+    assert torch.equal(end(out), 2 * end(x))
+    assert partial.flatten()[-1] >= 2 * TAIL
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_upfirdn2d(case, huge, run_last):
+    x = huge(*SHAPES[case])
+    out, (launch,) = upfirdn.forward(
+        x, torch.full((1, 1), 2.0, device=x.device), [1, 1], [1, 1], [0, 0], list(x.shape[2:])
+    )
+    run_last(launch)
+    assert torch.equal(end(out), 2 * end(x))
+
+
+def test_minibatch_stddev(huge, run_last):
+    x = huge(*SHAPES["many-rows"])
+    out, (launch, _) = stddev.forward(x, 1, 1)
+    run_last(launch)
+    copied = out.as_strided((TAIL,), (1,), out.numel() - out[0, 0].numel() - TAIL)
+    assert torch.equal(copied, end(x))
+    dx, (launch,) = stddev.backward(out, x, 1, 1)
+    run_last(launch)
+    assert torch.equal(end(dx), copied)

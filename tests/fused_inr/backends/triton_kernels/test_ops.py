@@ -1,0 +1,33 @@
+"""The registered ops on the Triton kernels as PyTorch sees them: schemas, fake tensors, tracing."""
+
+import pytest
+import torch
+
+OPTIONS = ("lrelu", 0.2, 1.4, 256.0, 1)
+ops = torch.ops.fused_inr
+
+
+def image(device: str) -> torch.Tensor:
+    x = torch.randn(4, 3, 6, 5, device=device).to(memory_format=torch.channels_last)
+    return x.requires_grad_()
+
+
+def bias(device: str) -> torch.Tensor:
+    return torch.randn(3, device=device, requires_grad=True)
+
+
+CALLS = {
+    "bias_act": lambda d: (ops.bias_act, (image(d), bias(d), image(d), *OPTIONS)),
+    "bias_act-plain": lambda d: (ops.bias_act, (image(d), None, None, *OPTIONS)),
+    "slope": lambda d: (ops.bias_act_slope, (image(d), None, image(d), None, True, True, *OPTIONS)),
+    "slope-again": lambda d: (ops.bias_act_slope, (image(d), bias(d), image(d), None, True, False, *OPTIONS)),
+    "upfirdn2d": lambda d: (ops.upfirdn2d, (image(d), torch.ones(4, 4, device=d), [2, 1], [1, 2], [1, 2], [8, 6])),
+    "minibatch_stddev": lambda d: (ops.minibatch_stddev, (image(d).contiguous(), 2, 1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+@pytest.mark.parametrize("call", CALLS)
+def test_opcheck(call, device):
+    op, arguments = CALLS[call](device)
+    torch.library.opcheck(op.default, arguments)

@@ -137,6 +137,54 @@ def check_poisoned(script_output, tmp_path) -> Iterator[Callable[[Sequence[tuple
     native.use_isa(None)
 
 
+def derivatives(
+    function: Callable[..., torch.Tensor], leaves: Sequence[torch.Tensor], orders: int, rounded_to: torch.dtype
+) -> list[torch.Tensor]:
+    """A function's value and its derivatives along seeded random directions, order after order.
+
+    Each order's are those of all tensors of the order before, for the leaves and the directions so far.
+    """
+    generator = torch.Generator().manual_seed(1)
+    inputs = list(leaves)
+    outputs = (function(*leaves),)
+    results = [*outputs]
+    for _ in range(orders):
+        directions = [
+            torch.randn(y.shape, generator=generator).to(rounded_to).to(y.dtype).requires_grad_() for y in outputs
+        ]
+        reached = [number for number, y in enumerate(outputs) if y.requires_grad]
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        outputs = torch.autograd.grad(
+            [outputs[number] for number in reached],
+            wanted,
+            [directions[number] for number in reached],
+            create_graph=True,
+            materialize_grads=True,
+        )
+        inputs += directions
+        results += outputs
+    return results
+
+
+def check_against_reference(
+    function: Callable[..., torch.Tensor], leaves: Sequence[torch.Tensor], orders: int, tolerance: float
+) -> None:
+    """Asserts that a function of the first leaf's type on the CPU backend is, with its derivatives, as in float64."""
+    with fi.backend("cpu"):
+        found = derivatives(function, leaves, orders, leaves[0].dtype)
+    with fi.backend("reference"):
+        wide = [leaf.detach().double().requires_grad_(leaf.requires_grad) for leaf in leaves]
+        exact = derivatives(function, wide, orders, leaves[0].dtype)
+    assert found[0].dtype == leaves[0].dtype
+    for number, error in enumerate(relative_differences(found, exact)):
+        assert error <= tolerance, f"tensor {number} of {len(exact)}: relative difference {error:.2e} > {tolerance:.0e}"
+
+
+@pytest.fixture(scope="session")
+def check_derivatives() -> Callable[[Callable[..., torch.Tensor], Sequence[torch.Tensor], int, float], None]:
+    return check_against_reference
+
+
 def layered_inr(
     n: int = 2,
     t: int = 3,

@@ -1,7 +1,8 @@
 """Activations of bias_act and their slopes in float32, as Triton functions.
 
 They are made of exponentials, which GPUs have an instruction for, and of polynomials where differences would cancel; no
-vendor library is called. Against float64, relative errors are below 1e-6 (see the tests).
+vendor library is called. Measured in Triton's interpreter for |v| in 1e-6 ... 20 against float64: relative errors below
+3e-7 of values, absolute errors below 1e-6 of slopes. A GPU's exponential adds up to 3e-6 at |v| = 20.
 """
 
 import triton

@@ -8,9 +8,9 @@ from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
 from fused_inr.primitives import layout
 from fused_inr.primitives.upfirdn2d import output
 
-# Output pixels x planes of a tile by whether the channels lie together, whatever the type: twice as many of contiguous
-# images, which are loaded one by one, take most of a thread's registers.
-_TILE_ELEMENTS = {True: 1024, False: 512}
+# Output pixels x planes of a tile by whether the channels lie together and the bytes of an element. Where they do, a
+# thread loads 16 bytes at each tap; elsewhere pixels are loaded one by one and more of them would take its registers.
+_TILE_ELEMENTS = {(True, 2): 1024, (True, 4): 512, (False, 2): 512, (False, 4): 512}
 
 
 @triton.jit
@@ -71,7 +71,7 @@ def upfirdn2d_kernel(
     source = x + outer * outer_stride + (plane * plane_stride)[None, :]
     inside = (plane < planes)[None, :]
     total = tl.zeros([TILE_Y * TILE_X, PLANES], tl.float32)
-    for ky in tl.static_range((TAPS_Y + UP_Y - 1) // UP_Y):
+    for ky in range((TAPS_Y + UP_Y - 1) // UP_Y):
         for kx in tl.static_range((TAPS_X + UP_X - 1) // UP_X):
             jx = tap_x + kx * UP_X
             jy = tap_y + ky * UP_Y
@@ -90,9 +90,9 @@ def upfirdn2d_kernel(
     tl.store(target + offset[:, None], total.to(out.dtype.element_ty), written)
 
 
-def _tile(out_width: int, out_height: int, planes: int, channels_last: bool) -> tuple[int, int, int]:
+def _tile(out_width: int, out_height: int, planes: int, channels_last: bool, itemsize: int) -> tuple[int, int, int]:
     """Width, height and planes of a tile."""
-    elements = _TILE_ELEMENTS[channels_last]
+    elements = _TILE_ELEMENTS[channels_last, itemsize]
     tile_x = min(power_of_two(out_width), 4 if channels_last else 64)
     tile_planes = min(power_of_two(planes), 64) if channels_last else 1  # 64 of them are whole cache lines
     tile_y = min(power_of_two(out_height), elements // (tile_x * tile_planes))
@@ -113,7 +113,7 @@ def forward(
     (batch, channels, height, width), (out_height, out_width) = x.shape, size
     channels_last = layout.is_channels_last(x)
     outer, planes = (batch, channels) if channels_last else (1, batch * channels)
-    tile_x, tile_y, tile_planes = _tile(out_width, out_height, planes, channels_last)
+    tile_x, tile_y, tile_planes = _tile(out_width, out_height, planes, channels_last, x.dtype.itemsize)
     arguments = {
         "x": x,
         "taps": taps.contiguous(),

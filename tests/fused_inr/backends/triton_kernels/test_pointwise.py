@@ -110,7 +110,7 @@ def test_higher_derivatives(act, assert_close, exactly, device):
                 torch.zeros(c.shape, dtype=torch.float64) if t is None else t.detach().cpu().double()
                 for t, c in ((a, b), (b, a))
             )
-            assert_close(f"derivative {index}", b, a, 2e-6)
+            assert_close(f"derivative {index}", b, a, 5e-6)  # measured 6.3e-7 in the interpreter
 
 
 def test_piecewise_linear_derivatives_stay_on_the_kernels(monkeypatch, device):
@@ -157,6 +157,7 @@ def test_curved_activations_are_exact_everywhere(act, exactly, device):
     (exact_slope,) = torch.autograd.grad(exact.sum(), wide)
     found = bias_act(x, None, *options)
     slope = images.bias_act_slope(torch.ones_like(x), None, x, None, False, False, *options)[0]
-    # exp(20) from a power of 2: 20 log2(e) in float32 leaves 1.2e-6 of it, and log2(e) as much.
+    # Measured 2.7e-7 in the interpreter, slopes 9.3e-7 of 1. GPUs make exp(20) as a power of 2: its exponent rounded to
+    # float32 changes the result by up to 1.2e-6, and rounding log2(e) by as much.
     torch.testing.assert_close(found.cpu().double(), exact.detach(), rtol=5e-6, atol=1e-12)
     torch.testing.assert_close(slope.cpu().double(), exact_slope, rtol=5e-6, atol=1e-6)

@@ -48,8 +48,8 @@ def no_weight_gradients() -> Iterator[None]:
 
 def _gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, of_x: bool) -> Tensor:
     """One of the gradients; of x (of the weight) only the shape, type and memory format are looked at."""
-    geometry = ([stride, stride], [padding, padding], [1, 1], False, [0, 0], 1)  # the last four: no dilation, not
-    # transposed, no output padding, one group
+    dilation, transposed, output_padding, groups = [1, 1], False, [0, 0], 1
+    geometry = ([stride, stride], [padding, padding], dilation, transposed, output_padding, groups)
     wanted = [of_x, not of_x, False]
     dx, dw, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, wanted)
     return dx if of_x else dw

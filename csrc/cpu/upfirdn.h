@@ -122,6 +122,30 @@ static void finish(const Taken<T>* taken, int count, int term, int terms, float*
     combine(taken, count, before, out, length);
 }
 
+// Calls rows(lines, begin, end) on ranges of the jobs, each with lines of its own: `line` and `sum` floats long.
+template <class T, class Body>
+static int32_t over_rows(const FusedInrUpfirdn& c, FusedInrParallelFor run, int64_t jobs, int64_t line, int64_t sum,
+                         const Body& rows) {
+  volatile bool failed = false;
+  const bool ok = parallel(run, jobs, [&](int64_t begin, int64_t end) {
+    const auto layout = [&](Arena& arena) {
+      return Lines<T>{arena.take<float>(line), arena.take<float>(sum), arena.take<SourceRow>(c.taps_y),
+                      arena.take<Taken<T>>(c.taps_y), arena.take<Taken<float>>(c.taps_x)};
+    };
+    Arena size = {nullptr, 0};
+    layout(size);
+    Block own(size.used);
+    if (!own.base) {
+      failed = true;
+      return;
+    }
+    Arena arena = {own.base, 0};
+    rows(layout(arena), begin, end);
+  });
+  if (failed) return 1;
+  return ok ? 0 : 2;
+}
+
 constexpr int64_t TILE_BYTES = 1 << 16;  // of float32 input pixels: a tile stays near while taps go across it
 
 // Pixels with all their channels together: vectors run over channels, and down a column over whole tiles of pixels.
@@ -131,22 +155,7 @@ static int32_t upfirdn_pixels(const FusedInrUpfirdn& c, FusedInrParallelFor run)
   const int terms = filter.terms();
   const int64_t held = std_max<int64_t>(c.taps_x + 1, TILE_BYTES / 4 / c.channels);  // input pixels of a tile
   const int64_t wide = std_min(c.out_width, std_max<int64_t>(1, ((held - 1) * c.up_x - c.taps_x) / c.down_x + 1));
-  volatile bool failed = false;
-  const bool ok = parallel(run, c.batch * c.out_height, [&](int64_t begin, int64_t end) {
-    Arena size = {nullptr, 0};
-    const auto layout = [&](Arena& arena) {
-      return Lines<T>{arena.take<float>((held + 1) * c.channels), arena.take<float>(wide * c.channels),
-                      arena.take<SourceRow>(c.taps_y), arena.take<Taken<T>>(c.taps_y),
-                      arena.take<Taken<float>>(c.taps_x)};
-    };
-    layout(size);
-    Block own(size.used);
-    if (!own.base) {
-      failed = true;
-      return;
-    }
-    Arena arena = {own.base, 0};
-    const Lines<T> mine = layout(arena);
+  const auto rows = [&](const Lines<T>& mine, int64_t begin, int64_t end) {
     for (int64_t job = begin; job < end; job++) {
       const int64_t n = job / c.out_height, oy = job % c.out_height;
       const T* image = (const T*)c.x + n * c.height * c.width * c.channels;
@@ -175,9 +184,8 @@ static int32_t upfirdn_pixels(const FusedInrUpfirdn& c, FusedInrParallelFor run)
         }
       }
     }
-  });
-  if (failed) return 1;
-  return ok ? 0 : 2;
+  };
+  return over_rows<T>(c, run, c.batch * c.out_height, (held + 1) * c.channels, wide * c.channels, rows);
 }
 
 // Every second element of a line.
@@ -201,22 +209,7 @@ static int32_t upfirdn_planes(const FusedInrUpfirdn& c, FusedInrParallelFor run)
   const int64_t padded = (c.out_width - 1) * c.down_x + c.taps_x;
   const int64_t from = std_max<int64_t>(0, (-c.pad_x + c.up_x - 1) / c.up_x);  // the first pixel that is not cropped
   const int64_t to = std_min(c.width, (padded - 1 - c.pad_x + c.up_x) / c.up_x);  // none where it is not above 0
-  volatile bool failed = false;
-  const bool ok = parallel(run, c.batch * c.channels * c.out_height, [&](int64_t begin, int64_t end) {
-    Arena size = {nullptr, 0};
-    const auto layout = [&](Arena& arena) {
-      return Lines<T>{arena.take<float>(padded + 2 * W + c.width), arena.take<float>(c.out_width),
-                      arena.take<SourceRow>(c.taps_y), arena.take<Taken<T>>(c.taps_y),
-                      arena.take<Taken<float>>(c.taps_x)};
-    };
-    layout(size);
-    Block own(size.used);
-    if (!own.base) {
-      failed = true;
-      return;
-    }
-    Arena arena = {own.base, 0};
-    const Lines<T> mine = layout(arena);
+  const auto rows = [&](const Lines<T>& mine, int64_t begin, int64_t end) {
     float* const packed = mine.line + padded + 2 * W;  // the row before zeros are inserted
     for (int64_t i = 0; i < padded + 2 * W; i++) mine.line[i] = 0.0f;
     for (int64_t job = begin; job < end; job++) {
@@ -253,9 +246,9 @@ static int32_t upfirdn_planes(const FusedInrUpfirdn& c, FusedInrParallelFor run)
         });
       }
     }
-  });
-  if (failed) return 1;
-  return ok ? 0 : 2;
+  };
+  const int64_t jobs = c.batch * c.channels * c.out_height;
+  return over_rows<T>(c, run, jobs, padded + 2 * W + c.width, c.out_width, rows);
 }
 
 template <class T>

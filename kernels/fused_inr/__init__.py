@@ -1,11 +1,11 @@
-"""Fast evaluation of batches of implicit neural representations, and the fused ops of a StyleGAN2 discriminator."""
+"""Fast evaluation of batches of implicit neural representations, and the fused ops around a StyleGAN2 discriminator."""
 
 # The function `backends` takes the place of the subpackage of that name as an attribute; `from fused_inr.backends
 # import ...` reaches the subpackage.
 from fused_inr.activations import store_activations
 from fused_inr.backends import backend, backends
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
-from fused_inr.ops import bias_act, downsample2d, fmm_weight, minibatch_stddev, upfirdn2d, upsample2d
+from fused_inr.ops import augment, bias_act, downsample2d, fmm_weight, minibatch_stddev, upfirdn2d, upsample2d
 from fused_inr.render import render, render_chunks, siren
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ __all__ = [
     "Layer",
     "Stage",
     "__version__",
+    "augment",
     "backend",
     "backends",
     "bias_act",

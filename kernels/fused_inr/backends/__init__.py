@@ -38,6 +38,7 @@ _REFERENCE: dict[str, Kernel] = {
     "bias_act": Kernel(_always, reference.bias_act),
     "upfirdn2d": Kernel(_always, reference.upfirdn2d),
     "minibatch_stddev": Kernel(_always, reference.minibatch_stddev),
+    "augment": Kernel(_always, reference.augment),
 }
 
 OPS = tuple(_REFERENCE)

@@ -1,4 +1,4 @@
-"""The ops of a discriminator on the native kernels."""
+"""The ops of a discriminator and its augmentation on the native kernels."""
 
 import math
 
@@ -148,4 +148,42 @@ def _(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
         call = _stddev_struct(x, group, channels, out)
         call.gradient = _pointer(gradient)
         native.run(native.load()[0].fused_inr_minibatch_stddev, call)
+    return out
+
+
+@torch.library.impl("fused_inr::augment", "cpu")
+def _(
+    x: Tensor,
+    brightness: Tensor | None,
+    saturation: Tensor | None,
+    contrast: Tensor | None,
+    offset: Tensor | None,
+    hole: Tensor | None,
+    hole_size: list[int],
+    color_last: bool,
+    adjoint: bool,
+) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel():
+        clips, times, channels, height, width = x.shape
+        call = native.AugmentStruct(
+            clips=clips,
+            times=times,
+            channels=channels,
+            height=height,
+            width=width,
+            type=_TYPES[x.dtype],
+            color_last=color_last,
+            adjoint=adjoint,
+            brightness=_pointer(brightness),
+            saturation=_pointer(saturation),
+            contrast=_pointer(contrast),
+            offset=_pointer(offset),
+            hole=_pointer(hole),
+            hole_height=hole_size[0],
+            hole_width=hole_size[1],
+            x=_pointer(x),
+            out=_pointer(out),
+        )
+        native.run(native.load()[0].fused_inr_augment, call)
     return out

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from benchmarks import naive
-from benchmarks.harness import Case, Path, Sequel, on_reference
+from benchmarks.harness import Case, Kept, Path, Sequel, on_reference
 from digan import Discriminator
 from digan.config import TrainConfig
 from digan.processes import make_accelerator
@@ -105,7 +105,7 @@ def test_training_iteration(compare, trainers):
             reals = [trainer.reals(batch)]
             if title == NAIVE:
                 return on_reference(lambda: naive_update(trainer, update, reals))
-            return lambda: sampled_gradients(trainer, update, reals)
+            return Kept(lambda: sampled_gradients(trainer, update, reals))
 
         return Case(
             name=f"{name} {size}",

@@ -73,6 +73,11 @@ int32_t fused_inr_minibatch_stddev(const FusedInrStddev* call, FusedInrParallelF
   return table(isa).minibatch_stddev(*call, parallel_for);
 }
 
+int32_t fused_inr_convolution_weight(const FusedInrConvolutionWeight* call, FusedInrParallelFor parallel_for,
+                                     int32_t isa) {
+  return table(isa).convolution_weight(*call, parallel_for);
+}
+
 int32_t fused_inr_augment(const FusedInrAugment* call, FusedInrParallelFor parallel_for, int32_t isa) {
   return table(isa).augment(*call, parallel_for);
 }

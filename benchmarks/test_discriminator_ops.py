@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.harness import DTYPES, Case, on_reference
+from benchmarks.harness import DTYPES, Case, Kept, on_reference
 from benchmarks.limits import Limit, cloning, copying
 from benchmarks.naive import FIR
 
@@ -44,7 +44,7 @@ def forward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: sl
         paths={
             "naive": on_reference(partial(run, op, *inputs)),
             "compiled": on_reference(partial(run, torch.compile(op), *inputs)),
-            "ours": partial(run, op, *inputs),
+            "ours": Kept(partial(run, op, *inputs)),
         },
         flops=0,
         truth=on_reference(partial(run, op, *wide)),
@@ -74,7 +74,7 @@ def backward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: s
         dtype=inputs[0].dtype,
         paths={
             "naive": on_reference(lambda: gradients(op, leaves, gradient))(),
-            "ours": gradients(op, leaves, gradient),
+            "ours": Kept(gradients(op, leaves, gradient)),
         },
         flops=0,
         truth=on_reference(truth),

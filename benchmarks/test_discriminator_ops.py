@@ -172,3 +172,36 @@ def test_minibatch_stddev_forward(compare, dtype, batch):
 def test_minibatch_stddev_backward(compare, dtype, batch):
     x = activations((batch, 512, 4, 4), dtype, torch.contiguous_format)
     compare(backward(title("minibatch_stddev backward", x), fi.minibatch_stddev, [x], 3 * x.nbytes))
+
+
+def augmentation(clips: int, size: int) -> Op:
+    """DiffAugment with color and translation, as an op on frames alone."""
+    torch.manual_seed(1)
+    colors = {"brightness": torch.rand(clips) - 0.5, "saturation": 2 * torch.rand(clips)}
+    places = torch.randint(-(size // 8), size // 8 + 1, (clips, 2))
+    return partial(fi.augment, **colors, contrast=torch.rand(clips) + 0.5, translation=places)
+
+
+# 8 clips are in the cache all along, as in a training step on this machine.
+CLIPS = pytest.mark.parametrize("clips", [8, 128], ids=["N8", "N128"])
+
+
+def frames(quick: bool, clips: int, dtype: torch.dtype) -> tuple[str, Tensor]:
+    """The title and the frames of a batch."""
+    size = 32 if quick else 128
+    x = torch.rand(2 if quick else clips, 2, 3, size, size).to(dtype)
+    return f"augment N{len(x)}-T2-C3-{size}x{size}", x
+
+
+@DTYPES
+@CLIPS
+def test_augment_forward(compare, quick, dtype, clips):
+    name, x = frames(quick, clips, dtype)
+    compare(forward(name, augmentation(len(x), x.shape[-1]), [x], 2 * x.nbytes))
+
+
+@DTYPES
+@CLIPS
+def test_augment_backward(compare, quick, dtype, clips):
+    name, x = frames(quick, clips, dtype)
+    compare(backward(f"{name} backward", augmentation(len(x), x.shape[-1]), [x], 2 * x.nbytes))

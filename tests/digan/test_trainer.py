@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from digan import checkpoint
+from digan.optimizer import GRADIENT_LIMIT
 from digan.processes import COMPUTE_TYPES
-from digan.trainer import GRADIENT_LIMIT, Trainer
+from digan.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +113,18 @@ def test_nonfinite_gradients_are_replaced_and_counted(tiny, accelerator, real_ba
     assert flat.isfinite().all()
     assert (flat == GRADIENT_LIMIT).sum() == weight.numel()
     assert trainer.collect_statistics()["nonfinite"] == 2 * weight.numel()
+
+
+def test_a_missing_gradient_is_a_zero_one(tiny, accelerator, real_batch):
+    trainer = Trainer(tiny(), accelerator)
+    reals = whole(trainer, real_batch(8, 0))
+    trainer.update_d(reals)
+    bias = trainer.d_image.out.bias  # R1 does not depend on it
+    before = {name: value.clone() for name, value in trainer.opt_d.state[bias].items()}
+    trainer.update_r1(reals)
+    after, group = trainer.opt_d.state[bias], trainer.opt_d.param_groups[0]
+    assert after["step"] == before["step"] + 1
+    torch.testing.assert_close(after["exp_avg_sq"], before["exp_avg_sq"] * group["betas"][1])
 
 
 def test_w_average_moves_by_the_mean_of_the_whole_batch(tiny, accelerator, real_batch):

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from digan import checkpoint, describe, metrics
+from digan.arithmetic import forward_macs, matmul_peak, step_flops
 from digan.compose import contact_sheet, video_grid
 from digan.config import TrainConfig
 from digan.data import choose
@@ -40,6 +41,7 @@ from digan.layout import (
     snapshot_path,
 )
 from digan.media import write_png, write_video
+from digan.processes import COMPUTE_TYPES
 from digan.trainer import Trainer
 
 SAMPLE_FPS = 8
@@ -87,8 +89,12 @@ class Run:
         self.started = self.tick_started = time.time()
         self.tick_clips = clips_seen
         self.bar: tqdm | None = None
+        # All processes at once, as they will work.
+        peak = matmul_peak(accelerator.device, COMPUTE_TYPES[accelerator.mixed_precision])
+        self.peak = float(accelerator.reduce(torch.tensor(peak, device=accelerator.device), "sum"))
         if not self.main:
             return
+        self.clip_flops = step_flops(forward_macs(config, feed.num_classes)).weighted(config)
         (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
         with open(folder / "command.sh", "a") as file:  # a line for the start and for each time it was resumed
             file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
@@ -114,24 +120,31 @@ class Run:
         return trainer.clips_seen // tick > self.tick_clips // tick or trainer.clips_seen >= self.total
 
     def tick(self, trainer: Trainer) -> None:
-        """Writes the statistics since the last tick: means of the losses, speed, memory, time left."""
+        """Writes the statistics since the last tick: means of the losses, speed, memory, time left.
+
+        The speed is that of everything since then, the arithmetic that of `digan.arithmetic`, and its share that of
+        the matrix product in the discriminators' compute type as measured when the run started.
+        """
         stats = trainer.collect_statistics()
         now = time.time()
         speed = (trainer.clips_seen - self.tick_clips) / max(now - self.tick_started, 1e-9)
         left = (self.total - trainer.clips_seen) / max(speed, 1e-9)
         self.tick_clips, self.tick_started = trainer.clips_seen, now
+        if not self.main:
+            return
+        flops = speed * self.clip_flops
         record = {
             "clips": trainer.clips_seen,
             "iteration": trainer.iteration,
             **stats,
             "clips_per_second": speed,
+            "tflops_per_second": flops / 1e12,
+            "share_of_peak": flops / self.peak,
             "memory_gb": psutil.Process().memory_info().rss / 2**30,
             "seconds": now - self.started,
         }
         if self.accelerator.device.type == "cuda":
             record["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-        if not self.main:
-            return
         with open(self.folder / STATISTICS, "a") as file:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
@@ -139,8 +152,9 @@ class Run:
         if self.bar is not None:
             self.bar.set_postfix_str(losses)
         line = (
-            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  {speed:.3g} clips/s  "
-            f"{record['memory_gb']:.1f} GB  {describe.clock(now - self.started)} gone  {describe.clock(left)} left"
+            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  "
+            f"{describe.speed(record)}  {record['memory_gb']:.1f} GB  {describe.clock(now - self.started)} gone  "
+            f"{describe.clock(left)} left"
         )
         if self.bar is None:
             self.log(line)

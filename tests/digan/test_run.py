@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from digan import Generator, describe, metrics
-from digan.layout import drop_records, list_snapshots, metric_path, read_records
+from digan.arithmetic import forward_macs, step_flops
+from digan.layout import STATISTICS, TICK_FACTS, drop_records, list_snapshots, metric_path, read_records
 
 METRIC = "rfvd2_4f"
 
@@ -71,6 +72,21 @@ def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):
     again, trainer = make_run(run.folder, 16, metrics=METRIC)
     again.catch_up(trainer)
     assert [(clips, name) for clips, name, _ in results(again)] == [(16, "network-snapshot-000000.016.safetensors")]
+
+
+def test_a_tick_tells_the_share_of_the_machine(make_run, real_batch):
+    run, trainer = make_run(gamma=1.0)
+    trainer.update_d([trainer.reals(real_batch(8, 0))])
+    trainer.advance()
+    run.tick_started -= 2.0
+    run.tick(trainer)
+    (record,) = read_records(run.folder / STATISTICS)
+    assert record["clips_per_second"] == pytest.approx(8 / 2, rel=0.2)
+    flops = step_flops(forward_macs(run.config)).weighted(run.config) * record["clips_per_second"]
+    assert record["tflops_per_second"] == pytest.approx(flops / 1e12)
+    assert record["share_of_peak"] == pytest.approx(flops / run.peak)
+    assert set(record) == {*TICK_FACTS, "loss_d", "nonfinite"} - {"gpu_memory_gb"}
+    assert describe.speed(record) in (run.folder / "log.txt").read_text()
 
 
 def test_records_of_the_future_go_and_those_of_evaluate_stay(tmp_path):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import DiscriminatorConfig, GeneratorConfig
-from digan.convolution import conv2d
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -110,8 +109,8 @@ class Conv2d(nn.Module):
     def _convolve(self, x: Tensor, gain: float) -> Tensor:
         weight = (self.weight * (self.weight_gain * gain)).to(x.dtype)
         if self.fir is None:
-            return conv2d(x, weight, padding=self.kernel // 2)
+            return fi.conv2d(x, weight, padding=self.kernel // 2)
         spread = self.fir.shape[0] // 2
         if self.kernel == 1:  # a pointwise convolution commutes with dropping pixels: do it on a quarter of them
-            return conv2d(fi.upfirdn2d(x, self.fir, down=2, padding=spread - 1), weight)
-        return conv2d(fi.upfirdn2d(x, self.fir, padding=spread - 1 + self.kernel // 2), weight, stride=2)
+            return fi.conv2d(fi.upfirdn2d(x, self.fir, down=2, padding=spread - 1), weight)
+        return fi.conv2d(fi.upfirdn2d(x, self.fir, padding=spread - 1 + self.kernel // 2), weight, stride=2)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fused_inr as fi
-from digan.convolution import no_weight_gradients
 from digan.generator import Generator
 
 
@@ -38,7 +37,7 @@ def squared_gradient(logits: Tensor, inputs: Tensor) -> Tensor:
 
     Only the gradient of ``inputs`` is asked for, so no weight gradient is computed in this pass.
     """
-    with no_weight_gradients():
+    with fi.no_weight_gradients():
         (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1)
 

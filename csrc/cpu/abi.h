@@ -152,6 +152,18 @@ struct FusedInrStddev {
   const void* gradient;  // of the output; null computes the output
 };
 
+// Gradient of the weight of a convolution of x [batch, height, width, inputs] to [batch, out_height, out_width, outputs],
+// all dense with the channels together, of one type; sums are float32.
+struct FusedInrConvolutionWeight {
+  int64_t batch, inputs, outputs, height, width, out_height, out_width;
+  int32_t kernel_y, kernel_x, stride, padding;
+  int32_t type;     // TYPE_FLOAT32 or TYPE_BFLOAT16
+  int32_t threads;  // among which the work is divided; results have the same bits for every number
+  const void* x;
+  const void* gradient;  // of the output
+  void* out;             // [outputs, kernel_y, kernel_x, inputs]
+};
+
 // Instruction sets, in the order of preference. Each is compiled from the same source.
 enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX512_BF16 = 3 };
 
@@ -170,6 +182,8 @@ int32_t fused_inr_bias_act(const FusedInrBiasAct* call, FusedInrParallelFor para
 int32_t fused_inr_bias_act_slope(const FusedInrBiasAct* call, FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_upfirdn2d(const FusedInrUpfirdn* call, FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_minibatch_stddev(const FusedInrStddev* call, FusedInrParallelFor parallel_for, int32_t isa);
+int32_t fused_inr_convolution_weight(const FusedInrConvolutionWeight* call, FusedInrParallelFor parallel_for,
+                                     int32_t isa);
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa);
 const char* fused_inr_source_hash();
 }

@@ -73,6 +73,11 @@ int32_t fused_inr_minibatch_stddev(const FusedInrStddev* call, FusedInrParallelF
   return table(isa).minibatch_stddev(*call, parallel_for);
 }
 
+int32_t fused_inr_convolution_weight(const FusedInrConvolutionWeight* call, FusedInrParallelFor parallel_for,
+                                     int32_t isa) {
+  return table(isa).convolution_weight(*call, parallel_for);
+}
+
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa) {
   table(isa).sincos(x, sine, cosine, n);
 }

@@ -5,7 +5,16 @@
 from fused_inr.activations import store_activations
 from fused_inr.backends import backend, backends
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
-from fused_inr.ops import bias_act, downsample2d, fmm_weight, minibatch_stddev, upfirdn2d, upsample2d
+from fused_inr.ops import (
+    bias_act,
+    conv2d,
+    downsample2d,
+    fmm_weight,
+    minibatch_stddev,
+    no_weight_gradients,
+    upfirdn2d,
+    upsample2d,
+)
 from fused_inr.render import render, render_chunks, siren
 
 __version__ = "0.1.0"
@@ -20,9 +29,11 @@ __all__ = [
     "backend",
     "backends",
     "bias_act",
+    "conv2d",
     "downsample2d",
     "fmm_weight",
     "minibatch_stddev",
+    "no_weight_gradients",
     "render",
     "render_chunks",
     "siren",

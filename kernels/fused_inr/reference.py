@@ -206,6 +206,11 @@ def bias_act(
     return x if residual is None else residual + x
 
 
+def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Correlate [N, I, H, W] with [O, I, kh, kw]."""
+    return F.conv2d(x, weight, stride=stride, padding=padding)
+
+
 def upfirdn2d(
     x: Tensor,
     filter: Tensor,

@@ -36,6 +36,7 @@ _REFERENCE: dict[str, Kernel] = {
     "siren": Kernel(_always, reference.siren),
     "fmm_weight": Kernel(_always, reference.fmm_weight),
     "bias_act": Kernel(_always, reference.bias_act),
+    "conv2d": Kernel(_always, reference.conv2d),
     "upfirdn2d": Kernel(_always, reference.upfirdn2d),
     "minibatch_stddev": Kernel(_always, reference.minibatch_stddev),
 }

@@ -1,6 +1,7 @@
 """The ops: one file per family, each holding the public functions, their argument checks and the call of a backend."""
 
 from fused_inr.ops.bias_act import bias_act
+from fused_inr.ops.conv2d import conv2d, no_weight_gradients
 from fused_inr.ops.fmm import fmm_weight
 from fused_inr.ops.minibatch_stddev import minibatch_stddev
 from fused_inr.ops.render import render, render_memory, siren
@@ -8,9 +9,11 @@ from fused_inr.ops.upfirdn2d import downsample2d, upfirdn2d, upsample2d
 
 __all__ = [
     "bias_act",
+    "conv2d",
     "downsample2d",
     "fmm_weight",
     "minibatch_stddev",
+    "no_weight_gradients",
     "render",
     "render_memory",
     "siren",

@@ -12,7 +12,7 @@ from fused_inr import activations, composed
 from fused_inr.backends.cpu import images, native, points, programs  # noqa: F401 (images registers its kernels)
 from fused_inr.inr import INR, Grid
 from fused_inr.kernel import Kernel
-from fused_inr.primitives import bias_act, minibatch_stddev, upfirdn2d
+from fused_inr.primitives import bias_act, conv2d, minibatch_stddev, upfirdn2d
 
 _TYPES = (torch.float32, torch.bfloat16)
 
@@ -79,6 +79,7 @@ KERNELS = {
     "render": Kernel(_supports_render, _render, _render_memory),
     "siren": Kernel(_supports_siren, _siren),
     "bias_act": Kernel(bias_act.supports, bias_act.bias_act),
+    "conv2d": Kernel(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Kernel(upfirdn2d.supports, upfirdn2d.upfirdn2d),
     "minibatch_stddev": Kernel(minibatch_stddev.supports, minibatch_stddev.minibatch_stddev),
 }

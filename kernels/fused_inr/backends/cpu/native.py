@@ -212,6 +212,29 @@ class StddevStruct(ctypes.Structure):
     )
 
 
+class ConvolutionWeightStruct(ctypes.Structure):
+    """FusedInrConvolutionWeight."""
+
+    _fields_ = (
+        ("batch", _i64),
+        ("inputs", _i64),
+        ("outputs", _i64),
+        ("height", _i64),
+        ("width", _i64),
+        ("out_height", _i64),
+        ("out_width", _i64),
+        ("kernel_y", _i32),
+        ("kernel_x", _i32),
+        ("stride", _i32),
+        ("padding", _i32),
+        ("type", _i32),
+        ("threads", _i32),
+        ("x", _ptr),
+        ("gradient", _ptr),
+        ("out", _ptr),
+    )
+
+
 def source_hash(folder: Path) -> str:
     """16 hex digits of the contents of the C++ sources: what the library says it was built from."""
     digest = hashlib.sha256()
@@ -257,6 +280,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         ("bias_act_slope", BiasActStruct),
         ("upfirdn2d", UpfirdnStruct),
         ("minibatch_stddev", StddevStruct),
+        ("convolution_weight", ConvolutionWeightStruct),
     ):
         getattr(library, f"fused_inr_{name}").argtypes = (ctypes.POINTER(struct), _ptr, _i32)
     library.fused_inr_sincos.argtypes = (_ptr, _ptr, _ptr, _i64, _i32)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fused_inr.kernel import Kernel
-from fused_inr.primitives import bias_act, minibatch_stddev, upfirdn2d
+from fused_inr.primitives import bias_act, conv2d, minibatch_stddev, upfirdn2d
 
 MOST_SAMPLES = 64  # of a group of minibatch_stddev: a program holds all of them at a few positions
 OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward")
@@ -34,6 +34,7 @@ def _supports_stddev(x: torch.Tensor, group: int, channels: int) -> tuple[bool, 
 
 KERNELS = {
     "bias_act": Kernel(bias_act.supports, bias_act.bias_act),
+    "conv2d": Kernel(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Kernel(upfirdn2d.supports, upfirdn2d.upfirdn2d),
     "minibatch_stddev": Kernel(_supports_stddev, minibatch_stddev.minibatch_stddev),
 }

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from digan.convolution import conv2d, no_weight_gradients
+from fused_inr import backend, conv2d, no_weight_gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
@@ -123,6 +123,34 @@ def test_gradients_of_one_tensor(wanted):
     check_close(wanted, *results, 1e-12)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "options", "word"),
+    [
+        (((2, 3, 5, 5), (4, 2, 3, 3)), (1, 0), r"\[2, 3, 5, 5\]"),
+        (((2, 3, 5), (4, 3, 3, 3)), (1, 0), r"\[2, 3, 5\]"),
+        (((2, 3, 5, 5), (4, 3, 3, 3)), (0, 0), "stride"),
+        (((2, 3, 5, 5), (4, 3, 3, 3)), (1, -1), "padding"),
+        (((2, 3, 2, 5), (4, 3, 3, 3)), (1, 0), "larger"),
+    ],
+    ids=["channels", "axes", "stride", "padding", "size"],
+)
+def test_what_does_not_fit_is_refused(shapes, options, word):
+    with pytest.raises(ValueError, match=word):
+        conv2d(*(torch.zeros(shape) for shape in shapes), *options)
+
+
+def test_two_types_are_refused():
+    with pytest.raises(ValueError, match="one floating type"):
+        conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16))
+
+
+def test_the_reference_is_pytorchs_convolution():
+    x, weight = leaves_of("H5-W6-k3-pad1")
+    with backend("reference"):
+        y = conv2d(x, weight, padding=1)
+    assert y.grad_fn.name().startswith("ConvolutionBackward")
+
+
 def test_empty_batch():
     x, weight = leaves_of("H6-W5-k3-stride2", torch.float32, batch=0)
     y = conv2d(x, weight, stride=2)
@@ -132,7 +160,7 @@ def test_empty_batch():
 
 
 class GradientsComputed(torch.utils._python_dispatch.TorchDispatchMode):
-    """Notes for every call of PyTorch's gradient of a convolution whether it was of (x, weight)."""
+    """Notes for every gradient of a convolution that is computed whether it was of (x, weight)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,6 +169,8 @@ class GradientsComputed(torch.utils._python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten.convolution_backward.default:
             self.calls.append(tuple(args[-1][:2]))
+        if function is torch.ops.fused_inr.conv2d_weight.default:
+            self.calls.append((False, True))
         return function(*args, **(kwargs or {}))
 
 

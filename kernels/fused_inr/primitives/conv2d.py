@@ -6,7 +6,7 @@ With y = conv(x, w), both of its gradients are bilinear maps, and the derivative
     dw = weight(x, dy)     of which   dx = back(dy, ddw)       d dy = conv(x, ddw)
 
 PyTorch's own second derivative of a convolution makes the images themselves the kernels of further convolutions, which
-takes several times as long; gradient penalties live on it.
+takes several times as long; gradient penalties live on it. Of the three maps a backend may supply the last one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fused_inr.primitives import layout
 
-def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlate x [N, I, H, W] with weight [O, I, k, k], one floating type, zeros beyond the edges.
+torch.library.define(
+    "fused_inr::conv2d_weight", "(Tensor x, Tensor gradient, SymInt[] kernel, int stride, int padding) -> Tensor"
+)
+_weight_gradient = torch.ops.fused_inr.conv2d_weight.default
 
-    Returns [N, O, (H + 2 padding - k) // stride + 1, (W + 2 padding - k) // stride + 1] in the memory format of x,
-    differentiable in both to any order.
-    """
+
+def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Arguments as of `reference.conv2d`."""
     return _Convolution.apply(x, weight, stride, padding)
+
+
+def supports(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[bool, str]:
+    """What the kernels of every backend have in common: PyTorch's convolutions, of any type."""
+    return True, ""
+
+
+def pytorch_weight(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int) -> Tensor:
+    """The weight's gradient as PyTorch computes it."""
+    like = weight_like(x, gradient, kernel)
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        # oneDNN 3.7's gradient of a float32 weight takes 1.3 to 3.5 times as long in channels_last.
+        x, gradient = x.contiguous(), gradient.contiguous()
+    found = _pytorch_gradient(gradient, x, like, stride, padding, of_x=False)
+    return found.contiguous(memory_format=layout.format_of(like))
+
+
+torch.library.impl("fused_inr::conv2d_weight", "CompositeExplicitAutograd", pytorch_weight)
+
+
+@torch.library.register_fake("fused_inr::conv2d_weight")
+def _(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int) -> Tensor:
+    return weight_like(x, gradient, kernel)
+
+
+def weight_like(x: Tensor, gradient: Tensor, kernel: list[int]) -> Tensor:
+    """A weight's gradient, not yet written: in the type and memory format of x."""
+    shape = [gradient.shape[1], x.shape[1], *kernel]
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout.format_of(x))
 
 
 _weight_gradients = True  # a plain global, as the threads of a GPU's backward pass must see it
@@ -46,7 +78,7 @@ def no_weight_gradients() -> Iterator[None]:
         _weight_gradients = before
 
 
-def _gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, of_x: bool) -> Tensor:
+def _pytorch_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, of_x: bool) -> Tensor:
     """One of the gradients; of x (of the weight) only the shape, type and memory format are looked at."""
     dilation, transposed, output_padding, groups = [1, 1], False, [0, 0], 1
     geometry = ([stride, stride], [padding, padding], dilation, transposed, output_padding, groups)
@@ -76,8 +108,8 @@ class _Back(torch.autograd.Function):
     def forward(ctx: Any, dy: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(dy, weight)
         ctx.options = stride, padding
-        x = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=_format(dy))
-        return _gradient(dy, x, weight, stride, padding, of_x=True)
+        x = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout.format_of(dy))
+        return _pytorch_gradient(dy, x, weight, stride, padding, of_x=True)
 
     @staticmethod
     def backward(ctx: Any, ddx: Tensor) -> tuple:
@@ -92,11 +124,7 @@ class _Weight(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dy: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, dy)
         ctx.options = stride, padding
-        if x.device.type == "cpu" and x.dtype == torch.float32:
-            # oneDNN 3.7's gradient of a float32 weight takes 1.3 to 3.5 times as long in channels_last.
-            x, dy = x.contiguous(), dy.contiguous()
-        weight = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
-        return _gradient(dy, x, weight, stride, padding, of_x=False)
+        return _weight_gradient(x, dy, shape[2:], stride, padding)
 
     @staticmethod
     def backward(ctx: Any, ddw: Tensor) -> tuple:
@@ -104,8 +132,3 @@ class _Weight(torch.autograd.Function):
         dx = _Back.apply(dy, ddw, x.shape, *ctx.options) if ctx.needs_input_grad[0] else None
         again = _Convolution.apply(x, ddw, *ctx.options) if ctx.needs_input_grad[1] else None
         return dx, again, None, None, None
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format

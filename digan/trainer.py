@@ -18,7 +18,7 @@ from digan.config import TrainConfig, micro_batches
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator, motion_input
 from digan.generator import Generator
 from digan.optimizer import lazy_adam, load_adam, replace_nonfinite
-from digan.processes import COMPUTE_TYPES
+from digan.processes import COMPUTE_TYPES, send
 from digan.randomness import Phase, stream
 
 PATH_LENGTH_DECAY = 0.01
@@ -232,13 +232,14 @@ class Trainer:
         shards = self.accelerator.num_processes * self.micro_batches
         first = self.accelerator.process_index * self.micro_batches
         for m, real in enumerate(reals):
-            parts = {
-                f.name: v.shard(first + m, shards)
-                if isinstance(v := getattr(whole, f.name), AugmentDraw)
-                else v[first + m :: shards]
-                for f in fields(Draw)
-            }
-            yield Draw(**{name: part.to(self.device) for name, part in parts.items()}), real
+            parts = {f.name: getattr(whole, f.name) for f in fields(Draw)}
+            yield Draw(**{name: self._part(part, first + m, shards) for name, part in parts.items()}), real
+
+    def _part(self, drawn: torch.Tensor | AugmentDraw, shard: int, shards: int) -> torch.Tensor | AugmentDraw:
+        """What shard `shard` of `shards` has of numbers drawn for the whole batch, on the training device."""
+        if isinstance(drawn, AugmentDraw):
+            return drawn.shard(shard, shards).to(self.device)
+        return send(drawn[shard::shards], self.device)
 
     def _draw_batch(self, phase: Phase) -> Draw:
         c, generator = self.config, stream(self.config.seed, self.iteration, phase)

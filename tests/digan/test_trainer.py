@@ -226,5 +226,6 @@ def test_two_processes_give_the_gradients_of_one(tiny, accelerator, real_batch, 
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, script, tmp_path], check=True, env=env, cwd=tmp_path, timeout=300)
     together = torch.load(tmp_path / "out.pt")
+    assert together.pop("later") == [0.0, 3.0, 20.0]
     for name, one in alone.items():
         assert (one - together[name]).norm() <= 1e-5 * one.norm(), name

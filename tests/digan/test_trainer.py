@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from torch._dynamo.utils import counters
 
 from digan import checkpoint
 from digan.optimizer import GRADIENT_LIMIT
@@ -180,14 +181,21 @@ def test_half_precision_is_near_float32_and_the_penalty_is_float32_under_fp16(
     assert penalty_dtype is (None if precision == "fp16" else torch.bfloat16)
 
 
-def test_compiled_passes_agree_with_eager_ones(tiny, accelerator, real_batch):
+def test_compiled_passes_are_whole_graphs_and_agree_with_eager_ones(tiny, accelerator, real_batch):
     batch, results = real_batch(8, 3), []
+    torch.compiler.reset()
+    counters.clear()
     for compiled in (False, True):
         trainer = Trainer(tiny(compile=compiled), accelerator)
         reals = whole(trainer, batch)
         results.append(gradients(trainer, trainer.opt_g, trainer.update_g, reals))
         results.append(gradients(trainer, trainer.opt_d, trainer.update_d, reals))
-    for eager, fused in zip(results[:2], results[2:], strict=True):
+        graphs = counters["stats"]["unique_graphs"]
+        results.append(gradients(trainer, trainer.opt_d, trainer.update_r1, reals))
+        assert counters["stats"]["unique_graphs"] == graphs  # compiled code has no second derivatives
+    assert graphs >= 4  # the generator with gradients and without, two discriminators
+    assert not counters["graph_break"]
+    for eager, fused in zip(results[:3], results[3:], strict=True):
         assert (eager - fused).norm() <= 1e-4 * eager.norm()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fused_inr as fi
+from digan.processes import send
 
 _TRANSLATION = 0.125  # largest shift, as a fraction of the side
 _CUTOUT = 0.5  # side of the square, as a fraction of the side
@@ -37,9 +38,9 @@ class AugmentDraw:
         """The draws of clips index, index + shards, ...: the part of one process or of one micro-batch."""
         return AugmentDraw({name: u[index::shards] for name, u in self.uniforms.items()})
 
-    def to(self, device: torch.device | str) -> AugmentDraw:
+    def to(self, device: torch.device) -> AugmentDraw:
         """The same draws on another device."""
-        return AugmentDraw({name: u.to(device, non_blocking=True) for name, u in self.uniforms.items()})
+        return AugmentDraw({name: send(u, device) for name, u in self.uniforms.items()})
 
 
 def draw_augment(policy: str, n: int, generator: torch.Generator) -> AugmentDraw:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +71,14 @@ def clock(seconds: float) -> str:
     parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
     shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
     return " ".join(shown[:2])
+
+
+def speed(record: Mapping[str, float]) -> str:
+    """What a record of the statistics says of the speed: "4.2 clips/s, 0.71 TFLOP/s (38% of peak)"."""
+    text = f"{record['clips_per_second']:.3g} clips/s"
+    if "share_of_peak" not in record:  # records of an older version
+        return text
+    return f"{text}, {record['tflops_per_second']:.3g} TFLOP/s ({record['share_of_peak']:.0%} of peak)"
 
 
 def task(config: TrainConfig) -> str:

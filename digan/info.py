@@ -26,6 +26,7 @@ from digan.layout import (
     CHECKPOINTS,
     SAMPLES,
     STATISTICS,
+    TICK_FACTS,
     is_own,
     is_run,
     known_fields,
@@ -212,10 +213,11 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
         + (f"; last sign of life {describe.clock(age)} ago" if age is not None and not facts["finished"] else ""),
     ]
     if last:
-        own = ("clips", "iteration", "seconds", "clips_per_second", "memory_gb", "gpu_memory_gb", NONFINITE)
-        losses = "  ".join(f"{name} {value:.3g}" for name, value in last.items() if name not in own)
+        losses = "  ".join(
+            f"{name} {value:.3g}" for name, value in last.items() if name not in (*TICK_FACTS, NONFINITE)
+        )
         lines += [
-            f"  speed        {last['clips_per_second']:.3g} clips/s, {last['memory_gb']:.1f} GB, "
+            f"  speed        {describe.speed(last)}, {last['memory_gb']:.1f} GB, "
             f"{describe.clock(last['seconds'])} since the start or the last --resume",
             f"  losses       {losses}",
         ]

@@ -9,6 +9,17 @@ from pathlib import Path
 from typing import Any
 
 STATISTICS = "stats.jsonl"
+# What a record of it holds beside the means of the losses and the number of gradient values that were not finite.
+TICK_FACTS = (
+    "clips",
+    "iteration",
+    "seconds",
+    "clips_per_second",
+    "tflops_per_second",
+    "share_of_peak",
+    "memory_gb",
+    "gpu_memory_gb",
+)
 SNAPSHOTS = "snapshots"
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"

@@ -56,3 +56,38 @@ def make_accelerator(mixed_precision: str = "no", threads: int | None = None) ->
     elif threads:
         torch.set_num_threads(threads)
     return accelerator
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on `device`, without waiting for the copy."""
+    if device.type == "cuda":
+        tensor = tensor.contiguous().pin_memory()  # the host would wait for a copy from memory that may move
+    return tensor.to(device, non_blocking=True)
+
+
+class LaterSum:
+    """Sums a number over the processes and tells the sum a call later, so that none waits for the others' devices.
+
+    All processes must call it together.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._sum: torch.Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def __call__(self, value: float) -> float:
+        """Gives `value`, and returns the sum of what was given in the call before; 0 in the first."""
+        before, device = self._take(), self._accelerator.device
+        total = self._accelerator.reduce(torch.full([], value, device=device), "sum")
+        self._sum = total.to("cpu", non_blocking=True)
+        if device.type == "cuda":
+            self._arrived = torch.cuda.current_stream(device).record_event()
+        return before
+
+    def _take(self) -> float:
+        if self._sum is None:
+            return 0.0
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._sum)

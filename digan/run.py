@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -19,6 +20,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from digan import checkpoint, describe, metrics
+from digan.arithmetic import forward_macs, matmul_peak, step_flops
 from digan.compose import contact_sheet, video_grid
 from digan.config import TrainConfig
 from digan.data import choose
@@ -40,6 +42,7 @@ from digan.layout import (
     snapshot_path,
 )
 from digan.media import write_png, write_video
+from digan.processes import COMPUTE_TYPES
 from digan.trainer import Trainer
 
 SAMPLE_FPS = 8
@@ -69,6 +72,19 @@ def check_trackers(config: TrainConfig) -> None:
         raise ConfigError(f"--report-to {min(missing)} is unknown to accelerate or its package is not installed.")
 
 
+def _beside_training(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of `Run` whose time does not count in the speed of training."""
+
+    @functools.wraps(method)
+    def timed(self: Run, *args: Any, **kwargs: Any) -> Any:
+        tick, start = self.tick_started, time.time()
+        result = method(self, *args, **kwargs)
+        self.tick_started = tick + time.time() - start  # whatever such a method called inside has added is in it
+        return result
+
+    return timed
+
+
 class Run:
     """Log, statistics, samples, snapshots and checkpoints of one training run. Only the main process writes.
 
@@ -87,8 +103,12 @@ class Run:
         self.started = self.tick_started = time.time()
         self.tick_clips = clips_seen
         self.bar: tqdm | None = None
+        # All processes at once, as they will work.
+        peak = matmul_peak(accelerator.device, COMPUTE_TYPES[accelerator.mixed_precision])
+        self.peak = float(accelerator.reduce(torch.tensor(peak, device=accelerator.device), "sum"))
         if not self.main:
             return
+        self.clip_flops = step_flops(forward_macs(config, feed.num_classes)).weighted(config)
         (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
         with open(folder / "command.sh", "a") as file:  # a line for the start and for each time it was resumed
             file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
@@ -114,24 +134,31 @@ class Run:
         return trainer.clips_seen // tick > self.tick_clips // tick or trainer.clips_seen >= self.total
 
     def tick(self, trainer: Trainer) -> None:
-        """Writes the statistics since the last tick: means of the losses, speed, memory, time left."""
+        """Writes the statistics since the last tick: means of the losses, speed, memory, time left.
+
+        The speed leaves out samples, snapshots and metrics. The arithmetic is that of `digan.arithmetic`; its share is
+        that of the matrix product in the discriminators' compute type, measured when the run started.
+        """
         stats = trainer.collect_statistics()
         now = time.time()
         speed = (trainer.clips_seen - self.tick_clips) / max(now - self.tick_started, 1e-9)
         left = (self.total - trainer.clips_seen) / max(speed, 1e-9)
         self.tick_clips, self.tick_started = trainer.clips_seen, now
+        if not self.main:
+            return
+        flops = speed * self.clip_flops
         record = {
             "clips": trainer.clips_seen,
             "iteration": trainer.iteration,
             **stats,
             "clips_per_second": speed,
+            "tflops_per_second": flops / 1e12,
+            "share_of_peak": flops / self.peak,
             "memory_gb": psutil.Process().memory_info().rss / 2**30,
             "seconds": now - self.started,
         }
         if self.accelerator.device.type == "cuda":
             record["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
-        if not self.main:
-            return
         with open(self.folder / STATISTICS, "a") as file:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
@@ -139,8 +166,9 @@ class Run:
         if self.bar is not None:
             self.bar.set_postfix_str(losses)
         line = (
-            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  {speed:.3g} clips/s  "
-            f"{record['memory_gb']:.1f} GB  {describe.clock(now - self.started)} gone  {describe.clock(left)} left"
+            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  "
+            f"{describe.speed(record)}  {record['memory_gb']:.1f} GB  {describe.clock(now - self.started)} gone  "
+            f"{describe.clock(left)} left"
         )
         if self.bar is None:
             self.log(line)
@@ -148,6 +176,7 @@ class Run:
             with open(self.folder / "log.txt", "a") as file:
                 file.write(line + "\n")
 
+    @_beside_training
     def draw_reals(self) -> None:
         """Writes real clips beside which the samples can be judged."""
         if self.main:
@@ -155,6 +184,7 @@ class Run:
             clips = self.feed.clips.batch(some)  # [n,F,3,R,R]
             self._write_clips("reals", clips)
 
+    @_beside_training
     def draw_fakes(self, trainer: Trainer, name: str | None = None) -> None:
         """Writes samples of the averaged generator; latents and times are the same in every call."""
         if self.main:
@@ -164,6 +194,7 @@ class Run:
             clips = sample_clips(trainer.g_ema, z_content, z_motion, clip_times(self.config.frames), labels)
             self._write_clips(name or f"fakes{self._number(trainer)}", clips)
 
+    @_beside_training
     def snapshot(self, trainer: Trainer) -> None:
         """Writes the averaged generator, samples, a checkpoint and metrics."""
         path = snapshot_path(self.folder, self._number(trainer))
@@ -174,12 +205,14 @@ class Run:
         self.save(trainer)
         self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
 
+    @_beside_training
     def save(self, trainer: Trainer) -> None:
         """Writes a checkpoint from which the run can be resumed."""
         if self.main:
             checkpoint.save(trainer, self.folder / CHECKPOINTS, asdict(self.config), self.config.checkpoints)
         self.accelerator.wait_for_everyone()
 
+    @_beside_training
     def catch_up(self, trainer: Trainer) -> None:
         """Computes the metrics that the last snapshot lacks: the run may have been ended before it had them all."""
         todo: list[Any] = [None, []]
@@ -191,6 +224,7 @@ class Run:
             g = Generator.from_pretrained(last).to(self.accelerator.device)
             self.evaluate(g, g.metadata["clips_seen"], last.name, names)
 
+    @_beside_training
     def evaluate(self, g: Generator, clips: int, snapshot: str, names: Sequence[str] | None = None) -> None:
         """Computes metrics of a generator after `clips` clips, by default all, and appends them to their files."""
         for name in self.config.metric_names() if names is None else names:

@@ -17,7 +17,6 @@ if __package__ in (None, ""):
     # took 10 to 30 times as long beside one busy process. It has to be said before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
 from accelerate import Accelerator
 
 from digan import checkpoint, describe
@@ -27,7 +26,7 @@ from digan.feed import Feed
 from digan.memory import keep_freed_memory
 from digan.metrics import MetricError
 from digan.options import parse_options, resolve
-from digan.processes import make_accelerator
+from digan.processes import LaterSum, make_accelerator
 from digan.run import Run, check_trackers, make_folder
 from digan.trainer import Trainer
 
@@ -57,7 +56,7 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
     else:
         run.catch_up(trainer)
 
-    stop = StopSignal()
+    stop = StopSignal(accelerator)
     batches = feed.batches(trainer.micro_batches, start=trainer.iteration)
     snapshot_clips = round(config.snap * config.tick * 1000)
     while trainer.clips_seen < run.total:
@@ -77,7 +76,7 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
             run.tick(trainer)
         if trainer.clips_seen // snapshot_clips > before // snapshot_clips or finished:
             run.snapshot(trainer)
-        elif stop.requested(accelerator):
+        elif stop.requested():
             run.save(trainer)
             run.draw_fakes(trainer)
             break
@@ -90,8 +89,9 @@ class StopSignal:
     """Turns Ctrl-C, SIGTERM and the end of accelerate's launcher into a request that the loop honours between two
     iterations, so that nothing is lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self.received = False
+        self.asked = LaterSum(accelerator) if accelerator.num_processes > 1 else float
         # The launcher of one process does not pass SIGTERM on: it ends, and the run would go on unseen.
         self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
         for name in (signal.SIGINT, signal.SIGTERM):
@@ -102,13 +102,9 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = True
 
-    def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop; all processes must call this together."""
-        asked = self.received or (self.launcher is not None and os.getppid() != self.launcher)
-        if accelerator.num_processes == 1:
-            return asked
-        flag = torch.tensor(float(asked), device=accelerator.device)
-        return bool(accelerator.reduce(flag, "sum") > 0)
+    def requested(self) -> bool:
+        """Whether any process was asked to stop, of several those before the last call; all must call this together."""
+        return self.asked(self.received or (self.launcher is not None and os.getppid() != self.launcher)) > 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,14 +17,12 @@ from digan.augment import AugmentDraw, apply_augment, augment_motion_input, draw
 from digan.config import TrainConfig, micro_batches
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator, motion_input
 from digan.generator import Generator
-from digan.processes import COMPUTE_TYPES
+from digan.optimizer import lazy_adam, load_adam, replace_nonfinite
+from digan.processes import COMPUTE_TYPES, send
 from digan.randomness import Phase, stream
 
-ADAM_BETAS = (0.0, 0.99)
-ADAM_EPS = 1e-8
 PATH_LENGTH_DECAY = 0.01
 NONFINITE = "nonfinite"
-GRADIENT_LIMIT = 1e5  # what an infinite gradient is replaced with
 
 
 @dataclass
@@ -48,15 +46,6 @@ class Draw:
     z_mixed: torch.Tensor  # [n,z_dim]: content vector of the slots from `cutoff` on
     cutoff: torch.Tensor  # [n]
     path_noise: torch.Tensor  # [n,2,3,R,R] for the path length penalty, else [n,0]
-
-
-def lazy_adam(module: nn.Module | list[nn.Module], lr: float, interval: int) -> torch.optim.Adam:
-    """Adam corrected for a penalty that is applied only every `interval` steps (StyleGAN2, appendix B)."""
-    ratio = interval / (interval + 1)
-    modules = module if isinstance(module, list) else [module]
-    params = [p for m in modules for p in m.parameters()]
-    betas = (ADAM_BETAS[0] ** ratio, ADAM_BETAS[1] ** ratio)
-    return torch.optim.Adam(params, lr=lr * ratio, betas=betas, eps=ADAM_EPS)
 
 
 class Trainer:
@@ -221,8 +210,8 @@ class Trainer:
         }
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        self.opt_g.load_state_dict(state["opt_g"])
-        self.opt_d.load_state_dict(state["opt_d"])
+        load_adam(self.opt_g, state["opt_g"])
+        load_adam(self.opt_d, state["opt_d"])
         self.path_length_mean = state["path_length_mean"].to(self.device)
 
     def counters(self) -> dict[str, int]:
@@ -243,13 +232,14 @@ class Trainer:
         shards = self.accelerator.num_processes * self.micro_batches
         first = self.accelerator.process_index * self.micro_batches
         for m, real in enumerate(reals):
-            parts = {
-                f.name: v.shard(first + m, shards)
-                if isinstance(v := getattr(whole, f.name), AugmentDraw)
-                else v[first + m :: shards]
-                for f in fields(Draw)
-            }
-            yield Draw(**{name: part.to(self.device) for name, part in parts.items()}), real
+            parts = {f.name: getattr(whole, f.name) for f in fields(Draw)}
+            yield Draw(**{name: self._part(part, first + m, shards) for name, part in parts.items()}), real
+
+    def _part(self, drawn: torch.Tensor | AugmentDraw, shard: int, shards: int) -> torch.Tensor | AugmentDraw:
+        """What shard `shard` of `shards` has of numbers drawn for the whole batch, on the training device."""
+        if isinstance(drawn, AugmentDraw):
+            return drawn.shard(shard, shards).to(self.device)
+        return send(drawn[shard::shards], self.device)
 
     def _draw_batch(self, phase: Phase) -> Draw:
         c, generator = self.config, stream(self.config.seed, self.iteration, phase)
@@ -300,12 +290,17 @@ class Trainer:
         A parameter without a gradient gets a zero one: Adam's averages decay on every step, as in the published system.
         """
         params = [p for group in optimizer.param_groups for p in group["params"]]
-        flat = torch.cat([torch.zeros_like(p).view(-1) if p.grad is None else p.grad.reshape(-1) for p in params])
-        flat = self.accelerator.reduce(flat, "mean")
-        self._record(NONFINITE, (~flat.isfinite()).sum())
-        flat.nan_to_num_(nan=0.0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT)
-        for p, gradient in zip(params, flat.split([p.numel() for p in params]), strict=True):
-            p.grad = gradient.view_as(p)
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        gradients = [p.grad for p in params]
+        if self.accelerator.num_processes > 1:
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            flat = self.accelerator.reduce(flat, "mean")
+            gradients = [flat]
+            for p, gradient in zip(params, flat.split([p.numel() for p in params]), strict=True):
+                p.grad = gradient.view_as(p)
+        self._record(NONFINITE, replace_nonfinite(gradients))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

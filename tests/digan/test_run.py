@@ -1,12 +1,14 @@
 """The folder of a run: snapshots, what they tell, metrics made up after an interruption, records dropped and kept."""
 
 import json
+import time
 
 import pytest
 import torch
 
 from digan import Generator, describe, metrics
-from digan.layout import drop_records, list_snapshots, metric_path, read_records
+from digan.arithmetic import forward_macs, step_flops
+from digan.layout import STATISTICS, TICK_FACTS, drop_records, list_snapshots, metric_path, read_records
 
 METRIC = "rfvd2_4f"
 
@@ -73,6 +75,21 @@ def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):
     assert [(clips, name) for clips, name, _ in results(again)] == [(16, "network-snapshot-000000.016.safetensors")]
 
 
+def test_a_tick_tells_the_share_of_the_machine(make_run, real_batch):
+    run, trainer = make_run(gamma=1.0)
+    trainer.update_d([trainer.reals(real_batch(8, 0))])
+    trainer.advance()
+    run.tick_started = time.time() - 2.0
+    run.tick(trainer)
+    (record,) = read_records(run.folder / STATISTICS)
+    assert record["clips_per_second"] == pytest.approx(8 / 2, rel=0.2)
+    flops = step_flops(forward_macs(run.config)).weighted(run.config) * record["clips_per_second"]
+    assert record["tflops_per_second"] == pytest.approx(flops / 1e12)
+    assert record["share_of_peak"] == pytest.approx(flops / run.peak)
+    assert set(record) == {*TICK_FACTS, "loss_d", "nonfinite"} - {"gpu_memory_gb"}
+    assert describe.speed(record) in (run.folder / "log.txt").read_text()
+
+
 def test_records_of_the_future_go_and_those_of_evaluate_stay(tmp_path):
     file = tmp_path / "records"
     own = [{"clips": clips} for clips in (8, 16, 24)]
@@ -96,3 +113,13 @@ def test_the_end_names_what_is_there(make_run, finished):
         assert (str(run.folder / path) in text) == finished
     assert str(run.folder / "samples") in text
     assert text.endswith(f"--resume {run.folder}" + (" --kimg 0.032" if finished else ""))
+
+
+def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run):
+    run, trainer = make_run()
+    run.tick_started = time.time() - 2.0
+    before = time.time()
+    snapshot(run, trainer, 8)
+    assert time.time() - before > 0.01
+    run.tick(trainer)
+    assert read_records(run.folder / "stats.jsonl")[-1]["clips_per_second"] == pytest.approx(8 / 2, rel=0.05)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from torch._dynamo.utils import counters
 
 from digan import checkpoint
+from digan.optimizer import GRADIENT_LIMIT
 from digan.processes import COMPUTE_TYPES
-from digan.trainer import GRADIENT_LIMIT, Trainer
+from digan.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +116,18 @@ def test_nonfinite_gradients_are_replaced_and_counted(tiny, accelerator, real_ba
     assert trainer.collect_statistics()["nonfinite"] == 2 * weight.numel()
 
 
+def test_a_missing_gradient_is_a_zero_one(tiny, accelerator, real_batch):
+    trainer = Trainer(tiny(), accelerator)
+    reals = whole(trainer, real_batch(8, 0))
+    trainer.update_d(reals)
+    bias = trainer.d_image.out.bias  # R1 does not depend on it
+    before = {name: value.clone() for name, value in trainer.opt_d.state[bias].items()}
+    trainer.update_r1(reals)
+    after, group = trainer.opt_d.state[bias], trainer.opt_d.param_groups[0]
+    assert after["step"] == before["step"] + 1
+    torch.testing.assert_close(after["exp_avg_sq"], before["exp_avg_sq"] * group["betas"][1])
+
+
 def test_w_average_moves_by_the_mean_of_the_whole_batch(tiny, accelerator, real_batch):
     averages = []
     for at_once in (8, 4):
@@ -167,14 +181,21 @@ def test_half_precision_is_near_float32_and_the_penalty_is_float32_under_fp16(
     assert penalty_dtype is (None if precision == "fp16" else torch.bfloat16)
 
 
-def test_compiled_passes_agree_with_eager_ones(tiny, accelerator, real_batch):
+def test_compiled_passes_are_whole_graphs_and_agree_with_eager_ones(tiny, accelerator, real_batch):
     batch, results = real_batch(8, 3), []
+    torch.compiler.reset()
+    counters.clear()
     for compiled in (False, True):
         trainer = Trainer(tiny(compile=compiled), accelerator)
         reals = whole(trainer, batch)
         results.append(gradients(trainer, trainer.opt_g, trainer.update_g, reals))
         results.append(gradients(trainer, trainer.opt_d, trainer.update_d, reals))
-    for eager, fused in zip(results[:2], results[2:], strict=True):
+        graphs = counters["stats"]["unique_graphs"]
+        results.append(gradients(trainer, trainer.opt_d, trainer.update_r1, reals))
+        assert counters["stats"]["unique_graphs"] == graphs  # compiled code has no second derivatives
+    assert graphs >= 4  # the generator with gradients and without, two discriminators
+    assert not counters["graph_break"]
+    for eager, fused in zip(results[:3], results[3:], strict=True):
         assert (eager - fused).norm() <= 1e-4 * eager.norm()
 
 
@@ -213,5 +234,6 @@ def test_two_processes_give_the_gradients_of_one(tiny, accelerator, real_batch, 
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, script, tmp_path], check=True, env=env, cwd=tmp_path, timeout=300)
     together = torch.load(tmp_path / "out.pt")
+    assert together.pop("later") == [0.0, 3.0, 20.0]
     for name, one in alone.items():
         assert (one - together[name]).norm() <= 1e-5 * one.norm(), name

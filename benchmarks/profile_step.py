@@ -1,0 +1,95 @@
+"""Where the time of a training iteration goes: `python -m benchmarks.profile_step [options of digan/train.py]`.
+
+Prints the operations that took longest and every wait of the host for the device, and writes a trace for
+chrome://tracing or ui.perfetto.dev (`--trace FILE`). Profiled is an iteration with the R1 penalty, after others that
+warm up, on data that lies on the device already: `-k data` of the benchmarks is about the rest. Exit status 1 if the
+host waited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from digan.config import TrainConfig
+from digan.options import parse_options, resolve
+from digan.processes import make_accelerator
+from digan.trainer import Reals, Trainer
+
+WARM_UP = 2
+ITERATION = "iteration"
+SHOWN = 25
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")  # of the host for a GPU
+
+
+def iteration(trainer: Trainer, reals: list[Reals]) -> None:
+    """One iteration of training with every update of the published objective."""
+    trainer.update_g(reals)
+    trainer.update_d(reals)
+    trainer.update_r1(reals)
+    trainer.update_ema()
+    trainer.advance()
+
+
+def random_reals(trainer: Trainer) -> list[Reals]:
+    """Micro-batches of noise."""
+    c = trainer.config
+    n = c.batch // (trainer.micro_batches * trainer.accelerator.num_processes)
+    batch = {
+        "frames": torch.randint(0, 256, (n, 2, 3, c.resolution, c.resolution), dtype=torch.uint8),
+        "delta_t": torch.rand(n),
+        "label": torch.zeros(n, dtype=torch.int64),
+    }
+    return [trainer.reals(batch) for _ in range(trainer.micro_batches)]
+
+
+def waits(events: Iterable[FunctionEvent]) -> Counter[str]:
+    """How often the host waited within the iteration, by the call; the profiler itself waits after it."""
+    events = list(events)
+    (whole,) = (e.time_range for e in events if e.name == ITERATION and e.device_type == DeviceType.CPU)
+    return Counter(e.name for e in events if e.name in WAITS and whole.start <= e.time_range.start <= whole.end)
+
+
+def profiled(trainer: Trainer, reals: list[Reals]) -> profile:
+    """The profile of one iteration."""
+    cuda = trainer.device.type == "cuda"
+    for _ in range(WARM_UP):
+        iteration(trainer, reals)
+    if cuda:
+        torch.cuda.synchronize()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, record_shapes=True) as result, record_function(ITERATION):
+        iteration(trainer, reals)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", type=Path, default=Path(tempfile.gettempdir()) / "digan-step.json")
+    own, rest = parser.parse_known_args(argv)
+    # The published networks where no preset is named; no data is read.
+    config: TrainConfig = resolve(parse_options(["--data", "unused", *rest]))
+    trainer = Trainer(config, make_accelerator(config.mixed_precision or "no", config.threads))
+    result = profiled(trainer, random_reals(trainer))
+    sort = "self_cuda_time_total" if trainer.device.type == "cuda" else "self_cpu_time_total"
+    events = result.key_averages(group_by_input_shape=True)
+    print(events.table(sort_by=sort, row_limit=SHOWN, max_name_column_width=48, max_shapes_column_width=64))
+    own.trace.parent.mkdir(parents=True, exist_ok=True)
+    result.export_chrome_trace(str(own.trace))
+    found = waits(result.events())
+    print("waits for the device:", ", ".join(f"{count} x {call}" for call, count in found.items()) or "none")
+    print(f"trace: {own.trace}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

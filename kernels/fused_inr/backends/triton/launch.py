@@ -21,11 +21,19 @@ class Launch:
     programs: int
     arguments: dict[str, Any]
     num_warps: int = WARPS
+    num_stages: int | None = None
+    """Tiles of a pipelined loop that are on their way at once; None leaves it to Triton."""
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton is told beside the arguments."""
+        stages = {} if self.num_stages is None else {"num_stages": self.num_stages}
+        return {"num_warps": self.num_warps} | stages
 
     def run(self) -> None:
         """Launches it on the current device and stream, or runs it on the CPU where Triton interprets."""
         if self.programs:
-            self.kernel[(self.programs,)](**self.arguments, num_warps=self.num_warps)
+            self.kernel[(self.programs,)](**self.arguments, **self.options)
 
 
 def power_of_two(size: int) -> int:

@@ -4,8 +4,12 @@ Nothing here is made of tensors' contents, so the launches of calls on "meta" te
 device: same block sizes, same specialization on the arguments.
 """
 
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 WARPS = 4
 # Elements that one program of a memory-bound kernel holds of each tensor: two 16-byte loads a thread of half precision,
@@ -44,3 +48,10 @@ def power_of_two(size: int) -> int:
 def cdiv(a: int, b: int) -> int:
     """a / b rounded up."""
     return -(-a // b)
+
+
+def run(launches: Iterable[Launch], device: torch.device) -> None:
+    """Runs launches in order on a device, which need not be the current one."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        for launch in launches:
+            launch.run()

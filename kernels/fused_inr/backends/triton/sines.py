@@ -1,12 +1,13 @@
 """Sines and cosines of float32 angles: the range reduced in float32, then the hardware's instruction.
 
 Triton's own `tl.sin` compiles to a call that keeps a table in local memory for huge angles. Here an angle a becomes
-r = a - 2 pi k, k = round(a / 2 pi), by two fused multiply-adds with 2 pi = 201 / 32 + rest (Cody and Waite, 1980: the first
-product is exact for |k| < 2^16), and the instruction sees |r| <= pi only.
+r = a - 2 pi k, k = round(a / 2 pi), by two fused multiply-adds with 2 pi = 201 / 32 + rest (Cody and Waite, 1980: the
+first product is exact for |k| < 2^16), and the instruction sees |r| <= pi only.
 
-Errors against float64. Of the reduction, measured in Triton's interpreter, whose multiply-adds round twice: absolute 1.5e-7
-for |a| <= 100, 2.2e-7 for |a| <= 10,000 and 4.5e-6 for |a| <= 400,000; beyond, an angle's own spacing in float32 exceeds
-0.03. The instruction adds up to 2^-20.9 = 5.1e-7 on NVIDIA GPUs (the PTX manual's bound for |r| <= pi; not measured).
+Errors against float64. Of the reduction, measured in Triton's interpreter, whose multiply-adds round twice: absolute
+1.5e-7 for |a| <= 100, 2.2e-7 for |a| <= 10,000 and 4.5e-6 for |a| <= 400,000; beyond, an angle's own spacing in float32
+exceeds 0.03. The instruction adds up to 2^-20.9 = 5.1e-7 on NVIDIA GPUs (the PTX manual's bound for |r| <= pi; not
+measured).
 """
 
 import triton

@@ -93,3 +93,9 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
     limits = sorted(map(int, widths))
     limit = next((limit for limit in limits if width <= limit), limits[-1])
     return {**widths[str(limit)], **(_override or {})}
+
+
+def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
+    """What `chosen` gives, taken apart: the kernel's constants, and what a `Launch` takes."""
+    found = chosen(kernel, dtype, width, device)
+    return found, {name: found.pop(name) for name in ("num_warps", "num_stages")}

@@ -166,3 +166,10 @@ def block_pixels(height: int, width: int, block_m: int) -> int:
 def tile_count(height: int, width: int, block_m: int, patch_w: int) -> int:
     """Tiles of a frame."""
     return cdiv(height, block_m // patch_w) * cdiv(width, patch_w)
+
+
+def tiles_of(height: int, width: int, most: int) -> tuple[dict[str, int], int]:
+    """Constants of a kernel whose tiles have at most `most` pixels, and how many tiles a frame has."""
+    block_m = block_pixels(height, width, most)
+    patch_w = patch_width(height, width, block_m)
+    return {"BLOCK_M": block_m, "PATCH_W": patch_w}, tile_count(height, width, block_m, patch_w)

@@ -67,13 +67,11 @@ def test_features(grid, shared, dtype, device):
     given = fi.Fourier(frequency.to(device), phase.to(device))
     rows, columns, launches = features.tables(given, grid, dtype)
     launch.run(launches, rows.device)
-    block_m = features.block_pixels(grid.height, grid.width, 64)
-    patch_w = features.patch_width(grid.height, grid.width, block_m)
-    tiles = features.tile_count(grid.height, grid.width, block_m, patch_w)
+    tiles, count = features.tiles_of(grid.height, grid.width, 64)
     out = torch.empty(n * t, grid.height * grid.width, 2 * d, device=device)
     strides = features.clip_stride(rows), features.clip_stride(columns)
-    arguments = (rows, columns, out, grid.height, grid.width, d, tiles, *strides, t)
-    feature_kernel[(n * t * tiles,)](*arguments, BLOCK_M=block_m, PATCH_W=patch_w, BLOCK_D=4)
+    arguments = (rows, columns, out, grid.height, grid.width, d, count, *strides, t)
+    feature_kernel[(n * t * count,)](*arguments, **tiles, BLOCK_D=4)
     found = out.cpu().double().mT.unflatten(2, (grid.height, grid.width))
     assert (found - exact.expand_as(found)).abs().max() <= TOLERANCES[dtype]
 
@@ -102,9 +100,8 @@ def test_nothing_to_do(n, t, d, device):
 
 def test_tiles_cover_every_frame_once():
     for height, width, most in [(1, 1, 64), (128, 128, 128), (3, 500, 64), (500, 3, 64), (33, 17, 128), (1, 9, 128)]:
-        block = features.block_pixels(height, width, most)
-        patch = features.patch_width(height, width, block)
+        tiles, count = features.tiles_of(height, width, most)
+        block, patch = tiles["BLOCK_M"], tiles["PATCH_W"]
         assert 16 <= block <= most
         assert block % patch == 0
-        tiles = features.tile_count(height, width, block, patch)
-        assert tiles * block >= height * width
+        assert count * block >= height * width

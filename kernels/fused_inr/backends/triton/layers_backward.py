@@ -159,14 +159,14 @@ def weight_gradient_kernel(
     in_rows = row < outputs
     in_cols = col < inputs
     k = tl.arange(0, BLOCK_K)
-    a = dz + (clip * pixels + start) * outputs + k[:, None] * outputs + row[None, :]
+    a = dz + (clip * pixels + start) * outputs + row[:, None] + k[None, :] * outputs
     b = x + (clip * pixels + start) * inputs + k[:, None] * inputs + col[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for first in range(0, count, BLOCK_K):
-        there = (k < count - first)[:, None]
-        left = tl.load(a, there & in_rows[None, :], 0.0)
-        right = tl.load(b, there & in_cols[None, :], 0.0)
-        total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
+        there = k < count - first
+        left = tl.load(a, in_rows[:, None] & there[None, :], 0.0)
+        right = tl.load(b, there[:, None] & in_cols[None, :], 0.0)
+        total = tl.dot(left, right, total, input_precision=PRECISION)
         a += BLOCK_K * tl.cast(outputs, tl.int64)
         b += BLOCK_K * tl.cast(inputs, tl.int64)
     place = clip * out_clip + split * out_split + row.to(tl.int64)[:, None] * out_row + col[None, :]
@@ -204,18 +204,14 @@ def children_sum_kernel(
     tl.store(target + j[:, None] * channels + channel[None, :], total.to(out.dtype.element_ty), inside)
 
 
-POINTWISE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 4}
+_POINTWISE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16}
 """Where nothing is multiplied: 32 elements a thread."""
 
 
-def fitted(options: dict[str, int], m: int, n: int, k: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Options of `configs` as constants of a kernel, no larger than a product of these sizes asks, and Triton's own.
-
-    Matrix instructions take no less than 16 of each.
-    """
+def fitted(blocks: dict[str, int], m: int, n: int, k: int) -> dict[str, int]:
+    """Blocks no larger than a product of these sizes asks; matrix instructions take no less than 16 of each."""
     sizes = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}
-    blocks = {name: min(options[name], max(16, power_of_two(size))) for name, size in sizes.items()}
-    return blocks, {name: value for name, value in options.items() if name not in sizes}
+    return {name: min(blocks[name], max(16, power_of_two(size))) for name, size in sizes.items()}
 
 
 @dataclass(frozen=True)
@@ -256,8 +252,10 @@ def output_gradient(
     n, t, height, width, channels = told.shape
     pixels = height * width
     inner = 1 if following is None else following.dz.shape[-1]
-    chosen = configs.chosen("output_gradient", dtype, channels, told.device) if following else POINTWISE
-    blocks, options = fitted(chosen, pixels, channels, inner)
+    most, options = _POINTWISE, {}
+    if following is not None:
+        most, options = configs.options("output_gradient", dtype, channels, told.device)
+    blocks = fitted(most, pixels, channels, inner)
     row_tiles = cdiv(pixels, blocks["BLOCK_M"])
     rgb = None if colours is None else layer.to_rgb[0].detach().to(torch.float32).contiguous()
     count = 0 if colours is None else colours.shape[-1]
@@ -311,8 +309,8 @@ def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[L
     """
     n, outputs, inputs = (1 if shared else dz.shape[0]), dz.shape[-1], x.shape[-1]
     pixels = math.prod(dz.shape[:-1]) // n  # clips that share the weight are one
-    chosen = configs.chosen("weight_gradient", x.dtype, inputs, x.device)
-    blocks, options = fitted(chosen, outputs, inputs, pixels)
+    most, options = configs.options("weight_gradient", x.dtype, inputs, x.device)
+    blocks = fitted(most, outputs, inputs, pixels)
     programs = n * cdiv(outputs, blocks["BLOCK_M"]) * cdiv(inputs, blocks["BLOCK_N"])
     splits, span = splits_of(pixels, programs, blocks["BLOCK_K"])
     out = torch.empty(n, splits, outputs, inputs, dtype=torch.float32, device=dz.device)

@@ -97,6 +97,7 @@ __device__ inline float add_lanes_of_row(float x) {
 template <class... Parameters>
 int32_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int shared, void* stream, Parameters... arguments) {
   if (blocks == 0) return 0;
+  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   if (shared > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (error != cudaSuccess) {

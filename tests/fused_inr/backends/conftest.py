@@ -291,8 +291,8 @@ def check_graph() -> Callable[..., None]:
 # Relative difference of values (2-norm) and of gradients (root mean square over tensors) that are right in any case: a
 # few roundings of the type, and in float32 the 5e-7 of the hardware's sine. On the CPU's kernels it is at most 7.7e-7
 # and 2e-6 in float32, and 1.3e-2 of values in bfloat16. Most of what gradients differ by comes from activations whose
-# argument a rounding moves across the kink: in float32 few of them, by chance, and in half precision on the CPU's kernels
-# 0.6 to 1.28 times as many as on the naive path. tf32 is cut off where the naive path may round.
+# argument a rounding moves across the kink: in float32 few of them, by chance, and in half precision on the CPU's
+# kernels 0.6 to 1.28 times as many as on the naive path. tf32 is cut off where the naive path may round.
 RIGHT = {"float32": (5e-6, 2e-5), "tf32": (2e-3, 5e-3), "float16": (2e-3, 5e-3), "bfloat16": (1.5e-2, 3e-2)}
 NO_WORSE = {"float32": 4, "tf32": 3, "float16": 2, "bfloat16": 2}
 

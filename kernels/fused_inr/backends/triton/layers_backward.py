@@ -254,7 +254,8 @@ def output_gradient(
     inner = 1 if following is None else following.dz.shape[-1]
     most, options = _POINTWISE, {}
     if following is not None:
-        most, options = configs.options("output_gradient", dtype, channels, told.device)
+        name = "output_gradient" if colours is None else "read_out_gradient"  # of which the second takes more registers
+        most, options = configs.options(name, dtype, channels, told.device)
     blocks = fitted(most, pixels, channels, inner)
     row_tiles = cdiv(pixels, blocks["BLOCK_M"])
     rgb = None if colours is None else layer.to_rgb[0].detach().to(torch.float32).contiguous()

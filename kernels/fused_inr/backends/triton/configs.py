@@ -99,3 +99,25 @@ def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -
     """What `chosen` gives, taken apart: the kernel's constants, and what a `Launch` takes."""
     found = chosen(kernel, dtype, width, device)
     return found, {name: found.pop(name) for name in ("num_warps", "num_stages")}
+
+
+def text(entries: Table) -> str:
+    """A table as it is stored: a line for every entry."""
+
+    def block(lines: list[str], indent: str) -> str:
+        return "{\n" + ",\n".join(indent + "  " + line for line in lines) + "\n" + indent + "}"
+
+    def kernel_text(kinds: dict[str, dict[str, dict[str, int]]]) -> str:
+        lines = []
+        for kind, widths in kinds.items():
+            entry = [f"{json.dumps(width)}: {json.dumps(found)}" for width, found in widths.items()]
+            inner = "{" + entry[0] + "}" if len(entry) == 1 else block(entry, " " * 6)
+            lines.append(f"{json.dumps(kind)}: {inner}")
+        return block(lines, " " * 4)
+
+    architectures = [
+        f"{json.dumps(name)}: "
+        + block([f"{json.dumps(kernel)}: {kernel_text(kinds)}" for kernel, kinds in kernels.items()], "  ")
+        for name, kernels in entries.items()
+    ]
+    return block(architectures, "") + "\n"

@@ -95,6 +95,32 @@ def sines_of_tile(row, column, d, features):
     return su * cv + cu * sv, cu * cv - su * sv
 
 
+@triton.jit
+def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
+    """Rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of the pixels of a tile, none beyond the last ones."""
+    tiles_x = tl.cdiv(width, PATCH_W)
+    y = tile // tiles_x * (BLOCK_M // PATCH_W) + tl.arange(0, BLOCK_M // PATCH_W)[:, None]
+    x = tile % tiles_x * PATCH_W + tl.arange(0, PATCH_W)[:, None]
+    return tl.minimum(y, height - 1), tl.minimum(x, width - 1)
+
+
+@triton.jit
+def sines_of_patch(row, column, d, features):
+    """As `sines_of_tile`, from pointers to the entries of each row [R, 1] and of each column [C, 1]; BLOCK_M = R C.
+
+    It loads each entry once, not once for each pixel.
+    """
+    there = d < features
+    su = tl.expand_dims(tl.load(row + d, there, 0.0).to(tl.float32), 1)  # [R, 1, BLOCK_D]
+    cu = tl.expand_dims(tl.load(row + features + d, there, 0.0).to(tl.float32), 1)
+    sv = tl.expand_dims(tl.load(column + d, there, 0.0).to(tl.float32), 0)  # [1, C, BLOCK_D]
+    cv = tl.expand_dims(tl.load(column + features + d, there, 0.0).to(tl.float32), 0)
+    pixels: tl.constexpr = row.shape[0] * column.shape[0]
+    s = su * cv + cu * sv  # [R, C, BLOCK_D]
+    c = cu * cv - su * sv
+    return tl.reshape(s, pixels, d.shape[1]), tl.reshape(c, pixels, d.shape[1])
+
+
 def table_type(dtype: torch.dtype) -> torch.dtype:
     """Type of the tables for products in `dtype`."""
     return torch.float32 if dtype == torch.float32 else torch.float16

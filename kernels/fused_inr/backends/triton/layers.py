@@ -18,7 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_inr.backends.triton import activations, configs, read_outs
-from fused_inr.backends.triton.features import clip_stride, pixels_of_tile, sines_of_tile, tile_count, tiles_of
+from fused_inr.backends.triton.features import (
+    clip_stride,
+    patch_of_tile,
+    pixels_of_tile,
+    sines_of_patch,
+    tile_count,
+    tiles_of,
+)
 from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
 from fused_inr.backends.triton.read_outs import Canvas, add_read_out, finish_read_out
 from fused_inr.backends.triton.sines import sine
@@ -56,11 +63,11 @@ def add_features(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """total + the product with Fourier features; arguments as of `sines_of_tile` and `add_product`."""
+    """total + the product with Fourier features; arguments as of `sines_of_patch` and `add_product`."""
     k = tl.arange(0, BLOCK_K)
     right = weight + k[:, None]
     for first in range(0, features, BLOCK_K):
-        s, c = sines_of_tile(row, column, first + k[None, :], features)
+        s, c = sines_of_patch(row, column, first + k[None, :], features)
         inside = (k < features - first)[:, None] & there
         b = tl.load(right, inside, 0.0)
         total = tl.dot(s.to(b.dtype), b, total, input_precision=PRECISION)
@@ -145,8 +152,9 @@ def layer_kernel(
     if x is not None:
         z = add_product(z, x + pixel * inputs, w, inputs, there, BLOCK_K, PRECISION)
     if rows is not None:
-        row = rows + clip * rows_clip + (frame % times * height + py) * 2 * features
-        column = columns + clip * columns_clip + px.to(tl.int64) * 2 * features
+        ry, cx = patch_of_tile(tile, height, width, BLOCK_M, PATCH_W)
+        row = rows + clip * rows_clip + (frame % times * height + ry) * 2 * features
+        column = columns + clip * columns_clip + cx.to(tl.int64) * 2 * features
         z = add_features(z, row, column, w + inputs, features, there, COSINES, BLOCK_K, PRECISION)
     if parent is not None:
         h = height // parent_ratio
@@ -257,7 +265,9 @@ def _out(weight: Tensor, source: Input, dtype: torch.dtype) -> Tensor:
 def _arguments(weight: Tensor, source: Input, out: Tensor, planes: bool) -> tuple[dict[str, Any], dict[str, int], int]:
     """What all layers' launches have in common, Triton's options, and the number of blocks of outputs."""
     outputs, (n, t, height, width) = weight.shape[1], source.size
-    options, taken = configs.options("layer", weight.dtype, outputs, weight.device)
+    options, taken = configs.options(
+        "feature_layer" if source.features else "layer", weight.dtype, outputs, weight.device
+    )
     tiles, _ = tiles_of(height, width, options["BLOCK_M"])
     block_n = min(options["BLOCK_N"], max(16, power_of_two(outputs)))
     arguments = {

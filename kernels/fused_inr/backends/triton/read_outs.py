@@ -23,10 +23,17 @@ LEAST_COLOURS = 16  # of a block of colours in a matrix product
 def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, PRECISION: tl.constexpr):
     """total [BLOCK_M, COLOURS] + y [BLOCK_M, BLOCK_N] times weights [colours, outputs], of which o [1, BLOCK_N]."""
     c = tl.arange(0, COLOURS)
-    o = tl.trans(o)
-    there = (o < outputs) & (c < colours)[None, :]
-    b = tl.load(weight + c[None, :] * outputs + o, there, 0.0)
-    return tl.dot(y.to(b.dtype), b, total, input_precision=PRECISION)
+    if weight.dtype.element_ty == tl.float32 and PRECISION == "ieee":
+        # No matrix instruction takes these on NVIDIA GPUs, and a product without one takes all registers.
+        for colour in range(colours):
+            w = tl.load(weight + colour * outputs + o, o < outputs, 0.0)
+            total += tl.where((c == colour)[None, :], tl.sum(y * w, 1, keep_dims=True), 0.0)
+    else:
+        place = tl.trans(o)
+        there = (place < outputs) & (c < colours)[None, :]
+        b = tl.load(weight + c[None, :] * outputs + place, there, 0.0)
+        total = tl.dot(y.to(b.dtype), b, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit

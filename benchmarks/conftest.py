@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import device
 from benchmarks.harness import Case, Report, Sequel, format_table, machine, measure, measure_sequel
 
 _reports: list[Report] = []
@@ -13,11 +14,16 @@ _reports: list[Report] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="also write the tables to FILE, in Markdown")
+    parser.addoption("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.addoption("--quick", action="store_true", help="small sizes and one round: tries the benchmarks themselves")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        device.use(config.getoption("--device"))
+    except RuntimeError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_inr as fi
+from benchmarks.device import device
 from digan import Discriminator
 
 SQRT_HALF = 0.5**0.5
 ROW = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-FIR = torch.outer(ROW, ROW)  # [4,4]
+FIR = torch.outer(ROW, ROW).to(device())  # [4,4]
 
 
 def judge(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

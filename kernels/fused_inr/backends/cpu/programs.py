@@ -241,17 +241,10 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _gradients(
     gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Tensor | None = None
 ) -> list[Tensor | None]:
-    structure, numbers, shape, window, bfloat16 = options
     if not torch.is_grad_enabled():
         return cpu_render_backward(gradient, list(tensors), *options, kept)
-    # The gradient is to be differentiated again: PyTorch calls, whose gradients are known. On aliases, because a tensor
-    # may stand at two places, or be computed from one that stands at another.
-    own = [tensor.view_as(tensor) for tensor in tensors]
-    wanted = [tensor for tensor in own if tensor.requires_grad]
-    inr = unflatten(own, structure, numbers)
-    frames = composed.render(inr, grid_of(inr, shape, window), torch.bfloat16 if bfloat16 else torch.float32)
-    rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
-    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+    *told, bfloat16 = options  # the gradient is to be differentiated again: PyTorch calls, whose gradients are known
+    return composed.gradients(gradient, tensors, *told, torch.bfloat16 if bfloat16 else torch.float32)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fused_inr import reference
 from fused_inr.flattening import grid_of, unflatten
 from fused_inr.inr import INR, Fourier, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
@@ -109,4 +110,22 @@ def gradients(
     inr = unflatten(own, structure, numbers)
     frames = render(inr, grid_of(inr, shape, window), dtype)
     rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
+    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+
+
+def siren_gradients(
+    gradient: Tensor,
+    tensors: Sequence[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+) -> list[Tensor | None]:
+    """Gradients of a SIREN's coordinates, weights and biases, one after the other, which can be differentiated again."""
+    own = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
+    coords, count = own[0], len(own) // 2
+    final = "sine" if final_sine else "linear"
+    values = reference.siren(coords, own[1 : 1 + count], own[1 + count :], omega, first_omega, final, dtype)
+    wanted = [tensor for tensor in own if tensor.requires_grad]
+    rest = iter(torch.autograd.grad(values, wanted, gradient, create_graph=True, allow_unused=True))
     return [next(rest) if tensor.requires_grad else None for tensor in tensors]

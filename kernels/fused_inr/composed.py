@@ -121,7 +121,7 @@ def siren_gradients(
     final_sine: bool,
     dtype: torch.dtype,
 ) -> list[Tensor | None]:
-    """Gradients of a SIREN's coordinates, weights and biases, one after the other, which can be differentiated again."""
+    """Gradients of a SIREN's coordinates, weights and biases, in this order, to be differentiated again."""
     own = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
     coords, count = own[0], len(own) // 2
     final = "sine" if final_sine else "linear"

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from fused_inr.backends.triton import siren_ops
-from fused_inr.backends.triton import render
+from fused_inr.backends.triton import render, siren_ops
 from fused_inr.kernel import Kernel
 from fused_inr.primitives import bias_act, minibatch_stddev, upfirdn2d
 

@@ -144,5 +144,5 @@ def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
 
 
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Peak bytes of the tensors of a call without gradients, its result included, before the allocator rounds them up."""
+    """Peak bytes of the tensors of a call without gradients, result included, before the allocator rounds them up."""
     return _kernels("evaluation").memory(inr, grid, dtype)

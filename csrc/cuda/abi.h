@@ -58,6 +58,7 @@ int64_t fused_inr_siren_partials(const FusedInrSiren* siren);
 // 0, or the cudaError_t of what failed.
 int32_t fused_inr_siren_forward(const FusedInrSiren* siren, void* stream);
 int32_t fused_inr_siren_backward(const FusedInrSiren* siren, void* stream);
+int32_t fused_inr_check(int32_t device);  // whether kernels can run there: driver, architecture
 const char* fused_inr_error(int32_t error);
 
 const char* fused_inr_source_hash();

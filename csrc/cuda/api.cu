@@ -27,6 +27,11 @@ int32_t fused_inr_runs_on_host() {
 #endif
 }
 
+int32_t fused_inr_check(int32_t device) {
+  if (const int32_t error = use_device(device)) return error;
+  return check(reduce_gradients);
+}
+
 int64_t fused_inr_siren_packed(const FusedInrSiren* s) { return layout_of(*s).packed(); }
 int64_t fused_inr_siren_partials(const FusedInrSiren* s) { return layout_of(*s).sums(); }
 int64_t fused_inr_siren_shared(const FusedInrSiren* s, int32_t backward) {

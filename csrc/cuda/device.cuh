@@ -109,6 +109,15 @@ int32_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int s
   return cudaGetLastError();
 }
 
+// Whether the driver has code of a kernel for the current device.
+template <class... Parameters>
+int32_t check(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  cudaGetLastError();
+  return error;
+}
+
 inline int32_t use_device(int32_t device) { return cudaSetDevice(device); }
 inline const char* error_text(int32_t error) { return cudaGetErrorString(cudaError_t(error)); }
 

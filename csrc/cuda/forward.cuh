@@ -6,13 +6,15 @@
 
 namespace fused_inr {
 
-// Blocks are as small as their weights allow, since registers then go around with less left over: 12 warps and more of a
-// multiprocessor where the network is not the widest.
+// Blocks are as small as their weights allow, since registers then go around with less left over: 12 warps of a
+// multiprocessor and more, but for the widest network and float32.
 template <int WIDTH>
 constexpr int FORWARD_WARPS = WIDTH < 128 ? 4 : 8;
+template <class T, int WIDTH>
+constexpr int FORWARD_BLOCKS = WIDTH < 64 ? 4 : WIDTH == 128 ? 1 : T::ELEMENT == 4 ? 2 : 3;
 
 template <class T, int WIDTH, int M>
-__global__ void __launch_bounds__(32 * FORWARD_WARPS<WIDTH>, WIDTH < 64 ? 4 : WIDTH < 128 ? 3 : 1)
+__global__ void __launch_bounds__(32 * FORWARD_WARPS<WIDTH>, FORWARD_BLOCKS<T, WIDTH>)
     siren_forward(const Network net) {
   constexpr int GROUPS = WIDTH / 16, ROWS = 16 * M;
   SHARED_MEMORY(weights);

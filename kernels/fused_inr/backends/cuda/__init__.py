@@ -4,10 +4,12 @@
 that need not be there and prints what each needs of one.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
-from fused_inr.backends.cuda import native, plan, siren
+from fused_inr.backends.cuda import native, nvcc, plan, siren
 from fused_inr.kernel import Kernel
 
 PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
@@ -30,11 +32,21 @@ def status() -> str:
         return "no CUDA device"
     if _STATE != "ready":
         return _STATE
-    major, minor = siren.limits(None).capability
+    return _state_of(torch.cuda.current_device())
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _state_of(device: int) -> str:
+    major, minor = siren.limits(device).capability
     if not native.runs_on(_BUILT_FOR, (major, minor)):
         names = ", ".join(f"sm_{name.replace('.', '')}" for name in _BUILT_FOR)
-        return f"built for {names}, this device is sm_{major}{minor}: build with TORCH_CUDA_ARCH_LIST={major}.{minor}"
-    return "ready"
+        old = (major, minor) < nvcc.OLDEST
+        remedy = ", and the kernels need sm_80" if old else f": build with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+        return f"built for {names}, this device is sm_{major}{minor}{remedy}"
+    library = native.load()[0]
+    error = library.fused_inr_check(device)
+    return f"the device cannot run it: {library.fused_inr_error(error).decode()}" if error else "ready"
 
 
 def _supports_siren(

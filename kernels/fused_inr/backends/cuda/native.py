@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from fused_inr.backends import libraries
+from fused_inr.backends.cuda import nvcc
 
-SOURCE_NAMES = ("*.cpp", "*.cu", "*.cuh", "*.h")
 MOST_LAYERS = 32  # FUSED_INR_MOST_LAYERS of csrc/cuda/abi.h
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # FusedInrType
 _FOLDER = Path(__file__).parent
@@ -74,6 +74,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         ("siren_partials", _i64, (siren,)),
         ("siren_forward", _i32, (siren, _ptr)),
         ("siren_backward", _i32, (siren, _ptr)),
+        ("check", _i32, (_i32,)),
         ("error", ctypes.c_char_p, (_i32,)),
         ("architectures", ctypes.c_char_p, ()),
         ("runs_on_host", _i32, ()),
@@ -87,7 +88,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 def load() -> tuple[ctypes.CDLL | None, str]:
     """(library, "ready"), or (None, one line that says why there is none). Looks once, and asks for no device."""
     missing = "not built: install with nvcc at hand (FUSED_INR_CUDA=1 makes its absence an error)"
-    library, state = libraries.opened(_FOLDER, _SOURCES, SOURCE_NAMES, "the CUDA library", missing)
+    library, state = libraries.opened(_FOLDER, _SOURCES, nvcc.SOURCE_NAMES, "the CUDA library", missing)
     return (None, state) if library is None else (declare(library), state)
 
 

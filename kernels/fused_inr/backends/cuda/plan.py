@@ -12,8 +12,6 @@ from torch import Tensor
 WIDTHS = (16, 32, 64, 128)
 MOST_INPUTS = MOST_OUTPUTS = 16
 MOST_LAYERS = 32
-FORWARD_BLOCKS = {16: 4, 32: 4, 64: 3, 128: 1}
-"""Blocks of the forward kernel that a multiprocessor has registers for."""
 
 
 def _up(x: int, unit: int) -> int:
@@ -45,6 +43,11 @@ class Shape:
     def most_warps(self) -> int:
         """Of a block of the forward kernel."""
         return 4 if self.width < 128 else 8
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of the forward kernel that a multiprocessor has registers for."""
+        return {16: 4, 32: 4, 64: 2 if self.element == 4 else 3, 128: 1}[self.width]
 
     def _with_coords(self, rows: int) -> int:
         return _up(self.packed, 128) + _up(rows * (self.inputs | 1) * 4, 128)

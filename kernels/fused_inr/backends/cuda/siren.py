@@ -106,7 +106,7 @@ class _Call:
         has, shape, siren = limits(self.device), self.shape, self.siren
         siren.warps = shape.forward_warps(has.shared)
         tiles = -(-siren.points // (shape.rows * siren.warps))
-        on_processor = min(plan.FORWARD_BLOCKS[shape.width], has.shared // shape.forward_shared(siren.warps))
+        on_processor = min(shape.most_blocks, has.shared // shape.forward_shared(siren.warps))
         siren.blocks = plan.blocks(siren.samples, tiles, on_processor * has.processors)
         siren.out = out.data_ptr()
         self.run("fused_inr_siren_forward")

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_inr.backends.triton import configs
-from fused_inr.backends.triton.features import clip_stride, pixels_of_tile, sines_of_tile, tiles_of
+from fused_inr.backends.triton.features import clip_stride, patch_of_tile, pixels_of_tile, sines_of_patch, tiles_of
 from fused_inr.backends.triton.launch import Launch, cdiv
 from fused_inr.backends.triton.layers import Tables
 from fused_inr.backends.triton.layers_backward import fitted, splits_of
@@ -76,9 +76,10 @@ def phase_gradient_kernel(
             of_cosine = tl.dot(tile, factor, of_cosine, input_precision=PRECISION)
         a += BLOCK_K
         b += BLOCK_K * tl.cast(weight_row, tl.int64)
-    row = rows + clip * rows_clip + (frame % times * height + y) * 2 * features
-    column = columns + clip * columns_clip + x.to(tl.int64) * 2 * features
-    sine, cosine = sines_of_tile(row, column, d, features)
+    py, px = patch_of_tile((part % tiles).to(tl.int32), height, width, BLOCK_M, PATCH_W)
+    row = rows + clip * rows_clip + (frame % times * height + py) * 2 * features
+    column = columns + clip * columns_clip + px.to(tl.int64) * 2 * features
+    sine, cosine = sines_of_patch(row, column, d, features)
     g = of_sine * cosine
     if COSINES:
         g -= of_cosine * sine
@@ -135,9 +136,10 @@ def feature_weight_kernel(
         y, x, inside = pixels_of_tile(patch % tiles, height, width, BLOCK_K, PATCH_W)
         pixel = ((clip * times + time) * height + y) * width + x
         left = tl.load(dz + tl.trans(pixel) * outputs + o[:, None], tl.trans(inside) & (o < outputs)[:, None], 0.0)
-        row = rows + clip * rows_clip + (time.to(tl.int64) * height + y) * 2 * features
-        column = columns + clip * columns_clip + x.to(tl.int64) * 2 * features
-        sine, cosine = sines_of_tile(row, column, d, features)
+        py, px = patch_of_tile(patch % tiles, height, width, BLOCK_K, PATCH_W)
+        row = rows + clip * rows_clip + (time.to(tl.int64) * height + py) * 2 * features
+        column = columns + clip * columns_clip + px.to(tl.int64) * 2 * features
+        sine, cosine = sines_of_patch(row, column, d, features)
         of_sine = tl.dot(left, sine.to(left.dtype), of_sine, input_precision=PRECISION)
         if COSINES:
             of_cosine = tl.dot(left, cosine.to(left.dtype), of_cosine, input_precision=PRECISION)

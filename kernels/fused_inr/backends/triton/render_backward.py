@@ -66,7 +66,7 @@ class _Backward:
         made = self._launched(output_gradient(layer, told, self._dtype, following, given, colours))
         reached.following = reached.given = None
         if to_rgb:
-            self.found += [reached.colours.to(to_rgb[1].dtype), _summed(made.rgb, to_rgb[0], (1, 2))]
+            self.found += [reached.colours.to(to_rgb[1].dtype, copy=True), _summed(made.rgb, to_rgb[0], (1, 2))]
         self.found.append(_summed(made.bias, layer.bias, ((0, 1, 2), (1, 2), (2,))[layer.bias.ndim - 1]))
         return made.dz
 

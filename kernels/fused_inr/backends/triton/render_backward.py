@@ -39,7 +39,7 @@ class _Reached:
 
 def _summed(partial: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Partial sums, added along axes and then along those that clips or frames share in `like`, in its type."""
-    return partial.sum(axes).sum_to_size(like.shape).to(like.dtype)
+    return partial.sum(axes).sum_to_size(like.shape).to(like.dtype).contiguous()
 
 
 class _Backward:

@@ -1,17 +1,24 @@
-"""Builds the native CPU kernels; everything that can be declared stands in pyproject.toml.
+"""Builds the native CPU kernels and, where there is nvcc, the CUDA kernels; the rest stands in pyproject.toml.
 
-The library needs a C++ compiler and nothing else: no PyTorch at build time, so an isolated build works, and no Python
-header. Without a compiler the package installs all the same, and `python -m fused_inr` says what is missing.
+The libraries need a C++ compiler and nvcc and nothing else: no PyTorch at build time, so an isolated build works, no
+Python header, and no GPU. Without a compiler the package installs all the same, and `python -m fused_inr` says what is
+missing.
+
+Environment:
+    FUSED_INR_CUDA: 0 leaves the CUDA kernels out; 1 makes it an error if they cannot be built.
+    TORCH_CUDA_ARCH_LIST: GPUs to build them for, such as "8.0;9.0a+PTX".
 """
 
-import hashlib
+import os
 import platform
+import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
-SOURCES = Path("csrc/cpu")
+SOURCES, CUDA_SOURCES = Path("csrc/cpu"), Path("csrc/cuda")
 COMMON = ["-O3", "-g0", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]
 # Each instruction set is the same source compiled with other flags; the processor chooses among them at run time.
@@ -23,38 +30,53 @@ ISA_FLAGS = {
     "api.cpp": [],
 }
 X86 = platform.machine().lower() in ("x86_64", "amd64")
+CUDA = "fused_inr.backends.cuda._native"
+BACKENDS = Path("kernels/fused_inr/backends")
+# The package cannot be imported before it is installed, but files of it that need nothing else can be run.
+sum_of_sources = runpy.run_path(str(BACKENDS / "libraries.py"))["source_hash"]
+nvcc = runpy.run_path(str(BACKENDS / "cuda" / "nvcc.py"))
 
 
 def source_hash() -> str:
-    """What the library says it was built from; the same sum as in fused_inr.backends.cpu.native."""
-    digest = hashlib.sha256()
-    for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    """What the CPU library says it was built from."""
+    return sum_of_sources(SOURCES, ("*.cpp", "*.h"))
 
 
 def extensions() -> list[Extension]:
-    """The one library, with every header as a dependency: it is built again when any of its sources changes."""
+    """The libraries, with every header as a dependency: they are built again when any of their sources changes."""
     names = list(ISA_FLAGS) if X86 else ["isa_base.cpp", "api.cpp"]
-    return [
-        Extension(
-            "fused_inr.backends.cpu._native",
-            sources=[str(SOURCES / name) for name in names],
-            depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
-            define_macros=[
-                ("FUSED_INR_SOURCE_HASH", f'"{source_hash()}"'),
-                *([("FUSED_INR_X86", "1")] if X86 else []),
-            ],
-            language="c++",
-            optional=True,
-        )
-    ]
+    cpu = Extension(
+        "fused_inr.backends.cpu._native",
+        sources=[str(SOURCES / name) for name in names],
+        depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
+        define_macros=[
+            ("FUSED_INR_SOURCE_HASH", f'"{source_hash()}"'),
+            *([("FUSED_INR_X86", "1")] if X86 else []),
+        ],
+        language="c++",
+        optional=True,
+    )
+    return [cpu, *cuda_extension()]
+
+
+def cuda_extension() -> list[Extension]:
+    """The CUDA library, if it is wanted."""
+    wanted = os.environ.get("FUSED_INR_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"FUSED_INR_CUDA must be 0 or 1, not {wanted!r}.")
+    if wanted == "0" or (not wanted and nvcc["find"]() is None):
+        return []
+    files = sorted(path for name in nvcc["SOURCE_NAMES"] for path in CUDA_SOURCES.glob(name))
+    sources = [str(path) for path in files if path.suffix == ".cu"]
+    return [Extension(CUDA, sources, depends=[str(path) for path in files], optional=wanted != "1")]
 
 
 class BuildExt(build_ext):
-    """Compiles each source with the flags of its instruction set."""
+    """Compiles each CPU source with the flags of its instruction set, and the CUDA sources with nvcc."""
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name == CUDA:
+            return self.build_cuda(ext)
         compile_one = self.compiler._compile
 
         def with_flags(obj, src, suffix, cc_args, extra, pp_opts):
@@ -66,6 +88,20 @@ class BuildExt(build_ext):
             super().build_extension(ext)
         finally:
             self.compiler._compile = compile_one
+
+    def build_cuda(self, ext: Extension) -> None:
+        library, digest = Path(self.get_ext_fullpath(ext.name)), sum_of_sources(CUDA_SOURCES, nvcc["SOURCE_NAMES"])
+        try:
+            compiler = nvcc["find"]()
+            if compiler is None:
+                raise CompileError(
+                    "FUSED_INR_CUDA=1 asks for the CUDA kernels, and nvcc is neither on PATH nor in CUDA_HOME."
+                )
+            names = nvcc["architectures"](os.environ.get("TORCH_CUDA_ARCH_LIST"))
+            print(f"building the CUDA kernels for {' '.join(names)} with {compiler}", flush=True)
+            nvcc["build"](compiler, CUDA_SOURCES, library, names, digest, Path(self.build_temp) / "cuda")
+        except (ValueError, OSError, nvcc["CompileError"]) as error:
+            raise CompileError(f"the CUDA kernels were not built: {error}") from error
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

@@ -1,4 +1,4 @@
-"""Collects the tables of all cases and prints them at the end; --table FILE writes them as well."""
+"""Collects the tables of all cases and prints them at the end; --table FILE writes them as well, case by case."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import device
 from benchmarks.harness import Case, Report, Sequel, format_table, machine, measure, measure_sequel
 
 _reports: list[Report] = []
@@ -13,11 +14,16 @@ _reports: list[Report] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="also write the tables to FILE, in Markdown")
+    parser.addoption("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.addoption("--quick", action="store_true", help="small sizes and one round: tries the benchmarks themselves")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        device.use(config.getoption("--device"))
+    except RuntimeError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +40,7 @@ def quick(request) -> bool:
 
 
 @pytest.fixture
-def compare(benchmark, quick):
+def compare(benchmark, quick, request):
     """Measures a case, or a sequel of cases, and hands the last path to pytest-benchmark."""
 
     def run(work: Case | Sequel) -> Report:
@@ -44,6 +50,7 @@ def compare(benchmark, quick):
         else:
             cases, reports = [work], [measure(work, rounds)]
         _reports.extend(reports)
+        _write_table(request.config)
         for report in reports:
             for line in report.table():
                 print("  ".join(v for v in line.values() if v), flush=True)
@@ -59,13 +66,19 @@ def compare(benchmark, quick):
     return run
 
 
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    if not _reports:
-        return
-    text = format_table([line for report in _reports for line in report.table()])
-    terminalreporter.write_line("")
-    terminalreporter.write_line(machine())
-    terminalreporter.write_line(text)
+def _text() -> str:
+    return format_table([line for report in _reports for line in report.table()])
+
+
+def _write_table(config: pytest.Config) -> None:
+    """After every case, so that a run that is stopped has measured something."""
     if config.getoption("--table"):
         command = "pytest " + " ".join(config.invocation_params.args)
-        Path(config.getoption("--table")).write_text(f"`{command}`\n\n{machine()}\n\n{text}\n")
+        Path(config.getoption("--table")).write_text(f"`{command}`\n\n{machine()}\n\n{_text()}\n")
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if _reports:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(machine())
+        terminalreporter.write_line(_text())

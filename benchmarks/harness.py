@@ -25,8 +25,10 @@ import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.limits import Limit, gemm_ceiling, matrix_products, timed
+from benchmarks.device import description, on_cuda, peak_allocated, pick, tf32, timed, warm_up
+from benchmarks.limits import Limit, copy_ceiling, gemm_ceiling, matrix_products
 from digan.memory import keep_freed_memory
+from fused_inr.counts import Counts
 
 Path = Callable[[], Tensor | tuple[Tensor, ...]]
 
@@ -43,6 +45,26 @@ class Kept:
 
 Result = TypeVar("Result")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What products are computed in."""
+
+    name: str
+    dtype: torch.dtype
+    tf32: bool = False
+
+
+_CPU_PRECISIONS = [Precision("float32", torch.float32), Precision("bfloat16", torch.bfloat16)]
+_CUDA_PRECISIONS = [*_CPU_PRECISIONS, Precision("float16", torch.float16), Precision("tf32", torch.float32, tf32=True)]
+
+
+def precisions() -> pytest.MarkDecorator:
+    """Runs a benchmark, with an argument `precision`, in every type that the device multiplies in."""
+    found = pick(cpu=_CPU_PRECISIONS, cuda=_CUDA_PRECISIONS)
+    return pytest.mark.parametrize("precision", found, ids=lambda precision: precision.name)
+
 
 # A path that takes less is run several times in a row, as clocks and interruptions would decide its time.
 SHORTEST = 0.02  # seconds
@@ -70,6 +92,9 @@ class Case:
         rounds: timed rounds, after one that warms up.
         moved: bytes that the task reads and writes at least; 0 where arithmetic decides.
         limits: what bounds the task; () is a matrix product of as many operations, if there are any.
+        work: what the task is at least; gives the share of the roofline's speed that a path reaches.
+        rivals: paths beside the first that the later ones are compared with.
+        tf32: the products of float32 matrices may be made in this type.
     """
 
     name: str
@@ -82,6 +107,13 @@ class Case:
     rounds: int = 5
     moved: float = 0
     limits: Sequence[Limit] = ()
+    work: Counts | None = None
+    rivals: Sequence[str] = ()
+    tf32: bool = False
+
+    @property
+    def type_name(self) -> str:
+        return "tf32" if self.tf32 else str(self.dtype or "").removeprefix("torch.")
 
     def bounds(self) -> Sequence[Limit]:
         """`limits` as they apply."""
@@ -119,13 +151,14 @@ class Report:
     case: Case
     rows: list[Measured] = field(default_factory=list)
     limits: dict[str, float] = field(default_factory=dict)  # name -> median seconds
+    roofline: float | None = None  # seconds
 
     def table(self) -> Iterator[dict[str, str]]:
         """A line for each path."""
         for row in self.rows:
             line = {
                 "case": self.case.name,
-                "dtype": str(self.case.dtype or "").removeprefix("torch."),
+                "dtype": self.case.type_name,
                 "path": row.path,
             }
             if row.seconds is None:
@@ -137,39 +170,57 @@ class Report:
         first = self.rows[0]
         work = [(self.case.flops, "GFLOP/s"), (self.case.moved, "GB/s")]
         limits = [f"{limit / seconds:.0%} of {name}" for name, limit in self.limits.items()]
+        rivals = [rival for rival in self.rows if rival.path in self.case.rivals]
+        before = {rival.path: rival for rival in rivals if self.rows.index(rival) < self.rows.index(row)}
         return {
             "time": f"{seconds * 1e3:.1f} ms" if seconds > 0.01 else f"{seconds * 1e3:.3f} ms",
             "speed-up": f"{first.seconds / seconds:.2f}x" if first.seconds else "",
+            **{f"over {name}": f"{r.seconds / seconds:.2f}x" for name, r in before.items() if r.seconds},
             "rate": ", ".join(f"{done / seconds / 1e9:.3g} {unit}" for done, unit in work if done),
             "limit reached": ", ".join(limits),
+            "of roofline": f"{self.roofline / seconds:.0%}" if self.roofline else "",
             "peak memory": f"{row.peak / 2**20:.0f} MB",
             "memory": f"{row.peak / first.peak:.0%}" if first.seconds and first.peak > SMALLEST else "",
+            **{f"of {name}'s": f"{row.peak / r.peak:.0%}" for name, r in before.items() if r.peak > SMALLEST},
             "error": f"{row.error:.1e}",
         }
 
 
 def measure(case: Case, rounds: int | None = None) -> Report:
     """Checks every path, then times all of them in turn; `rounds` goes before those of the case."""
+    with tf32(case.tf32):
+        return _measured(case, rounds or case.rounds)
+
+
+def _measured(case: Case, rounds: int) -> Report:
     report = Report(case, _check(case))
-    right = [row for row in report.rows if row.error <= case.tolerance]
-    times: dict[str, list[float]] = {row.path: [] for row in right}
+    times: dict[str, list[float]] = {}
     repeats = {}
-    for row in right:
-        row.peak, seconds = peak_memory(case.paths[row.path])
+    for row in report.rows:
+        if not row.error <= case.tolerance:
+            continue
+        path = case.paths[row.path]
+        try:
+            row.peak, seconds = peak_memory(path)
+        except (RuntimeError, MemoryError) as error:
+            row.failure = _reason(error)
+            continue
         repeats[row.path] = math.ceil(SHORTEST / seconds)
-        if seconds > LONGEST:
-            times[row.path].append(seconds)
+        times[row.path] = [seconds] if seconds > LONGEST else []
+        warm_up(path)
     bounds = case.bounds()
     limits: dict[str, list[float]] = {limit.name: [] for limit in bounds}
-    for done in range(rounds or case.rounds):
-        for row in right:
-            if len(times[row.path]) <= done:
-                times[row.path].append(_mean_time(case.paths[row.path], repeats[row.path]))
+    for done in range(rounds):
+        for name, found in times.items():
+            if len(found) <= done:
+                found.append(_mean_time(case.paths[name], repeats[name]))
         for limit in bounds:
             limits[limit.name].append(limit.seconds())
-    for row in right:
-        row.seconds = statistics.median(times[row.path])
+    for row in report.rows:
+        row.seconds = statistics.median(times[row.path]) if row.path in times else None
     report.limits = {name: statistics.median(seconds) for name, seconds in limits.items()}
+    if case.work is not None:
+        report.roofline = case.work.roofline_seconds(gemm_ceiling(case.dtype or torch.float32), copy_ceiling())
     return report
 
 
@@ -180,14 +231,25 @@ def _check(case: Case) -> list[Measured]:
         try:
             found = case.part(path())
         except (RuntimeError, MemoryError) as error:
-            if expected is None:
+            if expected is None and not _out_of_memory(error):
                 raise
-            rows.append(Measured(name, float("nan"), failure=f"{type(error).__name__}: {error}".splitlines()[0]))
+            rows.append(Measured(name, float("nan"), failure=_reason(error)))
             continue
         expected = found if expected is None else expected
         rows.append(Measured(name, relative_error(found, expected)))
         del found
     return rows
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _reason(error: Exception) -> str:
+    """Why a path has no time."""
+    if _out_of_memory(error):
+        return "out of memory"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _mean_time(path: Path, repeats: int) -> float:
@@ -223,7 +285,7 @@ def measure_sequel(sequel: Sequel, rounds: int | None = None) -> list[Report]:
     """The report of every case, and last that of all of them as one: weighted time, largest memory and error."""
     reports = [measure(case, rounds) for case, _ in sequel.parts]
     weights = [weight for _, weight in sequel.parts]
-    whole = Report(replace(sequel.parts[0][0], name=sequel.name, flops=0, moved=0, limits=()))
+    whole = Report(replace(sequel.parts[0][0], name=sequel.name, flops=0, moved=0, limits=(), work=None))
     for rows in zip(*(report.rows for report in reports), strict=True):
         row = Measured(rows[0].path, max(r.error for r in rows), peak=max(r.peak for r in rows))
         if all(r.seconds is not None for r in rows):
@@ -257,6 +319,8 @@ def _tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def peak_memory(path: Path) -> tuple[int, float]:
     """Most bytes that the process had more during a call than before it, and the seconds of that call."""
     gc.collect()
+    if on_cuda():
+        return peak_allocated(path)
     _trim()
     with _watch_memory() as peak, _memory_of(path):
         seconds = timed(path)
@@ -302,14 +366,10 @@ def format_table(lines: list[dict[str, str]]) -> str:
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
-    model = platform.processor() or platform.machine()
-    if platform.system() == "Linux":
-        with open("/proc/cpuinfo") as file:
-            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
-    capability = torch.backends.cpu.get_cpu_capability()
-    peaks = ", ".join(f"{str(t)[6:]} {gemm_ceiling(t) / 1e9:.0f}" for t in (torch.float32, torch.bfloat16))
-    return (
-        f"{model}, {torch.get_num_threads()} threads, {capability}; torch {torch.__version__}; "
-        f"{time.strftime('%Y-%m-%d')}; matrix product peak in GFLOP/s: {peaks}"
-    )
+    """What the numbers were measured on, and what it can do at most."""
+    peaks = []
+    for precision in pick(cpu=_CPU_PRECISIONS, cuda=_CUDA_PRECISIONS):
+        with tf32(precision.tf32):
+            peaks.append(f"{precision.name} {gemm_ceiling(precision.dtype) / 1e9:.0f}")
+    bandwidth = f"copy bandwidth {copy_ceiling() / 1e9:.0f} GB/s"
+    return f"{description()}; matrix product peak in GFLOP/s: {', '.join(peaks)}; {bandwidth}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.device import device, on_cuda, pick, timed
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,33 @@ class Limit:
     seconds: Callable[[], float]
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def gemm_ceiling(dtype: torch.dtype) -> float:
+    """FLOP/s of PyTorch's own matrix product: the best of many.
+
+    On a CPU at the sizes of the default generator; on a GPU at those that fill it, with tf32 as it is allowed now.
+    """
+    return _gemm_ceiling(dtype, on_cuda() and torch.backends.cuda.matmul.allow_tf32)
 
 
 @functools.cache
-def gemm_ceiling(dtype: torch.dtype) -> float:
-    """FLOP/s of PyTorch's own matrix product at the sizes of the default generator: the best of many."""
-    a, b = torch.randn(16384, 512).to(dtype), torch.randn(512, 512).to(dtype)
-    return 2 * 16384 * 512 * 512 / min(timed(lambda: torch.mm(a, b)) for _ in range(30))
+def _gemm_ceiling(dtype: torch.dtype, tf32: bool) -> float:
+    rows, inputs, outputs = pick(cpu=(16384, 512, 512), cuda=(8192, 8192, 8192))
+    a, b = (torch.randn(size, device=device()).to(dtype) for size in ((rows, inputs), (inputs, outputs)))
+    return 2 * rows * inputs * outputs / _shortest(lambda: torch.mm(a, b), 30)
+
+
+@functools.cache
+def copy_ceiling() -> float:
+    """Bytes per second, read and written together, of `copy_` in memory beyond all caches: the best of many."""
+    source = torch.ones(pick(cpu=2**25, cuda=2**28), device=device())
+    target = torch.zeros_like(source)
+    return 2 * source.nbytes / _shortest(lambda: target.copy_(source), 10)
+
+
+def _shortest(call: Callable[[], object], rounds: int) -> float:
+    """Seconds of a call at best; of several in a row on a GPU, which else would wait for each."""
+    calls = range(pick(cpu=1, cuda=10))
+    return min(timed(lambda: [call() for _ in calls]) for _ in range(rounds)) / len(calls)
 
 
 def matrix_products(flops: float, dtype: torch.dtype) -> Limit:
@@ -47,14 +63,14 @@ def matrix_products(flops: float, dtype: torch.dtype) -> Limit:
 
 def copying(moved: int) -> Limit:
     """The time in which `copy_` reads and writes `moved` bytes together, in memory that was in use before."""
-    source, target = torch.ones(moved // 8), torch.zeros(moved // 8)
-    return Limit("copy", lambda: min(timed(lambda: target.copy_(source)) for _ in range(3)))
+    source, target = torch.ones(moved // 8, device=device()), torch.zeros(moved // 8, device=device())
+    return Limit("copy", lambda: _shortest(lambda: target.copy_(source), 3))
 
 
 def cloning(moved: int) -> Limit:
     """The same into memory that is new, as the results of ops are: the system hands its pages out one by one."""
-    source = torch.ones(moved // 8)
-    return Limit("clone", lambda: min(timed(source.clone) for _ in range(3)))
+    source = torch.ones(moved // 8, device=device())
+    return Limit("clone", lambda: _shortest(source.clone, 3))
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,7 @@ class ConvolutionTime:
 
 def _passes(c: Convolution, passes: Sequence[str], memory_format: torch.memory_format) -> float:
     x, weight, gradient = (
-        torch.full(shape, 0.5, dtype=c.dtype).contiguous(memory_format=memory_format)
+        torch.full(shape, 0.5, dtype=c.dtype, device=device()).contiguous(memory_format=memory_format)
         for shape in (c.input, c.weight, c.output)
     )
 

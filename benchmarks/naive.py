@@ -14,32 +14,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_inr as fi
+from benchmarks.device import device
 from digan import Discriminator
 from digan.trainer import Trainer
 
 SQRT_HALF = 0.5**0.5
 ROW = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-FIR = torch.outer(ROW, ROW)  # [4,4]
+FIR = torch.outer(ROW, ROW).to(device())  # [4,4]
 
 
 class NaiveTrainer(Trainer):
-    """A trainer whose discriminators are those of `judge`, in float32; the rest is naive on the reference backend.
+    """A trainer whose discriminators are those of `judge`; the rest is naive on the reference backend.
+
+    Args:
+        dtype: of the discriminators' highest resolutions; None is float32.
+        compiled: main passes go through torch.compile, but for second derivatives, which it does not have.
 
     Attributes:
         judged: how often a discriminator was called.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, dtype: torch.dtype | None = None, compiled: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.judged = 0
-        for d in (self.d_image, self.d_motion):
-            d.forward = partial(self._judge_naively, d)
+        fast = torch.compile(judge) if compiled else judge
+        if compiled:
+            self._generate = torch.compile(self._render)
 
-    def _judge_naively(
-        self, d: Discriminator, x: Tensor, labels: Tensor | None = None, dtype: torch.dtype | None = None
-    ) -> Tensor:
-        self.judged += 1
-        return judge(d, x)
+        def naively(
+            d: Discriminator, x: Tensor, labels: Tensor | None = None, asked: torch.dtype | None = None
+        ) -> Tensor:
+            self.judged += 1
+            twice = x.requires_grad and d.out.weight.requires_grad
+            return (judge if twice else fast)(d, x, dtype)
+
+        for d in (self.d_image, self.d_motion):
+            d.forward = partial(naively, d)
 
 
 def judge(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

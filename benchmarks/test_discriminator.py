@@ -1,4 +1,4 @@
-"""Both discriminators of DIGAN on two clips of 128x128, 512 channels: losses with gradients, and R1."""
+"""Both discriminators of DIGAN on clips of 128x128, 512 channels: losses with gradients, and R1."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import naive
+from benchmarks.device import device, on_cuda, pick
 from benchmarks.harness import DTYPES, Case, Kept, Path, on_reference
 from benchmarks.limits import LOSS_PASSES, R1_PASSES, ConvolutionTime, convolutions_of
 from digan import Discriminator, losses
 from digan.config import DiscriminatorConfig
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
 
-CLIPS = 2
+CLIPS = pick(cpu=2, cuda=32)
 SMALL = DiscriminatorConfig(resolution=32, channel_base=512, channel_max=16)
 # Relative to the naive path in float32. A pre-activation that rounds to the other side of zero changes the slope by 5x.
 TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
@@ -74,7 +75,8 @@ def pair(quick) -> Pair:
     config = SMALL if quick else DiscriminatorConfig()
     frames = torch.rand(CLIPS, 2, 3, config.resolution, config.resolution) * 2 - 1
     networks = (Discriminator(config, IMAGE_CHANNELS), Discriminator(config, MOTION_CHANNELS))
-    return Pair(networks, (frames.flatten(0, 1), motion_input(frames, torch.rand(CLIPS))))
+    inputs = (frames.flatten(0, 1), motion_input(frames, torch.rand(CLIPS)))
+    return Pair(tuple(d.to(device()) for d in networks), tuple(x.to(device()) for x in inputs))
 
 
 def half(dtype: torch.dtype) -> torch.dtype | None:
@@ -113,6 +115,7 @@ def case(pair: Pair, name: str, dtype: torch.dtype, passes: Sequence[str], paths
         tolerance=TOLERANCE[dtype],
         rounds=3,
         limits=[convolutions.limit],
+        rivals=["naive", "compiled"] if on_cuda() and dtype is not torch.float32 else (),
     )
 
 

@@ -1,4 +1,7 @@
-"""The ops of the discriminators one by one, on the activations of a 128x128 layer and of the epilogue."""
+"""The ops of the discriminators one by one, on the activations of a 128x128 layer and of the epilogue.
+
+On a GPU the batch is that of training, and minibatch_stddev gets a tensor that no cache holds as well.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import torch
 from torch import Tensor
 
 import fused_inr as fi
+from benchmarks.device import device, pick
 from benchmarks.harness import DTYPES, Case, Kept, on_reference
 from benchmarks.limits import Limit, cloning, copying
 from benchmarks.naive import FIR
+from fused_inr import counts
 
 # Against float64. The naive path rounds to bfloat16 after every call.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -21,7 +26,9 @@ FORMATS = pytest.mark.parametrize(
 )
 
 Op = Callable[..., Tensor]
-IN_CACHE = 2**24  # bytes
+IN_CACHE = pick(cpu=2**24, cuda=2**27)  # bytes
+FRAMES = pick(cpu=8, cuda=64)
+EPILOGUES = pick(cpu=[(8, 4), (64, 4)], cuda=[(64, 4), (64, 64)])  # samples, pixels per side
 ALL, FIRST = slice(None), slice(0, 1)
 
 
@@ -87,17 +94,19 @@ def backward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: s
 
 def bandwidth(x: Tensor, moved: int) -> list[Limit]:
     """Copies of as many bytes; none where x fits into a cache, which copies do not measure."""
-    return [copying(moved), cloning(moved)] if x.nbytes > IN_CACHE else []
+    if x.nbytes <= IN_CACHE:
+        return []
+    return [limit(moved) for limit in pick(cpu=[copying, cloning], cuda=[copying])]
 
 
 def activations(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
     torch.manual_seed(0)
-    return torch.randn(shape).to(dtype).contiguous(memory_format=memory_format)
+    return torch.randn(shape, device=device()).to(dtype).contiguous(memory_format=memory_format)
 
 
 def layer(quick: bool, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
-    """What a convolution at 128x128 gives for a batch of 8."""
-    return activations((2, 16, 32, 32) if quick else (8, 256, 128, 128), dtype, memory_format)
+    """What a convolution at 128x128 gives."""
+    return activations((2, 16, 32, 32) if quick else (FRAMES, 256, 128, 128), dtype, memory_format)
 
 
 def title(op: str, x: Tensor) -> str:
@@ -118,31 +127,37 @@ def downsample(x: Tensor) -> Tensor:
 @FORMATS
 def test_bias_act_forward(compare, quick, dtype, memory_format):
     x = layer(quick, dtype, memory_format)
-    bias = torch.randn(x.shape[1]).to(dtype)
-    compare(forward(title("bias_act", x), bias_act, [x, bias], 2 * x.nbytes))
+    bias = torch.randn(x.shape[1], device=device()).to(dtype)
+    compare(forward(title("bias_act", x), bias_act, [x, bias], counts.bias_act(x, bias).bytes))
 
 
 @DTYPES
 @FORMATS
 def test_bias_act_backward(compare, quick, dtype, memory_format):
     x = layer(quick, dtype, memory_format)
-    bias = torch.randn(x.shape[1]).to(dtype)
-    # Reads the gradient and what tells the slope, writes the gradient of x.
-    compare(backward(title("bias_act backward", x), bias_act, [x, bias], 3 * x.nbytes))
+    bias = torch.randn(x.shape[1], device=device()).to(dtype)
+    moved = counts.bias_act(x, bias, backward=True).bytes
+    compare(backward(title("bias_act backward", x), bias_act, [x, bias], moved))
 
 
 @DTYPES
 @FORMATS
 def test_downsample2d_forward(compare, quick, dtype, memory_format):
     x = layer(quick, dtype, memory_format)
-    compare(forward(title("downsample2d", x), downsample, [x], x.nbytes + x.nbytes // 4, FIRST))
+    compare(
+        forward(title("downsample2d", x), downsample, [x], counts.upfirdn2d(x, FIR, down=2, padding=1).bytes, FIRST)
+    )
 
 
 @DTYPES
 @FORMATS
 def test_downsample2d_backward(compare, quick, dtype, memory_format):
     x = layer(quick, dtype, memory_format)
-    compare(backward(title("downsample2d backward", x), downsample, [x], x.nbytes + x.nbytes // 4, FIRST))
+    compare(
+        backward(
+            title("downsample2d backward", x), downsample, [x], counts.upfirdn2d(x, FIR, down=2, padding=1).bytes, FIRST
+        )
+    )
 
 
 @DTYPES
@@ -154,32 +169,34 @@ def test_upfirdn2d_filter_before_a_strided_convolution(compare, quick, dtype, me
             title("upfirdn2d padding 2", x),
             lambda x: fi.upfirdn2d(x, FIR.to(x.dtype), padding=2),
             [x],
-            2 * x.nbytes,
+            counts.upfirdn2d(x, FIR, padding=2).bytes,
             FIRST,
         )
     )
 
 
 @DTYPES
-@pytest.mark.parametrize("batch", [8, 64], ids=["N8", "N64"])
-def test_minibatch_stddev_forward(compare, dtype, batch):
-    x = activations((batch, 512, 4, 4), dtype, torch.contiguous_format)
-    compare(forward(title("minibatch_stddev", x), fi.minibatch_stddev, [x], 2 * x.nbytes))
+@pytest.mark.parametrize(("batch", "size"), EPILOGUES)
+def test_minibatch_stddev_forward(compare, dtype, batch, size):
+    x = activations((batch, 512, size, size), dtype, torch.contiguous_format)
+    compare(forward(title("minibatch_stddev", x), fi.minibatch_stddev, [x], counts.minibatch_stddev(x).bytes))
 
 
 @DTYPES
-@pytest.mark.parametrize("batch", [8, 64], ids=["N8", "N64"])
-def test_minibatch_stddev_backward(compare, dtype, batch):
-    x = activations((batch, 512, 4, 4), dtype, torch.contiguous_format)
-    compare(backward(title("minibatch_stddev backward", x), fi.minibatch_stddev, [x], 3 * x.nbytes))
+@pytest.mark.parametrize(("batch", "size"), EPILOGUES)
+def test_minibatch_stddev_backward(compare, dtype, batch, size):
+    x = activations((batch, 512, size, size), dtype, torch.contiguous_format)
+    moved = counts.minibatch_stddev(x, backward=True).bytes
+    compare(backward(title("minibatch_stddev backward", x), fi.minibatch_stddev, [x], moved))
 
 
 def augmentation(clips: int, size: int) -> Op:
     """DiffAugment with color and translation, as an op on frames alone."""
     torch.manual_seed(1)
     colors = {"brightness": torch.rand(clips) - 0.5, "saturation": 2 * torch.rand(clips)}
-    places = torch.randint(-(size // 8), size // 8 + 1, (clips, 2))
-    return partial(fi.augment, **colors, contrast=torch.rand(clips) + 0.5, translation=places)
+    colors["contrast"] = torch.rand(clips) + 0.5
+    places = torch.randint(-(size // 8), size // 8 + 1, (clips, 2)).to(device())
+    return partial(fi.augment, **{name: v.to(device()) for name, v in colors.items()}, translation=places)
 
 
 # 8 clips are in the cache all along, as in a training step on this machine.
@@ -189,7 +206,7 @@ CLIPS = pytest.mark.parametrize("clips", [8, 128], ids=["N8", "N128"])
 def frames(quick: bool, clips: int, dtype: torch.dtype) -> tuple[str, Tensor]:
     """The title and the frames of a batch."""
     size = 32 if quick else 128
-    x = torch.rand(2 if quick else clips, 2, 3, size, size).to(dtype)
+    x = torch.rand(2 if quick else clips, 2, 3, size, size).to(device(), dtype)
     return f"augment N{len(x)}-T2-C3-{size}x{size}", x
 
 

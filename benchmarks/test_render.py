@@ -1,19 +1,28 @@
 """The renderer on DIGAN's default generator: 128x128, 512 channels, against what one writes by hand."""
 
+from __future__ import annotations
+
+import pytest
 import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.harness import DTYPES, Case
+from benchmarks.device import device, on_cuda, pick
+from benchmarks.harness import Case, Path, Precision, precisions
 from digan import Generator
 from digan.config import GeneratorConfig
+from fused_inr import counts
 
-# Multiply-accumulates of a 128x128 frame after a layer's large half was moved below the upsampling: 7.4 G.
-FLOPS_OF_A_FRAME = 14.8e9
-# Against float64. bfloat16 keeps 8 bits of every activation, through twelve layers.
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
+SIZES = pick(cpu=[(1, 16)], cuda=[(8, 16), (32, 16)])
+TRAINING = pick(cpu=[(4, 2)], cuda=[(16, 2)])
+# Against float64. bfloat16 keeps 8 bits of every activation, through twelve layers; float16 and tf32 keep 11.
+TOLERANCE = {"float32": 2e-6, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1e-2}
 # A pre-activation that rounds to the other side of zero changes the slope by 5x: gradients differ more than frames do.
-GRADIENT_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
+GRADIENT_TOLERANCE = {"float32": 1e-2, "tf32": 0.1, "float16": 0.1, "bfloat16": 0.3}
+
+
+def names(size: tuple[int, int]) -> str:
+    return f"N{size[0]}-T{size[1]}"
 
 
 def default_inr(clips: int, frames: int) -> tuple[fi.INR, fi.Grid]:
@@ -21,47 +30,67 @@ def default_inr(clips: int, frames: int) -> tuple[fi.INR, fi.Grid]:
     g = Generator(GeneratorConfig())
     with torch.no_grad():
         inr = g.inr(torch.randn(clips, 512), torch.randn(clips, 512), torch.linspace(0, 1, frames))
-    return inr, g.grid()
+    return inr.mapped(lambda tensor: tensor.to(device())), g.grid()
 
 
 def in_type(inr: fi.INR, dtype: torch.dtype) -> fi.INR:
     return inr.mapped(lambda tensor: tensor.to(dtype))
 
 
-@DTYPES
-def test_render_16_frames(compare, dtype):
-    inr, grid = default_inr(1, 16)
-    compiled = torch.compile(lambda: fi.render(inr, grid, dtype=dtype, backend="reference"))
+def rivals(naive, wrap, precision: Precision) -> dict[str, Path]:
+    """Ways to write it by hand; `naive(inr, dtype)` renders, `wrap` makes a path of such a function.
 
-    def no_grad(path):
+    On a GPU only bfloat16 is compiled, and float32 stands beside it: that is what one would choose from.
+    """
+    paths = {"naive": wrap(lambda inr: naive(inr, precision.dtype))}
+    if on_cuda() and precision.name != "bfloat16":
+        return paths
+    if on_cuda():
+        paths = {"naive, float32": wrap(lambda inr: naive(inr, torch.float32))} | paths
+    return paths | {"compiled": wrap(torch.compile(lambda inr: naive(inr, precision.dtype)))}
+
+
+@precisions()
+@pytest.mark.parametrize("size", SIZES, ids=names)
+def test_render_16_frames(compare, size, precision):
+    inr, grid = default_inr(*size)
+
+    def path(render) -> Path:
         def run() -> Tensor:
             with torch.no_grad():
-                return path()
+                return render(inr)
 
         return run
 
-    paths = {
-        "naive": lambda: fi.render(inr, grid, dtype=dtype, backend="reference"),
-        "compiled": compiled,
-        "ours": lambda: fi.render(inr, grid, dtype=dtype),
-    }
+    def naive(inr: fi.INR, dtype: torch.dtype) -> Tensor:
+        return fi.render(inr, grid, dtype=dtype, backend="reference")
+
+    frame = in_type(inr.at_clips(slice(0, 1)).at_times(slice(5, 6)), torch.float64)
+    work = counts.render(inr, grid, dtype=precision.dtype)
     compare(
         Case(
-            name="render N1-T16-R128",
-            dtype=dtype,
-            paths={name: no_grad(path) for name, path in paths.items()},
-            flops=16 * FLOPS_OF_A_FRAME,
-            truth=no_grad(lambda: fi.render(in_type(inr.at_times(slice(5, 6)), torch.float64), grid)),
-            part=lambda frames: frames[:, 5:6],
-            tolerance=TOLERANCE[dtype],
+            name=f"render {names(size)}-R128",
+            dtype=precision.dtype,
+            tf32=precision.tf32,
+            paths={
+                **rivals(naive, path, precision),
+                "ours": path(lambda inr: fi.render(inr, grid, dtype=precision.dtype)),
+            },
+            rivals=["naive", "compiled"] if on_cuda() else (),
+            flops=work.flops,
+            work=work,
+            truth=lambda: fi.render(frame, grid, backend="reference"),
+            part=lambda frames: frames[:1, 5:6],
+            tolerance=TOLERANCE[precision.name],
         )
     )
 
 
-@DTYPES
-def test_render_forward_and_backward(compare, dtype):
-    inr, grid = default_inr(4, 2)
-    weights = torch.randn(4, 2, 3, 128, 128)
+@precisions()
+@pytest.mark.parametrize("size", TRAINING, ids=names)
+def test_render_forward_and_backward(compare, size, precision):
+    inr, grid = default_inr(*size)
+    weights = torch.randn(*size, 3, 128, 128).to(device())
 
     def gradients(inr: fi.INR, render) -> tuple[Tensor, ...]:
         inr = inr.mapped(lambda tensor: tensor.detach().requires_grad_())
@@ -69,36 +98,38 @@ def test_render_forward_and_backward(compare, dtype):
         tensors = list(inr.tensors())
         return torch.autograd.grad((frames * weights.to(frames.dtype)[: len(frames)]).sum(), tensors)
 
-    def naive(inr: fi.INR) -> Tensor:
+    def naive(inr: fi.INR, dtype: torch.dtype | None) -> Tensor:
         return fi.render(inr, grid, dtype=dtype, backend="reference")
 
     def ours() -> tuple[Tensor, ...]:
-        return gradients(inr, lambda i: fi.render(i, grid, dtype=dtype))
+        return gradients(inr, lambda i: fi.render(i, grid, dtype=precision.dtype))
 
     def stored() -> tuple[Tensor, ...]:
         with fi.store_activations():
             return ours()
 
-    compiled = torch.compile(naive)
     first = inr.at_clips(slice(0, 1))
-    alone = [index for index, tensor in enumerate(inr.tensors()) if tensor.shape[0] == 4]
+    alone = [index for index, tensor in enumerate(inr.tensors()) if tensor.shape[0] == size[0]]
+    work = counts.render(inr, grid, dtype=precision.dtype)
+    work += counts.render(inr, grid, dtype=precision.dtype, backward=True)
     compare(
         Case(
-            name="forward + backward N4-T2-R128",
-            dtype=dtype,
+            name=f"forward + backward {names(size)}-R128",
+            dtype=precision.dtype,
+            tf32=precision.tf32,
             paths={
-                "naive": lambda: gradients(inr, naive),
-                "compiled": lambda: gradients(inr, compiled),
+                **rivals(naive, lambda render: lambda: gradients(inr, render), precision),
                 "ours, stored": stored,
                 "ours": ours,
             },
-            flops=3 * 8 * FLOPS_OF_A_FRAME,
+            rivals=["naive", "compiled"] if on_cuda() else (),
+            flops=work.flops,
+            work=work,
             truth=lambda: tuple(
-                gradients(in_type(first, torch.float64), lambda i: fi.render(i, grid, backend="reference"))[index]
-                for index in alone
+                gradients(in_type(first, torch.float64), lambda i: naive(i, None))[index] for index in alone
             ),
             part=lambda found: tuple(found[index][:1] for index in alone),
-            tolerance=GRADIENT_TOLERANCE[dtype],
+            tolerance=GRADIENT_TOLERANCE[precision.name],
             rounds=3,
         )
     )

@@ -1,62 +1,94 @@
-"""Batches of SIRENs, each with its own weights, on the pixels of a 128x128 image."""
+"""Batches of SIRENs, each with its own weights, on the pixels of an image."""
+
+from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.harness import DTYPES, Case
+from benchmarks.device import device, on_cuda, pick
+from benchmarks.harness import Case, Precision, precisions
+from fused_inr import counts
 
-POINTS = 128 * 128
 # Against float64; with omega 30 each layer multiplies the rounding of the one before.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.3}
+TOLERANCE = {"float32": 1e-4, "tf32": 0.1, "float16": 0.1, "bfloat16": 0.3}
 
 
-def sirens(batch: int, width: int, layers: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+@dataclass(frozen=True)
+class Size:
+    """Networks, their layers and width, and pixels per side."""
+
+    batch: int
+    layers: int
+    width: int
+    side: int
+
+    def __str__(self) -> str:
+        return f"N{self.batch}-L{self.layers}-W{self.width}-P{self.side**2}"
+
+
+SIZES = pick(cpu=[Size(8, 5, 256, 128), Size(64, 4, 64, 128)], cuda=[Size(64, 5, 64, 256), Size(8, 5, 256, 256)])
+TRAINING = pick(cpu=[Size(8, 5, 256, 128)], cuda=[Size(64, 5, 64, 256)])
+
+
+def sirens(size: Size) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Initialised as published (SIREN, NeurIPS 2020)."""
     torch.manual_seed(0)
-    sizes = [2] + [width] * (layers - 1) + [3]
+    widths = [2] + [size.width] * (size.layers - 1) + [3]
     weights, biases = [], []
-    for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         bound = 1 / inputs if index == 0 else (6 / inputs) ** 0.5 / 30
-        weights.append(torch.empty(batch, outputs, inputs).uniform_(-bound, bound))
-        biases.append(torch.empty(batch, outputs).uniform_(-bound, bound))
-    axis = torch.linspace(-1, 1, 128)
+        weights.append(torch.empty(size.batch, outputs, inputs).uniform_(-bound, bound).to(device()))
+        biases.append(torch.empty(size.batch, outputs).uniform_(-bound, bound).to(device()))
+    axis = torch.linspace(-1, 1, size.side, device=device())
     return torch.cartesian_prod(axis, axis), weights, biases
 
 
-@DTYPES
-@pytest.mark.parametrize(("batch", "width", "layers"), [(8, 256, 5), (64, 64, 4)], ids=["N8-L5-W256", "N64-L4-W64"])
-def test_siren(compare, batch, width, layers, dtype):
-    coords, weights, biases = sirens(batch, width, layers)
+def compiles(precision: Precision) -> bool:
+    """Half precision is what one would compile for a GPU."""
+    return not on_cuda() or precision.name in ("bfloat16", "float16")
+
+
+@precisions()
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_siren(compare, size, precision):
+    coords, weights, biases = sirens(size)
+    dtype = precision.dtype
 
     def naive() -> Tensor:
         return fi.siren(coords, weights, biases, dtype=dtype, backend="reference")
 
-    macs = sum(weight.shape[1] * weight.shape[2] for weight in weights) * batch * POINTS
+    work = counts.siren(coords, weights, biases, dtype=dtype)
     wide = [[tensor[:1].double() for tensor in tensors] for tensors in (weights, biases)]
     compare(
         Case(
-            name=f"siren N{batch}-L{layers}-W{width}-P{POINTS}",
+            name=f"siren {size}",
             dtype=dtype,
+            tf32=precision.tf32,
             paths={
                 "naive": naive,
-                "compiled": torch.compile(naive),
+                **({"compiled": torch.compile(naive)} if compiles(precision) else {}),
                 "ours": lambda: fi.siren(coords, weights, biases, dtype=dtype),
             },
-            flops=2 * macs,
+            rivals=["compiled"] if on_cuda() else (),
+            flops=work.flops,
+            work=work,
             truth=lambda: fi.siren(coords.double(), *wide, backend="reference"),
             part=lambda found: found[:1],
-            tolerance=TOLERANCE[dtype],
+            tolerance=TOLERANCE[precision.name],
         )
     )
 
 
-@DTYPES
-def test_siren_forward_and_backward(compare, dtype):
-    coords, weights, biases = sirens(8, 256, 5)
+@precisions()
+@pytest.mark.parametrize("size", TRAINING, ids=str)
+def test_siren_forward_and_backward(compare, size, precision):
+    coords, weights, biases = sirens(size)
+    dtype = precision.dtype
 
     def gradients(clips: slice, wide: torch.dtype, function) -> tuple[Tensor, ...]:
         tensors = [tensor[clips].to(wide).requires_grad_() for tensor in (*weights, *biases)]
@@ -72,20 +104,24 @@ def test_siren_forward_and_backward(compare, dtype):
 
     compiled = torch.compile(naive)
     every = slice(None)
-    macs = sum(weight.shape[1] * weight.shape[2] for weight in weights) * 8 * POINTS
+    work = counts.siren(coords, weights, biases, dtype=dtype)
+    work += counts.siren(coords, weights, biases, dtype=dtype, backward=True)
     compare(
         Case(
-            name="siren forward + backward N8-L5-W256",
+            name=f"siren forward + backward {size}",
             dtype=dtype,
+            tf32=precision.tf32,
             paths={
                 "naive": lambda: gradients(every, torch.float32, naive),
-                "compiled": lambda: gradients(every, torch.float32, compiled),
+                **({"compiled": lambda: gradients(every, torch.float32, compiled)} if compiles(precision) else {}),
                 "ours": lambda: gradients(every, torch.float32, ours),
             },
-            flops=3 * 2 * macs,
+            rivals=["compiled"] if on_cuda() else (),
+            flops=work.flops,
+            work=work,
             truth=lambda: gradients(slice(0, 1), torch.float64, naive),
             part=lambda found: tuple(tensor[:1] for tensor in found),
-            tolerance=TOLERANCE[dtype],
+            tolerance=TOLERANCE[precision.name],
             rounds=3,
         )
     )

@@ -3,10 +3,14 @@
 Pixels are rows and channels are columns, so that the frames of a clip are one matrix that meets the clip's weight once.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fused_inr import reference
+from fused_inr.flattening import grid_of, unflatten
 from fused_inr.inr import INR, Fourier, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
 
@@ -88,3 +92,40 @@ def _children(x: Tensor, ratio: int) -> Tensor:
         return x
     n, t, h, w, c = x.shape
     return x[:, :, :, None, :, None].expand(n, t, h, ratio, w, ratio, c).reshape(n, t, h * ratio, w * ratio, c)
+
+
+def gradients(
+    gradient: Tensor,
+    tensors: Sequence[Tensor],
+    structure: Sequence[int],
+    numbers: Sequence[float],
+    shape: Sequence[int],
+    window: Sequence[float],
+    dtype: torch.dtype,
+) -> list[Tensor | None]:
+    """Gradients of the frames of an INR that `flattening` took apart, which can be differentiated again."""
+    # On aliases, because a tensor may stand at two places, or be computed from one that stands at another.
+    own = [tensor.view_as(tensor) for tensor in tensors]
+    wanted = [tensor for tensor in own if tensor.requires_grad]
+    inr = unflatten(own, structure, numbers)
+    frames = render(inr, grid_of(inr, shape, window), dtype)
+    rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
+    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+
+
+def siren_gradients(
+    gradient: Tensor,
+    tensors: Sequence[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+) -> list[Tensor | None]:
+    """Gradients of a SIREN's coordinates, weights and biases, in this order, to be differentiated again."""
+    own = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
+    coords, count = own[0], len(own) // 2
+    final = "sine" if final_sine else "linear"
+    values = reference.siren(coords, own[1 : 1 + count], own[1 + count :], omega, first_omega, final, dtype)
+    wanted = [tensor for tensor in own if tensor.requires_grad]
+    rest = iter(torch.autograd.grad(values, wanted, gradient, create_graph=True, allow_unused=True))
+    return [next(rest) if tensor.requires_grad else None for tensor in tensors]

@@ -12,3 +12,5 @@ class Kernel(NamedTuple):
     run: Callable[..., Any]
     memory: Callable[..., int] | None = None
     """Peak bytes of the call, its output included, if the backend can tell."""
+    preferred: Callable[..., bool] | None = None
+    """Whether it goes before the backends after it; if not, it serves where only the reference would. None: always."""

@@ -164,10 +164,15 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Ker
         if refusal is not None:
             raise RuntimeError(f"Backend {name!r} was asked for but cannot run this {op}: {refusal}.")
         return _kernels(name)[op]
+    yielding = None
     for candidate in DEVICES:
         # The cheap question first: on a machine without the device, its driver is never asked.
         if op in _kernels(candidate) and _refusal(candidate, op, device, args) is None and _status(candidate) == READY:
-            return _kernels(candidate)[op]
+            kernel = _kernels(candidate)[op]
+            if kernel.preferred is not None and not kernel.preferred(*args):
+                yielding = yielding or kernel
+            else:
+                return yielding if yielding and candidate == "reference" else kernel
     raise AssertionError(f"the reference serves every op, {op} included")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import fused_inr as fi
-from fused_inr.backends.cpu import programs
+from fused_inr import flattening
 from fused_inr.ops.render import render_memory
 
 
@@ -26,7 +26,7 @@ def status(name: str) -> int:
 def main() -> None:
     torch.set_num_threads(2)
     for tensors, structure, numbers, height, width, dtype in torch.load(sys.argv[1]):
-        inr, grid = programs.unflatten(tensors, structure, numbers), fi.Grid(height, width)
+        inr, grid = flattening.unflatten(tensors, structure, numbers), fi.Grid(height, width)
         fi.render(inr.at_times(slice(0, 1)), fi.Grid(1, 2), dtype=dtype, backend="cpu")  # the library and the threads
         counted = render_memory(inr, grid, dtype=dtype, backend="cpu")
         ctypes.CDLL(None).malloc_trim(0)  # memory kept from the calls before would hide what this one takes

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fused_inr as fi
+from fused_inr.backends import libraries
 from fused_inr.backends.cpu import native
 
 ROOT = Path(__file__).parents[3]
@@ -126,7 +127,7 @@ def test_the_build_writes_the_sum_that_is_looked_for(monkeypatch):
     setuptools = pytest.importorskip("setuptools")
     monkeypatch.setattr(setuptools, "setup", lambda **options: None)
     monkeypatch.chdir(ROOT)
-    assert runpy.run_path("setup.py")["source_hash"]() == native.source_hash(SOURCES)
+    assert runpy.run_path("setup.py")["source_hash"]() == libraries.source_hash(SOURCES, native.SOURCE_NAMES)
 
 
 def test_every_source_is_built_with_the_flags_of_its_instructions(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends.cpu import programs
+from fused_inr import flattening
 
 pytestmark = [
     pytest.mark.usefixtures("compiled_library"),
@@ -21,7 +21,7 @@ def fresh_compiler():
 
 def arguments_of(inr: fi.INR, grid: fi.Grid, bfloat16: bool = False) -> tuple:
     """The arguments of fused_inr::cpu_render."""
-    return (*programs.flatten(inr), programs.frames_shape(inr, grid), [*grid.x, *grid.y], bfloat16)
+    return (*flattening.flatten(inr), flattening.frames_shape(inr, grid), [*grid.x, *grid.y], bfloat16)
 
 
 INRS = {

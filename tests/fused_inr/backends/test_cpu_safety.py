@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends.cpu import programs
+from fused_inr import flattening
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
@@ -25,8 +25,8 @@ def calls_of(make_layered_inr):
     def calls(name: str, dtype: torch.dtype) -> list[tuple[str, tuple]]:
         size, options = CASES[name]
         inr, grid = make_layered_inr(**options), fi.Grid(*size)
-        shape = programs.frames_shape(inr, grid)
-        arguments = (*programs.flatten(inr), shape, [*grid.x, *grid.y], dtype == torch.bfloat16)
+        shape = flattening.frames_shape(inr, grid)
+        arguments = (*flattening.flatten(inr), shape, [*grid.x, *grid.y], dtype == torch.bfloat16)
         gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         return [("cpu_render", arguments), ("cpu_render_backward", (gradient, *arguments))]
 
@@ -61,7 +61,7 @@ MEMORY = {
 
 def test_memory_is_as_counted(make_layered_inr, script_output, tmp_path):
     calls = {
-        f"{name} {dtype}": (*programs.flatten(make_layered_inr(**options)), *size, DTYPES[dtype])
+        f"{name} {dtype}": (*flattening.flatten(make_layered_inr(**options)), *size, DTYPES[dtype])
         for name, (size, options) in MEMORY.items()
         for dtype in DTYPES
     }

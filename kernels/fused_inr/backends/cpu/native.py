@@ -6,13 +6,15 @@ parallel_for, part of its stable C interface since 2.10, is handed to each call.
 
 import ctypes
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from fused_inr.backends import libraries
+
 MOST_LAYERS, MOST_STAGES = 64, 16  # of an INR whose gradients the kernels compute
+SOURCE_NAMES = ("*.cpp", "*.h")
 ISAS = ("base", "avx2", "avx512", "avx512_bf16")
 _FOLDER = Path(__file__).parent
 _SOURCES = Path(__file__).parents[4] / "csrc" / "cpu"  # present in a checkout only
@@ -259,28 +261,13 @@ class AugmentStruct(ctypes.Structure):
     )
 
 
-def source_hash(folder: Path) -> str:
-    """16 hex digits of the contents of the C++ sources: what the library says it was built from."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.cpp"), *folder.glob("*.h")]):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
     """(library, "ready"), or (None, one line that says why there is none). Looks once."""
-    found = sorted(_FOLDER.glob("_native*.so")) + sorted(_FOLDER.glob("_native*.pyd"))
-    if not found:
-        return None, "the native extension is not built: install with a C++ compiler at hand"
-    try:
-        library = ctypes.CDLL(str(found[-1]))
-        library.fused_inr_source_hash.restype = ctypes.c_char_p
-        built_from = library.fused_inr_source_hash().decode()
-    except (OSError, AttributeError) as error:
-        return None, f"the native extension cannot be loaded: {error}"
-    if _SOURCES.is_dir() and source_hash(_SOURCES) != built_from:
-        return None, "the native extension was built from other sources than csrc/cpu holds: run pip install -e . again"
+    missing = "the native extension is not built: install with a C++ compiler at hand"
+    library, state = libraries.opened(_FOLDER, _SOURCES, SOURCE_NAMES, "the native extension", missing)
+    if library is None:
+        return None, state
     library.fused_inr_render_workspace.restype = ctypes.c_int64
     library.fused_inr_render_workspace.argtypes = (ctypes.POINTER(ProgramStruct), _i32, _i32)
     library.fused_inr_kept_bytes.restype = ctypes.c_int64

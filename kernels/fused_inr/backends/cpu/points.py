@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr import reference
+from fused_inr import composed
 from fused_inr.backends.cpu import native
 from fused_inr.backends.cpu.programs import KeptTensors, clip_stride, layer_struct
 from fused_inr.inr import Layer
@@ -127,19 +127,12 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    omega, first_omega, final_sine, bfloat16 = ctx.options
+    *options, bfloat16 = ctx.options
     saved = ctx.saved_tensors
     count = len(saved) // 2
-    if torch.is_grad_enabled():
-        # To be differentiated again: PyTorch calls, on aliases, as a tensor may be computed from another one here.
-        saved = [tensor.view_as(tensor) for tensor in saved]
+    if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
         dtype = torch.bfloat16 if bfloat16 else torch.float32
-        final = "sine" if final_sine else "linear"
-        weights, biases = saved[1 : 1 + count], saved[1 + count :]
-        points = reference.siren(saved[0], weights, biases, omega, first_omega, final, dtype)
-        wanted = [tensor for tensor in saved if tensor.requires_grad]
-        rest = iter(torch.autograd.grad(points, wanted, gradient, create_graph=True, allow_unused=True))
-        found = [next(rest) if tensor.requires_grad else None for tensor in saved]
+        found = composed.siren_gradients(gradient, saved, *options, dtype)
     else:
         weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
         found = torch.ops.fused_inr.cpu_siren_backward(

@@ -8,44 +8,12 @@ from torch import Tensor
 
 from fused_inr import composed
 from fused_inr.backends.cpu import native
-from fused_inr.inr import ACTIVATIONS, FEATURE_PARTS, INR, Fourier, Grid, Layer, Stage
+from fused_inr.flattening import grid_of, unflatten
+from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
 
 _CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
 _LRELU_SLOPE = 0.2
-
-
-def flatten(inr: INR) -> tuple[list[Tensor], list[int], list[float]]:
-    """An INR as lists of what an op can take: its tensors, its structure, and the gain and omega of every layer."""
-    tensors: list[Tensor] = []
-    structure: list[int] = []
-    numbers: list[float] = []
-    for stage in inr.stages:
-        structure += [stage.scale, len(stage.layers)]
-        structure.append(-1 if stage.fourier is None else FEATURE_PARTS.index(stage.fourier.parts))
-        if stage.fourier is not None:
-            tensors += [stage.fourier.frequency, stage.fourier.phase]
-        for layer in stage.layers:
-            structure += [ACTIVATIONS.index(layer.activation), int(layer.to_rgb is not None)]
-            numbers += [layer.gain, layer.omega]
-            tensors += [layer.weight, layer.bias, *(layer.to_rgb or ())]
-    return tensors, structure, numbers
-
-
-def unflatten(tensors: Sequence[Tensor], structure: Sequence[int], numbers: Sequence[float]) -> INR:
-    """The INR that `flatten` took apart."""
-    rest, codes, values = iter(tensors), iter(structure), iter(numbers)
-    stages = []
-    for scale in codes:
-        count, parts = next(codes), next(codes)
-        fourier = Fourier(next(rest), next(rest), FEATURE_PARTS[parts]) if parts >= 0 else None
-        layers = []
-        for _ in range(count):
-            activation, has_rgb, gain, omega = ACTIVATIONS[next(codes)], next(codes), next(values), next(values)
-            weight, bias = next(rest), next(rest)
-            layers.append(Layer(weight, bias, activation, gain, omega, (next(rest), next(rest)) if has_rgb else None))
-        stages.append(Stage(scale, layers, fourier))
-    return INR(stages)
 
 
 class KeptTensors:
@@ -158,7 +126,7 @@ def cpu_render(
     bfloat16: bool,
 ) -> Tensor:
     inr = unflatten(tensors, structure, numbers)
-    grid = _grid(inr, shape, window)
+    grid = grid_of(inr, shape, window)
     keep = KeptTensors()
     program = _program(inr, grid, bfloat16, keep)
     out = torch.empty(shape, dtype=torch.float32)
@@ -193,7 +161,7 @@ def cpu_render_backward(
 ) -> list[Tensor]:
     """Gradients of `tensors`; `kept` are the outputs of the layers, if the forward pass stored them."""
     inr = unflatten(tensors, structure, numbers)
-    grid = _grid(inr, shape, window)
+    grid = grid_of(inr, shape, window)
     keep = KeptTensors()
     program = _program(inr, grid, bfloat16, keep)
     program.kept = None if kept is None else kept.data_ptr()
@@ -273,17 +241,10 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _gradients(
     gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Tensor | None = None
 ) -> list[Tensor | None]:
-    structure, numbers, shape, window, bfloat16 = options
     if not torch.is_grad_enabled():
         return cpu_render_backward(gradient, list(tensors), *options, kept)
-    # The gradient is to be differentiated again: PyTorch calls, whose gradients are known. On aliases, because a tensor
-    # may stand at two places, or be computed from one that stands at another.
-    own = [tensor.view_as(tensor) for tensor in tensors]
-    wanted = [tensor for tensor in own if tensor.requires_grad]
-    inr = unflatten(own, structure, numbers)
-    frames = composed.render(inr, _grid(inr, shape, window), torch.bfloat16 if bfloat16 else torch.float32)
-    rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
-    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+    *told, bfloat16 = options  # the gradient is to be differentiated again: PyTorch calls, whose gradients are known
+    return composed.gradients(gradient, tensors, *told, torch.bfloat16 if bfloat16 else torch.float32)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
@@ -301,7 +262,7 @@ class StoringRender(torch.autograd.Function):
         structure, numbers, shape, window, bfloat16 = options
         inr = unflatten(tensors, structure, numbers)
         keep = KeptTensors()
-        program = _program(inr, _grid(inr, shape, window), bfloat16, keep)
+        program = _program(inr, grid_of(inr, shape, window), bfloat16, keep)
         out = torch.empty(shape, dtype=torch.float32)
         kept = torch.empty(native.load()[0].fused_inr_kept_bytes(program, native.isa()), dtype=torch.uint8)
         if out.numel():
@@ -315,14 +276,3 @@ class StoringRender(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         *tensors, kept = ctx.saved_tensors
         return None, *_gradients(gradient, tensors, ctx.options, kept)
-
-
-def frames_shape(inr: INR, grid: Grid) -> list[int]:
-    """Shape [N, T, C, H, W] of the frames of an INR on a base grid."""
-    scale = inr.stages[-1].scale
-    return [inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale]
-
-
-def _grid(inr: INR, shape: Sequence[int], window: Sequence[float]) -> Grid:
-    scale = inr.stages[-1].scale
-    return Grid(shape[3] // scale, shape[4] // scale, tuple(window[:2]), tuple(window[2:]))

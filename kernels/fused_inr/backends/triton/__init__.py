@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fused_inr.backends.triton import render, siren_ops
 from fused_inr.kernel import Kernel
 from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
@@ -33,6 +34,8 @@ def _supports_stddev(x: torch.Tensor, group: int, channels: int) -> tuple[bool, 
 
 
 KERNELS = {
+    "render": Kernel(render.supports, render.render, render.memory),
+    "siren": Kernel(siren_ops.supports, siren_ops.siren),
     "bias_act": Kernel(bias_act.supports, bias_act.bias_act),
     "conv2d": Kernel(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Kernel(upfirdn2d.supports, upfirdn2d.upfirdn2d),

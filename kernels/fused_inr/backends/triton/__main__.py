@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.k not in case.name:
             continue
         for target in options.target or aot.TARGETS:
-            for launch in case.launches():
+            for launch in case.launches_on(target):
                 kernel = aot.compiled(launch, target)
                 needs = aot.resources(kernel)
                 name = launch.kernel.__name__.removesuffix("_kernel")

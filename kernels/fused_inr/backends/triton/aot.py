@@ -78,7 +78,7 @@ def compiled(launch: Launch, target: str) -> Any:
     if not isinstance(launch.kernel, JITFunction):
         raise RuntimeError("Triton interprets kernels in this process and compiles none: unset TRITON_INTERPRET.")
     with _compiling_for(TARGETS[target]):
-        return launch.kernel.warmup(**launch.arguments, grid=(launch.programs,), num_warps=launch.num_warps)
+        return launch.kernel.warmup(**launch.arguments, grid=(launch.programs,), **launch.options)
 
 
 def resources(kernel: Any) -> Resources:

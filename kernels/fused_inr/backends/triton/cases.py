@@ -4,27 +4,18 @@ A configuration is what Triton compiles anew for: tensor types, layout, block si
 are 1 or divide by 16. Ops add theirs to `CASES`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import augmentation, pointwise, stddev, upfirdn
+from fused_inr.backends.triton import augmentation, cases_render_backward, pointwise, stddev, upfirdn
+from fused_inr.backends.triton.case import Case
 from fused_inr.backends.triton.launch import Launch
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CURVED = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 _HALF = ("bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A call, on tensors without contents, and what is asked of the kernels it launches."""
-
-    name: str
-    launches: Callable[[], list[Launch]]
-    matrix_instructions: bool = False
 
 
 def _image(dtype: str, channels_last: bool, channels: int = 128, size: int = 128) -> Tensor:
@@ -87,4 +78,4 @@ def _cases() -> Iterator[Case]:
     yield Case("augment-cutout-color-last-float32", lambda: _augment("float32", True, True, False))
 
 
-CASES: list[Case] = [*_cases()]
+CASES: list[Case] = [*_cases(), *cases_render_backward.CASES]

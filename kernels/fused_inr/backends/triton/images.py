@@ -4,20 +4,13 @@ import torch
 from torch import Tensor
 
 from fused_inr.backends.triton import augmentation, pointwise, stddev, upfirdn
-from fused_inr.backends.triton.launch import Launch
-
-
-def _run(launches: list[Launch], x: Tensor) -> None:
-    """Runs launches on the device of x, which need not be the current one."""
-    with torch.cuda.device_of(x):
-        for launch in launches:
-            launch.run()
+from fused_inr.backends.triton.launch import run
 
 
 def bias_act(x: Tensor, *others: Tensor | float | str | None) -> Tensor:
     """fused_inr::bias_act."""
     out, launches = pointwise.forward(x, *others)
-    _run(launches, x)
+    run(launches, x.device)
     return out
 
 
@@ -26,33 +19,33 @@ def bias_act_slope(
 ) -> tuple[Tensor, Tensor]:
     """fused_inr::bias_act_slope. The sums of stretches are added by PyTorch, whose sum has the same bits every time."""
     out, partial, launches = pointwise.backward(gradient, shift, told, *others)
-    _run(launches, told)
+    run(launches, told.device)
     return out, told.new_empty(0, dtype=torch.float32) if partial is None else partial.sum(0)
 
 
 def upfirdn2d(x: Tensor, taps: Tensor, *options: list[int]) -> Tensor:
     """fused_inr::upfirdn2d."""
     out, launches = upfirdn.forward(x, taps, *options)
-    _run(launches, x)
+    run(launches, x.device)
     return out
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
     """fused_inr::minibatch_stddev."""
     out, launches = stddev.forward(x, group, channels)
-    _run(launches, x)
+    run(launches, x.device)
     return out
 
 
 def minibatch_stddev_backward(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
     """fused_inr::minibatch_stddev_backward."""
     out, launches = stddev.backward(gradient, x, group, channels)
-    _run(launches, x)
+    run(launches, x.device)
     return out
 
 
 def augment(x: Tensor, *others: Tensor | list[int] | bool | None) -> Tensor:
     """fused_inr::augment."""
     out, launches = augmentation.forward(x, *others)
-    _run(launches, x)
+    run(launches, x.device)
     return out

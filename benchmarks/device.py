@@ -1,0 +1,127 @@
+"""The device that is measured: its clock, its memory and its name. CUDA where there is one, unless told otherwise."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+WARM_UP = 0.2  # seconds
+_device = torch.device("cpu")
+
+
+def use(name: str | None) -> None:
+    """Chooses the device by its type, "cpu" or "cuda"; None takes CUDA where there is one.
+
+    Raises:
+        RuntimeError: there is no such device.
+    """
+    global _device
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("--device cuda: PyTorch sees no CUDA device here; leave the option out to measure the CPU")
+    _device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def device() -> torch.device:
+    """Where tensors of a benchmark go."""
+    return _device
+
+
+def on_cuda() -> bool:
+    return _device.type == "cuda"
+
+
+def pick(*, cpu: T, cuda: T) -> T:
+    """What belongs to the device, such as the sizes that fill it."""
+    return cuda if on_cuda() else cpu
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes, on a GPU from the start of its first kernel to the end of its last."""
+    if not on_cuda():
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    first.record()
+    call()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3
+
+
+def warm_up(call: Callable[[], object]) -> None:
+    """Brings a GPU to the clocks that it keeps; a CPU needs no more than the call that was checked."""
+    start = time.perf_counter()
+    while on_cuda() and time.perf_counter() - start < WARM_UP:
+        timed(call)
+
+
+def peak_allocated(call: Callable[[], object]) -> tuple[int, float]:
+    """Most bytes that a GPU's allocator had handed out more during a call than before it, and the call's seconds."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    seconds = timed(call)
+    return torch.cuda.max_memory_allocated() - before, seconds
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Lets a GPU's products of float32 matrices keep 10 bits of each operand, or all of them."""
+    if not on_cuda():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def description() -> str:
+    """The device and the versions of what drives it."""
+    versions = [f"torch {torch.__version__}"]
+    if not on_cuda():
+        capability = torch.backends.cpu.get_cpu_capability()
+        parts = [f"{_processor()}, {torch.get_num_threads()} threads, {capability}"]
+    else:
+        parts = [f"{torch.cuda.get_device_name()}, driver {_driver()}, CUDA {torch.version.cuda}"]
+        if importlib.util.find_spec("triton") is not None:
+            versions.append(f"triton {importlib.metadata.version('triton')}")
+    commit = _printed("git", "rev-parse", "--short", "HEAD")
+    return "; ".join(
+        [*parts, ", ".join(versions), *([f"commit {commit}"] if commit else []), time.strftime("%Y-%m-%d")]
+    )
+
+
+def _processor() -> str:
+    model = platform.processor() or platform.machine()
+    if platform.system() == "Linux":
+        with open("/proc/cpuinfo") as file:
+            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    return model
+
+
+def _driver() -> str:
+    lines = _printed("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
+    return lines[0].strip() if lines else "unknown"
+
+
+def _printed(*command: str) -> str:
+    """What a command prints, or nothing where it cannot run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,197 @@
+"""Everything that needs a GPU, in a few commands of less than ten minutes each, on a machine without a network.
+
+    python benchmarks/gpu.py check       builds the kernels, says which backend serves what, runs the tests marked gpu
+    python benchmarks/gpu.py sanitize    small tests under compute-sanitizer's memcheck and racecheck
+    python benchmarks/gpu.py bench       tables of render and siren
+    python benchmarks/gpu.py ops         table of the ops of a discriminator
+    python benchmarks/gpu.py train       tables of the discriminators and of a training iteration
+
+Tables go to the folder OUT of the environment, or to benchmarks/results; what was printed goes to its folder logs. A
+command that fails or takes too long does not keep the others from running. Without a GPU the kernels are still built,
+and every other command says that there is none. The status is 0 if nothing went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_DEVICE = "no CUDA device"
+LIMIT = 570.0  # seconds of a step, whatever its commands may take
+DEVICE_NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q")
+# Small ones, as every access is watched.
+SANITIZER_TESTS = "(small and gradients or values_and_derivatives) and (float32 or bfloat16) and not graph"
+SANITIZER = ("compute-sanitizer", "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a step runs.
+
+    Attributes:
+        name: of the log.
+        arguments: the program and its arguments.
+        seconds: after which it is stopped.
+        environment: what is added to the environment.
+        needs_device: it is not run without one.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    seconds: float
+    environment: dict[str, str] = field(default_factory=dict)
+    needs_device: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: "ok", or why not; and the last line that it printed."""
+
+    name: str
+    result: str
+    seconds: float
+    last: str = ""
+
+
+BUILD = Command(
+    "build",
+    (sys.executable, "setup.py", "build_ext", "--inplace"),
+    240,
+    {"FUSED_INR_CUDA": "1"},
+    needs_device=False,
+)
+
+
+def sanitizer(tool: str) -> Command:
+    return Command(
+        tool,
+        (*SANITIZER, "--tool", tool, *PYTEST, "-x", "-m", "gpu", "-k", SANITIZER_TESTS, "tests/fused_inr/backends"),
+        260,
+        {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # every tensor has bounds of its own
+    )
+
+
+def benchmark(files: Sequence[str], table: Path, seconds: float) -> Command:
+    paths = [f"benchmarks/test_{name}.py" for name in files]
+    arguments = (*PYTEST, "-s", "--benchmark-only", "--benchmark-disable-gc", "--device", "cuda", *paths)
+    return Command(table.stem, (*arguments, "--table", str(table)), seconds)
+
+
+def steps(out: Path, device: str) -> dict[str, list[Command]]:
+    """The commands of every step; `device` names the tables."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "no-device"
+
+    def table(name: str) -> Path:
+        return out / f"{name}-{slug}.md"
+
+    return {
+        "check": [
+            BUILD,
+            Command("driver", ("nvidia-smi",), 30),
+            Command("backends", (sys.executable, "-m", "fused_inr"), 60, needs_device=False),
+            Command("tests", (*PYTEST, "-m", "gpu", "tests", "--durations", "15"), 480),
+        ],
+        "sanitize": [BUILD, sanitizer("memcheck"), sanitizer("racecheck")],
+        "bench": [BUILD, benchmark(["render"], table("render"), 420), benchmark(["siren"], table("siren"), 240)],
+        "ops": [BUILD, benchmark(["discriminator_ops"], table("discriminator-ops"), 480)],
+        "train": [
+            BUILD,
+            benchmark(["step"], table("step"), 360),
+            benchmark(["discriminator"], table("discriminator"), 240),
+        ],
+    }
+
+
+def run(command: Command, log: Path, seconds: float) -> Outcome:
+    """Runs a command for at most `seconds`; what it prints is shown, and kept in `log`."""
+    print(f"\n== {command.name}: {' '.join(command.arguments)}", flush=True)
+    if shutil.which(command.arguments[0]) is None:
+        return Outcome(command.name, f"not run: there is no {command.arguments[0]} on this machine", 0)
+    paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **command.environment}
+    start, lines = time.monotonic(), [""]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command.arguments,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        signal.signal(signal.SIGALRM, lambda *_: os.killpg(process.pid, signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds))
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                file.write(line)
+                lines.append(line.strip() or lines[-1])
+                del lines[:-1]
+            status = process.wait()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    took = time.monotonic() - start
+    if status == -signal.SIGKILL and took >= seconds:
+        return Outcome(command.name, f"stopped after {took:.0f} s", took, lines[-1])
+    return Outcome(command.name, "ok" if status == 0 else f"failed with status {status}", took, lines[-1])
+
+
+def summary(step: str, device: str, outcomes: Sequence[Outcome]) -> str:
+    rows = [f"{o.name:32} {o.result:32} {o.seconds:6.0f} s  {o.last[:200]}".rstrip() for o in outcomes]
+    where = device or f"{NO_DEVICE}: nothing below was run or measured on a GPU"
+    return "\n".join([f"{step} on {where}", *rows])
+
+
+def device_name() -> str:
+    """Name of the GPU that PyTorch sees, or nothing."""
+    asked = subprocess.run([sys.executable, "-c", DEVICE_NAME], stdout=subprocess.PIPE, text=True)
+    return asked.stdout.strip()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a step, prints a summary, and returns the status."""
+    names = list(steps(Path(), ""))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=[*names, "all"])
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a step; default %(default).0f")
+    options = parser.parse_args(arguments)
+    out = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results").resolve()
+    os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"  # where the toolkit is, if not on the path
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    device = device_name()
+    print(f"device: {device or NO_DEVICE}", flush=True)
+    texts, fine = [], True
+    for step in names if options.step == "all" else [options.step]:
+        end, outcomes = time.monotonic() + options.limit, []
+        for command in steps(out, device)[step]:
+            if command.needs_device and not device:
+                outcomes.append(Outcome(command.name, f"not run: {NO_DEVICE}", 0))
+                continue
+            seconds = min(command.seconds, end - time.monotonic())
+            log = logs / f"{step}-{command.name}.log"
+            outcomes.append(
+                run(command, log, seconds) if seconds > 0 else Outcome(command.name, "not run: no time left", 0)
+            )
+        fine &= all(o.result == "ok" for o in outcomes)
+        texts.append(summary(step, device, outcomes))
+        (logs / f"{step}-summary.txt").write_text(texts[-1] + "\n")
+    print("\n" + "\n\n".join(texts), flush=True)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

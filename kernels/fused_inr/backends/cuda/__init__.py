@@ -1,0 +1,85 @@
+"""The CUDA backend: whole SIRENs in one kernel, with the weights in shared memory and activations in registers.
+
+`csrc/cuda` holds the kernels, built ahead of time by nvcc. `python -m fused_inr.backends.cuda` compiles them for GPUs
+that need not be there and prints what each needs of one.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from fused_inr.backends.cuda import native, nvcc, plan, siren
+from fused_inr.kernel import Kernel
+
+PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
+"""Widest hidden layers of SIRENs that these kernels serve unasked, by compute type; Triton's serve the others.
+
+In half precision the activations stay in the registers of the matrix instructions, which Triton cannot be told. In
+float32 the three products of each instruction decide, which Triton uses as well. Neither has been measured.
+"""
+
+# Found out once, here: torch.compile can read a constant but not open a library. It takes a few milliseconds.
+_STATE = native.load()[1]
+_BUILT_FOR = tuple(native.architectures())
+
+
+def status() -> str:
+    """ "ready", or why the kernels cannot be used on the current device."""
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if _STATE != "ready":
+        return _STATE
+    return _state_of(torch.cuda.current_device())
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _state_of(device: int) -> str:
+    major, minor = siren.limits(device).capability
+    if not native.runs_on(_BUILT_FOR, (major, minor)):
+        names = ", ".join(f"sm_{name.replace('.', '')}" for name in _BUILT_FOR)
+        old = (major, minor) < nvcc.OLDEST
+        remedy = ", and the kernels need sm_80" if old else f": build with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+        return f"built for {names}, this device is sm_{major}{minor}{remedy}"
+    library = native.load()[0]
+    error = library.fused_inr_check(device)
+    return f"the device cannot run it: {library.fused_inr_error(error).decode()}" if error else "ready"
+
+
+def _supports_siren(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final: str,
+    dtype: torch.dtype,
+) -> tuple[bool, str]:
+    if coords.dtype != torch.float32:
+        return False, f"it computes in float32, bfloat16 or float16, not in {coords.dtype}"
+    gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (coords, *weights, *biases))
+    shared = siren.limits(coords.device.index if coords.is_cuda else -1).shared
+    reason = plan.refusal(weights, dtype.itemsize, shared, gradients)
+    return reason is None, reason or ""
+
+
+def _prefers_siren(coords: Tensor, weights: list[Tensor], *options: list[Tensor] | float | str | torch.dtype) -> bool:
+    return max(weight.shape[1] for weight in weights[:-1]) <= PREFERRED[options[-1]]
+
+
+def _siren(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    return siren.cuda_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)
+
+
+KERNELS = {"siren": Kernel(_supports_siren, _siren, preferred=_prefers_siren)}

@@ -1,0 +1,111 @@
+"""How csrc/cuda is compiled, for every way of doing so: setup.py, the table of resources, the tests.
+
+Standard library alone: setup.py runs this file before there is a package to import. What is built follows from
+TORCH_CUDA_ARCH_LIST or the default, never from the GPU of the machine that builds.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+"""Machine code for A100 and, as it runs there too, every 8.x; for H100; PTX that drivers compile for what comes after."""
+OLDEST = (8, 0)  # the first with mma of bfloat16 and cp.async
+SOURCE_NAMES = ("*.cpp", "*.cu", "*.cuh", "*.h")
+_NAMES = {"ampere": "8.0;8.6+PTX", "ada": "8.9+PTX", "hopper": "9.0+PTX", "blackwell": "10.0;12.0+PTX"}
+_ARCHITECTURE = re.compile(r"(\d+)\.(\d)([af]?)(\+PTX)?")
+_FLAGS = ("-std=c++17", "-O3", *(() if os.name == "nt" else ("-Xcompiler=-fPIC",)))
+
+
+class CompileError(Exception):
+    """nvcc failed; the message is what it said."""
+
+
+def find() -> str | None:
+    """nvcc of CUDA_HOME or CUDA_PATH, else that on PATH, else that of /usr/local/cuda."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [str(Path(home) / "bin") for home in homes if home]
+    found = (shutil.which("nvcc", path=place) for place in [*places, None, "/usr/local/cuda/bin"])
+    return next((path for path in found if path), None)
+
+
+def architectures(text: str | None = None) -> list[str]:
+    """What to build for, such as ["8.0", "9.0+PTX"], without those that are too old for the kernels.
+
+    Args:
+        text: as TORCH_CUDA_ARCH_LIST: numbers or names between semicolons or blanks; None or empty takes the default.
+
+    Raises:
+        ValueError: an entry is no architecture, or all are too old.
+    """
+    found: list[str] = []
+    for entry in re.split(r"[;\s,]+", (text or DEFAULT_ARCHITECTURES).strip("; ,")):
+        for name in _NAMES.get(entry.lower(), entry).split(";"):
+            match = _ARCHITECTURE.fullmatch(name)
+            if match is None:
+                raise ValueError(f"TORCH_CUDA_ARCH_LIST must hold entries such as 8.0 or 9.0a+PTX, not {entry!r}.")
+            if (int(match[1]), int(match[2])) >= OLDEST and name not in found:
+                found.append(name)
+    if not found:
+        raise ValueError(f"TORCH_CUDA_ARCH_LIST={text} holds nothing from 8.0 on, which the kernels need.")
+    return found
+
+
+def code_flags(names: Sequence[str]) -> list[str]:
+    """nvcc's options for some architectures.
+
+    The kernels use nothing newer than the oldest, so the PTX of the oldest in the list is made once and machine code for
+    all is made from that, in half the time. Features of one architecture ("9.0a") have PTX of their own.
+    """
+    parts = [_ARCHITECTURE.fullmatch(name).groups() for name in names]
+    plain = [major + minor for major, minor, feature, _ in parts if not feature]
+    codes: dict[str, list[str]] = {}
+    for major, minor, feature, ptx in parts:
+        number = f"{major}{minor}{feature}"
+        virtual = number if feature else min(plain, key=int)
+        codes.setdefault(virtual, []).append(f"sm_{number}")
+        if ptx:
+            codes[virtual].append(f"compute_{virtual}")
+    return [f"-gencode=arch=compute_{virtual},code=[{','.join(made)}]" for virtual, made in codes.items()]
+
+
+def compile_one(nvcc: str, source: Path, to: Path, names: Sequence[str], source_hash: str, *flags: str) -> str:
+    """Compiles one .cu file for some architectures to an object, and returns what nvcc says.
+
+    Raises:
+        CompileError: with the errors, if there are any.
+    """
+    defines = [f'-DFUSED_INR_SOURCE_HASH="{source_hash}"', f'-DFUSED_INR_ARCHITECTURES="{" ".join(names)}"']
+    return _run([nvcc, "-c", str(source), "-o", str(to), *_FLAGS, *code_flags(names), *defines, *flags])
+
+
+def build(nvcc: str, sources: Path, library: Path, names: Sequence[str], source_hash: str, work: Path) -> None:
+    """Builds the shared library, with a CUDA runtime of its own, from all .cu files of a folder side by side.
+
+    Args:
+        work: a folder for objects; it is made if it is missing.
+
+    Raises:
+        CompileError: nvcc failed.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    library.parent.mkdir(parents=True, exist_ok=True)
+    # The slowest first: as many run at a time as there are cores.
+    files = sorted(sources.glob("*.cu"), key=lambda path: ("float32" not in path.name, path.name))
+    objects = [work / f"{path.stem}.o" for path in files]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(lambda pair: compile_one(nvcc, *pair, names, source_hash), zip(files, objects, strict=True)))
+    _run([nvcc, "-shared", "-cudart=static", *code_flags(names), "-o", str(library), *map(str, objects)])
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    if done.returncode:
+        errors = [line for line in output.splitlines() if "error" in line.lower() or "fatal" in line.lower()]
+        raise CompileError("\n".join(errors[:5]) or output[-500:] or f"{command[0]} ended with {done.returncode}")
+    return output

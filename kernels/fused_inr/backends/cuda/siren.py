@@ -1,0 +1,234 @@
+"""SIRENs as calls of the CUDA kernels, and ops that torch.compile can hold."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fused_inr import reference
+from fused_inr.backends.cuda import native, plan
+
+
+class Limits(NamedTuple):
+    """What a device has."""
+
+    capability: tuple[int, int]
+    shared: int  # bytes of shared memory that a block can have
+    processors: int
+
+
+HOST = Limits((9, 0), 227 * 1024, 3)
+"""Where the library runs on the CPU (tests): the shared memory of an H100, and few processors."""
+
+
+@torch.compiler.assume_constant_result
+def limits(device: int | None) -> Limits:
+    """What a CUDA device has; None is the current one, -1 the CPU of a library built to run there."""
+    if device == -1:
+        return HOST
+    found = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
+    shared = getattr(found, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
+    return Limits((found.major, found.minor), shared, found.multi_processor_count)
+
+
+def _sample_stride(tensor: Tensor) -> int:
+    return tensor.stride(0) if tensor.shape[0] > 1 else 0
+
+
+class _Call:
+    """A network as the library takes it, and the tensors that its pointers point to."""
+
+    def __init__(
+        self,
+        coords: Tensor,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        omega: float,
+        first_omega: float,
+        final_sine: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        self.library = native.load()[0]
+        on_host = bool(self.library and self.library.fused_inr_runs_on_host())
+        if self.library is None or coords.is_cuda == on_host:
+            raise RuntimeError(f"The CUDA kernels take no tensors on {coords.device}: {native.load()[1]}.")
+        self.device = -1 if on_host else coords.device.index
+        self.shape = plan.shape_of(weights, dtype.itemsize)
+        self._kept: list[Tensor] = []
+        coords = self.kept(coords if coords.stride()[1:] == (coords.shape[2], 1) else coords.contiguous())
+        layers = []
+        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            weight, bias = self.kept(weight), self.kept(bias)
+            layers.append(
+                native.LayerStruct(
+                    weight=weight.data_ptr(),
+                    weight_sample=_sample_stride(weight),
+                    weight_row=weight.stride(1),
+                    weight_column=weight.stride(2),
+                    bias=bias.data_ptr(),
+                    bias_sample=_sample_stride(bias),
+                    bias_row=bias.stride(1),
+                    inputs=weight.shape[2],
+                    outputs=weight.shape[1],
+                    omega=first_omega if index == 0 else omega,
+                    sine=final_sine or index + 1 < len(weights),
+                )
+            )
+        shared = all(layer.weight_sample == layer.bias_sample == 0 for layer in layers)
+        self.siren = native.SirenStruct(
+            layers=(native.LayerStruct * native.MOST_LAYERS)(*layers),
+            num_layers=len(layers),
+            width=self.shape.width,
+            type=native.TYPES[dtype],
+            samples=coords.shape[0],
+            packed_samples=1 if shared else coords.shape[0],
+            points=coords.shape[1],
+            coords=coords.data_ptr(),
+            coords_sample=_sample_stride(coords),
+            device=max(0, self.device),
+        )
+        packed = coords.new_empty(self.siren.packed_samples * self.shape.packed, dtype=torch.uint8)
+        self.siren.packed = self.kept(packed).data_ptr()
+
+    def kept(self, tensor: Tensor) -> Tensor:
+        self._kept.append(tensor)
+        return tensor
+
+    def run(self, name: str) -> None:
+        function = getattr(self.library, name)
+        if self.device < 0:
+            return native.run(function, self.siren, 0)
+        with torch.cuda.device(self.device):
+            native.run(function, self.siren, torch.cuda.current_stream().cuda_stream)
+
+    def forward(self, out: Tensor) -> None:
+        has, shape, siren = limits(self.device), self.shape, self.siren
+        siren.warps = shape.forward_warps(has.shared)
+        tiles = -(-siren.points // (shape.rows * siren.warps))
+        on_processor = min(shape.most_blocks, has.shared // shape.forward_shared(siren.warps))
+        siren.blocks = plan.blocks(siren.samples, tiles, on_processor * has.processors)
+        siren.out = out.data_ptr()
+        self.run("fused_inr_siren_forward")
+
+    def backward(self, gradient: Tensor, found: Sequence[Tensor], with_coords: bool) -> None:
+        """Writes the gradients of the coordinates (if asked for), the weights and the biases to `found`."""
+        has, shape, siren = limits(self.device), self.shape, self.siren
+        warps = shape.backward_warps(has.shared)
+        if warps is None:
+            raise RuntimeError(
+                f"The gradients of this network take {shape.backward_shared(1)} bytes of shared memory, and the device "
+                f"has {has.shared} for a block: compute them in half precision, or on another backend."
+            )
+        siren.warps = warps
+        tiles = -(-siren.points // (16 * warps))
+        siren.blocks = plan.blocks(siren.samples, tiles, has.shared // shape.backward_shared(warps) * has.processors)
+        sums = self.library.fused_inr_siren_partials(siren)
+        siren.partials = self.kept(gradient.new_empty(siren.samples * siren.blocks * sums)).data_ptr()
+        siren.gradient = self.kept(gradient.contiguous()).data_ptr()
+        siren.coords_gradient = found[0].data_ptr() if with_coords else None
+        for index in range(siren.num_layers):
+            siren.layers[index].weight_gradient = found[1 + index].data_ptr()
+            siren.layers[index].bias_gradient = found[1 + siren.num_layers + index].data_ptr()
+        self.run("fused_inr_siren_backward")
+
+
+def _empty(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])
+
+
+@torch.library.custom_op("fused_inr::cuda_siren", mutates_args=())
+def cuda_siren(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Values [N, P, C] of float32 coords [N, P, K], weights [N, O, I] and biases [N, O]; products in `dtype`."""
+    out = _empty(coords, weights)
+    if out.numel():
+        _Call(coords, weights, biases, omega, first_omega, final_sine, dtype).forward(out)
+    return out
+
+
+@cuda_siren.register_fake
+def _(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _empty(coords, weights)
+
+
+@torch.library.custom_op("fused_inr::cuda_siren_backward", mutates_args=())
+def cuda_siren_backward(
+    gradient: Tensor,
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+    with_coords: bool,
+) -> list[Tensor]:
+    """Gradients of the coordinates (zeros unless `with_coords`), then of the weights, then of the biases."""
+    tensors = (coords, *weights, *biases)
+    if not gradient.numel():
+        return [tensor.new_zeros(tensor.shape) for tensor in tensors]
+    found = [tensor.new_empty(tensor.shape) for tensor in tensors]
+    if not with_coords:
+        found[0].zero_()
+    _Call(coords, weights, biases, omega, first_omega, final_sine, dtype).backward(gradient, found, with_coords)
+    return found
+
+
+@cuda_siren_backward.register_fake
+def _(
+    gradient: Tensor,
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+    with_coords: bool,
+) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor in (coords, *weights, *biases)]
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    coords, weights, biases, *options = inputs
+    ctx.save_for_backward(coords, *weights, *biases)
+    ctx.options = options
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple:
+    *options, final_sine, dtype = ctx.options
+    saved = ctx.saved_tensors
+    count = len(saved) // 2
+    if torch.is_grad_enabled():
+        # To be differentiated again: PyTorch calls, on aliases, as a tensor may be computed from another one here.
+        saved = [tensor.view_as(tensor) for tensor in saved]
+        final = "sine" if final_sine else "linear"
+        points = reference.siren(saved[0], saved[1 : 1 + count], saved[1 + count :], *options, final, dtype)
+        wanted = [tensor for tensor in saved if tensor.requires_grad]
+        rest = iter(torch.autograd.grad(points, wanted, gradient, create_graph=True, allow_unused=True))
+        found = [next(rest) if tensor.requires_grad else None for tensor in saved]
+    else:
+        weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
+        found = torch.ops.fused_inr.cuda_siren_backward(
+            gradient, saved[0], weights, biases, *ctx.options, ctx.needs_input_grad[0]
+        )
+    return found[0], found[1 : 1 + count], found[1 + count :], None, None, None, None
+
+
+cuda_siren.register_autograd(_backward, setup_context=_save_for_backward)

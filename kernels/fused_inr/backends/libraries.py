@@ -1,0 +1,44 @@
+"""Compiled libraries of the backends: where one is, and whether it was built from the sources that are here."""
+
+import ctypes
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def source_hash(folder: Path, patterns: Sequence[str]) -> str:
+    """16 hex digits of the contents of the sources that match: what a library says it was built from.
+
+    `setup.py` has the same sum, as it runs before there is a package to import.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def opened(
+    folder: Path, sources: Path, patterns: Sequence[str], name: str, missing: str
+) -> tuple[ctypes.CDLL | None, str]:
+    """(library, "ready"), or (None, one line that says why there is none).
+
+    Args:
+        folder: where the library `_native*` is.
+        sources: what it is built from; in a checkout only.
+        patterns: the file names of the sources.
+        name: what the sentences call the library.
+        missing: the sentence for a library that is not there.
+    """
+    found = sorted(folder.glob("_native*.so")) + sorted(folder.glob("_native*.pyd"))
+    if not found:
+        return None, missing
+    try:
+        library = ctypes.CDLL(str(found[-1]))
+        library.fused_inr_source_hash.restype = ctypes.c_char_p
+        built_from = library.fused_inr_source_hash().decode()
+    except (OSError, AttributeError) as error:
+        return None, f"{name} cannot be loaded: {error}"
+    if sources.is_dir() and source_hash(sources, patterns) != built_from:
+        where = f"csrc/{sources.name}"
+        return None, f"{name} was built from other sources than {where} holds: run pip install -e . again"
+    return library, "ready"

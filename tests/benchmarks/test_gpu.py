@@ -1,0 +1,78 @@
+"""The command file for a GPU machine: every command runs, whatever became of those before it, within its time."""
+
+import sys
+
+from benchmarks import gpu
+
+
+def python(name: str, code: str, seconds: float = 30, **options) -> gpu.Command:
+    return gpu.Command(name, (sys.executable, "-c", code), seconds, **options)
+
+
+def test_how_a_command_ended(tmp_path, capfd):
+    outcomes = [
+        gpu.run(command, tmp_path / "log", command.seconds)
+        for command in (
+            python("fine", "print('first'); print('last'); print()"),
+            python("wrong", "raise SystemExit('a reason')"),
+            python("slow", "import time; print('begun', flush=True); time.sleep(60)", 2),
+            gpu.Command("missing", ("no-such-program",), 1),
+        )
+    ]
+    assert [o.result for o in outcomes[:2]] == ["ok", "failed with status 1"]
+    assert outcomes[2].result.startswith("stopped after 2 s")
+    assert outcomes[3].result == "not run: there is no no-such-program on this machine"
+    assert [o.last for o in outcomes] == ["last", "a reason", "begun", ""]
+    assert "first" in capfd.readouterr().out
+
+
+def test_what_is_printed_is_kept(tmp_path):
+    gpu.run(python("both", "import sys; print('out'); print('err', file=sys.stderr)"), tmp_path / "log", 30)
+    assert set((tmp_path / "log").read_text().split()) == {"out", "err"}
+
+
+def test_commands_find_the_packages_and_what_they_are_given(tmp_path):
+    code = (
+        "import importlib.util as u, os; "
+        "print(os.environ['GIVEN'], all(map(u.find_spec, ('fused_inr', 'digan', 'benchmarks'))))"
+    )
+    assert gpu.run(python("find", code, environment={"GIVEN": "this"}), tmp_path / "log", 60).last == "this True"
+
+
+def test_without_a_gpu_every_step_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(gpu, "device_name", lambda: "")
+    every = gpu.steps(tmp_path, "")
+    without_build = {name: [c for c in commands if c.needs_device] for name, commands in every.items()}
+    assert all(without_build.values())
+    monkeypatch.setattr(gpu, "steps", lambda out, device: without_build)
+    assert gpu.main(["all"]) == 1
+    printed = capsys.readouterr().out
+    for step, commands in without_build.items():
+        text = (tmp_path / "logs" / f"{step}-summary.txt").read_text()
+        assert text.strip() in printed
+        assert text.count("not run: no CUDA device") == len(commands)
+
+
+def test_time_that_is_used_up_stops_a_step(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(gpu, "device_name", lambda: "")
+    commands = [python(name, "pass", needs_device=False) for name in ("one", "two")]
+    monkeypatch.setattr(gpu, "steps", lambda out, device: {"check": commands})
+    assert gpu.main(["check", "--limit", "0"]) == 1
+    assert (tmp_path / "logs" / "check-summary.txt").read_text().count("not run: no time left") == 2
+    assert gpu.main(["check"]) == 0
+
+
+def test_a_step_fits_into_a_call_and_names_its_files():
+    for name, commands in gpu.steps(gpu.Path("out"), "NVIDIA H100 80GB HBM3").items():
+        assert len({command.name for command in commands}) == len(commands), name
+        for command in commands:
+            assert command.seconds <= gpu.LIMIT
+            for argument in command.arguments:
+                if argument.startswith(("benchmarks/", "tests/")):
+                    assert (gpu.ROOT / argument).exists()
+    assert (
+        "out/render-nvidia-h100-80gb-hbm3.md"
+        in gpu.steps(gpu.Path("out"), "NVIDIA H100 80GB HBM3")["bench"][1].arguments
+    )

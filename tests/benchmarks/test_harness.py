@@ -1,0 +1,96 @@
+"""What a comparison reports: nothing of wrong results, and ratios to rivals and to the roofline of right ones."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks import device, harness, limits
+from fused_inr.counts import Counts
+
+X = torch.arange(6.0)
+
+
+def case(paths: dict, **options) -> harness.Case:
+    options = {"truth": lambda: 2 * X, "flops": 0, "rounds": 1, **options}
+    return harness.Case("doubling", torch.float32, paths, tolerance=1e-6, **options)
+
+
+def rows(report: harness.Report) -> dict[str, dict[str, str]]:
+    return {line["path"]: line for line in report.table()}
+
+
+def out_of_memory() -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def broken() -> torch.Tensor:
+    raise RuntimeError("this\nand that")
+
+
+def test_a_wrong_result_gets_no_time():
+    found = rows(harness.measure(case({"naive": lambda: X + X, "wrong": lambda: 2.01 * X, "ours": lambda: 2 * X})))
+    assert found["wrong"]["time"] == "-"
+    assert found["wrong"]["error"].startswith("wrong result")
+    assert found["naive"]["speed-up"] == "1.00x"
+    assert found["ours"]["speed-up"].endswith("x")
+    nan = harness.measure(case({"ours": lambda: X * math.nan}))
+    assert nan.rows[0].seconds is None
+
+
+def test_paths_that_fail_say_why():
+    found = rows(harness.measure(case({"naive": out_of_memory, "compiled": broken, "ours": lambda: 2 * X})))
+    assert found["naive"]["error"] == "out of memory"
+    assert found["compiled"]["error"] == "RuntimeError: this"
+    assert found["ours"]["time"].endswith("ms")
+    assert found["ours"]["speed-up"] == ""
+
+
+def test_without_a_truth_the_first_path_that_fits_into_memory_is_right():
+    report = harness.measure(case({"naive": out_of_memory, "ours": lambda: 2 * X}, truth=None))
+    assert [row.error for row in report.rows][1] == 0
+    with pytest.raises(RuntimeError, match="this"):
+        harness.measure(case({"naive": broken}, truth=None))
+
+
+def test_ratios_to_rivals_stand_beside_the_paths_after_them():
+    paths = {name: lambda: 2 * X for name in ("naive, float32", "naive", "compiled", "ours")}
+    report = harness.measure(case(paths, rivals=("naive", "compiled")))
+    for row, seconds in zip(report.rows, (8.0, 4.0, 2.0, 1.0), strict=True):
+        row.seconds, row.peak = seconds, int(seconds) << 30
+    found = rows(report)
+    assert found["ours"]["speed-up"] == "8.00x"
+    assert (found["ours"]["over naive"], found["ours"]["over compiled"]) == ("4.00x", "2.00x")
+    assert (found["ours"]["of naive's"], found["ours"]["of compiled's"]) == ("25%", "50%")
+    assert found["compiled"]["over naive"] == "2.00x"
+    assert not {"over naive", "over compiled"} & found["naive"].keys()
+
+
+def test_share_of_the_roofline(monkeypatch):
+    monkeypatch.setattr(harness, "gemm_ceiling", lambda dtype: 100.0)
+    monkeypatch.setattr(harness, "copy_ceiling", lambda: 10.0)
+    report = harness.measure(case({"ours": lambda: 2 * X}, work=Counts(flops=100, bytes=20)))
+    report.rows[0].seconds = 8.0
+    assert rows(report)["ours"]["of roofline"] == "25%"
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="no CUDA device"):
+        device.use("cuda")
+    device.use(None)
+    assert device.device().type == "cpu"
+    assert device.pick(cpu=1, cuda=2) == 1
+
+
+def test_the_machine_is_described():
+    text = device.description()
+    assert f"torch {torch.__version__}" in text
+    assert f"{torch.get_num_threads()} threads" in text
+
+
+def test_copies_move_what_they_are_said_to(monkeypatch):
+    copied = []
+    monkeypatch.setattr(limits, "timed", lambda call: copied.append(call()) or 1.0)
+    assert limits.copying(8 * 1000).seconds() == 1.0
+    assert {tensor.nbytes for (tensor,) in copied} == {4000}

@@ -1,0 +1,101 @@
+"""What nvcc makes of the kernels for GPUs that need not be there: no spills, matrix instructions, shared memory."""
+
+import pytest
+
+from fused_inr.backends.cuda import aot, native, nvcc, plan
+from fused_inr.backends.cuda.__main__ import main
+
+KERNELS = (
+    {
+        (kernel, type_, width)
+        for kernel in ("siren_forward", "siren_backward")
+        for type_ in aot.ELEMENTS
+        for width in plan.WIDTHS
+    }
+    | {("pack_weights", type_, 0) for type_ in aot.ELEMENTS}
+    | {("reduce_gradients", "", 0)}
+)
+REGISTERS = 65536  # of a multiprocessor
+
+
+@pytest.fixture(scope="module")
+def tools():
+    if aot.cuobjdump() is None:
+        pytest.skip("no cuobjdump, which comes with CUDA and with Triton")
+
+
+@pytest.fixture(scope="module")
+def for_hopper(tools, tmp_path_factory) -> list[aot.Resources]:
+    """Of sm_90a, compiled here."""
+    if nvcc.find() is None:
+        pytest.skip("no nvcc")
+    return aot.compiled(["9.0a"], tmp_path_factory.mktemp("objects"))
+
+
+@pytest.fixture(scope="module")
+def installed(tools, tmp_path_factory) -> list[aot.Resources]:
+    """Of the installed library, or of what would be installed by default."""
+    library, state = native.load()
+    if library is not None:
+        return aot.resources(next(native._FOLDER.glob("_native*")))
+    if nvcc.find() is None:
+        pytest.skip(f"no nvcc, and no library: {state}")
+    return aot.compiled(nvcc.architectures(), tmp_path_factory.mktemp("installed"))
+
+
+def check(found: list[aot.Resources]) -> None:
+    for target in {needs.target for needs in found}:
+        of_target = [needs for needs in found if needs.target == target]
+        assert {(needs.kernel, needs.type, needs.width) for needs in of_target} == KERNELS
+    for needs in found:
+        name = f"{needs.kernel} {needs.type} {needs.width} for {needs.target}"
+        assert needs.spills == 0, name
+        assert needs.local == 0, name
+        assert (needs.matrix_instructions > 0) == needs.kernel.startswith("siren"), name
+
+
+def test_hopper(for_hopper):
+    assert {needs.target for needs in for_hopper} == {"9.0a"}
+    check(for_hopper)
+
+
+def test_what_is_installed(installed):
+    check(installed)
+
+
+def test_registers_leave_room_for_the_blocks_that_are_planned(installed):
+    for needs in installed:
+        shape = plan.Shape(needs.width or 16, 3, 2, aot.ELEMENTS[needs.type or "float32"])
+        if needs.kernel == "siren_forward":
+            threads = 32 * shape.most_warps * shape.most_blocks
+        else:
+            threads = 256
+        assert -(-needs.registers // 8) * 8 * threads <= REGISTERS, needs
+
+
+@pytest.mark.parametrize("target", aot.MOST_SHARED)
+def test_shared_memory_is_within_that_of_the_chip(target):
+    for kernel, type_, width in KERNELS:
+        needs = aot.Resources(target, kernel, type_, width, 0, 0, 0, 0, 0)
+        for layers in range(2, plan.MOST_LAYERS + 1):
+            shared, warps = needs.shared(layers)
+            assert 0 <= shared <= aot.MOST_SHARED[target]
+            assert (shared > 0) == (warps > 0)
+        # Three layers of any width have gradients on any of the chips.
+        assert needs.shared(3)[1] > 0 or not width
+
+
+def test_the_command_prints_a_table(tools, capsys):
+    library, state = native.load()
+    if library is None:
+        pytest.skip(state)
+    main(["--library", str(next(native._FOLDER.glob("_native*"))), "--target", "8.0"])
+    _, head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["target", "kernel", "type", "width"]
+    assert len(lines) == len(KERNELS) * ("8.0" in native.architectures())
+
+
+def test_without_nvcc_the_command_says_so(monkeypatch):
+    monkeypatch.setattr(nvcc, "find", lambda: None)
+    with pytest.raises(SystemExit, match=r"^nvcc is missing: put it on PATH or set CUDA_HOME\.$"):
+        main([])

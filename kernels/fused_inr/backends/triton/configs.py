@@ -79,6 +79,22 @@ def architecture(device: torch.device) -> str:
     return _compiled_for or FALLBACK
 
 
+def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, int]]:
+    """A kernel's entries for a type by width: of the device's architecture, else of the fallback, else none."""
+    for name in (architecture(device), FALLBACK):
+        found = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
+        if found is not None:
+            return found
+    return {}
+
+
+def fitting(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int] | None:
+    """Options of a kernel that only some widths fit into: of the smallest width that is at least `width`, or None."""
+    widths = _widths(kernel, dtype, device)
+    limit = min((limit for limit in map(int, widths) if width <= limit), default=None)
+    return None if limit is None else {**widths[str(limit)], **(_override or {})}
+
+
 def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int]:
     """Options of a kernel for products of a type with `width` outputs, on a device.
 
@@ -86,13 +102,15 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
     else the largest.
 
     Raises:
-        KeyError: the table's fallback has no such kernel and kind.
+        KeyError: neither has such a kernel and kind.
     """
-    kind, entries = kind_of(dtype), table()
-    widths = entries.get(architecture(device), {}).get(kernel, {}).get(kind) or entries[FALLBACK][kernel][kind]
-    limits = sorted(map(int, widths))
-    limit = next((limit for limit in limits if width <= limit), limits[-1])
-    return {**widths[str(limit)], **(_override or {})}
+    found = fitting(kernel, dtype, width, device)
+    if found is not None:
+        return found
+    widths = _widths(kernel, dtype, device)
+    if not widths:
+        raise KeyError(f"the table has no {kernel} of kind {kind_of(dtype)}")
+    return {**widths[max(widths, key=int)], **(_override or {})}
 
 
 def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:

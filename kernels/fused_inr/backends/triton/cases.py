@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import cases_render_backward, pointwise, stddev, upfirdn
+from fused_inr.backends.triton import cases_render, cases_render_backward, cases_siren, pointwise, stddev, upfirdn
 from fused_inr.backends.triton.case import Case
 from fused_inr.backends.triton.launch import Launch
 
@@ -67,4 +67,4 @@ def _cases() -> Iterator[Case]:
         yield Case(f"minibatch_stddev-{dtype}", lambda dtype=dtype: _minibatch_stddev(dtype))
 
 
-CASES: list[Case] = [*_cases(), *cases_render_backward.CASES]
+CASES: list[Case] = [*_cases(), *cases_render.CASES, *cases_render_backward.CASES, *cases_siren.CASES]

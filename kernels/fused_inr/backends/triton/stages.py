@@ -6,8 +6,8 @@ as an operand of the second, which is made in blocks of outputs: each block goes
 for all tiles of a clip: with a tile of 128 pixels, a byte for each 128 operations in half precision.
 
 The table of `configs` says which widths and types are fused on which architecture; without an entry, layers run one by
-one. That is so on sm_80 and gfx942, where the compiler of Triton 3.7 spills registers of every tile that was tried, and
-in float32.
+one. That is so in float32, and of widths above 128 on sm_80 and gfx942, where only tiles of 32 pixels leave no register
+spilled, and would read the weights from the cache for 32 operations a byte.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ OPTIONS = (30.0, 20.0, True, torch.float32)
 @pytest.fixture
 def network(device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Weights and biases."""
-    sizes = (1, 16, 16, CHANNELS)
+    sizes = (CHANNELS, 16, 16, CHANNELS)
     weights = [torch.randn(1, o, i, device=device) / 20 for i, o in pairwise(sizes)]
     return weights, [torch.randn(1, o, device=device) for o in sizes[1:]]
 
@@ -43,7 +43,7 @@ def points(device, interpreted) -> Callable[[int], tuple[torch.Tensor, torch.Ten
 
 
 def test_values(network, points, run_last):
-    coords, tail = points(1)
+    coords, tail = points(CHANNELS)
     expected, launches = siren.forward(tail, *network, *OPTIONS)
     run(launches, tail.device)
     out, (launch,) = siren.forward(coords, *network, *OPTIONS)
@@ -53,11 +53,12 @@ def test_values(network, points, run_last):
 
 
 def test_samples_far_apart(network, run_last, device):
-    alone = torch.randn(2, TAIL, 1, device=device)
+    alone = torch.randn(2, TAIL, CHANNELS, device=device)
     weights, biases = ([tensor.expand(2, *tensor.shape[1:]) for tensor in group] for group in network)
     expected, launches = siren.forward(alone, weights, biases, *OPTIONS)
     run(launches, alone.device)
-    coords = torch.empty((1 << 31) + TAIL, device=device).as_strided((2, TAIL, 1), (1 << 31, 1, 1)).copy_(alone)
+    memory = torch.empty((1 << 31) + TAIL * CHANNELS, device=device)
+    coords = memory.as_strided((2, TAIL, CHANNELS), (1 << 31, CHANNELS, 1)).copy_(alone)
     found, (launch,) = siren.forward(coords, weights, biases, *OPTIONS)
     assert launch.arguments["coords"].data_ptr() == coords.data_ptr()
     run_last(launch)
@@ -65,7 +66,7 @@ def test_samples_far_apart(network, run_last, device):
 
 
 def test_gradients(network, points, run_last):
-    (coords, tail), (gradient, of_tail) = points(1), points(CHANNELS)
+    (coords, tail), (gradient, of_tail) = points(CHANNELS), points(CHANNELS)
     of_coords_alone, sums_alone, launches = siren_backward.backward(of_tail, tail, *network, *OPTIONS, True)
     run(launches, tail.device)
     with configs.using(programs=1 << 30):  # one tile for each

@@ -1,8 +1,8 @@
 // What device.cuh defines, for a C++ compiler: the kernels run on the CPU as they are, index by index.
 //
-// Every thread of a block is a fiber, and the fibers of a block take turns on one thread of the processor. Those of a warp
-// meet at each of its instructions, and the last one to come computes the result of all from the layout of fragments that
-// the PTX ISA gives. Shared memory begins as NaN and lies between guards.
+// Every thread of a block is a fiber, and the fibers of a block take turns on one thread of the processor. Those of a
+// warp meet at each of its instructions, and the last one to come computes the result of all from the layout of
+// fragments that the PTX ISA gives. Shared memory begins as NaN and lies between guards.
 #pragma once
 
 #include <csetjmp>
@@ -151,8 +151,8 @@ inline int run_warp(int warp) {
   return left;
 }
 
-// One block: each warp as far as it comes, from the first to the last or the other way round (order 1). Where a barrier is
-// missing, the first of them reads what is not there yet, in one of the two orders.
+// One block: each warp as far as it comes, from the first to the last or the other way round (order 1). Where a
+// barrier is missing, the first of them reads what is not there yet, in one of the two orders.
 inline void run_block(int threads, int shared) {
   Block& b = block();
   b.fibers.assign(threads, Fiber());
@@ -206,7 +206,8 @@ inline uint32_t round_bf16(float x) {
   const uint32_t bits = bits_of(x);
   return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-// Numbers below the normal ones are multiples of 2^-24, which adding 0.5 rounds to; others lose 13 bits of the mantissa.
+// Numbers below the normal ones are multiples of 2^-24, which adding 0.5 rounds to; others lose 13 bits of the
+// mantissa.
 inline uint32_t round_f16(float x) {
   const uint32_t sign = bits_of(x) >> 16 & 0x8000, bits = bits_of(x) & 0x7fffffff;
   if (x != x) return 0x7fff;

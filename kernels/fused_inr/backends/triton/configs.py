@@ -19,9 +19,12 @@ FALLBACK = "fallback"
 """The architecture whose entries hold wherever a table lacks one: small blocks, which every GPU has room for."""
 
 Table = dict[str, dict[str, dict[str, dict[str, dict[str, int]]]]]
+Entry = tuple[str, str, str]
+"""Kernel, kind and width of an architecture's entry."""
 
 _compiled_for: str | None = None
 _override: dict[str, int] | None = None
+_seen: set[Entry] | None = None
 
 
 @functools.cache
@@ -88,11 +91,28 @@ def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, 
     return {}
 
 
+@contextmanager
+def recorded() -> Iterator[set[Entry]]:
+    """Inside the `with` block, every entry that a choice falls on is added to the set that it gives."""
+    global _seen
+    before, _seen = _seen, set()
+    try:
+        yield _seen
+    finally:
+        _seen = before
+
+
+def _options(kernel: str, dtype: torch.dtype, widths: dict[str, dict[str, int]], limit: str) -> dict[str, int]:
+    if _seen is not None:
+        _seen.add((kernel, kind_of(dtype), limit))
+    return {**widths[limit], **(_override or {})}
+
+
 def fitting(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int] | None:
     """Options of a kernel that only some widths fit into: of the smallest width that is at least `width`, or None."""
     widths = _widths(kernel, dtype, device)
-    limit = min((limit for limit in map(int, widths) if width <= limit), default=None)
-    return None if limit is None else {**widths[str(limit)], **(_override or {})}
+    limit = min((limit for limit in widths if width <= int(limit)), default=None, key=int)
+    return None if limit is None else _options(kernel, dtype, widths, limit)
 
 
 def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int]:
@@ -110,7 +130,7 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
     widths = _widths(kernel, dtype, device)
     if not widths:
         raise KeyError(f"the table has no {kernel} of kind {kind_of(dtype)}")
-    return {**widths[max(widths, key=int)], **(_override or {})}
+    return _options(kernel, dtype, widths, max(widths, key=int))
 
 
 def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:

@@ -1,7 +1,7 @@
 """Block sizes found by timing on the GPU at hand, for the table of `configs`.
 
-What is timed are the launches of the cases that are compiled ahead of time, on tensors of their shapes. Of each entry of
-the table that they fall on, one option after the other is halved and doubled (pipeline stages: one less, one more), and
+What is timed are the launches of the cases that are compiled ahead of time, on tensors of their shapes. Of each entry
+of the table that they fall on, one option after the other is halved and doubled (pipeline stages: one less, one more), and
 the faster is kept, until nothing is faster. Which widths run several layers in one kernel is not changed: that is in
 the table by hand.
 """

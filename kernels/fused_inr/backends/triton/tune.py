@@ -1,9 +1,9 @@
 """Block sizes found by timing on the GPU at hand, for the table of `configs`.
 
 What is timed are the launches of the cases that are compiled ahead of time, on tensors of their shapes. Of each entry
-of the table that they fall on, one option after the other is halved and doubled (pipeline stages: one less, one more), and
-the faster is kept, until nothing is faster. Which widths run several layers in one kernel is not changed: that is in
-the table by hand.
+of the table that they fall on, one option after the other is halved and doubled (pipeline stages: one less, one more),
+and the faster is kept, until nothing is faster. Which widths run several layers in one kernel is not changed: that is
+in the table by hand.
 """
 
 import json
@@ -29,8 +29,10 @@ _BLOCK_BOUNDS = (16, 256)
 
 
 def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
-    """Options with one of them changed by a step, within bounds."""
+    """Options with one block size, the warps or the pipeline stages changed by a step, within bounds."""
     for name, value in options.items():
+        if name not in _BOUNDS and not name.startswith("BLOCK_"):
+            continue
         low, high = _BOUNDS.get(name, _BLOCK_BOUNDS)
         steps = (value - 1, value + 1) if name == "num_stages" else (value // 2, value * 2)
         for step in steps:

@@ -24,11 +24,12 @@ def test_the_search_finds_the_fastest_that_works():
 
 
 def test_candidates_stay_within_bounds():
-    found = list(tune.neighbours({"BLOCK_M": 256, "BLOCK_K": 16, "num_warps": 1, "num_stages": 6}))
+    found = list(tune.neighbours({"BLOCK_M": 256, "BLOCK_K": 16, "num_warps": 1, "num_stages": 6, "programs": 64}))
     assert {options["BLOCK_M"] for options in found} == {128, 256}
     assert {options["BLOCK_K"] for options in found} == {16, 32}
     assert {options["num_warps"] for options in found} == {1, 2}
     assert {options["num_stages"] for options in found} == {5, 6}
+    assert {options["programs"] for options in found} == {64}
 
 
 def test_it_refuses_without_a_gpu(monkeypatch):

@@ -31,7 +31,9 @@ LIMIT = 570.0  # seconds of a step, whatever its commands may take
 DEVICE_NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q")
 # Small ones, as every access is watched.
-SANITIZER_TESTS = "(small and gradients or values_and_derivatives) and (float32 or bfloat16) and not graph"
+SANITIZER_TESTS = (
+    "(gradients and (small or P1- or P100-) or values_and_derivatives) and (float32 or bfloat16) and not graph"
+)
 SANITIZER = ("compute-sanitizer", "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20")
 
 

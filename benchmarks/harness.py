@@ -170,18 +170,21 @@ class Report:
         first = self.rows[0]
         work = [(self.case.flops, "GFLOP/s"), (self.case.moved, "GB/s")]
         limits = [f"{limit / seconds:.0%} of {name}" for name, limit in self.limits.items()]
-        rivals = [rival for rival in self.rows if rival.path in self.case.rivals]
-        before = {rival.path: rival for rival in rivals if self.rows.index(rival) < self.rows.index(row)}
+        before = {earlier.path: earlier for earlier in self.rows[: self.rows.index(row)]}
+        rivals = {name: before.get(name) for name in self.case.rivals}
         return {
             "time": f"{seconds * 1e3:.1f} ms" if seconds > 0.01 else f"{seconds * 1e3:.3f} ms",
             "speed-up": f"{first.seconds / seconds:.2f}x" if first.seconds else "",
-            **{f"over {name}": f"{r.seconds / seconds:.2f}x" for name, r in before.items() if r.seconds},
+            **{f"over {name}": f"{r.seconds / seconds:.2f}x" if r and r.seconds else "" for name, r in rivals.items()},
             "rate": ", ".join(f"{done / seconds / 1e9:.3g} {unit}" for done, unit in work if done),
             "limit reached": ", ".join(limits),
             "of roofline": f"{self.roofline / seconds:.0%}" if self.roofline else "",
             "peak memory": f"{row.peak / 2**20:.0f} MB",
             "memory": f"{row.peak / first.peak:.0%}" if first.seconds and first.peak > SMALLEST else "",
-            **{f"of {name}'s": f"{row.peak / r.peak:.0%}" for name, r in before.items() if r.peak > SMALLEST},
+            **{
+                f"of {name}'s": f"{row.peak / r.peak:.0%}" if r and r.peak > SMALLEST else ""
+                for name, r in rivals.items()
+            },
             "error": f"{row.error:.1e}",
         }
 

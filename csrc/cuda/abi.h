@@ -1,4 +1,5 @@
-// The C interface of the CUDA kernels. Python fills these structs through ctypes (backends/cuda/native.py mirrors them).
+// The C interface of the CUDA kernels. Python fills these structs through ctypes (backends/cuda/native.py mirrors
+// them).
 //
 // There is no PyTorch header in here: the library is built with nvcc alone, and one build serves every torch.
 #pragma once

@@ -1,6 +1,6 @@
-// Gradients of the whole network in one kernel. For each tile of 16 points a warp the forward pass is computed again and
-// leaves one number an activation in shared memory: the angle of its sine, from which the way back takes both the sine
-// and the cosine, and which the gradient then overwrites. Nothing is stored between the two passes.
+// Gradients of the whole network in one kernel. For each tile of 16 points a warp the forward pass is computed again
+// and leaves one number an activation in shared memory: the angle of its sine, from which the way back takes both the
+// sine and the cosine, and which the gradient then overwrites. Nothing is stored between the two passes.
 //
 // Sums over points of a block go to its own part of `partials`; reduce.cuh adds the blocks in order.
 #pragma once
@@ -81,8 +81,8 @@ __device__ void layer_back(const typename T::Fragment (&delta)[FROM], const char
   }
 }
 
-// Adds delta^T x over the block's rows to its sums of a layer's weights [rows of delta's columns][columns of x], and the
-// sums of delta to those of its bias. 16 x (16 UNITS) numbers belong to one warp.
+// Adds delta^T x over the block's rows to its sums of a layer's weights [rows of delta's columns][columns of x], and
+// the sums of delta to those of its bias. 16 x (16 UNITS) numbers belong to one warp.
 template <class T, int UNITS>
 __device__ void sum_weights(const char* delta, int delta_groups, const char* x, int x_groups, float* sums, float* bias_sums,
                             bool first_tile, const Share& share) {

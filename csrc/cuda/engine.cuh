@@ -137,9 +137,9 @@ struct Float16Traits {
 typedef Half<Bfloat16Traits> Bfloat16;
 typedef Half<Float16Traits> Float16;
 
-// float32 by three products of tf32: a b = (A + a')(B + b') with 11 bits in each part, without a' b'. Measured on the host
-// against float64, networks of 2 to 5 layers: relative error of values and gradients 2.3e-6 at most, that of PyTorch's
-// float32 8e-7 at most; with one product of tf32 it is 1e-3, no better than float16.
+// float32 by three products of tf32: a b = (A + a')(B + b') with 11 bits in each part, without a' b'. Measured on the
+// host against float64, networks of 2 to 5 layers: relative error of values and gradients 2.3e-6 at most, that of
+// PyTorch's float32 8e-7 at most; with one product of tf32 it is 1e-3, no better than float16.
 struct Float32 {
   static constexpr int ELEMENT = 4, BLOCK = 64 * ELEMENT;
   static constexpr bool SPLIT_COORDS = false;

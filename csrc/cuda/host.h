@@ -1,8 +1,8 @@
 // What device.cuh defines, for a C++ compiler: the kernels run on the CPU as they are, index by index.
 //
-// Every thread of a block is a fiber, and the fibers of a block take turns on one thread of the processor. Those of a warp
-// meet at each of its instructions, and the last one to come computes the result of all from the layout of fragments that
-// the PTX ISA gives. Shared memory begins as NaN and lies between guards.
+// Every thread of a block is a fiber, and the fibers of a block take turns on one thread of the processor. Those of a
+// warp meet at each of its instructions, and the last one to come computes the result of all from the layout of
+// fragments that the PTX ISA gives. Shared memory begins as NaN and lies between guards.
 #pragma once
 
 #include <csetjmp>
@@ -38,6 +38,7 @@ struct Fiber {
   ucontext_t start;
   jmp_buf at;
   bool started, done;
+  std::vector<std::pair<char*, const char*>> copies;  // that have not arrived
 };
 
 // Where threads wait for one another: a warp's instruction, or a block's barrier.
@@ -135,8 +136,23 @@ inline void resume(int thread) {
   setcontext(&fiber.start);
 }
 
-// One block: its threads in turn, each until it waits, from the first to the last or the other way round (order 1). A
-// missing barrier makes one of the two orders read what is not yet, or no longer, there.
+// Runs the threads of a warp until they wait for another warp, or have ended; returns how many have not.
+inline int run_warp(int warp) {
+  Block& b = block();
+  for (int64_t before = -1; before != b.progress;) {
+    before = b.progress;
+    for (int i = 0; i < LANES; i++) {
+      const int thread = LANES * warp + (b.order ? LANES - 1 - i : i);
+      if (!b.fibers[thread].done) resume(thread);
+    }
+  }
+  int left = 0;
+  for (int i = 0; i < LANES; i++) left += !b.fibers[LANES * warp + i].done;
+  return left;
+}
+
+// One block: each warp as far as it comes, from the first to the last or the other way round (order 1). Where a
+// barrier is missing, the first of them reads what is not there yet, in one of the two orders.
 inline void run_block(int threads, int shared) {
   Block& b = block();
   b.fibers.assign(threads, Fiber());
@@ -146,14 +162,10 @@ inline void run_block(int threads, int shared) {
   b.shared.assign(shared + 2 * GUARD + 128, char(0xff));  // NaN in all types
   const uintptr_t start = (uintptr_t(b.shared.data()) + GUARD + 127) / 128 * 128;
   b.memory = (char*)start;
-  for (int left = threads; left;) {
+  for (int left = threads, warps = threads / LANES; left;) {
     const int64_t before = b.progress;
     left = 0;
-    for (int i = 0; i < threads; i++) {
-      const int thread = b.order ? threads - 1 - i : i;
-      if (!b.fibers[thread].done) resume(thread);
-      left += !b.fibers[thread].done;
-    }
+    for (int i = 0; i < warps; i++) left += run_warp(b.order ? warps - 1 - i : i);
     if (left && b.progress == before) fail("all threads wait for one another");
   }
   for (size_t i = 0; i < b.shared.size(); i++)
@@ -194,7 +206,8 @@ inline uint32_t round_bf16(float x) {
   const uint32_t bits = bits_of(x);
   return x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-// Numbers below the normal ones are multiples of 2^-24, which adding 0.5 rounds to; others lose 13 bits of the mantissa.
+// Numbers below the normal ones are multiples of 2^-24, which adding 0.5 rounds to; others lose 13 bits of the
+// mantissa.
 inline uint32_t round_f16(float x) {
   const uint32_t sign = bits_of(x) >> 16 & 0x8000, bits = bits_of(x) & 0x7fffffff;
   if (x != x) return 0x7fff;
@@ -289,8 +302,14 @@ inline void load_matrices(const char* name, uint32_t (&r)[4], const char* row, b
 inline void ldmatrix(uint32_t (&r)[4], const char* row) { load_matrices("ldmatrix", r, row, false); }
 inline void ldmatrix_transposed(uint32_t (&r)[4], const char* row) { load_matrices("ldmatrix.trans", r, row, true); }
 
-inline void copy_16(char* shared, const char* global) { memcpy(shared, global, 16); }
-inline void copies_wait() {}
+inline void copy_16(char* shared, const char* global) {
+  host::block().fibers[host::thread_index.x].copies.push_back({shared, global});
+}
+inline void copies_wait() {
+  auto& copies = host::block().fibers[host::thread_index.x].copies;
+  for (const auto& copy : copies) memcpy(copy.first, copy.second, 16);
+  copies.clear();
+}
 
 inline float add_lanes_of_row(float x) {
   float sum = 0;

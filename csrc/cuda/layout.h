@@ -1,8 +1,8 @@
 // Where the parts of a sample's packed weights, of a block's shared memory and of its sums of gradients are.
 //
-// A matrix whose rows and columns are multiples of 8 is stored as blocks of 8 x 8, row of blocks after row of blocks, each
-// block row by row. A block is then what the 32 lanes of a warp hold in one register of a fragment of mma, lane after
-// lane: it is stored and loaded without bank conflicts, as it is or transposed.
+// A matrix whose rows and columns are multiples of 8 is stored as blocks of 8 x 8, row of blocks after row of blocks,
+// each block row by row. A block is then what the 32 lanes of a warp hold in one register of a fragment of mma, lane
+// after lane: it is stored and loaded without bank conflicts, as it is or transposed.
 #pragma once
 
 #include "abi.h"

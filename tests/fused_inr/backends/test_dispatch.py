@@ -83,6 +83,27 @@ def test_the_fastest_backend_that_supports_the_call_serves_it(cpu_backend):
     assert fi.bias_act(x)[0, 0] == 0
 
 
+def test_a_kernel_that_yields_serves_where_only_the_reference_would(cpu_backend, monkeypatch):
+    x = torch.zeros(2, 3)
+    kernel = cpu_backend.KERNELS["bias_act"]
+    asked = []
+    cpu_backend.KERNELS["bias_act"] = kernel._replace(preferred=lambda *args: asked.append(args) or False)
+    assert fi.bias_act(x)[0, 0] == 100
+    assert asked, "no other backend takes it"
+    other = types.SimpleNamespace(
+        status=lambda: "ready",
+        KERNELS={"bias_act": Kernel(lambda *args: (True, ""), lambda x, *others: x + 7)},
+    )
+    monkeypatch.setitem(registry.DEVICES, "triton", "cpu")
+    monkeypatch.setitem(registry._modules, "triton", cpu_backend)
+    monkeypatch.setitem(registry._modules, "cpu", other)
+    assert fi.bias_act(x)[0, 0] == 7, "the next one goes first"
+    with fi.backend("triton"):
+        assert fi.bias_act(x)[0, 0] == 100, "an explicit choice is kept"
+    cpu_backend.KERNELS["bias_act"] = kernel._replace(preferred=lambda *args: True)
+    assert fi.bias_act(x)[0, 0] == 100
+
+
 def test_explicit_choices_are_kept_or_raise(cpu_backend):
     x = torch.zeros(2, 3)
     with fi.backend("reference"):

@@ -88,9 +88,19 @@ def check_resources(case_name: str, target: str) -> None:
         assert case.matrix_instructions or needs.registers <= MOST_REGISTERS, where
 
 
+QUICK_CASES = (
+    "bias_act_slope-lrelu-bfloat16-channels_last",
+    "render_backward-lrelu-bfloat16",
+    "render_backward-lrelu-bfloat16-sums",
+    "siren-bfloat16-W64",
+    "siren_backward-bfloat16-W64",
+)
+
+
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-def test_resources_on_every_target(target, triton):
-    check_resources("bias_act_slope-lrelu-bfloat16-channels_last", target)
+@pytest.mark.parametrize("case", QUICK_CASES)
+def test_resources_on_every_target(case, target, triton):
+    check_resources(case, target)
 
 
 @pytest.mark.slow

@@ -35,9 +35,15 @@ def status() -> str:
     return _state_of(torch.cuda.current_device())
 
 
-@torch.compiler.assume_constant_result
-@functools.cache
 def _state_of(device: int) -> str:
+    return _remembered_state(device)
+
+
+_state_of._dynamo_marked_constant = True  # as that of siren.limits
+
+
+@functools.cache
+def _remembered_state(device: int) -> str:
     major, minor = siren.limits(device).capability
     if not native.runs_on(_BUILT_FOR, (major, minor)):
         names = ", ".join(f"sm_{name.replace('.', '')}" for name in _BUILT_FOR)

@@ -13,8 +13,8 @@ import torch
 
 from fused_inr.backends import libraries
 from fused_inr.backends.cuda import nvcc
+from fused_inr.backends.cuda.plan import MOST_LAYERS
 
-MOST_LAYERS = 32  # FUSED_INR_MOST_LAYERS of csrc/cuda/abi.h
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # FusedInrType
 _FOLDER = Path(__file__).parent
 _SOURCES = Path(__file__).parents[4] / "csrc" / "cuda"  # present in a checkout only

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
-"""Machine code for A100 and, as it runs there too, every 8.x; for H100; PTX that drivers compile for what comes after."""
+"""Machine code for A100 and, as it runs there too, every 8.x; for H100; PTX for what comes after."""
 OLDEST = (8, 0)  # the first with mma of bfloat16 and cp.async
 SOURCE_NAMES = ("*.cpp", "*.cu", "*.cuh", "*.h")
 _NAMES = {"ampere": "8.0;8.6+PTX", "ada": "8.9+PTX", "hopper": "9.0+PTX", "blackwell": "10.0;12.0+PTX"}
@@ -58,8 +58,8 @@ def architectures(text: str | None = None) -> list[str]:
 def code_flags(names: Sequence[str]) -> list[str]:
     """nvcc's options for some architectures.
 
-    The kernels use nothing newer than the oldest, so the PTX of the oldest in the list is made once and machine code for
-    all is made from that, in half the time. Features of one architecture ("9.0a") have PTX of their own.
+    The kernels use nothing newer than the oldest, so the PTX of the oldest in the list is made once and machine code
+    for all is made from that, in half the time. Features of one architecture ("9.0a") have PTX of their own.
     """
     parts = [_ARCHITECTURE.fullmatch(name).groups() for name in names]
     plain = [major + minor for major, minor, feature, _ in parts if not feature]

@@ -73,7 +73,7 @@ class Shape:
 
 def padded_width(weights: Sequence[Tensor]) -> int | None:
     """The width of the kernel for some hidden layers; None if they are too wide."""
-    widest = max((weight.shape[1] for weight in weights[:-1]), default=0)
+    widest = max([0, *(weight.shape[1] for weight in weights[:-1])])
     return next((width for width in WIDTHS if width >= widest), None)
 
 

@@ -22,7 +22,6 @@ HOST = Limits((9, 0), 227 * 1024, 3)
 """Where the library runs on the CPU (tests): the shared memory of an H100, and few processors."""
 
 
-@torch.compiler.assume_constant_result
 def limits(device: int | None) -> Limits:
     """What a CUDA device has; None is the current one, -1 the CPU of a library built to run there."""
     if device == -1:
@@ -30,6 +29,10 @@ def limits(device: int | None) -> Limits:
     found = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
     shared = getattr(found, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
     return Limits((found.major, found.minor), shared, found.multi_processor_count)
+
+
+# What torch.compiler.assume_constant_result does; that would import the compiler, which takes a second.
+limits._dynamo_marked_constant = True
 
 
 def _sample_stride(tensor: Tensor) -> int:

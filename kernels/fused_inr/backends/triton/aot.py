@@ -36,7 +36,7 @@ class Resources:
     local: int
     """Bytes of a thread's memory off the chip: its stack and spilled registers."""
     spills: int
-    """Instructions that store to or load from that memory; on AMD, spilled registers."""
+    """Instructions that store to or load from that memory; on AMD, spilled vector registers."""
     instructions: int
     matrix_instructions: int
 
@@ -116,7 +116,7 @@ def _amd_resources(text: str, shared: int) -> Resources:
         registers=number("vgpr_count"),
         shared=shared,
         local=number("private_segment_fixed_size"),
-        spills=number("vgpr_spill_count") + number("sgpr_spill_count"),
+        spills=number("vgpr_spill_count"),  # scalar registers are spilled to lanes of vector ones, not to memory
         instructions=len(opcodes),
         matrix_instructions=sum(opcode.startswith("v_mfma") for opcode in opcodes),
     )

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import augmentation, cases_render_backward, pointwise, stddev, upfirdn
+from fused_inr.backends.triton import (
+    augmentation,
+    cases_render,
+    cases_render_backward,
+    cases_siren,
+    pointwise,
+    stddev,
+    upfirdn,
+)
 from fused_inr.backends.triton.case import Case
 from fused_inr.backends.triton.launch import Launch
 
@@ -78,4 +86,4 @@ def _cases() -> Iterator[Case]:
     yield Case("augment-cutout-color-last-float32", lambda: _augment("float32", True, True, False))
 
 
-CASES: list[Case] = [*_cases(), *cases_render_backward.CASES]
+CASES: list[Case] = [*_cases(), *cases_render.CASES, *cases_render_backward.CASES, *cases_siren.CASES]

@@ -12,7 +12,7 @@ from fused_inr.backends.triton.launch import Launch
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
 
 CLIPS, TIMES, COLOURS, FREQUENCIES = 16, 2, 3, 128
-_WIDTHS = ((1, 512, 7), (2, 512, 2), (4, 256, 3))  # scale, width and number of layers of each stage
+WIDTHS = ((1, 512, 7), (2, 512, 2), (4, 256, 3))  # scale, width and number of layers of each stage
 _PRODUCTS = (
     layers_backward.output_gradient_kernel,
     layers_backward.weight_gradient_kernel,
@@ -25,7 +25,7 @@ def _numbers(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
 
 
-def _inr(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
+def inr_of(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
     """Stages of layers, of which every other one from the last is read out."""
     made, before = [], 0
     for scale, width, count in stages:
@@ -66,8 +66,8 @@ def _launches(inr: INR, kind: str, multiplies: bool) -> list[Launch]:
 def _cases() -> Iterator[Case]:
     for kind in ("bfloat16", "float16", "tf32", "float32"):
         targets = ("gfx942",) if kind == "float32" else tuple(TARGETS)
-        for name, stages, activation in (("lrelu", _WIDTHS, "lrelu"), ("sine", _WIDTHS[:1], "sine")):
-            given = (_inr(stages, activation), kind)
+        for name, stages, activation in (("lrelu", WIDTHS, "lrelu"), ("sine", WIDTHS[:1], "sine")):
+            given = (inr_of(stages, activation), kind)
             yield Case(f"render_backward-{name}-{kind}", lambda given=given: _launches(*given, True), targets)
             yield Case(f"render_backward-{name}-{kind}-sums", lambda given=given: _launches(*given, False))
 

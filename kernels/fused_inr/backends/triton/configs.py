@@ -19,9 +19,12 @@ FALLBACK = "fallback"
 """The architecture whose entries hold wherever a table lacks one: small blocks, which every GPU has room for."""
 
 Table = dict[str, dict[str, dict[str, dict[str, dict[str, int]]]]]
+Entry = tuple[str, str, str]
+"""Kernel, kind and width of an architecture's entry."""
 
 _compiled_for: str | None = None
 _override: dict[str, int] | None = None
+_seen: set[Entry] | None = None
 
 
 @functools.cache
@@ -79,6 +82,39 @@ def architecture(device: torch.device) -> str:
     return _compiled_for or FALLBACK
 
 
+def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, int]]:
+    """A kernel's entries for a type by width: of the device's architecture, else of the fallback, else none."""
+    for name in (architecture(device), FALLBACK):
+        found = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
+        if found is not None:
+            return found
+    return {}
+
+
+@contextmanager
+def recorded() -> Iterator[set[Entry]]:
+    """Inside the `with` block, every entry that a choice falls on is added to the set that it gives."""
+    global _seen
+    before, _seen = _seen, set()
+    try:
+        yield _seen
+    finally:
+        _seen = before
+
+
+def _options(kernel: str, dtype: torch.dtype, widths: dict[str, dict[str, int]], limit: str) -> dict[str, int]:
+    if _seen is not None:
+        _seen.add((kernel, kind_of(dtype), limit))
+    return {**widths[limit], **(_override or {})}
+
+
+def fitting(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int] | None:
+    """Options of a kernel that only some widths fit into: of the smallest width that is at least `width`, or None."""
+    widths = _widths(kernel, dtype, device)
+    limit = min((limit for limit in widths if width <= int(limit)), default=None, key=int)
+    return None if limit is None else _options(kernel, dtype, widths, limit)
+
+
 def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int]:
     """Options of a kernel for products of a type with `width` outputs, on a device.
 
@@ -86,13 +122,15 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
     else the largest.
 
     Raises:
-        KeyError: the table's fallback has no such kernel and kind.
+        KeyError: neither has such a kernel and kind.
     """
-    kind, entries = kind_of(dtype), table()
-    widths = entries.get(architecture(device), {}).get(kernel, {}).get(kind) or entries[FALLBACK][kernel][kind]
-    limits = sorted(map(int, widths))
-    limit = next((limit for limit in limits if width <= limit), limits[-1])
-    return {**widths[str(limit)], **(_override or {})}
+    found = fitting(kernel, dtype, width, device)
+    if found is not None:
+        return found
+    widths = _widths(kernel, dtype, device)
+    if not widths:
+        raise KeyError(f"the table has no {kernel} of kind {kind_of(dtype)}")
+    return _options(kernel, dtype, widths, max(widths, key=int))
 
 
 def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:

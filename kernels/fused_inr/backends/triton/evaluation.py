@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fused_inr.backends.triton import launch, read_outs
+from fused_inr.backends.triton import launch, read_outs, stages
 from fused_inr.backends.triton.forward import Forward, Run
+from fused_inr.backends.triton.layers import Tables, rows_dense
 from fused_inr.backends.triton.read_outs import Canvas
 from fused_inr.inr import INR, Grid
 from fused_inr.lowering import StagePlan, lower
@@ -20,22 +21,42 @@ class _Evaluation:
     """One call of `evaluate`."""
 
     def __init__(self, inr: INR, dtype: torch.dtype, run: Run) -> None:
-        self.forward = Forward(inr, dtype, run)
+        self._dtype = dtype
+        self._forward = Forward(inr, dtype, run)
         self.canvas = Canvas(None, 1, inr.device)
-        self.kept: list[Tensor] = []
 
-    def stage(self, plan: StagePlan, x: Tensor | None, planes: bool, keep: bool) -> Tensor:
-        """What a stage puts out, x being what the one before did; `planes`: as frames, for nothing is read out."""
-        tables, canvas = self.forward.tables(plan), None if planes else self.canvas
-        for number in range(len(plan.layers)):
-            told = {"planes": planes and number + 1 == len(plan.layers), "canvas": canvas}
-            if keep:
-                self.kept.append(self.forward.layer(plan, number, x, tables, canvas=canvas))
-            if not keep or told["planes"]:
-                x = self.forward.layer(plan, number, x, tables, **told)
-            else:
-                x = self.kept[-1]
+    def stage(self, plan: StagePlan, x: Tensor | None, wanted: bool, planes: bool) -> Tensor | None:
+        """What a stage puts out, if it is wanted, as frames if `planes`; x is what the one before put out."""
+        tables, number = self._forward.tables(plan), 0
+        for count in stages.cuts(plan.layers, self._dtype, self.canvas.device):
+            last = number + count == len(plan.layers)
+            if count > 1 and not (planes and last):
+                x = self._together(plan, number, count, x, tables, wanted or not last)
+                number += count
+                continue
+            for _ in range(count):
+                last = number + 1 == len(plan.layers)
+                told = {"store": wanted or not last, "planes": planes and last, "canvas": self.canvas}
+                x = self._forward.layer(plan, number, x, tables, **told)
+                number += 1
         return x
+
+    def _together(
+        self, plan: StagePlan, number: int, count: int, x: Tensor | None, tables: Tables | None, store: bool
+    ) -> Tensor | None:
+        """What `count` layers from `number` on put out, in one kernel."""
+        layers = plan.layers[number : number + count]
+        weight, source = self._forward.read(plan, number, x, tables)
+        weights = [weight, *(rows_dense(layer.weight, self._dtype) for layer in layers[1:])]
+        return self._forward.launched(stages.stage(layers, weights, source, store=store, canvas=self.canvas))
+
+    def kept(self, plan: StagePlan, x: Tensor | None) -> list[Tensor]:
+        """What all layers of a stage put out, each in a kernel of its own."""
+        tables, found = self._forward.tables(plan), []
+        for number in range(len(plan.layers)):
+            x = self._forward.layer(plan, number, x, tables, canvas=self.canvas)
+            found.append(x)
+        return found
 
 
 def evaluate(
@@ -43,23 +64,30 @@ def evaluate(
 ) -> tuple[Tensor, list[Tensor]]:
     """Frames [N, T, C, H, W] float32, and the outputs [N, T, H, W, O] of all layers in `dtype` if they are to be kept.
 
+    Stages whose activations fit on the chip run in kernels of several layers, unless their outputs are kept.
+
     Args:
         inr: on a device, none of its tensors float64.
         grid: the base grid.
         dtype: of the products and of activations.
         run: what to do with launches; they may be collected instead where tensors are on "meta".
     """
-    plans, found, x = lower(inr, grid), _Evaluation(inr, dtype, run), None
+    plans, found, kept, x = lower(inr, grid), _Evaluation(inr, dtype, run), [], None
     shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
     for plan in plans:
-        x = found.stage(plan, x, not shown and plan is plans[-1], keep)
+        last = plan is plans[-1]
+        if keep:
+            kept += found.kept(plan, x)
+        if not keep or (last and not shown):  # frames are float32: what is kept of the last layer is not
+            x = found.stage(plan, x, wanted=not last or not shown, planes=last and not shown)
+        else:
+            x = kept[-1]
     if not shown:
-        return x, found.kept
-    canvas, last = found.canvas, plans[-1]
-    if canvas.scale < last.scale:  # the last stages read nothing out
-        size = inr.batch, inr.times, last.grid.height, last.grid.width
-        run([read_outs.added(canvas, None, None, size, last.scale)], inr.device)
-    return canvas.pixels, found.kept
+        return x, kept
+    canvas, size = found.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
+    if canvas.scale < plans[-1].scale:  # the last stages read nothing out
+        run([read_outs.added(canvas, None, None, size, plans[-1].scale)], inr.device)
+    return canvas.pixels, kept
 
 
 class _Counted(TorchDispatchMode):

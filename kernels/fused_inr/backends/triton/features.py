@@ -81,6 +81,20 @@ def pixels_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.const
 
 
 @triton.jit
+def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
+    """Where the parents of a tile's pixels (y, x), `RATIO` per side each, are in their frame.
+
+    Returns the number of the first one, int64, and those of all [BLOCK_M, 1] less that, which are small: offsets of 32
+    bits take half the registers.
+    """
+    tiles_x = tl.cdiv(width, PATCH_W)
+    top = tile // tiles_x * (BLOCK_M // PATCH_W) // RATIO
+    left = tile % tiles_x * PATCH_W // RATIO
+    w = width // RATIO
+    return top.to(tl.int64) * w + left, (y // RATIO - top) * w + (x // RATIO - left)
+
+
+@triton.jit
 def sines_of_tile(row, column, d, features):
     """sin(a) and cos(a) [BLOCK_M, BLOCK_D] in float32; 0 where d >= features.
 

@@ -65,12 +65,15 @@ class Forward:
         x: Tensor | None,
         tables: Tables | None,
         *,
+        store: bool = True,
         planes: bool = False,
         canvas: Canvas | None = None,
-    ) -> Tensor:
-        """What layer `number` of a stage puts out; x as of `read`, `planes` and `canvas` as of `layers.layer`."""
+    ) -> Tensor | None:
+        """What layer `number` of a stage puts out; x as of `read`, the rest as of `layers.layer`."""
         weight, source = self.read(plan, number, x, tables)
-        return self.launched(layers.layer(plan.layers[number], weight, source, planes=planes, canvas=canvas))
+        return self.launched(
+            layers.layer(plan.layers[number], weight, source, store=store, planes=planes, canvas=canvas)
+        )
 
     def before_activation(self, plan: StagePlan, number: int, x: Tensor | None, tables: Tables | None) -> Tensor:
         """W x + b of layer `number` of a stage, [N, T, H, W, O] float32; x as of `read`."""

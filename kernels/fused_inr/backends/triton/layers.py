@@ -21,6 +21,7 @@ from fused_inr.backends.triton import activations, configs, read_outs
 from fused_inr.backends.triton.features import (
     clip_stride,
     patch_of_tile,
+    pixels_from_first,
     pixels_of_tile,
     sines_of_patch,
     tile_count,
@@ -118,12 +119,12 @@ def layer_kernel(
     rgb_clip,
     out_pixel,
     out_channel,
-    parent_ratio,
-    image_ratio,
     gain,
     omega,
     ACT: tl.constexpr,
     COSINES: tl.constexpr,
+    PARENT_RATIO: tl.constexpr,
+    IMAGE_RATIO: tl.constexpr,
     COLOURS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -143,34 +144,37 @@ def layer_kernel(
     frame = (tl.program_id(0) // blocks // tiles).to(tl.int64)
     clip = frame // times
     py, px, inside = pixels_of_tile(tile, height, width, BLOCK_M, PATCH_W)
-    pixel = (frame * height + py) * width + px  # [BLOCK_M, 1]
+    pixel, beside = pixels_from_first(tile, py, px, height, width, 1, BLOCK_M, PATCH_W)
+    pixel += frame * height * width
     o = block * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     there = o < outputs
     w = weight + clip * weight_clip + o.to(tl.int64) * weight_row
 
     z = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if parent is not None:
+        above, aside = pixels_from_first(tile, py, px, height, width, PARENT_RATIO, BLOCK_M, PATCH_W)
+        above += frame * (height // PARENT_RATIO) * (width // PARENT_RATIO)
+        z += tl.load(parent + above * outputs + (aside * outputs + o), there, 0.0).to(tl.float32)
     if x is not None:
-        z = add_product(z, x + pixel * inputs, w, inputs, there, BLOCK_K, PRECISION)
+        z = add_product(z, x + pixel * inputs + beside * inputs, w, inputs, there, BLOCK_K, PRECISION)
     if rows is not None:
         ry, cx = patch_of_tile(tile, height, width, BLOCK_M, PATCH_W)
         row = rows + clip * rows_clip + (frame % times * height + ry) * 2 * features
         column = columns + clip * columns_clip + cx.to(tl.int64) * 2 * features
         z = add_features(z, row, column, w + inputs, features, there, COSINES, BLOCK_K, PRECISION)
-    if parent is not None:
-        h = height // parent_ratio
-        above = (frame * h + py // parent_ratio) * (width // parent_ratio) + px // parent_ratio
-        z += tl.load(parent + above * outputs + o, there, 0.0).to(tl.float32)
     if bias is not None:
         z += tl.load(bias + clip * bias_clip + frame % times * bias_time + o, there, 0.0)
     y = activated(z, gain, omega, ACT)
-    place = frame * height * width * outputs + (pixel - frame * height * width) * out_pixel
-    tl.store(out + place + o.to(tl.int64) * out_channel, y.to(out.dtype.element_ty), inside & there)
+    if out is not None:
+        begin = frame * height * width
+        target = out + begin * outputs + (pixel - begin) * out_pixel + beside * out_pixel
+        tl.store(target + o.to(tl.int64) * out_channel, y.to(out.dtype.element_ty), inside & there)
     if rgb is not None:
         total = tl.zeros([BLOCK_M, COLOURS], tl.float32)
         total = add_read_out(total, y, rgb + clip * rgb_clip, outputs, colours, o, COLOURS, PRECISION)
         target = rgb_out + block.to(tl.int64) * frames * colours * height * width
         finish_read_out(
-            total, rgb_bias, image, target, frame, py, px, inside, height, width, colours, image_ratio, COLOURS
+            total, rgb_bias, image, target, frame, py, px, inside, height, width, colours, IMAGE_RATIO, COLOURS
         )
 
 
@@ -227,7 +231,7 @@ class Input:
             "features": self.features,
             "rows_clip": 0 if tables is None else clip_stride(tables.rows),
             "columns_clip": 0 if tables is None else clip_stride(tables.columns),
-            "parent_ratio": 1 if self.parent is None else height // self.parent.shape[2],
+            "PARENT_RATIO": 1 if self.parent is None else height // self.parent.shape[2],
             "COSINES": tables is not None and tables.cosines,
         }
 
@@ -262,7 +266,9 @@ def _out(weight: Tensor, source: Input, dtype: torch.dtype) -> Tensor:
     return torch.empty(*source.size, weight.shape[1], dtype=dtype, device=weight.device)
 
 
-def _arguments(weight: Tensor, source: Input, out: Tensor, planes: bool) -> tuple[dict[str, Any], dict[str, int], int]:
+def _arguments(
+    weight: Tensor, source: Input, out: Tensor | None, planes: bool
+) -> tuple[dict[str, Any], dict[str, int], int]:
     """What all layers' launches have in common, Triton's options, and the number of blocks of outputs."""
     outputs, (n, t, height, width) = weight.shape[1], source.size
     options, taken = configs.options(
@@ -297,13 +303,20 @@ def linear(weight: Tensor, source: Input, bias: Tensor | None, dtype: torch.dtyp
 
 
 def layer(
-    layer: Layer, weight: Tensor, source: Input, *, planes: bool = False, canvas: Canvas | None = None
-) -> tuple[Tensor, list[Launch]]:
+    layer: Layer,
+    weight: Tensor,
+    source: Input,
+    *,
+    store: bool = True,
+    planes: bool = False,
+    canvas: Canvas | None = None,
+) -> tuple[Tensor | None, list[Launch]]:
     """What a layer puts out, [N, T, H, W, O] in the type of the products.
 
     Args:
         layer: its activation, bias and read-out.
         weight: [N or 1, O, K] in the type of the products, the columns that meet `source`; rows may be further apart.
+        store: whether the output is wanted, or its read-out alone.
         planes: the output is float32 [N, T, O, H, W] instead, as of frames.
         canvas: the running image, which the layer's read-out goes to, upsampled first; without it nothing is read out.
     """
@@ -311,7 +324,7 @@ def layer(
     if planes:
         out = torch.empty(n, t, weight.shape[1], height, width, dtype=torch.float32, device=weight.device)
     else:
-        out = _out(weight, source, weight.dtype)
+        out = _out(weight, source, weight.dtype) if store else None
     arguments, taken, blocks = _arguments(weight, source, out, planes)
     arguments |= bias_arguments(layer.bias)
     arguments |= {"gain": float(layer.gain), "omega": float(layer.omega), "ACT": layer.activation}

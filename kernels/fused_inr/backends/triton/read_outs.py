@@ -37,18 +37,24 @@ def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, P
 
 
 @triton.jit
-def finish_read_out(total, bias, image, out, frame, y, x, inside, height, width, colours, ratio, COLOURS: tl.constexpr):
+def place_in_planes(frame, c, y, x, height, width, colours):
+    """Where pixels [BLOCK_M, 1] of colours c [1, COLOURS] of a frame are in planes."""
+    return (frame * colours + c) * (height * width.to(tl.int64)) + y * width.to(tl.int64) + x
+
+
+@triton.jit
+def finish_read_out(
+    total, bias, image, out, frame, y, x, inside, height, width, colours, RATIO: tl.constexpr, COLOURS: tl.constexpr
+):
     """Stores total [BLOCK_M, COLOURS] + bias + the upsampled running image, of which either may be None, in planes."""
     c = tl.arange(0, COLOURS)[None, :]
     there = inside & (c < colours)
     if bias is not None:
         total += tl.load(bias + c, c < colours, 0.0)
     if image is not None:
-        h = height // ratio
-        w = width // ratio
-        parent = ((frame * colours + c) * h + y // ratio) * w + x // ratio
+        parent = place_in_planes(frame, c, y // RATIO, x // RATIO, height // RATIO, width // RATIO, colours)
         total += tl.load(image + parent, there, 0.0)
-    tl.store(out + ((frame * colours + c) * height + y) * width + x, total, there)
+    tl.store(out + place_in_planes(frame, c, y, x, height, width, colours), total, there)
 
 
 @triton.jit
@@ -62,23 +68,23 @@ def image_kernel(
     height,
     width,
     colours,
-    ratio,
+    RATIO: tl.constexpr,
     COLOURS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """out [frames, C, H, W] = sum of partial [blocks, frames, C, H, W] + bias + image [frames, C, H/ratio, W/ratio]."""
+    """out [frames, C, H, W] = sum of partial [blocks, frames, C, H, W] + bias + image [frames, C, H/RATIO, W/RATIO]."""
     tiles = tl.cdiv(height, BLOCK_M // PATCH_W) * tl.cdiv(width, PATCH_W)
     frame = (tl.program_id(0) // tiles).to(tl.int64)
     y, x, inside = pixels_of_tile(tl.program_id(0) % tiles, height, width, BLOCK_M, PATCH_W)
     c = tl.arange(0, COLOURS)[None, :]
     total = tl.zeros([BLOCK_M, COLOURS], tl.float32)
     if partial is not None:
-        source = partial + ((frame * colours + c) * height + y) * width + x
+        source = partial + place_in_planes(frame, c, y, x, height, width, colours)
         for _ in range(blocks):
             total += tl.load(source, inside & (c < colours), 0.0)
             source += tl.cast(frames, tl.int64) * colours * height * width
-    finish_read_out(total, bias, image, out, frame, y, x, inside, height, width, colours, ratio, COLOURS)
+    finish_read_out(total, bias, image, out, frame, y, x, inside, height, width, colours, RATIO, COLOURS)
 
 
 @dataclass
@@ -106,7 +112,7 @@ def arguments(
     """Of a kernel that reads out at a scale, products in `dtype`, and adds the running image; all but `rgb_out`."""
     if to_rgb is None:
         tensors = dict.fromkeys(("rgb", "rgb_bias", "rgb_out", "image"))
-        return tensors | {"rgb_clip": 0, "colours": 0, "image_ratio": 1, "COLOURS": 0}
+        return tensors | {"rgb_clip": 0, "colours": 0, "IMAGE_RATIO": 1, "COLOURS": 0}
     weight = to_rgb[0].detach().to(dtype).contiguous()  # [N, C, O]
     return {
         "rgb": weight,
@@ -114,7 +120,7 @@ def arguments(
         "image": canvas.pixels,
         "rgb_clip": clip_stride(weight),
         "colours": weight.shape[1],
-        "image_ratio": scale // canvas.scale,
+        "IMAGE_RATIO": scale // canvas.scale,
         "COLOURS": max(LEAST_COLOURS, power_of_two(weight.shape[1])),
     }
 
@@ -133,7 +139,7 @@ def added(canvas: Canvas, partial: Tensor | None, bias: Tensor | None, size: Seq
         "height": height,
         "width": width,
         "colours": colours,
-        "ratio": scale // canvas.scale,
+        "RATIO": scale // canvas.scale,
         "COLOURS": power_of_two(colours),
     }
     arguments["out"] = canvas.new(colours, size, scale)

@@ -143,12 +143,12 @@ class _Outputs:
         return self._last[index - 1] if self._stored is None else self._stored[index - 1][-1]
 
     def stage(self, index: int) -> list[Tensor]:
-        """The outputs of a stage's layers. Stages are asked for from the last to the first."""
+        """The outputs of a stage's layers, a list to take from; stages are asked for from the last to the first."""
         if self._stored is not None:
             return self._stored[index]
         count = len(self._plans[index].layers)
         if index < len(self._last):
-            return [*self._computed(index, count - 1), self._last[index]]
+            return [*self._computed(index, count - 1), self._last.pop()]
         return self._computed(index, count)
 
 
@@ -178,17 +178,29 @@ def backward(
     outputs = _Outputs(plans, kept, forward)
     found = _Backward(gradient, shown, dtype, forward.launched)
     for index in reversed(range(len(plans))):
-        plan, made = plans[index], outputs.stage(index)
-        for number in reversed(range(len(plan.layers))):
-            layer, x = plan.layers[number], made[number - 1] if number else outputs.before(index)
-            told = (
-                made[number]
-                if layer.activation != "sine"
-                else forward.before_activation(plan, number, x, outputs.tables[index])
-            )
-            dz = found.output(layer, told)
-            if number:
-                found.inner_layer(layer, dz, x)
-            else:
-                found.first_layer(plan, dz, x, outputs.tables[index])
+        made = outputs.stage(index)
+        for number in reversed(range(len(plans[index].layers))):
+            told = made.pop()  # nothing refers to it once the layer is done
+            x = made[-1] if made else outputs.before(index)
+            _differentiate(found, forward, plans[index], number, told, x, outputs.tables[index])
     return found.found[::-1]
+
+
+def _differentiate(
+    found: _Backward,
+    forward: Forward,
+    plan: StagePlan,
+    number: int,
+    told: Tensor,
+    x: Tensor | None,
+    tables: Tables | None,
+) -> None:
+    """Finds the gradients of a layer that made `told` of x, and if it is a stage's first, of the stage's features."""
+    layer = plan.layers[number]
+    if layer.activation == "sine":
+        told = forward.before_activation(plan, number, x, tables)
+    dz = found.output(layer, told)
+    if number:
+        found.inner_layer(layer, dz, x)
+    else:
+        found.first_layer(plan, dz, x, tables)

@@ -28,8 +28,6 @@ from fused_inr.backends.triton import configs
 from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
 from fused_inr.backends.triton.sines import INTERPRETED, sine
 
-WIDEST = {"half": 128, "tf32": 128, "float32": 64}
-"""Widest hidden layer of the kernel by the type of the products (`configs.kind_of`): beyond, registers run out."""
 MOST_CHANNELS = 16
 """Outputs of the kernel's last layer, the fewest columns of a matrix instruction."""
 MOST_INPUTS = 16
@@ -64,8 +62,8 @@ def first_sums(coordinates, inside, rows, inputs, M: tl.constexpr, W: tl.constex
     """W x + b [M, W] of the first layer in float32, for points whose coordinates start at the pointers [M]."""
     unit = tl.arange(0, W)
     sums = tl.zeros([M, W], tl.float32) + tl.load(rows + inputs * W + unit)[None, :]
-    for axis in range(inputs):
-        x = computed_once(tl.load(coordinates + axis, inside, 0.0))
+    for axis in tl.range(0, inputs, disable_licm=True):
+        x = tl.load(coordinates + axis, inside, 0.0)
         sums += x[:, None] * tl.load(rows + axis * W + unit)[None, :]
     return sums
 
@@ -97,14 +95,14 @@ def siren_kernel(
     program = tl.program_id(0)
     sample = (program // tiles).to(tl.int64)
     point = (program % tiles).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    inside = point < points
     unit = tl.arange(0, W)
+    inside = point < points
     rows += sample * rows_sample
     coordinates = coords + sample * coords_sample + point * inputs
     x = sine(first_omega * first_sums(coordinates, inside, rows, inputs, BLOCK_M, W)).to(dtype)
     bias = rows + inputs * W + unit
     weight = hidden + sample * hidden_sample + unit[:, None] + unit[None, :] * W  # transposed: [inputs, outputs]
-    for _ in range(layers):
+    for _ in tl.range(0, layers, disable_licm=True):
         w = tl.load(weight)
         bias += W
         sums = product(x, w, tl.zeros([BLOCK_M, W], tl.float32) + tl.load(bias)[None, :], PRECISION)
@@ -207,10 +205,15 @@ def kernel_width(weights: Sequence[Tensor]) -> int:
     return max(16, power_of_two(max((weight.shape[1] for weight in weights[:-1]), default=0)))
 
 
+def has_room(kernel: str, coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether the table has blocks of a kernel for a network's width: wider ones have not registers enough."""
+    return configs.fitting(kernel, dtype, kernel_width(weights), coords.device) is not None
+
+
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
     """Whether the kernel takes a network; the others are taken layer by layer (`siren_layers`)."""
     small = coords.shape[2] <= MOST_INPUTS and weights[-1].shape[1] <= MOST_CHANNELS
-    return len(weights) > 1 and small and kernel_width(weights) <= WIDEST[configs.kind_of(dtype)]
+    return len(weights) > 1 and small and has_room("siren", coords, weights, dtype)
 
 
 def forward(

@@ -27,9 +27,6 @@ from fused_inr.backends.triton.siren import (
     product,
 )
 
-WIDEST = {"half": 128, "tf32": 64, "float32": 64}
-"""Widest hidden layer of the kernel by the type of the products: beyond, registers run out."""
-
 # Added to a number below 64, this leaves its last 16 bits of float32 as multiples of 2^-16.
 _FIXED = tl.constexpr(192.0)
 _FIXED_BITS = tl.constexpr(0x43400000)
@@ -56,16 +53,16 @@ def loaded_phase(stored):
 
 
 @triton.jit
-def add_to(pointers, sums, began, mask):
+def add_to(pointers, sums, began):
     """Adds to what a program has stored in an earlier tile, if there was one."""
-    tl.store(pointers, sums + tl.load(pointers, mask & began, 0.0), mask)
+    tl.store(pointers, sums + tl.load(pointers, began, 0.0))
 
 
 @triton.jit
 def back_through(d, x, weight, of_weight, began, W: tl.constexpr, PRECISION: tl.constexpr):
     """Adds d^T x to what is at of_weight [W, W], and returns d weight, for d and x [M, W] of a tile."""
     place = tl.arange(0, W)[:, None] * W + tl.arange(0, W)[None, :]
-    sums = tl.load(of_weight + place, began & (place >= 0), 0.0)
+    sums = tl.load(of_weight + place, began, 0.0)
     tl.store(of_weight + place, product(tl.trans(d), computed_once(x), sums, PRECISION))
     return product(d, tl.load(weight + place), tl.zeros(d.shape, tl.float32), PRECISION)
 
@@ -100,10 +97,10 @@ def siren_backward_kernel(
     program's tiles: of the R rows, then of `hidden`. phases is [N, splits, layers + 1, BLOCK_M, W].
     """
     dtype = hidden.dtype.element_ty
+    split = tl.program_id(0) % splits
     program = tl.program_id(0).to(tl.int64)
     sample = program // splits
-    unit = tl.arange(0, W)
-    every = unit < W
+    unit, row = tl.arange(0, W), tl.arange(0, BLOCK_M)
     last_row = inputs + layers + 1
     rows += sample * rows_sample
     hidden += sample * hidden_sample
@@ -111,17 +108,16 @@ def siren_backward_kernel(
     of_rows += program * (last_row + channels + 1 + layers * W) * W
     of_hidden = of_rows + (last_row + channels + 1) * W
     phases += program * (layers + 1) * (BLOCK_M * W)
-    cell = tl.arange(0, BLOCK_M)[:, None] * W + unit[None, :]
+    cell = row[:, None] * W + unit[None, :]
 
-    split = program % splits
-    for turn in range(tl.cdiv(tl.cdiv(points, BLOCK_M) - split, splits)):
+    for turn in tl.range(0, tl.cdiv(tl.cdiv(points, BLOCK_M) - split, splits), disable_licm=True):
         began = turn > 0
-        point = (split + turn * splits) * BLOCK_M + tl.arange(0, BLOCK_M)
-        inside = point < points
-        coordinates = coords + point * inputs
+        point = (split + turn * splits).to(tl.int64) * BLOCK_M  # the first of the tile
+        inside = row < points - point
+        coordinates = coords + point * inputs + row * inputs
         phase = reduced(first_omega * first_sums(coordinates, inside, rows, inputs, BLOCK_M, W))
         tl.store(phases + cell, stored_phase(phase, phases.dtype.element_ty))
-        for layer in range(layers):
+        for layer in tl.range(0, layers, disable_licm=True):
             w = tl.load(hidden + layer * (W * W) + unit[:, None] + unit[None, :] * W)  # transposed: [inputs, outputs]
             bias = tl.load(rows + (inputs + layer + 1) * W + unit)
             sums = product(sine(phase).to(dtype), w, tl.zeros([BLOCK_M, W], tl.float32) + bias[None, :], PRECISION)
@@ -130,25 +126,24 @@ def siren_backward_kernel(
 
         x = sine(phase)
         d = 0.0 * phase  # zeros, but distributed over the threads as what they are added to
-        from_ = gradient + (sample * points + point) * channels
-        for channel in range(channels):
+        from_ = gradient + (sample * points + point) * channels + row * channels
+        for channel in tl.range(0, channels, disable_licm=True):
             of_output = computed_once(tl.load(from_ + channel, inside, 0.0))
             place = (last_row + channel) * W + unit
             w = tl.load(rows + place)[None, :]
             if FINAL_SINE:
                 output = tl.sum(x * w, 1) + tl.load(rows + (last_row + channels) * W + channel)
                 of_output *= omega * cosine(omega * output)
-            total = of_rows + (last_row + channels) * W + channel
-            tl.store(total, tl.sum(of_output, 0) + tl.load(total, began, 0.0))
-            add_to(of_rows + place, tl.sum(of_output[:, None] * x, 0), began, every)
+            add_to(of_rows + (last_row + channels) * W + channel, tl.sum(of_output, 0), began)
+            add_to(of_rows + place, tl.sum(of_output[:, None] * x, 0), began)
             d += of_output[:, None] * w
 
         # Other threads of the program read what these have stored.
         tl.debug_barrier()
-        for back in range(layers):
+        for back in tl.range(0, layers, disable_licm=True):
             layer = layers - 1 - back
             d *= omega * cosine(phase)
-            add_to(of_rows + (inputs + layer + 1) * W + unit, tl.sum(d, 0), began, every)
+            add_to(of_rows + (inputs + layer + 1) * W + unit, tl.sum(d, 0), began)
             phase = loaded_phase(tl.load(phases + layer * (BLOCK_M * W) + cell))
             square = layer * (W * W)
             d = back_through(
@@ -156,19 +151,20 @@ def siren_backward_kernel(
             )
 
         d *= first_omega * cosine(phase)
-        add_to(of_rows + inputs * W + unit, tl.sum(d, 0), began, every)
-        for axis in range(inputs):
+        add_to(of_rows + inputs * W + unit, tl.sum(d, 0), began)
+        for axis in tl.range(0, inputs, disable_licm=True):
             coordinate = computed_once(tl.load(coordinates + axis, inside, 0.0))
-            add_to(of_rows + axis * W + unit, tl.sum(d * coordinate[:, None], 0), began, every)
+            add_to(of_rows + axis * W + unit, tl.sum(d * coordinate[:, None], 0), began)
             if of_coords is not None:
                 w = tl.load(rows + axis * W + unit)
-                tl.store(of_coords + (sample * points + point) * inputs + axis, tl.sum(d * w[None, :], 1), inside)
+                to = of_coords + (sample * points + point) * inputs + axis + row * inputs
+                tl.store(to, tl.sum(d * w[None, :], 1), inside)
         tl.debug_barrier()
 
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
     """Whether the kernel takes a network; the gradients of others are computed layer by layer (`siren_layers`)."""
-    return siren.fits(coords, weights, dtype) and siren.kernel_width(weights) <= WIDEST[configs.kind_of(dtype)]
+    return siren.fits(coords, weights, dtype) and siren.has_room("siren_backward", coords, weights, dtype)
 
 
 def backward(

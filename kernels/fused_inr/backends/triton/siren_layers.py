@@ -261,7 +261,9 @@ def backward(
     kept: list[tuple[Tensor, Tensor | None]] = []
     forward(coords, weights, biases, omega, first_omega, final_sine, dtype, kept)
     slopes = kept[-1][1]
-    gradient = (gradient if slopes is None else gradient * slopes).to(dtype).contiguous()
+    gradient = gradient if slopes is None else gradient * slopes
+    of_last_bias = gradient.sum(1)  # before it is rounded
+    gradient = gradient.to(dtype).contiguous()
     products = _products(weights, dtype)
     of_weights, of_biases = [], []
     of_coords = coords.new_empty(coords.shape) if with_coords else None
@@ -278,4 +280,4 @@ def backward(
             gradient = out
         elif of_coords is not None:
             run([layer(gradient, products[0].mT, of_coords, "linear")], coords.device)
-    return [of_coords, *reversed(of_weights), *reversed(of_biases)]
+    return [of_coords, *reversed(of_weights), *reversed(of_biases[1:]), of_last_bias]

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,8 @@ SOURCES = Path(__file__).parents[4] / "csrc" / "cuda"
 @pytest.fixture(scope="session")
 def compile_for_host() -> Callable[..., Path]:
     """Compiles a C++ file that includes the kernels' sources; skips where there is no compiler."""
+    if platform.system() != "Linux":
+        pytest.skip("the host's fibers are those of Linux")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import fused_inr as fi
 from fused_inr import reference
+from fused_inr.backends import DEVICES, cuda
 from fused_inr.backends.cuda import plan, siren
 
 pytestmark = pytest.mark.usefixtures("host_library")
@@ -172,6 +174,24 @@ def test_compiled_without_graph_breaks(network, evaluated):
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     for a, b in zip(evaluated(call, tensors), evaluated(compiled, tensors), strict=True):
         assert torch.equal(a, b)
+
+
+def test_through_the_public_function(network, evaluated, monkeypatch):
+    monkeypatch.setitem(DEVICES, "cuda", "cpu")
+    monkeypatch.setattr(cuda, "status", lambda: "ready")
+    tensors = network(3, 40, (2, 12, 20, 3), "coords")
+
+    def half(coords, weights, biases):
+        return fi.siren(coords[0], weights, biases, omega=20.0, dtype=torch.bfloat16)
+
+    expected = evaluated(lambda *net: siren.cuda_siren(*net, 20.0, 20.0, False, torch.bfloat16), tensors)
+    for function in (half, torch.compile(half, fullgraph=True, backend="aot_eager")):
+        found = evaluated(function, tensors)
+        assert torch.equal(found[0], expected[0])
+        assert all(torch.equal(a, b) for a, b in zip(found[2:], expected[2:], strict=True))
+        torch.testing.assert_close(found[1].sum(0), expected[1].sum(0))
+    with pytest.raises(RuntimeError, match=r"cannot run this siren: it takes at most 16 coordinates, not 17\.$"):
+        fi.siren(torch.zeros(1, 17), [torch.zeros(4, 17), torch.zeros(4, 4)], [torch.zeros(4)] * 2, backend="cuda")
 
 
 def test_no_memory_beyond_the_buffers_is_touched(compile_for_host, tmp_path):

@@ -8,6 +8,7 @@ GPU nothing is collected here.
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,3 +85,31 @@ def check(assert_close) -> Callable[[str, torch.Tensor, torch.Tensor], None]:
 def exactly() -> Callable[[torch.Tensor], torch.Tensor]:
     """A leaf in float64 on the CPU with the values of a tensor."""
     return lambda x: x.detach().cpu().double().requires_grad_()
+
+
+@pytest.fixture
+def untouched_memory(nan_memory) -> Iterator[None]:
+    """Leaves what torch.empty gives as it comes from the operating system."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture
+def run_last(monkeypatch) -> Callable[[Any], None]:
+    """Runs the last program of a `Launch` in the interpreter, or all on a GPU."""
+
+    def run(launch: Any) -> None:
+        if not INTERPRETED:
+            launch.run()
+            return
+        from triton.runtime import interpreter
+
+        builder = interpreter.interpreter_builder
+        last = (launch.programs - 1, 0, 0)
+        monkeypatch.setattr(builder, "set_grid_idx", lambda *index: setattr(builder, "grid_idx", last))
+        # Its way of copying results back reads and writes every page.
+        monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
+        launch.kernel[(1,)](**launch.arguments)
+
+    return run

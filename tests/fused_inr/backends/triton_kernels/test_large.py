@@ -8,37 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from triton.runtime import interpreter
 
 from fused_inr.backends.triton import augmentation, pointwise, stddev, upfirdn
-from fused_inr.backends.triton.launch import Launch
 
 TAIL = 8
 
 
-@pytest.fixture(autouse=True)
-def untouched_memory(nan_memory):
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    yield
-    torch.utils.deterministic.fill_uninitialized_memory = True
-
-
-@pytest.fixture
-def run_last(monkeypatch, interpreted) -> Callable[[Launch], None]:
-    """Runs the last program of a launch, or all."""
-
-    def run(launch: Launch) -> None:
-        if not interpreted:
-            launch.run()
-            return
-        builder = interpreter.interpreter_builder
-        last = (launch.programs - 1, 0, 0)
-        monkeypatch.setattr(builder, "set_grid_idx", lambda *index: setattr(builder, "grid_idx", last))
-        # Its way of copying results back reads and writes every page.
-        monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
-        launch.kernel[(1,)](**launch.arguments)
-
-    return run
+pytestmark = pytest.mark.usefixtures("untouched_memory")
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-import fused_inr as fi
 from digan.config import TrainConfig
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.generator import Generator
+from fused_inr import counts
 
 _FRAMES = 2  # of a generated clip in training
 
@@ -85,26 +85,10 @@ def forward_macs(config: TrainConfig, num_classes: int = 0) -> ForwardMacs:
         )
         heads = _macs(lambda: g.inr(z, z, times, label))
         return ForwardMacs(
-            generator=heads + rendering_macs(g.inr(z, z, times, label), g.grid()),
+            generator=heads + int(counts.render(g.inr(z, z, times, label), g.grid()).flops) // 2,
             discriminators=sum(_macs(lambda d=d, x=x, c=c: d(x, c)) for d, x, c in views),
             first_layers=sum(_macs(lambda d=d, x=x: d.from_rgb(x)) for d, x, _ in views),
         )
-
-
-def rendering_macs(inr: fi.INR, grid: fi.Grid) -> int:
-    """Multiply-accumulates of `fi.render(inr, grid)`, what comes from a coarser stage multiplied before upsampling."""
-    total, channels, coarser = 0, 0, 0
-    for stage in inr.stages:
-        pixels = inr.batch * inr.times * grid.height * grid.width * stage.scale**2
-        for index, layer in enumerate(stage.layers):
-            outputs, inputs = layer.weight.shape[1:]
-            total += pixels * outputs * inputs
-            if index == 0:
-                total -= (pixels - coarser) * outputs * channels
-            if layer.to_rgb is not None:
-                total += pixels * layer.to_rgb[0].shape[1] * outputs
-        channels, coarser = outputs, pixels
-    return total
 
 
 def step_flops(macs: ForwardMacs) -> StepFlops:

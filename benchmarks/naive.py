@@ -6,16 +6,40 @@ force; `with fi.backend("reference")` makes them separate PyTorch calls as well.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fused_inr as fi
 from digan import Discriminator
+from digan.trainer import Trainer
 
 SQRT_HALF = 0.5**0.5
 ROW = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 FIR = torch.outer(ROW, ROW)  # [4,4]
+
+
+class NaiveTrainer(Trainer):
+    """A trainer whose discriminators are those of `judge`, in float32; the rest is naive on the reference backend.
+
+    Attributes:
+        judged: how often a discriminator was called.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.judged = 0
+        for d in (self.d_image, self.d_motion):
+            d.forward = partial(self._judge_naively, d)
+
+    def _judge_naively(
+        self, d: Discriminator, x: Tensor, labels: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        self.judged += 1
+        return judge(d, x)
 
 
 def judge(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import naive
-from benchmarks.harness import DTYPES, Case, Path, on_reference
+from benchmarks.harness import DTYPES, Case, Kept, Path, on_reference
 from benchmarks.limits import LOSS_PASSES, R1_PASSES, ConvolutionTime, convolutions_of
 from digan import Discriminator, losses
 from digan.config import DiscriminatorConfig
@@ -83,14 +83,13 @@ def half(dtype: torch.dtype) -> torch.dtype | None:
 
 def rivals(path: Callable[[bool, torch.dtype | None], Path], dtype: torch.dtype) -> dict[str, Path]:
     """The naive paths, of which path(compiled, type of the highest resolutions) makes one."""
-    plain, half_plain, compiled = path(False, None), path(False, half(dtype)), path(True, half(dtype))
+    plain, half_plain, compiled = (
+        on_reference(path(*options)) for options in ((False, None), (False, half(dtype)), (True, half(dtype)))
+    )
+    kept = {"naive, float32, memory kept": Kept(plain)}
     if dtype is torch.float32:
-        return {"naive": on_reference(plain), "compiled": on_reference(compiled)}
-    return {
-        "naive, float32": on_reference(plain),
-        "naive": on_reference(half_plain),
-        "compiled": on_reference(compiled),
-    }
+        return {"naive, float32": plain, **kept, "compiled": compiled}
+    return {"naive, float32": plain, **kept, "naive": half_plain, "compiled": compiled}
 
 
 def ours(d: Discriminator, x: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -124,7 +123,7 @@ def test_discriminators_forward_and_backward(compare, pair, dtype):
     def path(compiled: bool, dtype: torch.dtype | None) -> Path:
         return lambda: pair.loss_gradients(compiled_judge if compiled else naive.judge, dtype)
 
-    paths = rivals(path, dtype) | {"ours": lambda: pair.loss_gradients(ours, half(dtype))}
+    paths = rivals(path, dtype) | {"ours": Kept(lambda: pair.loss_gradients(ours, half(dtype)))}
     compare(case(pair, "D forward + backward", dtype, LOSS_PASSES, paths))
 
 
@@ -136,5 +135,5 @@ def test_discriminators_r1(compare, pair, dtype):
         judge = compiled_judge if compiled else naive.judge
         return lambda: pair.penalty_gradients(lambda d, x, t: naive.r1(d, x, t, judge), dtype)
 
-    paths = rivals(path, dtype) | {"ours": lambda: pair.penalty_gradients(our_r1, half(dtype))}
+    paths = rivals(path, dtype) | {"ours": Kept(lambda: pair.penalty_gradients(our_r1, half(dtype)))}
     compare(case(pair, "D R1 penalty", dtype, R1_PASSES, paths))

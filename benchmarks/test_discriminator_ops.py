@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.harness import DTYPES, Case, on_reference
+from benchmarks.harness import DTYPES, Case, Kept, on_reference
 from benchmarks.limits import Limit, cloning, copying
 from benchmarks.naive import FIR
 
@@ -44,7 +44,7 @@ def forward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: sl
         paths={
             "naive": on_reference(partial(run, op, *inputs)),
             "compiled": on_reference(partial(run, torch.compile(op), *inputs)),
-            "ours": partial(run, op, *inputs),
+            "ours": Kept(partial(run, op, *inputs)),
         },
         flops=0,
         truth=on_reference(partial(run, op, *wide)),
@@ -74,7 +74,7 @@ def backward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: s
         dtype=inputs[0].dtype,
         paths={
             "naive": on_reference(lambda: gradients(op, leaves, gradient))(),
-            "ours": gradients(op, leaves, gradient),
+            "ours": Kept(gradients(op, leaves, gradient)),
         },
         flops=0,
         truth=on_reference(truth),
@@ -172,3 +172,36 @@ def test_minibatch_stddev_forward(compare, dtype, batch):
 def test_minibatch_stddev_backward(compare, dtype, batch):
     x = activations((batch, 512, 4, 4), dtype, torch.contiguous_format)
     compare(backward(title("minibatch_stddev backward", x), fi.minibatch_stddev, [x], 3 * x.nbytes))
+
+
+def augmentation(clips: int, size: int) -> Op:
+    """DiffAugment with color and translation, as an op on frames alone."""
+    torch.manual_seed(1)
+    colors = {"brightness": torch.rand(clips) - 0.5, "saturation": 2 * torch.rand(clips)}
+    places = torch.randint(-(size // 8), size // 8 + 1, (clips, 2))
+    return partial(fi.augment, **colors, contrast=torch.rand(clips) + 0.5, translation=places)
+
+
+# 8 clips are in the cache all along, as in a training step on this machine.
+CLIPS = pytest.mark.parametrize("clips", [8, 128], ids=["N8", "N128"])
+
+
+def frames(quick: bool, clips: int, dtype: torch.dtype) -> tuple[str, Tensor]:
+    """The title and the frames of a batch."""
+    size = 32 if quick else 128
+    x = torch.rand(2 if quick else clips, 2, 3, size, size).to(dtype)
+    return f"augment N{len(x)}-T2-C3-{size}x{size}", x
+
+
+@DTYPES
+@CLIPS
+def test_augment_forward(compare, quick, dtype, clips):
+    name, x = frames(quick, clips, dtype)
+    compare(forward(name, augmentation(len(x), x.shape[-1]), [x], 2 * x.nbytes))
+
+
+@DTYPES
+@CLIPS
+def test_augment_backward(compare, quick, dtype, clips):
+    name, x = frames(quick, clips, dtype)
+    compare(backward(f"{name} backward", augmentation(len(x), x.shape[-1]), [x], 2 * x.nbytes))

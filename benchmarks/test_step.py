@@ -8,8 +8,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from benchmarks import naive
-from benchmarks.harness import Case, Path, Sequel, on_reference
-from digan import Discriminator
+from benchmarks.harness import Case, Kept, Path, Sequel, on_reference
 from digan.config import TrainConfig
 from digan.processes import make_accelerator
 from digan.trainer import Reals, Trainer
@@ -24,35 +23,15 @@ TOLERANCE = 0.3
 ROWS = slice(None, None, 16)
 
 
-class NaiveForward:
-    """Takes the place of a discriminator's forward method, in float32 whatever type is asked for."""
-
-    def __init__(self, d: Discriminator) -> None:
-        self.d, self.calls = d, 0
-
-    def __call__(self, x: Tensor, labels: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        self.calls += 1
-        return naive.judge(self.d, x)
-
-
-def trainer(config: TrainConfig, mixed_precision: str) -> Trainer:
+def trainer(config: TrainConfig, mixed_precision: str, kind: type[Trainer] = Trainer) -> Trainer:
     AcceleratorState._reset_state()  # accelerate allows one precision in a process
-    return Trainer(config, make_accelerator(mixed_precision, torch.get_num_threads()))
+    return kind(config, make_accelerator(mixed_precision, torch.get_num_threads()))
 
 
-def naive_trainer(config: TrainConfig) -> Trainer:
-    """In float32, with discriminators of separate calls; the rest becomes naive on the reference backend."""
-    made = trainer(config, "no")
-    for d in (made.d_image, made.d_motion):
-        d.forward = NaiveForward(d)
-    return made
-
-
-def naive_update(trainer: Trainer, update: str, reals: list[Reals]) -> tuple[Tensor, ...]:
-    forwards = [d.forward for d in (trainer.d_image, trainer.d_motion)]
-    before = [f.calls for f in forwards]
+def naive_update(trainer: naive.NaiveTrainer, update: str, reals: list[Reals]) -> tuple[Tensor, ...]:
+    before = trainer.judged
     found = sampled_gradients(trainer, update, reals)
-    if any(f.calls == n for f, n in zip(forwards, before, strict=True)):
+    if trainer.judged == before:
         raise RuntimeError("the trainer no longer calls its discriminators: this is not the naive path")
     return found
 
@@ -77,7 +56,7 @@ def trainers(quick, monkeypatch) -> dict[str, Trainer]:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     config = TrainConfig(**COMMON, **(SMALL if quick else {}))
     return {
-        NAIVE: naive_trainer(config),
+        NAIVE: trainer(config, "no", naive.NaiveTrainer),
         "ours, float32": trainer(config, "no"),
         "ours, bfloat16": trainer(config, "bf16"),
     }
@@ -105,7 +84,7 @@ def test_training_iteration(compare, trainers):
             reals = [trainer.reals(batch)]
             if title == NAIVE:
                 return on_reference(lambda: naive_update(trainer, update, reals))
-            return lambda: sampled_gradients(trainer, update, reals)
+            return Kept(lambda: sampled_gradients(trainer, update, reals))
 
         return Case(
             name=f"{name} {size}",

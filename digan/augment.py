@@ -6,16 +6,19 @@ the motion discriminator's input is never augmented.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+import fused_inr as fi
 from digan.processes import send
 
 _TRANSLATION = 0.125  # largest shift, as a fraction of the side
 _CUTOUT = 0.5  # side of the square, as a fraction of the side
+
+# What the uniform numbers of color stand for.
+_AMOUNTS = {"brightness": lambda u: u - 0.5, "saturation": lambda u: u * 2, "contrast": lambda u: u + 0.5}
 
 # Operations of each policy, and how many uniform numbers one operation takes for a clip.
 _POLICIES = {
@@ -60,10 +63,11 @@ def draw_augment(policy: str, n: int, generator: torch.Generator) -> AugmentDraw
 
 def apply_augment(frames: Tensor, draw: AugmentDraw) -> Tensor:
     """Augment frames [N, T, C, H, W] float with a draw of N clips on the same device; same shape, differentiable."""
-    for name, uniform in draw.uniforms.items():
+    for uniform in draw.uniforms.values():
         if len(uniform) != len(frames):
             raise ValueError(f"the augmentation was drawn for {len(uniform)} clips, but there are {len(frames)}.")
-        frames = _OPERATIONS[name](frames, uniform.to(frames.dtype))
+    for uniforms in _calls(draw.uniforms):
+        frames = _augment_at_once(frames, uniforms)
     return frames
 
 
@@ -73,64 +77,42 @@ def augment_motion_input(clip: Tensor, draw: AugmentDraw) -> Tensor:
     return torch.cat([frames.flatten(1, 2), clip[:, 6:]], dim=1)
 
 
-def _per_clip(uniform: Tensor) -> Tensor:
-    return uniform.view(-1, 1, 1, 1, 1)
+def _calls(uniforms: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The operations in the runs that one call does: all of them, unless color is between the two others."""
+    names = list(uniforms)
+    color = [place for place, name in enumerate(names) if name in _AMOUNTS]
+    cut = color[-1] + 1 if color and color[0] > 0 else len(names)
+    return [{name: uniforms[name] for name in run} for run in (names[:cut], names[cut:]) if run]
 
 
-def _brightness(x: Tensor, uniform: Tensor) -> Tensor:
-    return x + (_per_clip(uniform) - 0.5)
+def _augment_at_once(frames: Tensor, uniforms: dict[str, Tensor]) -> Tensor:
+    """Augment frames by operations in order, of which those of color are the first or the last."""
+    names, sides = list(uniforms), frames.shape[3:]
+    amounts = {name: _AMOUNTS[name](u[:, 0]) for name, u in uniforms.items() if name in _AMOUNTS}
+    translation = cutout = None
+    if "translation" in uniforms:
+        limits = [int(side * _TRANSLATION + 0.5) for side in sides]
+        translation = -_integers(uniforms["translation"], [(-limit, limit + 1) for limit in limits])
+    squares = [int(side * _CUTOUT + 0.5) for side in sides]
+    if "cutout" in uniforms:
+        ranges = [(-(cut // 2), side + 1 - cut % 2 - cut // 2) for side, cut in zip(sides, squares, strict=True)]
+        cutout = _integers(uniforms["cutout"], ranges)
+        if translation is not None and names.index("cutout") < names.index("translation"):
+            cutout = cutout + translation  # it moves with the frame
+    return fi.augment(
+        frames,
+        **amounts,
+        translation=translation,
+        cutout=cutout,
+        cutout_size=(squares[0], squares[1]),
+        color_last=names[0] not in _AMOUNTS,
+    )
 
 
-def _saturation(x: Tensor, uniform: Tensor) -> Tensor:
-    mean = x.mean(dim=2, keepdim=True)
-    return (x - mean) * (_per_clip(uniform) * 2) + mean
-
-
-def _contrast(x: Tensor, uniform: Tensor) -> Tensor:
-    mean = x.mean(dim=(2, 3, 4), keepdim=True)
-    return (x - mean) * (_per_clip(uniform) + 0.5) + mean
-
-
-def _translation(x: Tensor, uniform: Tensor) -> Tensor:
-    n, t, c, height, width = x.shape
-    # Source pixel of each target pixel, per clip; what comes from outside is zero.
-    rows = _shifted(height, uniform[:, 0])  # [N, H]
-    columns = _shifted(width, uniform[:, 1])  # [N, W]
-    inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
-    source = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)  # [N, H, W]
-    source = source.view(n, 1, -1).expand(-1, t * c, -1)
-    moved = x.reshape(n, t * c, height * width).gather(2, source).view(x.shape)
-    return moved.masked_fill(~inside.view(n, 1, 1, height, width), 0.0)
-
-
-def _shifted(size: int, uniform: Tensor) -> Tensor:
-    limit = int(size * _TRANSLATION + 0.5)
-    return torch.arange(size, device=uniform.device) + (_integers(uniform, 2 * limit + 1) - limit).unsqueeze(1)
-
-
-def _cutout(x: Tensor, uniform: Tensor) -> Tensor:
-    height, width = x.shape[3:]
-    rows, columns = _covered(height, uniform[:, 0]), _covered(width, uniform[:, 1])  # [N, H], [N, W]
-    hole = rows.unsqueeze(2) & columns.unsqueeze(1)  # [N, H, W]
-    return x.masked_fill(hole[:, None, None], 0.0)
-
-
-def _covered(size: int, uniform: Tensor) -> Tensor:
-    side = int(size * _CUTOUT + 0.5)
-    first = (_integers(uniform, size + 1 - side % 2) - side // 2).unsqueeze(1)  # [N, 1]
-    pixel = torch.arange(size, device=uniform.device)
-    return (pixel >= first) & (pixel < first + side)
-
-
-def _integers(uniform: Tensor, count: int) -> Tensor:
-    """Uniform numbers in [0, 1) to integers in [0, count); the product may round up to count, hence the clamp."""
-    return (uniform * count).long().clamp(max=count - 1)
-
-
-_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "brightness": _brightness,
-    "saturation": _saturation,
-    "contrast": _contrast,
-    "translation": _translation,
-    "cutout": _cutout,
-}
+def _integers(uniforms: Tensor, ranges: list[tuple[int, int]]) -> Tensor:
+    """Uniform numbers [N, K] in [0, 1) to integers, those of each column in [first, last)."""
+    columns = []
+    for uniform, (first, last) in zip(uniforms.unbind(1), ranges, strict=True):
+        steps = (uniform * (last - first)).long().clamp(max=last - first - 1)  # the product may round up
+        columns.append(steps + first)
+    return torch.stack(columns, dim=1)

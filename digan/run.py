@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -71,6 +72,19 @@ def check_trackers(config: TrainConfig) -> None:
         raise ConfigError(f"--report-to {min(missing)} is unknown to accelerate or its package is not installed.")
 
 
+def _beside_training(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of `Run` whose time does not count in the speed of training."""
+
+    @functools.wraps(method)
+    def timed(self: Run, *args: Any, **kwargs: Any) -> Any:
+        tick, start = self.tick_started, time.time()
+        result = method(self, *args, **kwargs)
+        self.tick_started = tick + time.time() - start  # whatever such a method called inside has added is in it
+        return result
+
+    return timed
+
+
 class Run:
     """Log, statistics, samples, snapshots and checkpoints of one training run. Only the main process writes.
 
@@ -122,8 +136,8 @@ class Run:
     def tick(self, trainer: Trainer) -> None:
         """Writes the statistics since the last tick: means of the losses, speed, memory, time left.
 
-        The speed is that of everything since then, the arithmetic that of `digan.arithmetic`, and its share that of
-        the matrix product in the discriminators' compute type as measured when the run started.
+        The speed leaves out samples, snapshots and metrics. The arithmetic is that of `digan.arithmetic`; its share is
+        that of the matrix product in the discriminators' compute type, measured when the run started.
         """
         stats = trainer.collect_statistics()
         now = time.time()
@@ -162,6 +176,7 @@ class Run:
             with open(self.folder / "log.txt", "a") as file:
                 file.write(line + "\n")
 
+    @_beside_training
     def draw_reals(self) -> None:
         """Writes real clips beside which the samples can be judged."""
         if self.main:
@@ -169,6 +184,7 @@ class Run:
             clips = self.feed.clips.batch(some)  # [n,F,3,R,R]
             self._write_clips("reals", clips)
 
+    @_beside_training
     def draw_fakes(self, trainer: Trainer, name: str | None = None) -> None:
         """Writes samples of the averaged generator; latents and times are the same in every call."""
         if self.main:
@@ -178,6 +194,7 @@ class Run:
             clips = sample_clips(trainer.g_ema, z_content, z_motion, clip_times(self.config.frames), labels)
             self._write_clips(name or f"fakes{self._number(trainer)}", clips)
 
+    @_beside_training
     def snapshot(self, trainer: Trainer) -> None:
         """Writes the averaged generator, samples, a checkpoint and metrics."""
         path = snapshot_path(self.folder, self._number(trainer))
@@ -188,12 +205,14 @@ class Run:
         self.save(trainer)
         self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
 
+    @_beside_training
     def save(self, trainer: Trainer) -> None:
         """Writes a checkpoint from which the run can be resumed."""
         if self.main:
             checkpoint.save(trainer, self.folder / CHECKPOINTS, asdict(self.config), self.config.checkpoints)
         self.accelerator.wait_for_everyone()
 
+    @_beside_training
     def catch_up(self, trainer: Trainer) -> None:
         """Computes the metrics that the last snapshot lacks: the run may have been ended before it had them all."""
         todo: list[Any] = [None, []]
@@ -205,6 +224,7 @@ class Run:
             g = Generator.from_pretrained(last).to(self.accelerator.device)
             self.evaluate(g, g.metadata["clips_seen"], last.name, names)
 
+    @_beside_training
     def evaluate(self, g: Generator, clips: int, snapshot: str, names: Sequence[str] | None = None) -> None:
         """Computes metrics of a generator after `clips` clips, by default all, and appends them to their files."""
         for name in self.config.metric_names() if names is None else names:

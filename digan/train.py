@@ -23,6 +23,7 @@ from digan import checkpoint, describe
 from digan.config import TrainConfig
 from digan.errors import ConfigError, DataError
 from digan.feed import Feed
+from digan.memory import keep_freed_memory
 from digan.metrics import MetricError
 from digan.options import parse_options, resolve
 from digan.processes import LaterSum, make_accelerator
@@ -115,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         config = resolve(given, checkpoint.read_state(resume)["config"] if resume else None)
         accelerator = make_accelerator(config.mixed_precision, config.threads)
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         train(config, accelerator, resume)
     except (ConfigError, DataError, MetricError) as error:
         print(f"train.py: {error}", file=sys.stderr)

@@ -164,6 +164,23 @@ struct FusedInrConvolutionWeight {
   void* out;             // [outputs, kernel_y, kernel_x, inputs]
 };
 
+// Color, translation and cutout of x [clips, times, channels, height, width], dense, with one draw for each clip; the
+// adjoint of its linear part.
+struct FusedInrAugment {
+  int64_t clips, times, channels, height, width;
+  int32_t type;
+  int32_t color_last;  // else color comes before translation and cutout; the adjoint turns the order around
+  int32_t adjoint;
+  const float* brightness;  // [clips] or null
+  const float* saturation;  // [clips] or null
+  const float* contrast;    // [clips] or null
+  const int64_t* offset;    // [clips, 2], rows and columns that pixels move down and right, or null
+  const int64_t* hole;      // [clips, 2], first row and column of what becomes zero, or null
+  int64_t hole_height, hole_width;
+  const void* x;
+  void* out;
+};
+
 // Instruction sets, in the order of preference. Each is compiled from the same source.
 enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX512_BF16 = 3 };
 
@@ -184,6 +201,7 @@ int32_t fused_inr_upfirdn2d(const FusedInrUpfirdn* call, FusedInrParallelFor par
 int32_t fused_inr_minibatch_stddev(const FusedInrStddev* call, FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_convolution_weight(const FusedInrConvolutionWeight* call, FusedInrParallelFor parallel_for,
                                      int32_t isa);
+int32_t fused_inr_augment(const FusedInrAugment* call, FusedInrParallelFor parallel_for, int32_t isa);
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa);
 const char* fused_inr_source_hash();
 }

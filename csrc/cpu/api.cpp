@@ -78,6 +78,10 @@ int32_t fused_inr_convolution_weight(const FusedInrConvolutionWeight* call, Fuse
   return table(isa).convolution_weight(*call, parallel_for);
 }
 
+int32_t fused_inr_augment(const FusedInrAugment* call, FusedInrParallelFor parallel_for, int32_t isa) {
+  return table(isa).augment(*call, parallel_for);
+}
+
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa) {
   table(isa).sincos(x, sine, cosine, n);
 }

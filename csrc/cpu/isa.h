@@ -37,6 +37,7 @@ static inline void std_free(void* p) { free(p); }
 #include "upfirdn.h"
 #include "stddev.h"
 #include "convolution.h"
+#include "augment.h"
 
 static int32_t render(const FusedInrProgram& p, FusedInrParallelFor run) {
   return p.bfloat16 ? render_program<uint16_t>(p, run) : render_program<float>(p, run);
@@ -92,10 +93,15 @@ static int32_t convolution_weight(const FusedInrConvolutionWeight& c, FusedInrPa
   return c.type == TYPE_BFLOAT16 ? convolution_weight_of<uint16_t>(c, run) : 3;
 }
 
+static int32_t augment(const FusedInrAugment& c, FusedInrParallelFor run) {
+  return with_type(c.type, [&](auto* t) { return augment_of(t, c, run); });
+}
+
 }  // namespace ISA_NAME
 
 extern const IsaTable ISA_TABLE;
 const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::kept,        ISA_NAME::backward,
                             ISA_NAME::points, ISA_NAME::points_backward,  ISA_NAME::bias_act,    ISA_NAME::bias_act_slope,
                             ISA_NAME::upfirdn2d, ISA_NAME::minibatch_stddev, ISA_NAME::convolution_weight,
+                            ISA_NAME::augment,
                             ISA_NAME::sincos_array};

@@ -15,5 +15,6 @@ struct IsaTable {
   int32_t (*upfirdn2d)(const FusedInrUpfirdn&, FusedInrParallelFor);
   int32_t (*minibatch_stddev)(const FusedInrStddev&, FusedInrParallelFor);
   int32_t (*convolution_weight)(const FusedInrConvolutionWeight&, FusedInrParallelFor);
+  int32_t (*augment)(const FusedInrAugment&, FusedInrParallelFor);
   void (*sincos)(const float* x, float* sine, float* cosine, int64_t n);
 };

@@ -1,4 +1,4 @@
-"""Fast evaluation of batches of implicit neural representations, and the fused ops of a StyleGAN2 discriminator."""
+"""Fast evaluation of batches of implicit neural representations, and the fused ops around a StyleGAN2 discriminator."""
 
 # The function `backends` takes the place of the subpackage of that name as an attribute; `from fused_inr.backends
 # import ...` reaches the subpackage.
@@ -6,6 +6,7 @@ from fused_inr.activations import store_activations
 from fused_inr.backends import backend, backends
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
 from fused_inr.ops import (
+    augment,
     bias_act,
     conv2d,
     downsample2d,
@@ -26,6 +27,7 @@ __all__ = [
     "Layer",
     "Stage",
     "__version__",
+    "augment",
     "backend",
     "backends",
     "bias_act",

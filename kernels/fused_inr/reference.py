@@ -248,3 +248,59 @@ def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
     y = y.mean(dim=[2, 3, 4])[:, :, None, None]  # [N/G, channels, 1, 1]
     y = y.repeat(group, 1, h, w)  # [N, channels, H, W]
     return torch.cat([x, y.to(x.dtype)], dim=1)
+
+
+def change_color(x: Tensor, brightness: Tensor | None, saturation: Tensor | None, contrast: Tensor | None) -> Tensor:
+    """Clips [N, T, C, H, W], each brightened, saturated and contrasted by its own numbers [N]."""
+    if brightness is not None:
+        x = x + brightness.to(x.dtype)[:, None, None, None, None]
+    if saturation is not None:
+        mean = x.mean(dim=2, keepdim=True)  # [N, T, 1, H, W]
+        x = (x - mean) * saturation.to(x.dtype)[:, None, None, None, None] + mean
+    if contrast is not None:
+        mean = x.mean(dim=(2, 3, 4), keepdim=True)  # [N, T, 1, 1, 1]
+        x = (x - mean) * contrast.to(x.dtype)[:, None, None, None, None] + mean
+    return x
+
+
+def translate(x: Tensor, offset: Tensor) -> Tensor:
+    """Clips [N, T, C, H, W], each moved by its own numbers of rows and columns [N, 2]; zeros come from outside."""
+    n, t, c, height, width = x.shape
+    rows = torch.arange(height, device=x.device) - offset[:, :1]  # [N, H], where each row comes from
+    columns = torch.arange(width, device=x.device) - offset[:, 1:]  # [N, W]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]  # [N, H, W]
+    source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]  # [N, H, W]
+    moved = x.reshape(n, t * c, height * width).gather(2, source.flatten(1)[:, None].expand(-1, t * c, -1))
+    return moved.view(x.shape).masked_fill(~inside[:, None, None], 0.0)
+
+
+def cut_out(x: Tensor, hole: Tensor, size: tuple[int, int]) -> Tensor:
+    """Clips [N, T, C, H, W], in each of which a rectangle whose first row and column are [N, 2] is zero."""
+    first = hole[:, :, None]  # [N, 2, 1]
+    row, column = (torch.arange(length, device=x.device) for length in x.shape[3:])
+    rows = (row >= first[:, 0]) & (row < first[:, 0] + size[0])  # [N, H]
+    columns = (column >= first[:, 1]) & (column < first[:, 1] + size[1])  # [N, W]
+    return x.masked_fill((rows[:, :, None] & columns[:, None])[:, None, None], 0.0)
+
+
+def augment(
+    x: Tensor,
+    brightness: Tensor | None,
+    saturation: Tensor | None,
+    contrast: Tensor | None,
+    offset: Tensor | None,
+    hole: Tensor | None,
+    hole_size: tuple[int, int],
+    color_last: bool,
+) -> Tensor:
+    """Color, translation and cutout of clips, in this order or with color last; at least in float32."""
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    if not color_last:
+        y = change_color(y, brightness, saturation, contrast)
+    if offset is not None:
+        y = translate(y, offset)
+    if hole is not None:
+        y = cut_out(y, hole, hole_size)
+    if color_last:
+        y = change_color(y, brightness, saturation, contrast)
+    return y.to(x.dtype)

@@ -1,9 +1,12 @@
 """DiffAugment against straightforward loops, with the same draw for both frames of a clip."""
 
+import itertools
+
 import pytest
 import torch
 
-from digan.augment import apply_augment, augment_motion_input, draw_augment
+import fused_inr as fi
+from digan.augment import AugmentDraw, apply_augment, augment_motion_input, draw_augment
 
 N, T, C, H, W = 6, 2, 3, 17, 24
 TOLERANCE = 1e-6  # the loops do the same float32 arithmetic in another order
@@ -93,12 +96,26 @@ def test_empty_policy_is_identity(frames):
     assert apply_augment(frames, draw("")) is frames
 
 
-def test_policies_run_in_the_order_given(frames):
-    both = draw("translation,color")
-    first, second = draw("translation"), draw("color")
-    first.uniforms["translation"] = both.uniforms["translation"]
-    second.uniforms.update({name: u for name, u in both.uniforms.items() if name != "translation"})
-    assert torch.equal(apply_augment(frames, both), apply_augment(apply_augment(frames, first), second))
+ORDERS = [",".join(order) for k in (2, 3) for order in itertools.permutations(["color", "translation", "cutout"], k)]
+
+
+@pytest.mark.parametrize("policy", ORDERS)
+def test_policies_run_in_the_order_given(frames, policy):
+    d = draw(policy)
+    expected = frames
+    for name in policy.split(","):
+        part = AugmentDraw({operation: d.uniforms[operation] for operation in draw(name).uniforms})
+        expected = apply_augment(expected, part)
+    assert torch.equal(apply_augment(frames, d), expected)
+
+
+@pytest.mark.parametrize("policy", ORDERS)
+def test_every_order_takes_as_few_calls_as_it_can(frames, policy, monkeypatch):
+    calls = []
+    augment = fi.augment
+    monkeypatch.setattr(fi, "augment", lambda *args, **options: calls.append(options) or augment(*args, **options))
+    apply_augment(frames, draw(policy))
+    assert len(calls) == (2 if policy.split(",")[1:-1] == ["color"] else 1)
 
 
 def test_shards_make_up_the_batch(frames):

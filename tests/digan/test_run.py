@@ -1,6 +1,7 @@
 """The folder of a run: snapshots, what they tell, metrics made up after an interruption, records dropped and kept."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_a_tick_tells_the_share_of_the_machine(make_run, real_batch):
     run, trainer = make_run(gamma=1.0)
     trainer.update_d([trainer.reals(real_batch(8, 0))])
     trainer.advance()
-    run.tick_started -= 2.0
+    run.tick_started = time.time() - 2.0
     run.tick(trainer)
     (record,) = read_records(run.folder / STATISTICS)
     assert record["clips_per_second"] == pytest.approx(8 / 2, rel=0.2)
@@ -112,3 +113,13 @@ def test_the_end_names_what_is_there(make_run, finished):
         assert (str(run.folder / path) in text) == finished
     assert str(run.folder / "samples") in text
     assert text.endswith(f"--resume {run.folder}" + (" --kimg 0.032" if finished else ""))
+
+
+def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run):
+    run, trainer = make_run()
+    run.tick_started = time.time() - 2.0
+    before = time.time()
+    snapshot(run, trainer, 8)
+    assert time.time() - before > 0.01
+    run.tick(trainer)
+    assert read_records(run.folder / "stats.jsonl")[-1]["clips_per_second"] == pytest.approx(8 / 2, rel=0.05)

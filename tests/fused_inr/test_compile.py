@@ -29,12 +29,17 @@ def check(assert_close, function, *tensors: torch.Tensor, dynamic: bool | None =
 
 
 FIR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+CLIPS, CONTRAST, MOVES = (4, 2, 3, 8, 8), torch.tensor([0.5, 1.5, 1.0, 0.7]), torch.arange(-4, 4).view(4, 2)
 FUNCTIONS = {
     "bias_act": (lambda x, b: fi.bias_act(x, b, "lrelu", clamp=1.0), [(4, 6, 8, 8), (6,)]),
     "upfirdn2d": (lambda x: fi.upfirdn2d(x, FIR, 2, 3, (1, -1, 2, 0)), [(4, 6, 8, 8)]),
     "downsample2d": (lambda x: fi.downsample2d(x, torch.outer(FIR, FIR)), [(4, 6, 8, 8)]),
     "upsample2d": (lambda x: fi.upsample2d(x, FIR), [(4, 6, 8, 8)]),
     "minibatch_stddev": (lambda x: fi.minibatch_stddev(x, 2), [(4, 6, 8, 8)]),
+    "augment": (
+        lambda x: fi.augment(x, contrast=CONTRAST, translation=MOVES, cutout=MOVES, cutout_size=(2, 3)),
+        [CLIPS],
+    ),
     "fmm_weight": (lambda *tensors: fi.fmm_weight(*tensors), [(4, 5), (2, 4, 3), (2, 3, 5)]),
     "siren": (lambda x, v, b, w: fi.siren(x, [v, w], [b, b]), [(9, 3), (2, 5, 3), (2, 5), (5, 5)]),
 }

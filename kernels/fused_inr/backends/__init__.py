@@ -39,6 +39,7 @@ _REFERENCE: dict[str, Kernel] = {
     "conv2d": Kernel(_always, reference.conv2d),
     "upfirdn2d": Kernel(_always, reference.upfirdn2d),
     "minibatch_stddev": Kernel(_always, reference.minibatch_stddev),
+    "augment": Kernel(_always, reference.augment),
 }
 
 OPS = tuple(_REFERENCE)

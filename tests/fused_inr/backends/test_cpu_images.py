@@ -62,12 +62,26 @@ def stddev_calls(make: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> l
     return [("minibatch_stddev", (x, 2, 2)), ("minibatch_stddev_backward", (gradient, x, 2, 2))]
 
 
+def augmentation_calls(make: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> list[Call]:
+    """The op and its adjoint, with everything and with little."""
+    clips = make(*shape).contiguous().view(shape[0], 2, shape[1] // 2, *shape[2:])
+    amounts = [torch.linspace(0.2, 1.5, shape[0]) for _ in range(3)]
+    places = [torch.arange(-2, 2 * shape[0] - 2).view(-1, 2), torch.arange(2 * shape[0]).view(-1, 2)]
+    return [
+        ("augment", (clips, *amounts, *places, [4, 2], False, False)),
+        ("augment", (clips, None, *amounts[1:], *places, [4, 2], False, True)),
+        ("augment", (clips, *amounts, *places, [4, 2], True, False)),
+        ("augment", (clips, None, None, None, places[0], None, [0, 0], True, True)),
+    ]
+
+
 def calls_of(dtype: str, layout: str) -> list[Call]:
-    """Calls of all five ops with images of odd sizes."""
+    """Calls of all ops with images of odd sizes."""
     calls = []
     for shape in ((4, 6, 9, 31), (2, 20, 7, 5)):
         make = images_like(DTYPES[dtype], LAYOUTS[layout])
         calls += pointwise_calls(make, shape) + resampling_calls(make, shape) + stddev_calls(make, shape)
+        calls += augmentation_calls(make, shape)
     return calls
 
 
@@ -104,6 +118,7 @@ DIFFERENTIABLE = {
     "upfirdn2d": (0,),
     "minibatch_stddev": (0,),
     "minibatch_stddev_backward": (0, 1),
+    "augment": (0,),
 }
 
 
@@ -113,11 +128,12 @@ def opcheck_cases() -> list:
     groups = {
         "contiguous": pointwise_calls(make, shape) + resampling_calls(make, shape)[:2] + stddev_calls(make, shape)
     }
+    groups["contiguous"] += augmentation_calls(make, shape)
     make = images_like(torch.float32, torch.channels_last)
     groups["channels_last"] = pointwise_calls(make, shape)[::3] + resampling_calls(make, shape)[:1]
     make = images_like(torch.bfloat16, torch.channels_last)
     groups["bfloat16-N0"] = [pointwise_calls(make, empty)[0], resampling_calls(make, empty)[0]]
-    groups["bfloat16-N0"] += stddev_calls(make, empty)
+    groups["bfloat16-N0"] += stddev_calls(make, empty) + augmentation_calls(make, empty)[:1]
     return [
         pytest.param(*call, id=f"{group}-{number}-{call[0]}")
         for group, calls in groups.items()
@@ -134,11 +150,27 @@ def test_opcheck(name, arguments):
     torch.library.opcheck(op, wanting_gradients(arguments, numbers))
 
 
+def augmented(x: torch.Tensor) -> torch.Tensor:
+    """Images [2 N, C, H, W] as N clips, augmented by a draw that is made of them."""
+    clips = x.unflatten(0, (-1, 2))
+    amounts = clips.detach().float().mean((1, 2, 3, 4)).sigmoid()  # [N]
+    places = (clips.detach()[:, 0, :2, 0, 0] * 3).long()  # [N, 2]
+    return fi.augment(
+        clips,
+        brightness=amounts,
+        saturation=amounts,
+        contrast=amounts,
+        translation=places,
+        cutout=places,
+        cutout_size=(clips.shape[3] // 2, clips.shape[4] // 2),
+    ).flatten(0, 1)
+
+
 def discriminator(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """All of the ops, one after another."""
     y = fi.bias_act(x, bias, "lrelu", clamp=2.0)
     y = fi.bias_act(fi.upsample2d(fi.downsample2d(y, FIR), FIR), None, "swish", residual=x)
-    return fi.minibatch_stddev(fi.bias_act(y, bias, "linear", gain=0.5), 2)
+    return augmented(fi.minibatch_stddev(fi.bias_act(y, bias, "linear", gain=0.5), 2))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -175,6 +207,7 @@ OPS = {
     "bias_act": lambda x: fi.bias_act(x, None, "tanh"),
     "upfirdn2d": lambda x: fi.upfirdn2d(x, FIR, padding=2),
     "minibatch_stddev": lambda x: fi.minibatch_stddev(x),
+    "augment": lambda x: fi.augment(x[None], contrast=torch.tensor([0.5]), translation=torch.tensor([[1, -1]])),
 }
 
 

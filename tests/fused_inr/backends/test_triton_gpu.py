@@ -20,9 +20,19 @@ TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 
 
+def augmented(x: torch.Tensor) -> torch.Tensor:
+    """Images [2 N, C, H, W] as clips of two frames; their number alone decides on the draw."""
+    steps = torch.arange(x.shape[0] // 2, device=x.device)
+    amounts = 0.5 + steps / len(steps)
+    places = torch.stack([steps - 2, 3 - 2 * steps], dim=1)
+    colors = {"brightness": amounts - 1, "saturation": amounts, "contrast": amounts}
+    clips = fi.augment(x.unflatten(0, (-1, 2)), **colors, translation=places, cutout=places, cutout_size=(12, 10))
+    return clips.flatten(0, 1)
+
+
 def block(x: torch.Tensor, bias: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
     """Every op once, as a discriminator chains them."""
-    y = fi.bias_act(x, bias, "lrelu", clamp=256)
+    y = fi.bias_act(augmented(x), bias, "lrelu", clamp=256)
     y = fi.downsample2d(y, taps)
     y = fi.bias_act(y, act="linear", gain=0.5, residual=y)
     return fi.minibatch_stddev(y)
@@ -47,7 +57,7 @@ def image(dtype: torch.dtype, channels_last: bool) -> tuple[torch.Tensor, ...]:
 
 def test_triton_serves_the_ops_of_a_discriminator():
     served = service("cuda")
-    for op in ("bias_act", "upfirdn2d", "minibatch_stddev"):
+    for op in ("bias_act", "upfirdn2d", "minibatch_stddev", "augment"):
         assert served[op][0] == "triton"
 
 

@@ -12,7 +12,7 @@ from fused_inr import activations, composed
 from fused_inr.backends.cpu import images, native, points, programs  # noqa: F401 (images registers its kernels)
 from fused_inr.inr import INR, Grid
 from fused_inr.kernel import Kernel
-from fused_inr.primitives import bias_act, conv2d, minibatch_stddev, upfirdn2d
+from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
 _TYPES = (torch.float32, torch.bfloat16)
 
@@ -82,4 +82,5 @@ KERNELS = {
     "conv2d": Kernel(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Kernel(upfirdn2d.supports, upfirdn2d.upfirdn2d),
     "minibatch_stddev": Kernel(minibatch_stddev.supports, minibatch_stddev.minibatch_stddev),
+    "augment": Kernel(augment.supports, augment.augment),
 }

@@ -1,4 +1,4 @@
-"""The ops of a discriminator on the native kernels."""
+"""The ops of a discriminator and its augmentation on the native kernels."""
 
 import math
 
@@ -187,4 +187,42 @@ def _(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int)
         out=_pointer(out),
     )
     native.run(native.load()[0].fused_inr_convolution_weight, call)
+    return out
+
+
+@torch.library.impl("fused_inr::augment", "cpu")
+def _(
+    x: Tensor,
+    brightness: Tensor | None,
+    saturation: Tensor | None,
+    contrast: Tensor | None,
+    offset: Tensor | None,
+    hole: Tensor | None,
+    hole_size: list[int],
+    color_last: bool,
+    adjoint: bool,
+) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel():
+        clips, times, channels, height, width = x.shape
+        call = native.AugmentStruct(
+            clips=clips,
+            times=times,
+            channels=channels,
+            height=height,
+            width=width,
+            type=_TYPES[x.dtype],
+            color_last=color_last,
+            adjoint=adjoint,
+            brightness=_pointer(brightness),
+            saturation=_pointer(saturation),
+            contrast=_pointer(contrast),
+            offset=_pointer(offset),
+            hole=_pointer(hole),
+            hole_height=hole_size[0],
+            hole_width=hole_size[1],
+            x=_pointer(x),
+            out=_pointer(out),
+        )
+        native.run(native.load()[0].fused_inr_augment, call)
     return out

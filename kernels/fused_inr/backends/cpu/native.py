@@ -235,6 +235,30 @@ class ConvolutionWeightStruct(ctypes.Structure):
     )
 
 
+class AugmentStruct(ctypes.Structure):
+    """FusedInrAugment."""
+
+    _fields_ = (
+        ("clips", _i64),
+        ("times", _i64),
+        ("channels", _i64),
+        ("height", _i64),
+        ("width", _i64),
+        ("type", _i32),
+        ("color_last", _i32),
+        ("adjoint", _i32),
+        ("brightness", _ptr),
+        ("saturation", _ptr),
+        ("contrast", _ptr),
+        ("offset", _ptr),
+        ("hole", _ptr),
+        ("hole_height", _i64),
+        ("hole_width", _i64),
+        ("x", _ptr),
+        ("out", _ptr),
+    )
+
+
 def source_hash(folder: Path) -> str:
     """16 hex digits of the contents of the C++ sources: what the library says it was built from."""
     digest = hashlib.sha256()
@@ -281,6 +305,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         ("upfirdn2d", UpfirdnStruct),
         ("minibatch_stddev", StddevStruct),
         ("convolution_weight", ConvolutionWeightStruct),
+        ("augment", AugmentStruct),
     ):
         getattr(library, f"fused_inr_{name}").argtypes = (ctypes.POINTER(struct), _ptr, _i32)
     library.fused_inr_sincos.argtypes = (_ptr, _ptr, _ptr, _i64, _i32)

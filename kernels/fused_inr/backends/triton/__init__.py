@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from fused_inr.kernel import Kernel
-from fused_inr.primitives import bias_act, conv2d, minibatch_stddev, upfirdn2d
+from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
 MOST_SAMPLES = 64  # of a group of minibatch_stddev: a program holds all of them at a few positions
-OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward")
+OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward", "augment")
 """The ops of `fused_inr.primitives` that are registered for tensors on a device; functions of `images`."""
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -37,6 +37,7 @@ KERNELS = {
     "conv2d": Kernel(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Kernel(upfirdn2d.supports, upfirdn2d.upfirdn2d),
     "minibatch_stddev": Kernel(_supports_stddev, minibatch_stddev.minibatch_stddev),
+    "augment": Kernel(augment.supports, augment.augment),
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import pointwise, stddev, upfirdn
+from fused_inr.backends.triton import augmentation, pointwise, stddev, upfirdn
 from fused_inr.backends.triton.launch import Launch
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,6 +60,13 @@ def _minibatch_stddev(dtype: str) -> list[Launch]:
     return [*stddev.forward(x, 4, 1)[1], *stddev.backward(gradient, x, 4, 1)[1]]
 
 
+def _augment(dtype: str, cutout: bool, color_last: bool, adjoint: bool) -> list[Launch]:
+    x = torch.empty(8, 2, 3, 128, 128, dtype=_TYPES[dtype], device="meta")
+    amounts = [None if adjoint else _numbers(8), _numbers(8), _numbers(8)]
+    place = torch.empty(8, 2, dtype=torch.int64, device="meta")
+    return augmentation.forward(x, *amounts, place, place if cutout else None, [64, 64], color_last, adjoint)[1]
+
+
 def _cases() -> Iterator[Case]:
     for dtype in _TYPES:
         for channels_last in (False, True):
@@ -74,6 +81,10 @@ def _cases() -> Iterator[Case]:
                 rates = (dtype, channels_last, up, down, taps)
                 yield Case(f"upfirdn2d-up{up}-down{down}-{where}", lambda rates=rates: _upfirdn2d(*rates))
         yield Case(f"minibatch_stddev-{dtype}", lambda dtype=dtype: _minibatch_stddev(dtype))
+        yield Case(f"augment-{dtype}", lambda dtype=dtype: _augment(dtype, False, False, False))
+        yield Case(f"augment-adjoint-{dtype}", lambda dtype=dtype: _augment(dtype, False, False, True))
+    yield Case("augment-cutout-float32", lambda: _augment("float32", True, False, False))
+    yield Case("augment-cutout-color-last-float32", lambda: _augment("float32", True, True, False))
 
 
 CASES: list[Case] = [*_cases()]

@@ -1,9 +1,9 @@
-"""The ops of a discriminator on the Triton kernels, as they are registered for tensors on a device."""
+"""The ops of a discriminator and its augmentation on the Triton kernels, as they are registered for a device."""
 
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import pointwise, stddev, upfirdn
+from fused_inr.backends.triton import augmentation, pointwise, stddev, upfirdn
 from fused_inr.backends.triton.launch import Launch
 
 
@@ -47,5 +47,12 @@ def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
 def minibatch_stddev_backward(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
     """fused_inr::minibatch_stddev_backward."""
     out, launches = stddev.backward(gradient, x, group, channels)
+    _run(launches, x)
+    return out
+
+
+def augment(x: Tensor, *others: Tensor | list[int] | bool | None) -> Tensor:
+    """fused_inr::augment."""
+    out, launches = augmentation.forward(x, *others)
     _run(launches, x)
     return out

@@ -10,7 +10,7 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
-from fused_inr.backends.triton import pointwise, stddev, upfirdn
+from fused_inr.backends.triton import augmentation, pointwise, stddev, upfirdn
 from fused_inr.backends.triton.launch import Launch
 
 TAIL = 8
@@ -108,3 +108,25 @@ def test_minibatch_stddev(huge, run_last):
     dx, (launch,) = stddev.backward(out, x, 1, 1)
     run_last(launch)
     assert torch.equal(end(dx), copied)
+
+
+CLIPS = {
+    "many-frames": (3, 1 << 11, 3, 1 << 9, (1 << 8) + 8),
+    "many-rows": (2, 2, 1, 1 << 15, (1 << 14) + 8),
+    "one-row": (1, 1, 1, 1, (1 << 31) + 8),
+}
+
+
+@pytest.mark.parametrize("case", CLIPS)
+def test_augment(case, huge, run_last):
+    shape = CLIPS[case]
+    x = huge((shape[0] * shape[1], *shape[2:]), False).view(shape)
+    contrast = torch.full((shape[0],), 2.0, device=x.device)
+    zero = torch.zeros(shape[0], 2, dtype=torch.int64, device=x.device)
+    out, launches = augmentation.forward(x, None, None, contrast, zero, zero, [0, 0], True, False)
+    partial = launches[0].arguments["partial"]
+    run_last(launches[0])
+    assert partial[-1] >= TAIL
+    partial.zero_()
+    run_last(launches[1])
+    assert torch.equal(end(out), 2 * end(x))

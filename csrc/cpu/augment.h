@@ -1,0 +1,162 @@
+// Color, translation and cutout of clips, and the adjoint of their linear part: a frame comes from memory once, as its
+// mean and its output are computed one after the other while it is in cache.
+//
+// A pixel that the translation and the cutout leave is seen. With m the mean over the channels of a pixel, M that over
+// the frame, b, s and k the brightness, saturation and contrast, color makes of a seen pixel x
+//
+//     k s x + k (1 - s) m + (1 - k) M + b
+//
+// which but for b is its own adjoint. M counts all of the frame where color comes first; where it comes last, the pixels
+// that are seen, the others being zero, and these become (1 - k) M + b in turn.
+
+// Along one axis, output i in [begin, end) is element i + source of the input, unless it is in [hole, hole_end).
+struct Axis {
+  int64_t begin, end, hole, hole_end, source;
+};
+
+static inline int64_t limited(int64_t value, int64_t least, int64_t most) {
+  return std_max(least, std_min(value, most));
+}
+
+// Numbers are limited before they are added: a draw may hold anything.
+static Axis axis_of(const FusedInrAugment& c, int64_t clip, int axis) {
+  const int64_t size = axis ? c.width : c.height;
+  int64_t shift = c.offset ? limited(c.offset[2 * clip + axis], -size, size) : 0, hole_shift = 0;
+  if (c.adjoint) {
+    shift = -shift;
+    hole_shift = shift;
+  }
+  Axis a = {std_max<int64_t>(0, shift), std_min(size, size + shift), 0, 0, -shift};
+  a.hole = a.hole_end = a.end;
+  if (c.hole) {
+    const int64_t length = std_min(axis ? c.hole_width : c.hole_height, INT64_MAX / 4);
+    const int64_t first = limited(c.hole[2 * clip + axis], -length, size) + hole_shift;
+    a.hole = limited(first, a.begin, a.end);
+    a.hole_end = limited(first + length, a.begin, a.end);
+  }
+  return a;
+}
+
+// Which pixels of a clip's frames are seen.
+struct Sight {
+  Axis rows, columns;
+
+  // Calls seen(begin, end) and unseen(begin, end) for the columns of an output row, from left to right.
+  template <class Seen, class Unseen>
+  void row(int64_t i, int64_t width, const Seen& seen, const Unseen& unseen) const {
+    if (i < rows.begin || i >= rows.end || columns.begin >= columns.end) return unseen(0, width);
+    unseen(0, columns.begin);
+    if (i >= rows.hole && i < rows.hole_end) {
+      seen(columns.begin, columns.hole);
+      unseen(columns.hole, columns.hole_end);
+      seen(columns.hole_end, columns.end);
+    } else {
+      seen(columns.begin, columns.end);
+    }
+    unseen(columns.end, width);
+  }
+};
+
+// Calls step(offset, n) for vectors that cover a stretch; the last one overlaps that before it where there is one.
+template <class Step>
+static inline void over_stretch(int64_t length, const Step& step) {
+  if (length < W) {
+    if (length > 0) step(0, int(length));
+    return;
+  }
+  for (int64_t i = 0; i < length; i += W) step(std_min(i, length - W), W);
+}
+
+// A sum in float64 of float32 vectors.
+struct WideSum {
+  typedef float Half_vf __attribute__((vector_size(W * 2)));
+  typedef double Wide __attribute__((vector_size(W * 4)));
+  Wide low = {}, high = {};
+
+  void add(vf v) {
+    Half_vf halves[2];
+    __builtin_memcpy(halves, &v, sizeof v);
+    low += __builtin_convertvector(halves[0], Wide);
+    high += __builtin_convertvector(halves[1], Wide);
+  }
+
+  double total() const {
+    double sum = 0.0;
+    for (int i = 0; i < W / 2; i++) sum += low[i] + high[i];
+    return sum;
+  }
+};
+
+template <class T>
+static inline vf channel_sum(const T* x, int64_t channels, int64_t plane, int n) {
+  vf sum = {};
+  for (int64_t channel = 0; channel < channels; channel++) sum += load_n(x + channel * plane, n);
+  return sum;
+}
+
+// The sum over what is seen of a frame.
+template <class T>
+static double seen_sum(const FusedInrAugment& c, const Sight& sight, const T* x) {
+  WideSum sum;
+  for (int64_t i = 0; i < c.height; i++) {
+    const T* row = x + (i + sight.rows.source) * c.width + sight.columns.source;
+    const auto seen = [&](int64_t begin, int64_t end) {
+      over_row(end - begin, [&](int64_t j, int n) {
+        sum.add(channel_sum(row + begin + j, c.channels, c.height * c.width, n));
+      });
+    };
+    sight.row(i, c.width, seen, [](int64_t, int64_t) {});
+  }
+  return sum.total();
+}
+
+template <class T>
+static void augment_frame(const FusedInrAugment& c, int64_t clip, const T* x, T* out) {
+  const int64_t plane = c.height * c.width;
+  const Sight whole = {{0, c.height, c.height, c.height, 0}, {0, c.width, c.width, c.width, 0}};
+  const Sight sight = {axis_of(c, clip, 0), axis_of(c, clip, 1)};
+  const bool color_after = bool(c.color_last) != bool(c.adjoint);
+  const bool colored = c.brightness || c.saturation || c.contrast;
+  const float contrast = c.contrast ? c.contrast[clip] : 1.0f;
+  const float saturation = c.saturation ? c.saturation[clip] : 1.0f;
+  float constant = c.brightness ? c.brightness[clip] : 0.0f;
+  if (c.contrast) {
+    const double mean = seen_sum(c, color_after ? sight : whole, x) / (double(plane) * double(c.channels));
+    constant += float((1.0 - contrast) * mean);
+  }
+  const float own = contrast * saturation, shared = contrast * (1.0f - saturation) / float(c.channels);
+  const T rest = element(color_after ? constant : 0.0f, T());
+  for (int64_t i = 0; i < c.height; i++) {
+    const T* row = x + (i + sight.rows.source) * c.width + sight.columns.source;
+    T* to = out + i * c.width;
+    const auto seen = [&](int64_t begin, int64_t end) {
+      if (!colored) {
+        if (begin < end)
+          for (int64_t channel = 0; channel < c.channels; channel++)
+            __builtin_memcpy(to + channel * plane + begin, row + channel * plane + begin, size_t(end - begin) * sizeof(T));
+        return;
+      }
+      over_stretch(end - begin, [&](int64_t j, int n) {
+        const T* from = row + begin + j;
+        const vf level = c.saturation ? channel_sum(from, c.channels, plane, n) * shared + constant : splat(constant);
+        for (int64_t channel = 0; channel < c.channels; channel++)
+          store_n(to + channel * plane + begin + j, load_n(from + channel * plane, n) * own + level, n);
+      });
+    };
+    const auto unseen = [&](int64_t begin, int64_t end) {
+      for (int64_t channel = 0; channel < c.channels; channel++)
+        for (int64_t j = begin; j < end; j++) to[channel * plane + j] = rest;
+    };
+    sight.row(i, c.width, seen, unseen);
+  }
+}
+
+template <class T>
+static int32_t augment_of(T*, const FusedInrAugment& c, FusedInrParallelFor run) {
+  const int64_t frame = c.channels * c.height * c.width;
+  const bool ok = parallel(run, c.clips * c.times, [&](int64_t begin, int64_t end) {
+    for (int64_t f = begin; f < end; f++)
+      augment_frame(c, f / c.times, (const T*)c.x + f * frame, (T*)c.out + f * frame);
+  });
+  return ok ? 0 : 2;
+}

@@ -1,0 +1,75 @@
+"""Color, translation and cutout of clips as one op, whose adjoint is the same op in the opposite order.
+
+With S what moves the pixels of a frame and zeroes those from outside and in the hole, and A the changes of color less
+the brightness b, the op is S(A x + b), or A S x + b where color comes last. A is a sum of multiples of projections (on
+the frame, on the means over channels, on the mean over all) and so its own adjoint; that of S moves pixels back. As the
+op is linear but for b, its derivative is `adjoint` and the derivative of that is the op without b, to any order.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_inr.primitives import layout
+
+torch.library.define(
+    "fused_inr::augment",
+    "(Tensor x, Tensor? brightness, Tensor? saturation, Tensor? contrast, Tensor? offset, Tensor? hole, "
+    "SymInt[2] hole_size, bool color_last, bool adjoint) -> Tensor",
+)
+_augment = torch.ops.fused_inr.augment.default
+
+
+def augment(
+    x: Tensor,
+    brightness: Tensor | None,
+    saturation: Tensor | None,
+    contrast: Tensor | None,
+    offset: Tensor | None,
+    hole: Tensor | None,
+    hole_size: tuple[int, int],
+    color_last: bool,
+) -> Tensor:
+    """Arguments as of `reference.augment`; what kernels see is contiguous, the draw in float32 and int64."""
+    amounts = [None if t is None else t.float().contiguous() for t in (brightness, saturation, contrast)]
+    places = [None if t is None else t.long().contiguous() for t in (offset, hole)]
+    return _augment(x.contiguous(), *amounts, *places, hole_size, color_last, False)
+
+
+def supports(
+    x: Tensor, brightness: Tensor | None, saturation: Tensor | None, contrast: Tensor | None, *others: Any
+) -> tuple[bool, str]:
+    """What the kernels of every backend have in common."""
+    wanted = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
+    if torch.is_grad_enabled() and wanted:
+        return False, "it has no gradient for the draw"
+    return layout.supports(x)
+
+
+@torch.library.register_fake("fused_inr::augment")
+def _(
+    x: Tensor,
+    brightness: Tensor | None,
+    saturation: Tensor | None,
+    contrast: Tensor | None,
+    offset: Tensor | None,
+    hole: Tensor | None,
+    hole_size: list[int],
+    color_last: bool,
+    adjoint: bool,
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _, _, *draw, ctx.hole_size, ctx.color_last, ctx.adjoint = inputs
+    ctx.save_for_backward(*draw)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple:
+    dx = _augment(gradient.contiguous(), None, *ctx.saved_tensors, ctx.hole_size, ctx.color_last, not ctx.adjoint)
+    return dx, *[None] * 8
+
+
+torch.library.register_autograd("fused_inr::augment", _backward, setup_context=_save)

@@ -141,13 +141,13 @@ class FramePairs(Dataset):
             "label": torch.tensor(video.label, dtype=torch.int64),
         }
 
-    def _pair(self, k: int) -> tuple[np.ndarray, np.random.Generator]:
+    def _pair(self, k: int) -> tuple[list[int], np.random.Generator]:
         """Which two frames of its clip item k takes, and the generator of its further draws."""
         rng, count = np.random.default_rng((self.seed, 1, k)), self.windows.frames
-        pair = np.sort([int(count * rng.beta(2, 1)), int(count * rng.beta(1, 2))]).clip(0, count - 1)
-        return pair, rng
+        drawn = int(count * rng.beta(2, 1)), int(count * rng.beta(1, 2))
+        return sorted(min(i, count - 1) for i in drawn), rng
 
-    def _read(self, k: int, pair: np.ndarray, rng: np.random.Generator, wait: bool) -> tuple[Video, np.ndarray]:
+    def _read(self, k: int, pair: list[int], rng: np.random.Generator, wait: bool) -> tuple[Video, np.ndarray]:
         """Frames of item k's clip; of another one, drawn by the item's own generator, where its video is damaged."""
         clip = self.clip(k)
         for attempt in range(_TRIES):

@@ -27,7 +27,7 @@ _SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
 _NOWHERE = 1 << 62  # a position that no frame can be reached from without a seek
 _NONE = np.zeros(0, np.int64)
 
-EXTRA = 8  # of so many frames on the way, one is kept beyond those that are wanted soon
+EXTRA = 16  # of so many frames on the way, one is kept beyond those that are wanted soon
 Soon = Callable[[range], np.ndarray]  # which of these frames will be wanted, int64
 Keep = Callable[[int, np.ndarray], None]  # takes the number of a frame and its picture, uint8 RGB [R,R,3]
 
@@ -335,14 +335,15 @@ class FrameReader:
     def _worth_keeping(self, video: Video, reached: range, wanted: list[int], soon: Soon | None) -> np.ndarray:
         """Which frames of those `reached` from a keyframe to keep, when `wanted` are to be decoded."""
         absent = self.store.absent(video)
-        absent = absent[(absent >= reached.start) & (absent < reached.stop)]
+        absent = absent[slice(*np.searchsorted(absent, [reached.start, reached.stop]))]
         if soon is None:
             return absent[absent <= wanted[-1]]
-        demanded = np.intersect1d(absent, np.concatenate([wanted, soon(reached)]))
-        last = max(wanted[-1], int(demanded.max(initial=0)))
+        demanded = np.isin(absent, np.concatenate([wanted, soon(reached)]))
+        last = max(wanted[-1], int(absent[demanded].max(initial=0)))
         # A few more on a long way, or every epoch would go all of it for the frames still absent.
-        others = np.setdiff1d(absent[absent <= last], demanded)
-        return np.union1d(demanded, others[: (last - reached.start) // EXTRA])
+        others = np.flatnonzero(~demanded & (absent <= last))
+        demanded[others[: (last - reached.start) // EXTRA]] = True
+        return absent[demanded]
 
     def reader(self, video: Video) -> VideoReader | PictureReader:
         """The open reader of `video`."""

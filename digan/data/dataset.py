@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch.utils.data import Dataset
 
 from digan.data.decode import FrameReader
 from digan.data.index import Video, VideoIndex
-from digan.data.store import FrameStore
+from digan.data.store import FramesClaimed, FrameStore
 from digan.data.timing import UnreadableVideo
 from digan.errors import DataError
 
@@ -65,6 +67,13 @@ class ClipWindows(Sequence[tuple[int, np.ndarray]]):
         """The numbers of the clips of a video."""
         return range(int(self._ends[video - 1]) if video else 0, int(self._ends[video]))
 
+    def clips_within(self, video: int, frames: range) -> np.ndarray:
+        """The numbers of the clips of a video whose windows have any of `frames`, ascending, int64."""
+        clips, span = self.clips_of(video), self.frames * self.stride
+        first = max(0, -((span - 1 - frames.start) // self._step))  # the first window that does not end before
+        last = (frames.stop - 1) // self._step
+        return np.arange(clips.start + first * self.stride, min(clips.stop, clips.start + (last + 1) * self.stride))
+
     def summary(self) -> str:
         """One line for the start of a log."""
         text = f"{len(self):,} clips of {self.frames} frames"
@@ -79,7 +88,9 @@ class FramePairs(Dataset):
     Item k is a function of (seed, k) alone, whatever was read before and in whichever process. Every len(windows) items
     go through all clips once, in a new order. Frame indices are int(F Beta(2,1)) and int(F Beta(1,2)), sorted, as
     published (DIGAN, ICLR 2022); both are the same frame in 4 % of draws at F = 16, which is part of the model.
-    Frames are decoded once and kept in `store`; by default in one of this process.
+    Decoded frames are kept in `store`, by default in one of this process. As the stream is known in advance, so is what
+    the rest of the epoch takes of a video: whichever process decodes a stretch of it from a keyframe keeps that too,
+    and no other decodes the same stretch meanwhile.
 
     Item: `frames` uint8 [2,3,R,R] RGB, earlier frame first; `delta_t` float32, difference of the indices over F-1, in
     [0, 1] (0 if F is 1); `label` int64.
@@ -93,26 +104,34 @@ class FramePairs(Dataset):
         self.windows, self.resolution, self.seed, self.mirror = windows, resolution, seed, mirror
         self.reader = FrameReader(windows.index, resolution, store=store or FrameStore(windows.index, resolution))
         self._orders: dict[int, np.ndarray] = {}  # epoch -> order of the clips
+        self._places: dict[int, np.ndarray] = {}  # epoch -> places of the clips in that order
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_orders": {}}  # cheaper to draw again than to send to a worker
+        return self.__dict__ | {"_orders": {}, "_places": {}}  # cheaper to draw again than to send to a worker
 
     def clip(self, k: int) -> int:
         """The clip that item k is of."""
         epoch, place = divmod(k, len(self.windows))
-        if epoch not in self._orders:
-            # Batches taken in turns by workers touch at most two epochs at a time.
-            while len(self._orders) > 1:
-                del self._orders[min(self._orders)]
-            self._orders[epoch] = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.windows))
-        return int(self._orders[epoch][place])
+        return int(self._order(epoch)[place])
 
     def __getitem__(self, k: int) -> dict[str, Any]:
-        rng = np.random.default_rng((self.seed, 1, k))
+        return self._item(k, wait=True)
+
+    def __getitems__(self, ks: Sequence[int]) -> list[dict[str, Any]]:
+        """Several items; those for which another process is just decoding come last, so that none waits for long."""
+        items: dict[int, dict[str, Any]] = {}
+        for wait in (False, True):
+            for k in ks:
+                if k not in items:
+                    with contextlib.suppress(FramesClaimed):
+                        items[k] = self._item(k, wait)
+        return [items[k] for k in ks]
+
+    def _item(self, k: int, wait: bool) -> dict[str, Any]:
         count = self.windows.frames
-        pair = np.sort([int(count * rng.beta(2, 1)), int(count * rng.beta(1, 2))]).clip(0, count - 1)
+        pair, rng = self._pair(k)
         flip = rng.random() < 0.5
-        video, frames = self._read(self.clip(k), pair, rng)
+        video, frames = self._read(k, pair, rng, wait)
         if flip and self.mirror:
             frames = frames[..., ::-1]
         delta_t = (pair[1] - pair[0]) / (count - 1) if count > 1 else 0.0
@@ -122,19 +141,57 @@ class FramePairs(Dataset):
             "label": torch.tensor(video.label, dtype=torch.int64),
         }
 
-    def _read(self, clip: int, pair: np.ndarray, rng: np.random.Generator) -> tuple[Video, np.ndarray]:
-        """Frames of the clip; of another one, drawn by the item's own generator, where the video turns out damaged."""
+    def _pair(self, k: int) -> tuple[list[int], np.random.Generator]:
+        """Which two frames of its clip item k takes, and the generator of its further draws."""
+        rng, count = np.random.default_rng((self.seed, 1, k)), self.windows.frames
+        drawn = int(count * rng.beta(2, 1)), int(count * rng.beta(1, 2))
+        return sorted(min(i, count - 1) for i in drawn), rng
+
+    def _read(self, k: int, pair: list[int], rng: np.random.Generator, wait: bool) -> tuple[Video, np.ndarray]:
+        """Frames of item k's clip; of another one, drawn by the item's own generator, where its video is damaged."""
+        clip = self.clip(k)
         for attempt in range(_TRIES):
             number, frames = self.windows[clip]
             video = self.windows.index.videos[number]
             try:
-                return video, self.reader.read(video, frames[pair].tolist())
+                return video, self.reader.read(video, frames[pair].tolist(), partial(self._soon, k, number), wait=wait)
             except UnreadableVideo as error:
                 if attempt == _TRIES - 1:
                     raise
                 warnings.warn(f"another clip is used in place of {error}", stacklevel=2)
                 clip = int(rng.integers(len(self.windows)))
         raise AssertionError("unreachable")
+
+    def _soon(self, k: int, video: int, frames: range) -> np.ndarray:
+        """The frames of a video, some of them in `frames`, that items after k will take in the epoch of k."""
+        epoch, place = divmod(k, len(self.windows))
+        clips = self.windows.clips_within(video, frames)
+        places = self._clip_places(epoch)[clips]
+        start = epoch * len(self.windows)
+        taken = [
+            self.windows[clip][1][self._pair(start + later)[0]]
+            for clip, later in zip(clips.tolist(), places.tolist(), strict=True)
+            if later > place
+        ]
+        return np.concatenate(taken) if taken else np.zeros(0, np.int64)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            _make_room(self._orders)
+            self._orders[epoch] = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.windows))
+        return self._orders[epoch]
+
+    def _clip_places(self, epoch: int) -> np.ndarray:
+        if epoch not in self._places:
+            _make_room(self._places)
+            self._places[epoch] = np.argsort(self._order(epoch))
+        return self._places[epoch]
+
+
+def _make_room(epochs: dict[int, np.ndarray]) -> None:
+    """Keeps one epoch beside the next: batches taken in turns by workers touch at most two at a time."""
+    while len(epochs) > 1:
+        del epochs[min(epochs)]
 
 
 class Clips(Dataset):

@@ -27,6 +27,8 @@ _SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
 _NOWHERE = 1 << 62  # a position that no frame can be reached from without a seek
 _NONE = np.zeros(0, np.int64)
 
+EXTRA = 16  # of so many frames on the way, one is kept beyond those that are wanted soon
+Soon = Callable[[range], np.ndarray]  # which of these frames will be wanted, int64
 Keep = Callable[[int, np.ndarray], None]  # takes the number of a frame and its picture, uint8 RGB [R,R,3]
 
 
@@ -62,23 +64,22 @@ class VideoReader:
         """Frames `indices`, in any order and with repeats, as uint8 RGB [R,R,3]. Raises UnreadableVideo.
 
         Those that were decoded without a sign of damage are given to `keep`, and so are those of `passing` (ascending)
-        that lie between the keyframe and a wanted frame. With `keep` no frame is skipped: damage does not always show,
-        and whatever the decoder makes of it then depends on the frames before alone, not on what else was wanted.
+        that are reached from the same keyframe as a wanted frame. With `keep` no frame is skipped: damage does not
+        always show, and whatever the decoder makes of it then depends on the frames before alone, not on what else was
+        wanted.
         """
         wanted = sorted(set(indices))
         pictures = {}
-        for start, group in groupby(wanted, self._seek_point):
+        for start, group in groupby(wanted, self._timing.seek_point):
             pictures |= self._read_group(start, list(group), resolution, passing, keep)
         return [pictures[i] for i in indices]
-
-    def _seek_point(self, index: int) -> int:
-        return int(np.searchsorted(self._timing.seek_frames, index, side="right")) - 1
 
     def _read_group(
         self, start: int, wanted: list[int], resolution: int, passing: np.ndarray, keep: Keep | None
     ) -> dict[int, np.ndarray]:
         """Frames that are all reached from seek point `start`."""
-        ends = np.searchsorted(passing, [self._timing.seek_frames[start], wanted[-1]])
+        reached = self._timing.reached_with(wanted[0])
+        ends = np.searchsorted(passing, [reached.start, reached.stop])
         fetched = sorted({*wanted, *passing[slice(*ends)].tolist()})
         pictures = self._fetch_frames(start, fetched, set(wanted), resolution, keep)
         # What is made up for a damaged frame must not depend on the frames that were fetched with it.
@@ -287,8 +288,18 @@ class FrameReader:
         self._reformatter = VideoReformatter()  # one for all videos: setting it up costs more than using it
         self._owner = os.getpid()
 
-    def read(self, video: Video, indices: Sequence[int]) -> np.ndarray:
-        """Frames `indices` of `video` as uint8 RGB [len(indices),3,R,R]. Raises UnreadableVideo naming the video."""
+    def read(self, video: Video, indices: Sequence[int], soon: Soon | None = None, *, wait: bool = True) -> np.ndarray:
+        """Frames `indices` of `video` as uint8 RGB [len(indices),3,R,R].
+
+        Args:
+            soon: tells which frames of a range will be wanted in a while, so that a long way from a keyframe is gone
+                once for all of them. Without it all frames on the way are kept.
+            wait: for another process that is just decoding such frames.
+
+        Raises:
+            UnreadableVideo: naming the video.
+            FramesClaimed: without `wait`.
+        """
         if self._owner != os.getpid():
             # Handles inherited through fork share file positions with the parent: leave them alone, open our own.
             self._start_afresh()
@@ -296,18 +307,43 @@ class FrameReader:
         missing = sorted(set(indices) - found.keys())
         if missing:
             try:
-                found |= zip(missing, self._decode(video, missing), strict=True)
+                found |= self._decode(video, missing, soon, wait)
             except (UnreadableVideo, OSError) as error:
                 self._readers.pop(video.name, None)
                 raise UnreadableVideo(f"{video.name}: {reason(error)}") from error
         frames = [found[i] for i in indices]
         return np.stack(frames).transpose(0, 3, 1, 2)  # [n,3,R,R]
 
-    def _decode(self, video: Video, indices: list[int]) -> list[np.ndarray]:
-        if self.store is None or not self.store.holds(video):
-            return self.reader(video).read(indices, self.resolution)
-        passing = _NONE if self.onward else self.store.absent(video)
-        return self.reader(video).read(indices, self.resolution, passing, partial(self.store.put, video))
+    def _decode(self, video: Video, indices: list[int], soon: Soon | None, wait: bool) -> dict[int, np.ndarray]:
+        store, size = self.store, self.resolution
+        if store is None or not store.holds(video):
+            return dict(zip(indices, self.reader(video).read(indices, size), strict=True))
+        keep = partial(store.put, video)
+        if video.timing is None or self.onward:
+            return dict(zip(indices, self.reader(video).read(indices, size, keep=keep), strict=True))
+        found: dict[int, np.ndarray] = {}
+        for reached, group in groupby(indices, video.timing.reached_with):
+            with store.claimed(video, reached, wait):
+                # Whoever had the claim before may have put them there.
+                wanted = list(group)
+                found |= store.get(video, wanted)
+                if rest := [i for i in wanted if i not in found]:
+                    passing = self._worth_keeping(video, reached, rest, soon)
+                    found |= zip(rest, self.reader(video).read(rest, size, passing, keep), strict=True)
+        return found
+
+    def _worth_keeping(self, video: Video, reached: range, wanted: list[int], soon: Soon | None) -> np.ndarray:
+        """Which frames of those `reached` from a keyframe to keep, when `wanted` are to be decoded."""
+        absent = self.store.absent(video)
+        absent = absent[slice(*np.searchsorted(absent, [reached.start, reached.stop]))]
+        if soon is None:
+            return absent[absent <= wanted[-1]]
+        demanded = np.isin(absent, np.concatenate([wanted, soon(reached)]))
+        last = max(wanted[-1], int(absent[demanded].max(initial=0)))
+        # A few more on a long way, or every epoch would go all of it for the frames still absent.
+        others = np.flatnonzero(~demanded & (absent <= last))
+        demanded[others[: (last - reached.start) // EXTRA]] = True
+        return absent[demanded]
 
     def reader(self, video: Video) -> VideoReader | PictureReader:
         """The open reader of `video`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,6 +19,11 @@ import numpy as np
 import PIL
 
 from digan.data.timing import reason
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 if TYPE_CHECKING:
     from digan.data.index import Video, VideoIndex
@@ -28,6 +34,10 @@ _FORMAT = 1  # of the file; part of its name, so that another number starts a ne
 _FREE_SHARE = 0.05  # of a disk is left free
 _CHECKED_EVERY = 64  # frames written between two looks at the free space
 _MARK = 4  # bytes of a frame's checksum
+
+
+class FramesClaimed(Exception):
+    """Another process is decoding these frames."""
 
 
 class FrameStore:
@@ -114,6 +124,35 @@ class FrameStore:
             known = np.frombuffer(data[: len(data) // _MARK * _MARK], np.uint32)
             marks[: len(known)] = known
         return np.flatnonzero(marks == 0)
+
+    @contextlib.contextmanager
+    def claimed(self, video: Video, frames: range, wait: bool) -> Iterator[None]:
+        """No other process is in such a context of the same store for any of `frames`, consecutive ones.
+
+        Only for as long as it takes to decode and put them: what ends, however it ends, claims nothing any more. Where
+        the system has no such locks nothing is claimed, and frames may be decoded twice.
+
+        Raises:
+            FramesClaimed: another process has a claim, and `wait` is false.
+        """
+        first = self._first.get(video.name)
+        file = None if first is None or fcntl is None else self._opened()
+        if file is None or not frames:
+            yield
+            return
+        place = len(frames) * _MARK, (first + frames.start) * _MARK
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), *place)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise FramesClaimed from None
+            file = None  # a file system without locks
+        try:
+            yield
+        finally:
+            if file is not None:
+                with contextlib.suppress(OSError):  # closed meanwhile, as nothing can be written any more
+                    fcntl.lockf(file, fcntl.LOCK_UN, *place)
 
     def put(self, video: Video, index: int, picture: np.ndarray) -> None:
         """Keeps frame `index`, uint8 [R,R,3], if it has a place."""

@@ -41,6 +41,16 @@ class Timing:
     seek_times: np.ndarray  # int64 [K,2]: pts and dts of those frames' packets, NO_TIME where there is none
     reorder: int = -1  # frames that the decoder holds back to bring them into order; -1: to be found when opening
 
+    def seek_point(self, index: int) -> int:
+        """The number of the last seek frame that is not after frame `index`."""
+        return int(np.searchsorted(self.seek_frames, index, side="right")) - 1
+
+    def reached_with(self, index: int) -> range:
+        """The frames for which decoding starts where it does for frame `index`."""
+        point = self.seek_point(index)
+        last = point + 1 == len(self.seek_frames)
+        return range(int(self.seek_frames[point]), len(self.labels) if last else int(self.seek_frames[point + 1]))
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from digan.data import Clips, ClipWindows, FramePairs, VideoIndex, choose, load_index
 from digan.data.index import Video
 from digan.data.sources import FolderSource
+from digan.data.store import FramesClaimed, FrameStore
 from digan.errors import DataError
 
 
@@ -145,10 +147,68 @@ def test_an_epoch_is_drawn_once(monkeypatch):
     assert len(drawn) == 2
 
 
+@pytest.mark.parametrize(("frames", "stride", "overlap"), [(16, 1, 0), (4, 4, 0), (8, 1, 7), (4, 2, 3), (5, 1, 0)])
+def test_clips_within_are_those_of_brute_force(frames, stride, overlap):
+    windows = ClipWindows(index_of(50, 3, 37), frames, stride, overlap)
+    span = frames * stride
+    for video in range(3):
+        starts = {c: windows[c][1][0] - (c - windows.clips_of(video).start) % stride for c in windows.clips_of(video)}
+        for first, stop in [(0, 1), (0, 50), (7, 9), (12, 24), (36, 37), (49, 50)]:
+            expected = [c for c, start in starts.items() if start < stop and start + span > first]
+            assert windows.clips_within(video, range(first, stop)).tolist() == expected
+
+
+def test_the_rest_of_the_epoch_is_known(index):
+    windows = ClipWindows(index, 4, overlap=2)
+    pairs = FramePairs(windows, 32, seed=0)
+    asked = []
+    pairs.reader = SimpleNamespace(
+        read=lambda video, indices, soon, wait: asked.append((video, indices, soon)) or 1 / 0
+    )
+    for k in range(len(windows), 2 * len(windows)):
+        with pytest.raises(ZeroDivisionError):
+            pairs[k]
+    for place, (video, _, soon) in enumerate(asked):
+        later = {i for v, indices, _ in asked[place + 1 :] if v is video for i in indices}
+        stretch = range(10, 20)
+        assert later & set(stretch) == set(soon(stretch).tolist()) & set(stretch)
+
+
+def test_items_that_another_process_decodes_come_last(index):
+    pairs = FramePairs(ClipWindows(index, 16), 32, seed=1)
+    expected = [pairs[k] for k in range(6)]
+    read, order = pairs.reader.read, []
+
+    def busy(video, indices, soon=None, wait=True):
+        order.append((video.name, wait))
+        if video.name == "y/b.mp4" and not wait:
+            raise FramesClaimed
+        return read(video, indices, soon, wait=wait)
+
+    pairs.reader.read = busy
+    assert all(map(equal, pairs.__getitems__(range(6)), expected))
+    names = [pairs.windows.index.videos[pairs.windows[pairs.clip(k)][0]].name for k in range(6)]
+    assert 0 < names.count("y/b.mp4") < 6
+    assert order == [(n, False) for n in names] + [(n, True) for n in names if n == "y/b.mp4"]
+
+
+def test_an_epoch_decodes_every_stretch_once(tmp_path, video):
+    for i in range(3):
+        video(tmp_path / "videos" / f"{i}.mp4", count=64, gop=32, options={"x264-params": "scenecut=0"})
+    index = load_index(tmp_path / "videos", None)
+    windows = ClipWindows(index, 8)
+    pairs = FramePairs(windows, 32, seed=0, store=FrameStore(index, 32, tmp_path))
+    for k in range(len(windows)):
+        pairs[k]
+    # Every stretch of 32 frames at most once, and a few frames that the decoder reads ahead.
+    decoded = [pairs.reader.reader(v).packets_decoded for v in index.videos]
+    assert all(n <= 2 * (32 + 4) for n in decoded)
+
+
 class _Recorder:
     """Stands in for the decoder: a frame is its index."""
 
-    def read(self, video, indices):
+    def read(self, video, indices, soon=None, wait=True):
         return np.array(indices, np.uint8)[:, None, None, None] * np.ones((1, 3, 1, 2), np.uint8)
 
 

@@ -131,6 +131,32 @@ def test_frames_on_the_way_are_kept(tmp_path, video):
     assert reader.reader(entry).packets_decoded > cost
 
 
+def test_frames_wanted_soon_are_kept_on_one_way(tmp_path, video):
+    index, entry = single(video(tmp_path / "a.mp4", count=60, gop=40, options={"x264-params": "scenecut=0:bframes=3"}))
+    assert entry.timing.seek_frames.tolist() == [0, 40]
+    store = FrameStore(index, 32)
+    reader = FrameReader(index, 32, store=store)
+    asked = []
+
+    def soon(frames):
+        asked.append(frames)
+        return np.array([9, 20, 33, 45])
+
+    first = reader.read(entry, [12, 20], soon)
+    cost = reader.reader(entry).packets_decoded
+    assert asked == [range(40)]
+    assert cost <= 33 + 4  # frames in decoding order run a few ahead
+    kept = set(range(60)) - set(store.absent(entry).tolist())
+    # Beside those that are wanted, one in sixteen of the 33 frames on the way.
+    assert kept == {9, 12, 20, 33, 0, 1}
+    later = reader.read(entry, [33, 9, 20], soon)
+    assert reader.reader(entry).packets_decoded == cost
+    assert asked == [range(40)]
+    plain = FrameReader(index, 32)
+    np.testing.assert_array_equal(first, plain.read(entry, [12, 20]))
+    np.testing.assert_array_equal(later, plain.read(entry, [33, 9, 20]))
+
+
 def test_pictures_are_kept(tmp_path, frame_folder):
     frame_folder(tmp_path / "clip", count=4)
     index = load_index(tmp_path, None)

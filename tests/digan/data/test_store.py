@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 from digan.data import VideoIndex
 from digan.data.index import Video
 from digan.data.sources import FolderSource
-from digan.data.store import FrameStore
+from digan.data.store import FramesClaimed, FrameStore
 from digan.data.timing import Timing
 
 SIDE = 8
@@ -144,3 +148,52 @@ def test_a_disk_that_is_nearly_full_is_left_alone(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="less than 5% of the disk is free"):
         store.put(entry, 0, picture(0))
     assert store.path.stat().st_size == 0
+
+
+HOLDER = """
+import pickle, sys
+store, entry = pickle.load(sys.stdin.buffer)
+with store.claimed(entry, range(4, 8), wait=True):
+    print("claimed", flush=True)
+    sys.stdin.buffer.read()
+"""
+
+
+@pytest.fixture
+def claimed_elsewhere(tmp_path):
+    """A store of a video of 12 frames, and another process that has a claim on frames 4 to 7 until it is killed."""
+    entry = video("a", 12, 4)
+    store = FrameStore(index_of(entry), SIDE, tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(pickle.dumps((store, entry)))
+    process.stdin.flush()
+    assert process.stdout.readline() == b"claimed\n"
+    yield store, entry, process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of this kind")
+def test_a_claim_is_one_process_and_ends_with_it(claimed_elsewhere):
+    store, entry, process = claimed_elsewhere
+    with pytest.raises(FramesClaimed), store.claimed(entry, range(4, 8), wait=False):
+        pass
+    for others in (range(4), range(8, 12)):
+        with store.claimed(entry, others, wait=False):
+            pass
+    timer = threading.Timer(0.2, process.kill)
+    started = time.monotonic()
+    timer.start()
+    with store.claimed(entry, range(4, 8), wait=True):
+        assert time.monotonic() - started >= 0.2
+    with store.claimed(entry, range(4, 8), wait=False):
+        pass
+
+
+def test_without_locks_nothing_is_claimed(tmp_path, monkeypatch):
+    entry = video("a", 12, 4)
+    store = FrameStore(index_of(entry), SIDE, tmp_path)
+    monkeypatch.setattr("digan.data.store.fcntl", None)
+    with store.claimed(entry, range(4), wait=False):
+        store.put(entry, 0, picture(0))
+    assert list(store.get(entry, range(12))) == [0]

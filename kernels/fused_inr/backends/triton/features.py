@@ -10,7 +10,7 @@ column has. Tables hold sin and cos of them, from float32 angles:
 precision the tables are float16: their rounding, 2^-12 relative, is well below that of bfloat16 features, 2^-9, and
 half the bytes of float32 come from the cache.
 
-The K axis of a product with features is cut into blocks of frequencies: `sines_of_patch` gives sin and cos of one block,
+The K axis of a product with features is cut into blocks of frequencies: `sines_of_patch` gives sin and cos of one,
 which meet columns d and D + d of the weight.
 """
 

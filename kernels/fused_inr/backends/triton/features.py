@@ -10,7 +10,7 @@ column has. Tables hold sin and cos of them, from float32 angles:
 precision the tables are float16: their rounding, 2^-12 relative, is well below that of bfloat16 features, 2^-9, and
 half the bytes of float32 come from the cache.
 
-The K axis of a product with features is cut into blocks of frequencies: `sines_of_tile` gives sin and cos of one block,
+The K axis of a product with features is cut into blocks of frequencies: `sines_of_patch` gives sin and cos of one,
 which meet columns d and D + d of the weight.
 """
 
@@ -95,21 +95,6 @@ def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: t
 
 
 @triton.jit
-def sines_of_tile(row, column, d, features):
-    """sin(a) and cos(a) [BLOCK_M, BLOCK_D] in float32; 0 where d >= features.
-
-    row, column: pointers [BLOCK_M, 1] to each pixel's entry of the tables of rows and of columns.
-    d: [1, BLOCK_D] frequencies.
-    """
-    there = d < features
-    su = tl.load(row + d, there, 0.0).to(tl.float32)
-    cu = tl.load(row + features + d, there, 0.0).to(tl.float32)
-    sv = tl.load(column + d, there, 0.0).to(tl.float32)
-    cv = tl.load(column + features + d, there, 0.0).to(tl.float32)
-    return su * cv + cu * sv, cu * cv - su * sv
-
-
-@triton.jit
 def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
     """Rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of the pixels of a tile, none beyond the last ones."""
     tiles_x = tl.cdiv(width, PATCH_W)
@@ -120,9 +105,10 @@ def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.conste
 
 @triton.jit
 def sines_of_patch(row, column, d, features):
-    """As `sines_of_tile`, from pointers to the entries of each row [R, 1] and of each column [C, 1]; BLOCK_M = R C.
+    """sin(a) and cos(a) [R C, BLOCK_D] of a tile's pixels in float32; 0 where d >= features.
 
-    It loads each entry once, not once for each pixel.
+    row, column: pointers to the entries of the tile's rows [R, 1] and columns [C, 1], of which each is loaded once.
+    d: [1, BLOCK_D] frequencies.
     """
     there = d < features
     su = tl.expand_dims(tl.load(row + d, there, 0.0).to(tl.float32), 1)  # [R, 1, BLOCK_D]

@@ -142,15 +142,16 @@ def siren_backward_kernel(
         tl.debug_barrier()
         for back in tl.range(0, layers, disable_licm=True):
             layer = layers - 1 - back
-            d *= omega * cosine(phase)
+            # The phase is loaded again, not kept: the products between take the registers.
+            d *= omega * cosine(loaded_phase(tl.load(phases + (layer + 1) * (BLOCK_M * W) + cell)))
             add_to(of_rows + (inputs + layer + 1) * W + unit, tl.sum(d, 0), began)
-            phase = loaded_phase(tl.load(phases + layer * (BLOCK_M * W) + cell))
+            before = loaded_phase(tl.load(phases + layer * (BLOCK_M * W) + cell))
             square = layer * (W * W)
             d = back_through(
-                d.to(dtype), sine(phase).to(dtype), hidden + square, of_hidden + square, began, W, PRECISION
+                d.to(dtype), sine(before).to(dtype), hidden + square, of_hidden + square, began, W, PRECISION
             )
 
-        d *= first_omega * cosine(phase)
+        d *= first_omega * cosine(loaded_phase(tl.load(phases + cell)))
         add_to(of_rows + inputs * W + unit, tl.sum(d, 0), began)
         for axis in tl.range(0, inputs, disable_licm=True):
             coordinate = computed_once(tl.load(coordinates + axis, inside, 0.0))

@@ -8,7 +8,7 @@ import triton.language as tl
 import fused_inr as fi
 from fused_inr import reference
 from fused_inr.backends.triton import features, launch
-from fused_inr.backends.triton.features import pixels_of_tile, sines_of_tile
+from fused_inr.backends.triton.features import patch_of_tile, pixels_of_tile, sines_of_patch
 
 
 @triton.jit
@@ -31,12 +31,13 @@ def feature_kernel(
     tile = tl.program_id(0) % tiles
     frame = (tl.program_id(0) // tiles).to(tl.int64)
     y, x, inside = pixels_of_tile(tile, height, width, BLOCK_M, PATCH_W)
-    row = rows + frame // times * rows_clip + ((frame % times) * height + y) * 2 * features
-    column = columns + frame // times * columns_clip + x * 2 * features
+    py, px = patch_of_tile(tile, height, width, BLOCK_M, PATCH_W)
+    row = rows + frame // times * rows_clip + ((frame % times) * height + py) * 2 * features
+    column = columns + frame // times * columns_clip + px * 2 * features
     target = out + ((frame * height + y) * width + x) * 2 * features
     for first in range(0, features, BLOCK_D):
         d = first + tl.arange(0, BLOCK_D)[None, :]
-        s, c = sines_of_tile(row, column, d, features)
+        s, c = sines_of_patch(row, column, d, features)
         tl.store(target + d, s, inside & (d < features))
         tl.store(target + features + d, c, inside & (d < features))
 

@@ -1,5 +1,6 @@
 // The library's entry points.
 #include "launches.cuh"
+#include "reduce.cuh"
 
 using namespace fused_inr;
 

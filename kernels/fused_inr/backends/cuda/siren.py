@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_inr import reference
+from fused_inr import composed
 from fused_inr.backends.cuda import native, plan
 
 
@@ -215,17 +215,10 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    *options, final_sine, dtype = ctx.options
     saved = ctx.saved_tensors
     count = len(saved) // 2
-    if torch.is_grad_enabled():
-        # To be differentiated again: PyTorch calls, on aliases, as a tensor may be computed from another one here.
-        saved = [tensor.view_as(tensor) for tensor in saved]
-        final = "sine" if final_sine else "linear"
-        points = reference.siren(saved[0], saved[1 : 1 + count], saved[1 + count :], *options, final, dtype)
-        wanted = [tensor for tensor in saved if tensor.requires_grad]
-        rest = iter(torch.autograd.grad(points, wanted, gradient, create_graph=True, allow_unused=True))
-        found = [next(rest) if tensor.requires_grad else None for tensor in saved]
+    if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
+        found = composed.siren_gradients(gradient, saved, *ctx.options)
     else:
         weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
         found = torch.ops.fused_inr.cuda_siren_backward(

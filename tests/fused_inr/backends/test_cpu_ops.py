@@ -58,7 +58,7 @@ def siren_arguments(n: int, points: int, needs_gradient: bool) -> tuple:
     coords = torch.rand(n, points, 3, requires_grad=needs_gradient)
     weights = [torch.randn(n, *shape, requires_grad=needs_gradient) for shape in ((5, 3), (2, 5))]
     biases = [torch.randn(n, outputs, requires_grad=needs_gradient) for outputs in (5, 2)]
-    return coords, weights, biases, 30.0, 20.0, False, True
+    return coords, weights, biases, 30.0, 20.0, False, torch.bfloat16
 
 
 SIRENS = pytest.mark.parametrize(

@@ -186,8 +186,8 @@ def all_calls() -> list[tuple[str, tuple]]:
         coords, *rest = network(n, points, sizes, shared)
         weights, biases = rest[: len(rest) // 2], [bias.expand(n, -1) for bias in rest[len(rest) // 2 :]]
         gradient = torch.randn(n, points, sizes[-1], generator=torch.Generator().manual_seed(1))
-        for bfloat16 in (False, True):
-            arguments = (coords, weights, biases, 30.0, 20.0, False, bfloat16)
+        for dtype in (torch.float32, torch.bfloat16):
+            arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
             calls.append(("cpu_siren", arguments))
             calls += [("cpu_siren_backward", (gradient, *arguments, with_coords)) for with_coords in (False, True)]
     return calls

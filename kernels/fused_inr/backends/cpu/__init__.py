@@ -72,7 +72,7 @@ def _siren(
     final: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    return points.cpu_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype == torch.bfloat16)
+    return points.cpu_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)
 
 
 KERNELS = {

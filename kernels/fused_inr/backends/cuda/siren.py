@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_inr import composed
 from fused_inr.backends.cuda import native, plan
+from fused_inr.primitives.siren import gradients_like, register, values_like
 
 
 class Limits(NamedTuple):
@@ -136,95 +136,19 @@ class _Call:
         self.run("fused_inr_siren_backward")
 
 
-def _empty(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])
-
-
-@torch.library.custom_op("fused_inr::cuda_siren", mutates_args=())
-def cuda_siren(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Values [N, P, C] of float32 coords [N, P, K], weights [N, O, I] and biases [N, O]; products in `dtype`."""
-    out = _empty(coords, weights)
-    if out.numel():
-        _Call(coords, weights, biases, omega, first_omega, final_sine, dtype).forward(out)
+def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
+    out = values_like(coords, weights)
+    _Call(coords, weights, *others).forward(out)
     return out
 
 
-@cuda_siren.register_fake
-def _(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    return _empty(coords, weights)
-
-
-@torch.library.custom_op("fused_inr::cuda_siren_backward", mutates_args=())
-def cuda_siren_backward(
-    gradient: Tensor,
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-    with_coords: bool,
+def _gradients(
+    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> list[Tensor]:
-    """Gradients of the coordinates (zeros unless `with_coords`), then of the weights, then of the biases."""
-    tensors = (coords, *weights, *biases)
-    if not gradient.numel():
-        return [tensor.new_zeros(tensor.shape) for tensor in tensors]
-    found = [tensor.new_empty(tensor.shape) for tensor in tensors]
-    if not with_coords:
-        found[0].zero_()
-    _Call(coords, weights, biases, omega, first_omega, final_sine, dtype).backward(gradient, found, with_coords)
+    *options, with_coords = options
+    found = gradients_like(coords, weights, biases, with_coords)
+    _Call(coords, weights, biases, *options).backward(gradient, found, with_coords)
     return found
 
 
-@cuda_siren_backward.register_fake
-def _(
-    gradient: Tensor,
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-    with_coords: bool,
-) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in (coords, *weights, *biases)]
-
-
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    coords, weights, biases, *options = inputs
-    ctx.save_for_backward(coords, *weights, *biases)
-    ctx.options = options
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    saved = ctx.saved_tensors
-    count = len(saved) // 2
-    if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
-        found = composed.siren_gradients(gradient, saved, *ctx.options)
-    else:
-        weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
-        found = torch.ops.fused_inr.cuda_siren_backward(
-            gradient, saved[0], weights, biases, *ctx.options, ctx.needs_input_grad[0]
-        )
-    return found[0], found[1 : 1 + count], found[1 + count :], None, None, None, None
-
-
-cuda_siren.register_autograd(_backward, setup_context=_save_for_backward)
+cuda_siren, cuda_siren_backward = register("cuda", _values, _gradients)

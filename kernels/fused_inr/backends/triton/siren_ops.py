@@ -1,67 +1,29 @@
 """SIRENs on the Triton kernels as ops that torch.compile can hold. Importing this does not import Triton."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fused_inr import composed
+from fused_inr.primitives.siren import register
 
 
-@torch.library.custom_op("fused_inr::triton_siren", mutates_args=())
-def triton_siren(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Values [N, P, C] float32 of coords [N, P, K], weights [N, O, I] and biases [N, O], with products of `dtype`."""
+def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
     from fused_inr.backends.triton import launch, siren, siren_layers
 
-    arguments = (coords, weights, biases, omega, first_omega, final_sine, dtype)
-    if not siren.fits(coords, weights, dtype):
-        return siren_layers.forward(*arguments)
-    out, launches = siren.forward(*arguments)
+    if not siren.fits(coords, weights, others[-1]):
+        return siren_layers.forward(coords, weights, *others)
+    out, launches = siren.forward(coords, weights, *others)
     launch.run(launches, coords.device)
     return out
 
 
-@triton_siren.register_fake
-def _(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])
-
-
-@torch.library.custom_op("fused_inr::triton_siren_backward", mutates_args=())
-def triton_siren_backward(
-    gradient: Tensor,
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-    with_coords: bool,
+def _gradients(
+    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> list[Tensor]:
-    """Gradients of the coordinates (an empty tensor unless `with_coords`), then of the weights, then of the biases."""
     from fused_inr.backends.triton import launch, siren_backward, siren_layers
 
-    if not gradient.numel():
-        found = _gradients_like(coords, weights, biases, with_coords)
-        return [tensor.zero_() for tensor in found]
-    arguments = (gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
+    arguments, dtype = (gradient, coords, weights, biases, *options), options[-2]
     if siren_backward.fits(coords, weights, dtype):
         of_coords, of_rows, launches = siren_backward.backward(*arguments)
         launch.run(launches, coords.device)
@@ -71,48 +33,7 @@ def triton_siren_backward(
     return [coords.new_empty(0) if of_coords is None else of_coords, *of_parameters]
 
 
-@triton_siren_backward.register_fake
-def _(
-    gradient: Tensor,
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
-    with_coords: bool,
-) -> list[Tensor]:
-    return _gradients_like(coords, weights, biases, with_coords)
-
-
-def _gradients_like(
-    coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], with_coords: bool
-) -> list[Tensor]:
-    of_coords = coords.new_empty(coords.shape if with_coords else 0)
-    return [of_coords, *(tensor.new_empty(tensor.shape) for tensor in (*weights, *biases))]
-
-
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    coords, weights, biases, *options = inputs
-    ctx.save_for_backward(coords, *weights, *biases)
-    ctx.options = options
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    saved = ctx.saved_tensors
-    count = len(saved) // 2
-    if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
-        found = composed.siren_gradients(gradient, saved, *ctx.options)
-    else:
-        weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
-        with_coords = ctx.needs_input_grad[0]
-        of_coords, *found = triton_siren_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
-        found = [of_coords if with_coords else None, *found]
-    return found[0], found[1 : 1 + count], found[1 + count :], None, None, None, None
-
-
-triton_siren.register_autograd(_backward, setup_context=_save_for_backward)
+triton_siren, _ = register("triton", _values, _gradients)
 
 
 def supports(

@@ -42,7 +42,7 @@ class Videos:
     frames: int
 
 
-SETS = [Videos(gop=12, count=40, frames=64), Videos(gop=250, count=10, frames=256)]
+SETS = [Videos(gop=12, count=80, frames=64), Videos(gop=250, count=10, frames=256)]
 QUICK = {12: Videos(12, 16, 48), 250: Videos(250, 3, 256)}
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import av
 import numpy as np
 import PIL
+import torch
 
 from digan.data.timing import reason
 
@@ -234,6 +235,6 @@ def _cost(video: Video) -> float:
 def _digest(index: VideoIndex, resolution: int, budget: int) -> str:
     """Changes with whatever decides about the places and the bytes of the frames."""
     videos = [(v.name, v.signature, v.num_frames) for v in index.videos]
-    libraries = (sorted(av.library_versions.items()), PIL.__version__, platform.machine())
+    libraries = (sorted(av.library_versions.items()), PIL.__version__, torch.__version__, platform.machine())
     facts = (_FORMAT, str(index.source.path), videos, resolution, budget, libraries)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]

@@ -401,6 +401,17 @@ def test_shrinking_averages():
     assert abs(small[2:-2].astype(int) - 100).max() <= 4
 
 
+@pytest.mark.parametrize("size", [(256, 256), (63, 100), (100, 63), (1, 9), (16, 16), (17, 15)])
+def test_resize_is_that_of_pillow(size):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    square = np.ascontiguousarray(centre_square(picture))
+    expected = np.asarray(Image.fromarray(square).resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    picture.flags.writeable = False
+    # Both round twice, after one direction and after the other, with weights of different precision.
+    assert abs(to_square(picture, 16) - expected).max() <= 1
+    np.testing.assert_array_equal(to_square(np.rot90(picture), 16, rotation=-90), to_square(picture, 16))
+
+
 def test_pictures_of_other_kinds_become_rgb(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "grey.png")

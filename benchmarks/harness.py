@@ -68,10 +68,11 @@ def precisions() -> pytest.MarkDecorator:
 
 # A path that takes less is run several times in a row, as clocks and interruptions would decide its time.
 SHORTEST = 0.02  # seconds
-# A path that takes more is timed while its memory is watched, which costs it less than a thousandth.
+# A path is not called for longer than this only to warm up, but at least once.
 LONGEST = 2.0  # seconds
-# Calls after which short paths that keep memory find all that they need of it.
-WARMING = 5
+# Calls that a path which keeps memory is given to find its places, and after how many without new pages it has.
+WARMING, SETTLED = 60, 12
+PAGES = 2**20  # bytes; less is not memory of tensors
 # Peaks below this are no measure of anything: the C library rounds up.
 SMALLEST = 2**24  # bytes
 
@@ -209,14 +210,13 @@ def _measured(case: Case, rounds: int) -> Report:
             row.failure = _reason(error)
             continue
         repeats[row.path] = math.ceil(SHORTEST / seconds)
-        times[row.path] = [seconds] if seconds > LONGEST else []
+        times[row.path] = []
         warm_up(path)
     bounds = case.bounds()
     limits: dict[str, list[float]] = {limit.name: [] for limit in bounds}
-    for done in range(rounds):
+    for _ in range(rounds):
         for name, found in times.items():
-            if len(found) <= done:
-                found.append(_mean_time(case.paths[name], repeats[name]))
+            found.append(_mean_time(case.paths[name], repeats[name]))
         for limit in bounds:
             limits[limit.name].append(limit.seconds())
     for row in report.rows:
@@ -263,25 +263,38 @@ def _mean_time(path: Path, repeats: int) -> float:
             path()
 
     with _memory_of(path):
+        _settle(path)
         return timed(run) / repeats
 
 
 @contextmanager
 def _memory_of(path: Path) -> Iterator[None]:
-    """Keeps freed memory where the path does, and calls it until its blocks have found their places."""
+    """Keeps freed memory where the path does."""
     if not isinstance(path, Kept):
         yield
         return
     keep_freed_memory()
     try:
-        start = time.perf_counter()
-        for _ in range(WARMING):
-            path()
-            if time.perf_counter() - start > LONGEST:
-                break
         yield
     finally:
         keep_freed_memory(False)
+
+
+def _settle(path: Path) -> None:
+    """Calls a path until it finds memory as it does after many calls, or for a while.
+
+    One call makes up for what another path left. A path that keeps its memory takes new pages in some of its first
+    calls, until every block has a place that it comes back to.
+    """
+    if on_cuda():
+        return
+    process, start, calm = psutil.Process(), time.perf_counter(), 0
+    for _ in range(WARMING if isinstance(path, Kept) else 1):
+        before = process.memory_info().rss
+        path()
+        calm = calm + 1 if process.memory_info().rss - before < PAGES else 0
+        if calm == SETTLED or time.perf_counter() - start > LONGEST:
+            return
 
 
 def measure_sequel(sequel: Sequel, rounds: int | None = None) -> list[Report]:
@@ -320,12 +333,17 @@ def _tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def peak_memory(path: Path) -> tuple[int, float]:
-    """Most bytes that the process had more during a call than before it, and the seconds of that call."""
+    """Most bytes that the process had more during a call than before it, and the seconds of that call.
+
+    A path that keeps its memory is watched from its first call on.
+    """
     gc.collect()
     if on_cuda():
         return peak_allocated(path)
     _trim()
     with _watch_memory() as peak, _memory_of(path):
+        if isinstance(path, Kept):
+            _settle(path)
         seconds = timed(path)
     return peak[0], seconds
 

@@ -82,6 +82,7 @@ class Trainer:
         self.path_length_mean = torch.zeros([], device=self.device)
         self.iteration = 0
         self.clips_seen = 0
+        self._trained: list[torch.Tensor] = []
         self._w_mean = torch.zeros(config.w_dim, device=self.device)
         self._sums: dict[str, tuple[torch.Tensor, int]] = {}
 
@@ -225,6 +226,7 @@ class Trainer:
         for net in (self.g, self.d_image, self.d_motion):
             net.requires_grad_(net in trained)
             net.zero_grad(set_to_none=True)
+        self._trained = [p for net in trained for p in net.parameters()]
 
     def _draws(self, phase: Phase, reals: list[Reals]) -> Iterator[tuple[Draw, Reals]]:
         """The random numbers of a phase, with the real micro-batch that each goes with."""
@@ -278,7 +280,8 @@ class Trainer:
         return motion, image
 
     def _backward(self, loss: torch.Tensor) -> None:
-        self.accelerator.backward(loss / self.micro_batches)
+        """Adds to the gradients of what is trained alone: R1's pictures are leaves as well."""
+        self.accelerator.backward(loss / self.micro_batches, inputs=self._trained)
 
     def _record(self, name: str, value: torch.Tensor) -> None:
         total, count = self._sums.get(name, (torch.zeros([], device=self.device), 0))

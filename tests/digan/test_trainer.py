@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch._dynamo.utils import counters
 
-from digan import checkpoint
+from digan import checkpoint, losses
 from digan.optimizer import GRADIENT_LIMIT
 from digan.processes import COMPUTE_TYPES
 from digan.trainer import Trainer
@@ -75,6 +75,15 @@ def test_each_update_moves_its_own_networks_only(tiny, accelerator, real_batch):
         update(reals)
         assert moved(before, *nets), update.__name__
         assert not moved(before_others, *others, trainer.g_ema), update.__name__
+
+
+def test_r1_leaves_no_gradient_at_its_pictures(tiny, accelerator, real_batch, monkeypatch):
+    pictures, squared = [], losses.squared_gradient
+    monkeypatch.setattr(losses, "squared_gradient", lambda logits, x: pictures.append(x) or squared(logits, x))
+    trainer = Trainer(tiny(), accelerator)
+    trainer.update_r1(whole(trainer, real_batch(8, 0)))
+    assert [x.shape[1] for x in pictures] == [7, 3]  # D_M's and D_I's
+    assert all(x.is_leaf and x.grad is None for x in pictures)
 
 
 def test_adam_is_corrected_for_lazy_penalties(tiny, accelerator):

@@ -19,9 +19,10 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def arguments_of(inr: fi.INR, grid: fi.Grid, bfloat16: bool = False) -> tuple:
-    """The arguments of fused_inr::cpu_render."""
-    return (*flattening.flatten(inr), flattening.frames_shape(inr, grid), [*grid.x, *grid.y], bfloat16)
+def arguments_of(inr: fi.INR, grid: fi.Grid, name: str) -> tuple:
+    """The arguments of fused_inr::cpu_render; a name tells the type."""
+    dtype = torch.bfloat16 if "bfloat16" in name else torch.float32
+    return (*flattening.flatten(inr), flattening.frames_shape(inr, grid), [*grid.x, *grid.y], dtype)
 
 
 INRS = {
@@ -37,7 +38,7 @@ INRS = {
 def test_opcheck_of_render(name, make_layered_inr, tensors_of, with_tensors):
     inr = make_layered_inr(scales=(1, 2), **INRS[name])
     leaves = [tensor.requires_grad_() for tensor in tensors_of(inr)]
-    arguments = arguments_of(with_tensors(inr, leaves), fi.Grid(3, 5), "bfloat16" in name)
+    arguments = arguments_of(with_tensors(inr, leaves), fi.Grid(3, 5), name)
     torch.library.opcheck(torch.ops.fused_inr.cpu_render.default, arguments)
 
 
@@ -48,9 +49,9 @@ def test_opcheck_of_the_gradients_of_render(name, strided, make_layered_inr, ten
     if strided:
         tensors = [tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor for tensor in tensors_of(inr)]
         inr = with_tensors(inr, tensors)
-    arguments = arguments_of(inr, fi.Grid(3, 5), "bfloat16" in name)
+    arguments = arguments_of(inr, fi.Grid(3, 5), name)
     gradient = torch.randn(arguments[3])
-    torch.library.opcheck(torch.ops.fused_inr.cpu_render_backward.default, (gradient, *arguments))
+    torch.library.opcheck(torch.ops.fused_inr.cpu_render_backward.default, (gradient, *arguments, []))
 
 
 def siren_arguments(n: int, points: int, needs_gradient: bool) -> tuple:

@@ -26,9 +26,9 @@ def calls_of(make_layered_inr):
         size, options = CASES[name]
         inr, grid = make_layered_inr(**options), fi.Grid(*size)
         shape = flattening.frames_shape(inr, grid)
-        arguments = (*flattening.flatten(inr), shape, [*grid.x, *grid.y], dtype == torch.bfloat16)
+        arguments = (*flattening.flatten(inr), shape, [*grid.x, *grid.y], dtype)
         gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        return [("cpu_render", arguments), ("cpu_render_backward", (gradient, *arguments))]
+        return [("cpu_render", arguments), ("cpu_render_backward", (gradient, *arguments, []))]
 
     return calls
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from fused_inr import activations, composed, flattening
+from fused_inr import composed, flattening
 from fused_inr.backends.cpu import images, native, points, programs  # noqa: F401 (images registers its kernels)
 from fused_inr.inr import INR, Grid
 from fused_inr.kernel import Kernel
@@ -43,15 +43,11 @@ def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
     if wanted and not _has_native_gradients(inr):
         return composed.render(inr, grid, dtype)
-    tensors, *structure = flattening.flatten(inr)
-    options = (*structure, flattening.frames_shape(inr, grid), [*grid.x, *grid.y], dtype == torch.bfloat16)
-    if wanted and activations.stored() and not torch.compiler.is_compiling():
-        return programs.StoringRender.apply(options, *tensors)
-    return programs.cpu_render(tensors, *options)
+    return programs.render(inr, grid, dtype)
 
 
 def _render_memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    return 4 * math.prod(flattening.frames_shape(inr, grid)) + programs.workspace(inr, grid, dtype == torch.bfloat16)
+    return 4 * math.prod(flattening.frames_shape(inr, grid)) + programs.workspace(inr, grid, dtype)
 
 
 def _supports_siren(

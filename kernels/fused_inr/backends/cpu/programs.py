@@ -1,16 +1,13 @@
-"""INRs as programs of the native kernels: tensors become pointers and strides, and ops that torch.compile can hold."""
-
-from collections.abc import Sequence
-from typing import Any
+"""INRs as programs of the native kernels: tensors become pointers and strides."""
 
 import torch
 from torch import Tensor
 
-from fused_inr import composed
 from fused_inr.backends.cpu import native
-from fused_inr.flattening import grid_of, unflatten
+from fused_inr.flattening import flatten, frames_shape
 from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
+from fused_inr.primitives.render import register
 
 _CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
 _LRELU_SLOPE = 0.2
@@ -82,7 +79,7 @@ def _stage(plan: StagePlan, keep: KeptTensors) -> native.StageStruct:
     return struct
 
 
-def _program(inr: INR, grid: Grid, bfloat16: bool, keep: KeptTensors) -> native.ProgramStruct:
+def _program(inr: INR, grid: Grid, dtype: torch.dtype, keep: KeptTensors) -> native.ProgramStruct:
     plans = lower(inr, grid)
     layers = [
         layer_struct(layer, plan.inner if index == 0 else layer.weight, keep)
@@ -105,69 +102,35 @@ def _program(inr: INR, grid: Grid, bfloat16: bool, keep: KeptTensors) -> native.
         y1=grid.y[1],
         channels=inr.channels,
         has_rgb=any(layer.rgb_weight is not None for layer in layers),
-        bfloat16=bfloat16,
+        bfloat16=dtype == torch.bfloat16,
     )
 
 
-def workspace(inr: INR, grid: Grid, bfloat16: bool) -> int:
+def workspace(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
     """Bytes that the native kernels take for a call beyond its result, with the threads that PyTorch has now."""
-    program = _program(inr, grid, bfloat16, KeptTensors())
+    program = _program(inr, grid, dtype, KeptTensors())
     threads = torch.get_num_threads()
     return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
 
 
-@torch.library.custom_op("fused_inr::cpu_render", mutates_args=())
-def cpu_render(
-    tensors: list[Tensor],
-    structure: list[int],
-    numbers: list[float],
-    shape: list[int],
-    window: list[float],
-    bfloat16: bool,
-) -> Tensor:
-    inr = unflatten(tensors, structure, numbers)
-    grid = grid_of(inr, shape, window)
-    keep = KeptTensors()
-    program = _program(inr, grid, bfloat16, keep)
-    out = torch.empty(shape, dtype=torch.float32)
-    if out.numel():
-        program.out = out.data_ptr()
-        native.run(native.load()[0].fused_inr_render, program)
-    return out
+def _evaluate(inr: INR, grid: Grid, dtype: torch.dtype, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    alive = KeptTensors()
+    program = _program(inr, grid, dtype, alive)
+    out = torch.empty(frames_shape(inr, grid), dtype=torch.float32)
+    program.out = out.data_ptr()
+    kept = []
+    if keep:
+        kept.append(torch.empty(native.load()[0].fused_inr_kept_bytes(program, native.isa()), dtype=torch.uint8))
+        program.kept = kept[0].data_ptr()
+    native.run(native.load()[0].fused_inr_render, program)
+    return out, kept
 
 
-@cpu_render.register_fake
-def _(
-    tensors: list[Tensor],
-    structure: list[int],
-    numbers: list[float],
-    shape: list[int],
-    window: list[float],
-    bfloat16: bool,
-) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=tensors[0].device)
-
-
-@torch.library.custom_op("fused_inr::cpu_render_backward", mutates_args=())
-def cpu_render_backward(
-    gradient: Tensor,
-    tensors: list[Tensor],
-    structure: list[int],
-    numbers: list[float],
-    shape: list[int],
-    window: list[float],
-    bfloat16: bool,
-    kept: Tensor | None = None,
-) -> list[Tensor]:
-    """Gradients of `tensors`; `kept` are the outputs of the layers, if the forward pass stored them."""
-    inr = unflatten(tensors, structure, numbers)
-    grid = grid_of(inr, shape, window)
-    keep = KeptTensors()
-    program = _program(inr, grid, bfloat16, keep)
-    program.kept = None if kept is None else kept.data_ptr()
+def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, kept: list[Tensor]) -> list[Tensor]:
+    alive = KeptTensors()
+    program = _program(inr, grid, dtype, alive)
+    program.kept = kept[0].data_ptr() if kept else None
     n, t = inr.batch, inr.times
-    if not gradient.numel():
-        return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
     found: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
     layers, stages = [], []
     for index, stage in enumerate(inr.stages):
@@ -204,10 +167,10 @@ def cpu_render_backward(
     gradients = native.GradientsStruct(
         layers=(native.LayerGradStruct * len(layers))(*layers),
         stages=(native.StageGradStruct * len(stages))(*stages),
-        out=keep.keep(gradient.contiguous(), 2).data_ptr(),
+        out=alive.keep(gradient.contiguous(), 2).data_ptr(),
     )
     native.run(native.load()[0].fused_inr_backward, program, gradients)
-    return [_reduced(one, tensor) for one, tensor in zip(found, tensors, strict=True)]
+    return [_reduced(one, tensor) for one, tensor in zip(found, flatten(inr)[0], strict=True)]
 
 
 def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
@@ -218,61 +181,4 @@ def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
     return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
 
 
-@cpu_render_backward.register_fake
-def _(
-    gradient: Tensor,
-    tensors: list[Tensor],
-    structure: list[int],
-    numbers: list[float],
-    shape: list[int],
-    window: list[float],
-    bfloat16: bool,
-    kept: Tensor | None = None,
-) -> list[Tensor]:
-    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
-
-
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    tensors, *options = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.options = options
-
-
-def _gradients(
-    gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Tensor | None = None
-) -> list[Tensor | None]:
-    if not torch.is_grad_enabled():
-        return cpu_render_backward(gradient, list(tensors), *options, kept)
-    *told, bfloat16 = options  # the gradient is to be differentiated again: PyTorch calls, whose gradients are known
-    return composed.gradients(gradient, tensors, *told, torch.bfloat16 if bfloat16 else torch.float32)
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    return _gradients(gradient, ctx.saved_tensors, ctx.options), None, None, None, None, None
-
-
-cpu_render.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-class StoringRender(torch.autograd.Function):
-    """`cpu_render` that stores the outputs of all layers, so that the backward pass computes none of them again."""
-
-    @staticmethod
-    def forward(ctx: Any, options: Sequence[Any], *tensors: Tensor) -> Tensor:
-        structure, numbers, shape, window, bfloat16 = options
-        inr = unflatten(tensors, structure, numbers)
-        keep = KeptTensors()
-        program = _program(inr, grid_of(inr, shape, window), bfloat16, keep)
-        out = torch.empty(shape, dtype=torch.float32)
-        kept = torch.empty(native.load()[0].fused_inr_kept_bytes(program, native.isa()), dtype=torch.uint8)
-        if out.numel():
-            program.out, program.kept = out.data_ptr(), kept.data_ptr()
-            native.run(native.load()[0].fused_inr_render, program)
-        ctx.save_for_backward(*tensors, kept)
-        ctx.options = options
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple:
-        *tensors, kept = ctx.saved_tensors
-        return None, *_gradients(gradient, tensors, ctx.options, kept)
+render = register("cpu", _evaluate, _differentiate)

@@ -56,7 +56,8 @@ class VideoReader:
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
-            self._container = None
+            # The generator refers to this reader: its decoder would stay until the garbage collector finds the cycle.
+            self._container, self._stream, self._frames = None, None, iter(())
 
     def read(
         self, indices: Sequence[int], resolution: int, passing: np.ndarray = _NONE, keep: Keep | None = None

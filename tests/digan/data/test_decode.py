@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import pickle
+import weakref
 import zipfile
 import zlib
 from dataclasses import replace
@@ -232,6 +234,23 @@ def test_only_the_last_decoders_stay_open(tmp_path, video):
     none = FrameReader(index, 32, pixels=1)
     none.read(entry, [1])
     assert list(none._readers) == [entry.name]
+
+
+def test_a_decoder_that_is_closed_gives_its_memory_back(tmp_path, video):
+    """At once: each has megabytes that the garbage collector knows nothing of and does not hurry for."""
+    for i in range(3):
+        video(tmp_path / f"{i}.mp4", count=4)
+    index = load_index(tmp_path, None)
+    reader = FrameReader(index, 32, capacity=1)
+    gc.disable()
+    try:
+        opened = []
+        for entry in index.videos:
+            reader.read(entry, [1])
+            opened.append(weakref.ref(reader.reader(entry)))
+        assert [one() is not None for one in opened] == [False, False, True]
+    finally:
+        gc.enable()
 
 
 def test_reader_travels_to_another_process_without_its_handles(tmp_path, video, number):

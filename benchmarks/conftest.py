@@ -1,6 +1,7 @@
 """Collects the tables of all cases and prints them at the end; --table FILE writes them as well, case by case."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def _text() -> str:
 def _write_table(config: pytest.Config) -> None:
     """After every case, so that a run that is stopped has measured something."""
     if config.getoption("--table"):
-        command = "pytest " + " ".join(config.invocation_params.args)
+        command = shlex.join(["pytest", *config.invocation_params.args])
         Path(config.getoption("--table")).write_text(f"`{command}`\n\n{machine()}\n\n{_text()}\n")
 
 

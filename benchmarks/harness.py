@@ -143,15 +143,15 @@ class Measured:
     seconds: float | None = None  # median; None where the result was wrong
     peak: int = 0  # bytes of memory beyond what was there before the call, the result included
     failure: str = ""
+    shares: dict[str, float] = field(default_factory=dict)  # name of a limit -> median over rounds of what is reached
 
 
 @dataclass
 class Report:
-    """A measured case, with the limits that were measured beside it."""
+    """A measured case."""
 
     case: Case
     rows: list[Measured] = field(default_factory=list)
-    limits: dict[str, float] = field(default_factory=dict)  # name -> median seconds
     roofline: float | None = None  # seconds
 
     def table(self) -> Iterator[dict[str, str]]:
@@ -170,7 +170,7 @@ class Report:
     def _cells(self, row: Measured, seconds: float) -> dict[str, str]:
         first = self.rows[0]
         work = [(self.case.flops, "GFLOP/s"), (self.case.moved, "GB/s")]
-        limits = [f"{limit / seconds:.0%} of {name}" for name, limit in self.limits.items()]
+        limits = [f"{share:.0%} of {name}" for name, share in row.shares.items()]
         before = {earlier.path: earlier for earlier in self.rows[: self.rows.index(row)]}
         rivals = {name: before.get(name) for name in self.case.rivals}
         return {
@@ -220,8 +220,13 @@ def _measured(case: Case, rounds: int) -> Report:
         for limit in bounds:
             limits[limit.name].append(limit.seconds())
     for row in report.rows:
-        row.seconds = statistics.median(times[row.path]) if row.path in times else None
-    report.limits = {name: statistics.median(seconds) for name, seconds in limits.items()}
+        if found := times.get(row.path):
+            row.seconds = statistics.median(found)
+            # Round by round, as the limit itself changes with what else the machine does.
+            row.shares = {
+                name: statistics.median(limit / seconds for limit, seconds in zip(reached, found, strict=True))
+                for name, reached in limits.items()
+            }
     if case.work is not None:
         report.roofline = case.work.roofline_seconds(gemm_ceiling(case.dtype or torch.float32), copy_ceiling())
     return report

@@ -1,6 +1,7 @@
 """The CPU backend: C++ kernels that keep a band of pixels in cache from the first layer of an INR to its last.
 
-Gradients come from the lowered form in PyTorch calls (`fused_inr.composed`), which needs no compiled library.
+First gradients come from the kernels too. Those of `render` where a layer is a sine, and all gradients of gradients,
+come from PyTorch calls (`fused_inr.composed`).
 """
 
 import math

@@ -18,22 +18,23 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import digan.train
 import fused_inr as fi
 from benchmarks.harness import format_table, machine
 from benchmarks.naive import NaiveTrainer
+from digan.cli.train import parse_options
+from digan.cli.train import start as start_training
 from digan.run_dir import STATISTICS, list_metrics, read_records
+from digan.training.trainer import Trainer
 
 PATHS = ("naive", "ours")
 
 
 def run_one(path: str, options: list[str]) -> int:
-    """A training run in this process, as `digan/train.py` with these options; its exit status."""
-    if path == "naive":
-        digan.train.Trainer = NaiveTrainer
-        digan.train.keep_freed_memory = lambda: False
-    with fi.backend("reference") if path == "naive" else nullcontext():
-        return digan.train.main(options)
+    """Train in this process as `digan train` does with these options, and return the exit status."""
+    naive = path == "naive"
+    with fi.backend("reference") if naive else nullcontext():
+        start_training(parse_options(options), NaiveTrainer if naive else Trainer, keep_memory=not naive)
+    return 0
 
 
 def start(path: str, seed: int, core: int, outdir: Path, options: list[str]) -> tuple[subprocess.Popen, Path]:

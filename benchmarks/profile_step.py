@@ -20,8 +20,9 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from digan.cli.options import parse_options, resolve
+from digan.cli.train import parse_options, resolve
 from digan.config import TrainConfig
+from digan.data.loader import to_device
 from digan.training.distributed import make_accelerator
 from digan.training.trainer import Reals, Trainer
 
@@ -31,25 +32,16 @@ SHOWN = 25
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")  # of the host for a GPU
 
 
-def iteration(trainer: Trainer, reals: list[Reals]) -> None:
-    """One iteration of training with every update of the published objective."""
-    trainer.update_g(reals)
-    trainer.update_d(reals)
-    trainer.update_r1(reals)
-    trainer.update_ema()
-    trainer.advance()
-
-
 def random_reals(trainer: Trainer) -> list[Reals]:
     """Micro-batches of noise."""
     c = trainer.config
-    n = c.batch // (trainer.micro_batches * trainer.accelerator.num_processes)
+    n = trainer.sharding.clips
     batch = {
         "frames": torch.randint(0, 256, (n, 2, 3, c.resolution, c.resolution), dtype=torch.uint8),
         "delta_t": torch.rand(n),
         "label": torch.zeros(n, dtype=torch.int64),
     }
-    return [trainer.reals(batch) for _ in range(trainer.micro_batches)]
+    return [trainer.reals(to_device(batch, trainer.device)) for _ in range(trainer.micro_batches)]
 
 
 def waits(events: Iterable[FunctionEvent]) -> Counter[str]:
@@ -63,12 +55,12 @@ def profiled(trainer: Trainer, reals: list[Reals]) -> profile:
     """The profile of one iteration."""
     cuda = trainer.device.type == "cuda"
     for _ in range(WARM_UP):
-        iteration(trainer, reals)
+        trainer.step(reals)
     if cuda:
         torch.cuda.synchronize()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities, record_shapes=True) as result, record_function(ITERATION):
-        iteration(trainer, reals)
+        trainer.step(reals)
     return result
 
 

@@ -26,6 +26,7 @@ from benchmarks.harness import format_table
 from digan.data import ClipWindows, FramePairs, FrameStore, Video, VideoIndex, load_index, pair_loader
 from digan.data.decode import FrameReader
 from digan.data.image import to_square
+from digan.sharding import BatchSharding
 
 SIDE, RESOLUTION, FRAMES = 256, 128, 16
 BATCH, WORKERS, ROUNDS = 16, 2, 3
@@ -151,7 +152,7 @@ class Way:
         gate.mkdir()
         batches = epochs * len(self.pairs.windows) // BATCH
         gated = Gated(self.pairs, gate, batches * BATCH)
-        loader = pair_loader(gated, BATCH, workers=WORKERS)
+        loader = pair_loader(gated, BatchSharding(BATCH), workers=WORKERS)
         gated.open()
         used, started = processor_seconds(), time.perf_counter()
         first = next(loader)["frames"]

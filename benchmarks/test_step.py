@@ -14,6 +14,7 @@ from benchmarks import naive
 from benchmarks.device import on_cuda, pick
 from benchmarks.harness import Case, Kept, Path, Sequel, on_reference
 from digan.config import TrainConfig
+from digan.data.loader import to_device
 from digan.training.distributed import make_accelerator
 from digan.training.trainer import Reals, Trainer
 
@@ -94,7 +95,7 @@ def test_training_iteration(compare, trainers):
 
     def step(name: str, update: str) -> Case:
         def path(title: str, trainer: Trainer) -> Path:
-            reals = [trainer.reals(batch)]
+            reals = [trainer.reals(to_device(batch, trainer.device))]
             if title in (NAIVE, *RIVALS):
                 return on_reference(lambda: naive_update(trainer, update, reals))
             return Kept(lambda: sampled_gradients(trainer, update, reals))

@@ -25,6 +25,7 @@ CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
 _SNAPSHOT = "network-snapshot-"
 _METRIC = "metric-"
+_RUN = re.compile(r"^\d{5}(-.*)?$")
 
 
 def snapshot_number(clips: int, batch: int) -> str:
@@ -62,6 +63,11 @@ def metric_path(run: Path, metric: str) -> Path:
 def list_metrics(run: Path) -> dict[str, Path]:
     """The files of results in a run folder, by the metric's name."""
     return {file.stem.removeprefix(_METRIC): file for file in sorted(run.glob(f"{_METRIC}*.jsonl"))}
+
+
+def list_runs(outdir: str) -> list[Path]:
+    """The run folders `00000-...` under `outdir`, oldest first."""
+    return sorted(p for p in Path(outdir).glob("*") if _RUN.match(p.name))
 
 
 def is_run(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from digan.cli.options import OptionParser
 from digan.config import DiscriminatorConfig
 from digan.errors import NetworkError
 from digan.files import atomic_path
@@ -22,7 +23,7 @@ from digan.models.discriminator import Discriminator
 from digan.official_snapshot import DISCRIMINATORS, OfficialSnapshot, StoredNetwork, filled
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
     parser.add_argument("official", type=Path, help="network-snapshot-*.pkl of the official implementation")
     parser.add_argument("out", type=Path, help="the safetensors file to write, for --network of the other commands")

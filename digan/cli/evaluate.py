@@ -16,10 +16,12 @@ import torch
 from accelerate import Accelerator
 
 from digan import metrics
+from digan.cli.options import OptionParser, at_least
 from digan.cli.terminal import Progress, ResultTable, plain_warnings
 from digan.config import TrainConfig
 from digan.data import Clips, UnreadableVideo, VideoIndex, choose, load_index
-from digan.data.training_data import CACHE_FOLDER, content_key, cut_clips
+from digan.data.clips import content_key, cut_clips
+from digan.data.index import CACHE_FOLDER
 from digan.errors import ConfigError, DataError
 from digan.metrics import Detector, Protocol, Source
 from digan.metrics.experiments import EXPERIMENTS, PLAIN, Maker, Model
@@ -29,7 +31,7 @@ from digan.run_dir import is_run
 from digan.training.distributed import make_accelerator
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: OptionParser) -> None:
     """Adds the options of `digan evaluate`."""
     texts = [textwrap.fill(f"--experiment {name}: {e.text}.", 80) for name, e in EXPERIMENTS.items()]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -53,37 +55,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--experiment", choices=EXPERIMENTS, help="a table of the paper, see below")
     what.add_argument(
-        "--trials", type=_at_least(1), default=1, help="mean and standard deviation over this many seeds [1]"
+        "--trials", type=at_least(1), default=1, help="mean and standard deviation over this many seeds [1]"
     )
-    what.add_argument("--seed", type=_at_least(0), default=0, help="of the first trial [0]")
+    what.add_argument("--seed", type=at_least(0), default=0, help="of the first trial [0]")
 
     data = parser.add_argument_group("real clips")
     data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
     data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, in place of --split")
-    data.add_argument("--resolution", type=_at_least(1), help="pixels per side [the network's; that of square fakes]")
-    data.add_argument("--stride", type=_at_least(1), help="a clip takes every stride-th frame [the network's, or 1]")
+    data.add_argument("--resolution", type=at_least(1), help="pixels per side [the network's; that of square fakes]")
+    data.add_argument("--stride", type=at_least(1), help="a clip takes every stride-th frame [the network's, or 1]")
     data.add_argument(
-        "--overlap", type=_at_least(0), help="raw frames shared by neighbouring windows [the network's, or 0]"
+        "--overlap", type=at_least(0), help="raw frames shared by neighbouring windows [the network's, or 0]"
     )
     data.add_argument("--one-per-video", action="store_true", help="one clip of each video, drawn by --seed")
     data.add_argument(
-        "--fake-stride", type=_at_least(1), help="stride of the clips of --fake [1]; of --fake-split [--stride]"
+        "--fake-stride", type=at_least(1), help="stride of the clips of --fake [1]; of --fake-split [--stride]"
     )
 
     fakes = parser.add_argument_group("clips of a network")
     fakes.add_argument(
-        "--frames", type=_at_least(1), help="frames of a training clip: time 0 to 1 [the network's, or 16]"
+        "--frames", type=at_least(1), help="frames of a training clip: time 0 to 1 [the network's, or 16]"
     )
     fakes.add_argument("--psi", type=float, help="truncation [1: none]")
-    fakes.add_argument("--labels", type=_at_least(0), nargs="+", help="classes, in turn [as frequent as in --data]")
+    fakes.add_argument("--labels", type=at_least(0), nargs="+", help="classes, in turn [as frequent as in --data]")
 
     how = parser.add_argument_group("how")
     how.add_argument("--outdir", help="where metric-<name>.jsonl is appended [the network's run folder, or here]")
     how.add_argument(
         "--cache", help=f"folder of indices and real features [{CACHE_FOLDER} in --outdir or beside the run]"
     )
-    how.add_argument("--batch", type=_at_least(1), default=16, help="clips at once in each process [16]")
-    how.add_argument("--threads", type=_at_least(1), help="of each process [on CPUs: the cores, shared out]")
+    how.add_argument("--batch", type=at_least(1), default=16, help="clips at once in each process [16]")
+    how.add_argument("--threads", type=at_least(1), help="of each process [on CPUs: the cores, shared out]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,16 +102,6 @@ def run(args: argparse.Namespace) -> int:
     finally:
         accelerator.end_training()
     return 0
-
-
-def _at_least(least: int) -> Any:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    return number
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from digan import metrics
+from digan.cli.options import OptionParser
 from digan.config import TrainConfig
 from digan.data import ClipWindows, VideoIndex, load_index
 from digan.data.sources import SPLITS, scan
@@ -32,6 +33,7 @@ from digan.run_dir import (
     is_run,
     known_fields,
     list_metrics,
+    list_runs,
     list_snapshots,
     read_records,
 )
@@ -49,7 +51,7 @@ class Report:
     lines: list[str]
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: OptionParser) -> None:
     """Adds the options of `digan info`."""
     c = TrainConfig
     parser.add_argument("path", type=Path, help="network, checkpoint, run, or a folder, zip or file of videos")
@@ -101,7 +103,7 @@ def inspect(
         return _network(find_network(path))
     elif found := checkpoint.list_complete(path):
         return _checkpoint(found[-1])
-    elif runs := [folder for folder in checkpoint.list_runs(path) if is_run(folder)]:
+    elif runs := [folder for folder in list_runs(path) if is_run(folder)]:
         return _runs(path, runs)
     return _data(path, frames, stride, overlap)
 
@@ -168,7 +170,7 @@ def _checkpoint(folder: Path) -> Report:
         *_training(config),
         f"  files        {', '.join(f'{name} {_size(size)}' for name, size in sizes.items())}",
         f"  software     torch {state['torch']}",
-        f"  go on with   {facts['resume']}",
+        f"  resume with  {facts['resume']}",
     ]
     return Report(facts, lines)
 
@@ -200,7 +202,7 @@ def _run(folder: Path) -> Report:
         "snapshots": [str(file) for file in snapshots],
         "samples": [str(file) for file in samples],
         "checkpoints": [str(file) for file in checkpoints],
-        "resume": summary.go_on(folder, config, clips) if checkpoints else None,
+        "resume": summary.resume_options(folder, config, clips) if checkpoints else None,
     }
     return Report(facts, [f"run {folder}", *_training(config), *_run_lines(facts)])
 
@@ -235,7 +237,7 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
             f"  problem      gradients were not finite in {len(bad)} ticks, last at {bad[-1] / 1000:g} kimg: in fp16 "
             "some are normal; else lower --lr or raise --gamma in a new run"
         )
-    return [*lines, f"  go on with   {facts['resume'] or 'nothing: there is no checkpoint yet'}"]
+    return [*lines, f"  resume with  {facts['resume'] or 'nothing: there is no checkpoint yet'}"]
 
 
 def _metric(name: str, file: Path) -> dict[str, dict[str, Any]]:

@@ -1,46 +1,87 @@
-"""The command line: `digan sample | evaluate | convert | info`."""
+"""The command line: `digan train | sample | evaluate | convert | info`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
+import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-from digan.errors import UserError
+from digan.errors import ConfigError, UserError
 
 # Each module has configure(parser), which adds its options, and run(args), which returns the exit status.
 COMMANDS = {
+    "train": ("digan.cli.train", "a generator on a folder of videos, or on videos that it makes itself"),
     "sample": ("digan.cli.sample", "videos from a trained network"),
     "evaluate": ("digan.cli.evaluate", "metrics of a network, or of two sets of videos"),
     "convert": ("digan.cli.convert", "an official snapshot (.pkl) to safetensors; nothing in it is executed"),
     "info": ("digan.cli.info", "what is in a network, a run or a folder of videos"),
 }
 
+# The packages of the extra `train`, by the name under which each is imported.
+TRAIN_EXTRA = {
+    "accelerate": "accelerate",
+    "av": "av",
+    "PIL": "pillow",
+    "psutil": "psutil",
+    "tensorboard": "tensorboard",
+    "tqdm": "tqdm",
+    "yaml": "pyyaml",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 2 with one sentence on what to change, or 130 after Ctrl-C."""
+    """Run a command.
+
+    Args:
+        argv: the command and its options; the process's own if None.
+
+    Returns:
+        The exit status: 0, 2 with one sentence on what to change, or 130 after Ctrl-C.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser("digan", description="DIGAN: videos as functions of (x, y, t).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules = {}
-    for name, (module, text) in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
-        if name in argv[:1]:  # the others' imports are not needed to run this one
-            modules[name] = importlib.import_module(module)
-            modules[name].configure(sub)
-    args = parser.parse_args([_dashed(word) for word in argv])
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    name = parser.parse_args(argv[:1]).command
     try:
-        return modules[args.command].run(args)
+        return _run(name, argv[1:])
     except UserError as error:
-        print(f"digan {args.command}: {error}", file=sys.stderr)
+        print(f"digan {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"digan {args.command}: interrupted", file=sys.stderr)
+        print(f"digan {name}: interrupted", file=sys.stderr)
         return 130
 
 
-def _dashed(word: str) -> str:
-    """A flag with dashes for underscores, which training takes too; its value as it is."""
-    flag, equals, value = word.partition("=")
-    return (flag.replace("_", "-") if flag.startswith("--") else flag) + equals + value
+def _run(name: str, argv: Sequence[str]) -> int:
+    if name == "train":
+        # OpenMP threads that spin while they wait starve the data workers and other processes on the same cores: steps
+        # took 10 to 30 times as long beside one busy process. OpenMP reads it once, when PyTorch is loaded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    module = _import(name)
+    from digan.cli.options import OptionParser
+
+    text = COMMANDS[name][1]
+    parser = OptionParser(
+        f"digan {name}", description=text[0].upper() + text[1:] + ".", **getattr(module, "PARSER", {})
+    )
+    module.configure(parser)
+    return module.run(parser.parse(argv))
+
+
+def _import(name: str) -> ModuleType:
+    """Import the module of a command; the packages that the others need may be missing."""
+    try:
+        return importlib.import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in TRAIN_EXTRA:
+            raise
+        missing = [package for key, package in TRAIN_EXTRA.items() if importlib.util.find_spec(key) is None]
+        raise ConfigError(
+            f"packages that it needs are not installed ({', '.join(missing)}): pip install 'digan[train]'."
+        ) from error

@@ -1,24 +1,88 @@
-"""The command line of training: flags, YAML files and presets become a `TrainConfig`."""
+"""How every command reads its options: flags with dashes or underscores, and `--config FILE.yaml`."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
-from dataclasses import Field, fields, replace
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
-from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
-from digan.errors import ConfigError, MetricError
-from digan.metrics.detectors import detector_files
-from digan.metrics.protocol import Protocol
-from digan.run_dir import known_fields
-from digan.training.augment import draw_augment
+from digan.errors import ConfigError
 
 
-def _parse_bool(text: str) -> bool:
+class OptionParser(argparse.ArgumentParser):
+    """A parser that also reads `--config FILE.yaml`, and reports errors as `ConfigError`.
+
+    Flags may be spelled with dashes or underscores. A YAML file holds `name: value` lines, a list for an option that
+    takes several values. The command line takes precedence over the file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.add_argument(
+            "--config", default=None, metavar="FILE", help="YAML file of options; the command line takes precedence"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as a `ConfigError` instead of printing the usage and exiting."""
+        raise ConfigError(message + ".")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse a command line and the YAML file that it names.
+
+        Raises:
+            ConfigError: an unknown option, with the nearest known one, or a value that does not fit.
+        """
+        argv = [_with_dashes(word) for word in argv]
+        file = self._config_file(argv)
+        if file is not None:
+            self.set_defaults(**self._read_yaml(file))
+        return self._parse_strictly(argv)
+
+    def _config_file(self, argv: Sequence[str]) -> str | None:
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config", nargs="?")
+        return finder.parse_known_args(argv)[0].config
+
+    def _read_yaml(self, path: str) -> dict[str, Any]:
+        """Return the options of a YAML file by destination; they count as required options that were given."""
+        actions = {name: action for action in self._actions for name in action.option_strings}
+        argv = []
+        try:
+            for name, value in _load_yaml(path).items():
+                flag = _with_dashes(f"--{name}")
+                if flag not in actions:
+                    self._refuse_unknown(flag)
+                argv += _as_words(flag, value, actions[flag])
+            required = [action for action in self._actions if action.required]
+            for action in required:
+                action.required = False
+            try:
+                values = vars(_without_defaults(self, argv))
+            finally:
+                for action in required:
+                    action.required = action.dest not in values
+        except ConfigError as error:
+            raise ConfigError(f"--config {path}: {error}") from None
+        values.pop("config", None)
+        return values
+
+    def _parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
+        values, unknown = self.parse_known_args(argv)
+        if unknown:
+            self._refuse_unknown(unknown[0])
+        return values
+
+    def _refuse_unknown(self, word: str) -> NoReturn:
+        flags = [name for action in self._actions for name in action.option_strings]
+        near = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; --help lists the options."
+        raise ConfigError(f"unknown option {word}{hint}")
+
+
+def parse_bool(text: str) -> bool:
+    """Return the truth value that a word stands for."""
     if text.lower() in ("1", "true", "yes", "on"):
         return True
     if text.lower() in ("0", "false", "no", "off"):
@@ -26,119 +90,63 @@ def _parse_bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message + ".")
+def at_least(least: int) -> Any:
+    """Return the type of an option that takes integers from `least` on."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return number
 
 
-def _kind(f: Field) -> type:
-    """The type of a field, without its `| None`."""
-    return {"int": int, "float": float, "bool": bool, "str": str}[str(f.type).split(" | ")[0]]
+def _with_dashes(word: str) -> str:
+    """Return a flag with dashes for underscores, and its value unchanged."""
+    flag, equals, value = word.partition("=")
+    return (flag.replace("_", "-") if flag.startswith("--") else flag) + equals + value
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `digan/train.py`: one flag for each field of `TrainConfig`, and the aliases."""
-    parser = _Parser(
-        prog="train.py",
-        description="Train DIGAN on a folder of videos. Without arguments: a demonstration on videos it makes itself.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for f in fields(TrainConfig):
-        group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
-        names = [flag(f.name), *("--" + alias for alias, name in ALIASES.items() if name == f.name)]
-        text = f.metadata["help"] + ("" if f.default in (None, "", False) else f" [{f.default}]")
-        if _kind(f) is bool:
-            names += ["-n"] if f.name == "dry_run" else []
-            group.add_argument(*names, dest=f.name, nargs="?", const=True, type=_parse_bool, metavar="BOOL", help=text)
-            group.add_argument(
-                "--no-" + flag(f.name)[2:], dest=f.name, action="store_const", const=False, help=argparse.SUPPRESS
-            )
-        else:
-            choices = sorted(PRESETS) if f.name == "cfg" else f.metadata["choices"]
-            group.add_argument(*names, dest=f.name, type=_kind(f), choices=choices, help=text)
-    return parser
-
-
-def parse_options(argv: Sequence[str]) -> dict[str, Any]:
-    """The options given on a command line, by field name. Dashes and underscores in flags are alike.
-
-    Raises `ConfigError` for an unknown flag, with the nearest known one.
-    """
-    words = []
-    for word in argv:
-        name, equals, value = word.partition("=")
-        words.append(name.replace("_", "-") + equals + value if name.startswith("--") else word)
-    parser = build_parser()
-    known, unknown = parser.parse_known_args(words)
-    if unknown:
-        flags = [name for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; --help lists the options."
-        raise ConfigError(f"unknown option {unknown[0]}{hint}")
-    return vars(known)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """Options from a YAML file of `name: value` lines; names as the flags, dashes or underscores."""
-    import yaml
+def _load_yaml(path: str) -> dict[str, Any]:
+    import yaml  # only commands that read a file need it
 
     try:
-        with open(path) as file:
-            given = yaml.safe_load(file) or {}
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {error.strerror}.") from None
+        raise ConfigError(f"it cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError("it is not UTF-8 text.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path} is not YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"--config {path} must hold 'name: value' lines.")
-    argv = []
-    for name, value in given.items():
-        if isinstance(value, list):
-            value = ",".join(map(str, value))
-        if value is not None:
-            argv.append(f"--{name}={value}")
+        raise ConfigError(f"it is not YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(options, dict):
+        raise ConfigError("it must hold 'name: value' lines.")
+    return options
+
+
+def _as_words(flag: str, value: Any, action: argparse.Action) -> list[str]:
+    """Return the command line that means the same as a value of a YAML file."""
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        raise ConfigError(f"{flag} takes a value or a list, not name: value lines.")
+    if value is False and "no" in (action.choices or ()):
+        value = "no"  # YAML reads an unquoted no as false
+    if action.nargs == 0:
+        return [flag] if value else []
+    if isinstance(value, list):
+        words = [str(item) for item in value]
+        return [f"{flag}={','.join(words)}"] if action.nargs in (None, "?") else [flag, *words]
+    return [f"{flag}={value}"]
+
+
+def _without_defaults(parser: OptionParser, argv: Iterable[str]) -> argparse.Namespace:
+    """Parse words into a namespace that holds nothing but what they set."""
+    defaults = [(action, action.default) for action in parser._actions]
     try:
-        return parse_options(argv)
-    except ConfigError as error:
-        raise ConfigError(f"--config {path}: {error}") from None
-
-
-def resolve(given: dict[str, Any], resumed: dict[str, Any] | None = None) -> TrainConfig:
-    """The configuration of a run: defaults, then the preset, then the --config file, then the command line.
-
-    Args:
-        given: options of the command line, from `parse_options`.
-        resumed: the stored configuration of the run that is continued. It replaces defaults, preset and file; options
-            that decide the numbers of the run must not differ from it.
-    """
-    if resumed is not None:
-        clash = [n for n in given if n not in RESUME_MAY_CHANGE and n in resumed and given[n] != resumed[n]]
-        if clash:
-            raise ConfigError(
-                f"{flag(clash[0])} {given[clash[0]]} differs from the resumed run's {resumed[clash[0]]}: leave it out, "
-                "or start a new run without --resume."
-            )
-        return _check(TrainConfig(**{**known_fields(TrainConfig, resumed), **given}))
-    options = {**(read_yaml(given["config"]) if given.get("config") else {}), **given}
-    preset = options.get("cfg") or (None if options.get("data") else "demo")
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(f"--cfg {preset} is not one of {', '.join(PRESETS)}.")
-    return _check(TrainConfig(**{**PRESETS.get(preset or "", {}), **options, "cfg": preset}))
-
-
-def _check(config: TrainConfig) -> TrainConfig:
-    """`config.check`, and the names that other modules define: metrics and augmentations."""
-    check(config)
-    try:
-        protocols = [Protocol.parse(name) for name in config.metric_names()]
-        detector_files([config.detector] if config.detector else [], protocols)
-    except MetricError as error:
-        raise ConfigError(f"--metrics: {error}.") from None
-    try:
-        draw_augment(config.aug_policy(), 0, torch.Generator())
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    # Results are filed under a protocol's whole name, which `fid` and others abbreviate.
-    return replace(config, metrics=",".join(p.name for p in protocols) or "none")
+        for action, _ in defaults:
+            action.default = argparse.SUPPRESS
+        return parser._parse_strictly(list(argv))
+    finally:
+        for action, default in defaults:
+            action.default = default

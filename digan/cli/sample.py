@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import fused_inr as fi
+from digan.cli.options import OptionParser
 from digan.cli.terminal import Progress
 from digan.config import TrainConfig
 from digan.errors import ConfigError
@@ -22,7 +23,7 @@ from digan.files import atomic_path
 from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, motion_grid, videos
-from digan.sampling.frame_spill import Spool
+from digan.sampling.frame_spill import FrameSpill
 from digan.sampling.grids import square_columns
 from digan.sampling.latents import clip_times
 from digan.sampling.render import RENDER_MEMORY, Sampler
@@ -55,7 +56,7 @@ sample.json tells what was made. Files of the same names are overwritten.
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: OptionParser) -> None:
     """Adds the options of `digan sample`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
@@ -140,7 +141,7 @@ def _make(
     height, width = sampler.size
     _check_room(args, min(shown + 1, count) * frames * height * width * 3)
     files, spooled = [], []
-    with Spool(args.outdir, frames, height, width) as spool, Progress("rendering", True, "frame") as progress:
+    with FrameSpill(args.outdir, frames, height, width) as spool, Progress("rendering", True, "frame") as progress:
         for index, clip in enumerate(plan.clips):
             rendered = _told(_frames(args, sampler, clip), progress, index * frames, count * frames)
             # Clips of the grid stay in the spool; the others take turns in the place behind them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -241,3 +242,21 @@ def choose(clips: Clips, n: int, seed: int) -> list[int]:
             elif len(chosen) < n:
                 chosen.append(clip)
     return chosen
+
+
+def cut_clips(index: VideoIndex, frames: int, stride: int, overlap: int, resolution: int) -> Clips:
+    """Clips of any length; windows too short for `overlap` share as much as they can."""
+    windows = ClipWindows(index, frames=frames, stride=stride, overlap=min(overlap, frames * stride - 1))
+    return Clips(windows, resolution)
+
+
+def content_key(clips: Clips) -> str:
+    """A name for the content of clips, under which their features may be kept.
+
+    It changes with the choice of windows, the resolution, and whatever of a video's file shows that its content may
+    have changed: its size and time, or its checksum in a zip.
+    """
+    windows = clips.windows
+    files = [(v.name, v.signature) for v in windows.index.videos]
+    facts = (windows.index.fingerprint, files, windows.frames, windows.stride, windows.overlap, clips.resolution)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

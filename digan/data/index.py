@@ -24,6 +24,7 @@ from digan.data.video import Video, VideoIndex, counted
 from digan.errors import DataError
 from digan.files import atomic_path
 
+CACHE_FOLDER = ".index"  # of indices, decoded frames and features, under --outdir
 _FORMAT = 2  # of the cache file; another number is rebuilt
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,38 +10,14 @@ import torch
 from accelerate import Accelerator
 
 from digan.config import TrainConfig
-from digan.data import (
-    Clips,
-    ClipWindows,
-    FramePairs,
-    FrameStore,
-    VideoIndex,
-    load_index,
-    make_demo_videos,
-    on_device,
-    pair_loader,
-)
+from digan.data.clips import Clips, FramePairs, cut_clips
+from digan.data.demo import make_demo_videos
+from digan.data.index import CACHE_FOLDER, load_index
+from digan.data.loader import on_device, pair_loader
+from digan.data.store import FrameStore
+from digan.sharding import BatchSharding
 
 DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data
-CACHE_FOLDER = ".index"
-
-
-def cut_clips(index: VideoIndex, frames: int, stride: int, overlap: int, resolution: int) -> Clips:
-    """Clips of any length; windows too short for `overlap` share as much as they can."""
-    windows = ClipWindows(index, frames=frames, stride=stride, overlap=min(overlap, frames * stride - 1))
-    return Clips(windows, resolution)
-
-
-def content_key(clips: Clips) -> str:
-    """A name for the content of clips, under which their features may be kept.
-
-    It changes with the choice of windows, the resolution, and whatever of a video's file shows that its content may
-    have changed: its size and time, or its checksum in a zip.
-    """
-    windows = clips.windows
-    files = [(v.name, v.signature) for v in windows.index.videos]
-    facts = (windows.index.fingerprint, files, windows.frames, windows.stride, windows.overlap, clips.resolution)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 class TrainingData:
@@ -76,20 +51,14 @@ class TrainingData:
         """Lines that describe the data."""
         return [*self.index.summary().splitlines(), self.clips.windows.summary(), self.store.summary(self.index)]
 
-    def batches(self, micro_batches: int, start: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Micro-batches of this process from iteration `start` on, without end: see `Trainer` for who gets what.
-
-        On a GPU they are there already, each copied while the one before is in use.
-        """
+    def batches(self, sharding: BatchSharding, start: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Return the endless micro-batches of this process from iteration `start` on, on the training device."""
         c = self.config
-        pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store)
         device = self.accelerator.device
+        pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store)
         batches = pair_loader(
             pairs,
-            batch=c.batch,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            micro_batches=micro_batches,
+            sharding,
             start=start,
             workers=min(c.workers, os.cpu_count() or 1),  # the stream does not depend on their number
             pin_memory=device.type == "cuda",

@@ -18,7 +18,7 @@ from digan.errors import ConfigError
 from digan.metrics import Protocol, Source
 from digan.models.generator import Generator
 from digan.sampling.latents import clip_times, paced_times
-from digan.sampling.render import Fakes
+from digan.sampling.render import GeneratedClips
 
 Maker = Callable[[int], Source]  # the clips of a seed
 
@@ -41,7 +41,7 @@ class Model:
     def clips(self, protocol: Protocol, times: torch.Tensor, resolution: int, **options: Any) -> Maker:
         """Makes the sets of protocol.count clips with frames at `times`, `resolution` pixels per side."""
         options |= {"psi": self.psi, "resolution": resolution}
-        return lambda seed: Fakes(self.g, protocol.count, times, seed, self.labels, **options)
+        return lambda seed: GeneratedClips(self.g, protocol.count, times, seed, self.labels, **options)
 
     def looked_at(self, protocol: Protocol, times: torch.Tensor, resolution: int) -> Maker:
         """As `clips`, with only those frames that the protocol looks at; times: [protocol.frames]."""

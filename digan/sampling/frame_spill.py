@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 
-class Spool:
+class FrameSpill:
     """Room for clips of one shape in a nameless file, which vanishes with the process, however that ends.
 
     Args:
@@ -23,13 +23,13 @@ class Spool:
         self.frame_bytes = height * width * 3
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> FrameSpill:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(self, slot: int, frames: Iterable[torch.Tensor]) -> SpooledClip:
+    def write(self, slot: int, frames: Iterable[torch.Tensor]) -> SpilledClip:
         """Takes in a clip in place of what is in `slot`, 0, 1, ...; each frame as it is produced."""
         self._file.seek(slot * self.frames * self.frame_bytes)
         count = 0
@@ -40,7 +40,7 @@ class Spool:
             count += 1
         if count != self.frames:
             raise ValueError(f"a clip must have {self.frames} frames, not {count}")
-        return SpooledClip(self, slot)
+        return SpilledClip(self, slot)
 
     def read(self, slot: int, t: int) -> np.ndarray:
         """Frame t of the clip in `slot`, uint8 [height, width, 3]."""
@@ -48,10 +48,10 @@ class Spool:
         return np.frombuffer(self._file.read(self.frame_bytes), np.uint8).reshape(self.height, self.width, 3)
 
 
-class SpooledClip(Sequence):
+class SpilledClip(Sequence):
     """A clip in a spool: its frames are read when they are asked for."""
 
-    def __init__(self, spool: Spool, slot: int) -> None:
+    def __init__(self, spool: FrameSpill, slot: int) -> None:
         self._spool, self._slot = spool, slot
 
     def __len__(self) -> int:

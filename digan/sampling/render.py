@@ -80,7 +80,7 @@ def sample_clips(
     return stacked.permute(0, 1, 4, 2, 3).contiguous()
 
 
-class Fakes:
+class GeneratedClips:
     """A set of `count` generated clips, addressed by index, for metrics.
 
     Args:

@@ -34,9 +34,9 @@ class AugmentDraw:
 
     uniforms: dict[str, Tensor]
 
-    def shard(self, index: int, shards: int) -> AugmentDraw:
-        """The draws of clips index, index + shards, ...: the part of one process or of one micro-batch."""
-        return AugmentDraw({name: u[index::shards] for name, u in self.uniforms.items()})
+    def select(self, indices: slice) -> AugmentDraw:
+        """Return the numbers of a slice of the clips: the share of one micro-batch."""
+        return AugmentDraw({name: u[indices] for name, u in self.uniforms.items()})
 
     def to(self, device: torch.device) -> AugmentDraw:
         """The same draws on another device."""

@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from digan.errors import ConfigError
-from digan.run_dir import CHECKPOINTS
+from digan.run_dir import CHECKPOINTS, list_runs
 from digan.training.trainer import Trainer
 
 STATE = "state.json"
 _NAME = re.compile(r"^checkpoint-(\d{9})$")
-_RUN = re.compile(r"^\d{5}(-.*)?$")
 
 
 def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int) -> Path:
@@ -91,11 +90,6 @@ def find(resume: str, outdir: str) -> Path | None:
             f"--resume {resume} is neither 'latest' nor a run folder or checkpoint with a complete state."
         )
     return found[-1]
-
-
-def list_runs(outdir: str) -> list[Path]:
-    """The run folders `00000-...` under `outdir`, oldest first."""
-    return sorted(p for p in Path(outdir).glob("*") if _RUN.match(p.name))
 
 
 def list_complete(folder: Path) -> list[Path]:

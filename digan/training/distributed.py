@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import torch
 
@@ -65,8 +66,8 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-class LaterSum:
-    """Sums a number over the processes and tells the sum a call later, so that none waits for the others' devices.
+class DelayedSum:
+    """Sum a number over the processes, and return the sum one call later, so that no process waits for another.
 
     All processes must call it together.
     """
@@ -74,20 +75,45 @@ class LaterSum:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._sum: torch.Tensor | None = None
-        self._arrived: torch.cuda.Event | None = None
+        self._copied: torch.cuda.Event | None = None
 
     def __call__(self, value: float) -> float:
-        """Gives `value`, and returns the sum of what was given in the call before; 0 in the first."""
-        before, device = self._take(), self._accelerator.device
+        """Add `value` to the next sum, and return the sum of the values of the call before; 0 in the first call."""
+        previous, device = self._previous(), self._accelerator.device
         total = self._accelerator.reduce(torch.full([], value, device=device), "sum")
         self._sum = total.to("cpu", non_blocking=True)
         if device.type == "cuda":
-            self._arrived = torch.cuda.current_stream(device).record_event()
-        return before
+            self._copied = torch.cuda.current_stream(device).record_event()
+        return previous
 
-    def _take(self) -> float:
+    def _previous(self) -> float:
         if self._sum is None:
             return 0.0
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        if self._copied is not None:
+            self._copied.synchronize()
         return float(self._sum)
+
+
+class StopSignal:
+    """Turn Ctrl-C, SIGTERM and the end of accelerate's launcher into a request that the loop honours between steps."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._received = False
+        self._sum = DelayedSum(accelerator) if accelerator.num_processes > 1 else float
+        # The launcher of a single process does not forward SIGTERM: it ends, and the run would continue unnoticed.
+        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._receive)
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = True
+
+    def requested(self) -> bool:
+        """Return whether any process was asked to stop. All processes must call this together.
+
+        With several processes the answer is that of the call before, so that no process waits for another.
+        """
+        orphaned = self._launcher is not None and os.getppid() != self._launcher
+        return self._sum(self._received or orphaned) > 0

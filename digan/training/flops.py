@@ -1,9 +1,9 @@
-"""How much arithmetic a training step needs, and how much the device can do: what its speed is to be judged by.
+"""The one count of operations: what networks and training steps need, and what the device can do.
 
-Counted are the operations of matrix products and of convolutions between channels, two for each multiply-accumulate,
-that the published objective asks for: no gradient that nobody uses, the generator's wide layers below the upsampling
-where they commute with it. Work that a path does beyond that does not count, so that a share of the peak cannot be
-raised by waste.
+Matrix products and convolutions between channels are counted, two operations for each multiply-accumulate, as far as
+the published objective needs them: no unused gradients, and rendering in its lowered form, in which a layer below an
+upsampling runs on the coarse grid (`fused_inr.lowering`). Work that a path does beyond that does not count, so waste
+cannot raise the fraction of the peak.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+import fused_inr as fi
 from digan.config import TrainConfig
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.models.generator import Generator
@@ -83,11 +84,11 @@ def forward_macs(config: TrainConfig, num_classes: int = 0) -> ForwardMacs:
             (d_image, torch.empty(_FRAMES, IMAGE_CHANNELS, size, size), label.expand(_FRAMES) if num_classes else None),
             (d_motion, torch.empty(1, MOTION_CHANNELS, size, size), label),
         )
-        heads = _macs(lambda: g.inr(z, z, times, label))
+        heads = count_macs(lambda: g.inr(z, z, times, label))
         return ForwardMacs(
-            generator=heads + int(counts.render(g.inr(z, z, times, label), g.grid()).flops) // 2,
-            discriminators=sum(_macs(lambda d=d, x=x, c=c: d(x, c)) for d, x, c in views),
-            first_layers=sum(_macs(lambda d=d, x=x: d.from_rgb(x)) for d, x, _ in views),
+            generator=heads + render_macs(g.inr(z, z, times, label), g.grid()),
+            discriminators=sum(count_macs(lambda d=d, x=x, c=c: d(x, c)) for d, x, c in views),
+            first_layers=sum(count_macs(lambda d=d, x=x: d.from_rgb(x)) for d, x, _ in views),
         )
 
 
@@ -143,15 +144,31 @@ def _precision_of_convolutions() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _macs(call: Callable[[], object]) -> int:
+def count_macs(call: Callable[[], object]) -> int:
+    """Return the multiply-accumulates of the products that a call asks PyTorch for."""
     with counter() as flops:
         call()
     return flops.get_total_flops() // 2
 
 
-def counter() -> FlopCounterMode:
-    """Counts the products that PyTorch is asked for, without the filters of resampling."""
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution: _between_channels})
+def render_macs(inr: fi.INR, grid: fi.Grid) -> int:
+    """Return the multiply-accumulates of rendering, in its lowered form."""
+    return int(counts.render(inr, grid).flops) // 2
+
+
+def naive_render_macs(inr: fi.INR, grid: fi.Grid) -> int:
+    """Return those of the naive form, which multiplies what was upsampled and concatenated."""
+    return counts.naive_flops(inr, grid) // 2
+
+
+def counter(depth: int = 2) -> FlopCounterMode:
+    """Return a counter of the products that PyTorch is asked for, without the filters of resampling.
+
+    Args:
+        depth: levels of modules that are counted apart.
+    """
+    mapping = {torch.ops.aten.convolution: _between_channels}
+    return FlopCounterMode(display=False, depth=depth, custom_mapping=mapping)
 
 
 def _between_channels(x, weight, bias, stride, padding, dilation, transposed, *_, out_shape=None, **__) -> int:

@@ -1,13 +1,13 @@
-"""The folder of a training run: what is written into it, and what the person in front of it sees."""
+"""What a training run writes into its folder, and what the person in front of it sees."""
 
 from __future__ import annotations
 
-import functools
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from tqdm import tqdm
 from digan import metrics
 from digan.config import TrainConfig
 from digan.data import choose
-from digan.data.training_data import TrainingData, content_key
+from digan.data.clips import content_key
+from digan.data.training_data import TrainingData
 from digan.errors import ConfigError
 from digan.models.generator import Generator
 from digan.run_dir import (
@@ -32,6 +33,7 @@ from digan.run_dir import (
     drop_records,
     is_own,
     list_metrics,
+    list_runs,
     list_snapshots,
     metric_path,
     read_records,
@@ -41,7 +43,7 @@ from digan.run_dir import (
 from digan.sampling.grids import contact_sheet, video_grid
 from digan.sampling.latents import clip_times, paced_times, seeded_latents
 from digan.sampling.media import write_png, write_video
-from digan.sampling.render import Fakes, sample_clips
+from digan.sampling.render import GeneratedClips, sample_clips
 from digan.training import checkpoint, summary
 from digan.training.distributed import COMPUTE_TYPES
 from digan.training.flops import forward_macs, matmul_peak, step_flops
@@ -50,13 +52,17 @@ from digan.training.trainer import Trainer
 SAMPLE_FPS = 8
 
 
-def make_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
-    """Makes `outdir/00000-<description>`, numbered after the runs that are there; the same path in every process."""
+def make_run_dir(config: TrainConfig, accelerator: Accelerator) -> Path:
+    """Make `outdir/00000-<description>`, numbered after the existing runs, and return its path in every process.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
     path = [""]
     if accelerator.is_main_process:
-        what = config.cfg or Path(config.data or "").stem
-        parts = [what, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
-        numbers = [int(p.name[:5]) for p in checkpoint.list_runs(config.outdir)]
+        subject = config.cfg or Path(config.data or "").stem
+        parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
+        numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
         name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
         folder = Path(config.outdir) / name
         try:
@@ -68,210 +74,268 @@ def make_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
 
 
 def check_trackers(config: TrainConfig) -> None:
-    """Raises `ConfigError` for a tracker that accelerate cannot start here."""
+    """Raise `ConfigError` for a tracker that accelerate cannot start here."""
     missing = set(config.trackers()) - {tracker.value for tracker in get_available_trackers()}
     if missing:
         raise ConfigError(f"--report-to {min(missing)} is unknown to accelerate or its package is not installed.")
 
 
-def _beside_training(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of `Run` whose time does not count in the speed of training."""
+class Stopwatch:
+    """Seconds since the last restart, without the time spent inside `paused()`."""
 
-    @functools.wraps(method)
-    def timed(self: Run, *args: Any, **kwargs: Any) -> Any:
-        tick, start = self.tick_started, time.time()
-        result = method(self, *args, **kwargs)
-        self.tick_started = tick + time.time() - start  # whatever such a method called inside has added is in it
-        return result
+    def __init__(self) -> None:
+        self._pauses = 0
+        self.restart()
 
-    return timed
+    def restart(self) -> None:
+        """Start again from zero."""
+        self._started, self._paused = time.time(), 0.0
+
+    def elapsed(self) -> float:
+        """Return the seconds that count."""
+        return time.time() - self._started - self._paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time inside the `with` block; blocks may be nested."""
+        self._pauses += 1
+        start = time.time()
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                self._paused += time.time() - start
 
 
-class Run:
+class RunLogger:
     """Log, statistics, samples, snapshots and checkpoints of one training run. Only the main process writes.
 
     Args:
         folder: the run folder.
-        feed: the data; its clips stand beside the samples and in the metrics.
-        clips_seen: where a resumed run continues: records of later clips are dropped from the statistics.
+        trainer: what is trained; a resumed run's counters say where it continues.
+        data: the real clips, which appear beside the samples and in the metrics.
     """
 
-    def __init__(
-        self, folder: Path, config: TrainConfig, accelerator: Accelerator, feed: TrainingData, clips_seen: int
-    ) -> None:
-        self.folder, self.config, self.accelerator, self.feed = folder, config, accelerator, feed
-        self.main = accelerator.is_main_process
-        self.total = round(config.kimg * 1000)
-        self.started = self.tick_started = time.time()
-        self.tick_clips = clips_seen
-        self.bar: tqdm | None = None
-        # All processes at once, as they will work.
-        peak = matmul_peak(accelerator.device, COMPUTE_TYPES[accelerator.mixed_precision])
-        self.peak = float(accelerator.reduce(torch.tensor(peak, device=accelerator.device), "sum"))
-        if not self.main:
-            return
-        self.clip_flops = step_flops(forward_macs(config, feed.num_classes)).weighted(config)
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
-        with open(folder / "command.sh", "a") as file:  # a line for the start and for each time it was resumed
-            file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
-        for file in (folder / STATISTICS, *list_metrics(folder).values()):
-            drop_records(file, clips_seen)
-        if sys.stderr.isatty():
-            self.bar = tqdm(total=self.total, initial=clips_seen, unit="clip", dynamic_ncols=True, smoothing=0.05)
-        self._start_trackers()
+    def __init__(self, folder: Path, trainer: Trainer, data: TrainingData) -> None:
+        self.folder, self.trainer, self.data = folder, trainer, data
+        self.config, self.accelerator = trainer.config, trainer.accelerator
+        self.is_main = self.accelerator.is_main_process
+        self.total_clips = round(self.config.kimg * 1000)
+        self.stopwatch = Stopwatch()
+        self.peak = 0.0  # operations per second of the matrix product on all devices together
+        self._clip_flops = 0.0
+        self._started = time.time()
+        self._clips_at_tick = self._clips_at_snapshot = trainer.clips_seen
+        self._bar: tqdm | None = None
+
+    def start(self) -> None:
+        """Measure the devices, write what is known at the start, and drop records that will be written again."""
+        device = self.accelerator.device
+        # All processes measure at once, as they will work.
+        peak = matmul_peak(device, COMPUTE_TYPES[self.accelerator.mixed_precision])
+        self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
+        if self.is_main:
+            self._clip_flops = step_flops(forward_macs(self.config, self.data.num_classes)).weighted(self.config)
+            (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+            with open(self.folder / "command.sh", "a") as file:  # one line for the start and one for each resume
+                file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
+            for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
+                drop_records(path, self.trainer.clips_seen)
+            if sys.stderr.isatty():
+                clips = self.trainer.clips_seen
+                self._bar = tqdm(total=self.total_clips, initial=clips, unit="clip", dynamic_ncols=True, smoothing=0.05)
+            self._start_trackers()
+        self.stopwatch.restart()
 
     def log(self, text: str) -> None:
-        """One message to the terminal and to log.txt."""
-        if self.main:
+        """Write a message to the terminal and to log.txt."""
+        if self.is_main:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
-            with open(self.folder / "log.txt", "a") as file:
-                file.write(text + "\n")
+            self._append_to_log(text)
 
-    def advance(self, trainer: Trainer) -> bool:
-        """Moves the progress bar; True when a tick is due."""
-        if self.bar is not None:
-            self.bar.update(trainer.clips_seen - self.bar.n)
-        tick = round(self.config.tick * 1000)
-        return trainer.clips_seen // tick > self.tick_clips // tick or trainer.clips_seen >= self.total
+    def update(self) -> None:
+        """Move the progress bar to the trainer's clips."""
+        if self._bar is not None:
+            self._bar.update(self.trainer.clips_seen - self._bar.n)
 
-    def tick(self, trainer: Trainer) -> None:
-        """Writes the statistics since the last tick: means of the losses, speed, memory, time left.
+    def tick_due(self) -> bool:
+        """Return whether the trainer has passed the end of a tick, or of the run."""
+        return self._passed(self._clips_at_tick, round(self.config.tick * 1000))
 
-        The speed leaves out samples, snapshots and metrics. The arithmetic is that of `digan.training.flops`; its share
-        is that of the matrix product in the discriminators' compute type, measured when the run started.
+    def snapshot_due(self) -> bool:
+        """Return whether the trainer has passed the end of a snapshot's interval, or of the run."""
+        return self._passed(self._clips_at_snapshot, round(self.config.snap * self.config.tick * 1000))
+
+    def tick(self) -> None:
+        """Write the statistics since the last tick: mean losses, speed, memory, time remaining.
+
+        The speed leaves out samples, snapshots and metrics. Its operations are those of `digan.training.flops`; the
+        peak is that of the matrix product in the discriminators' compute type, measured when the run started.
         """
-        stats = trainer.collect_statistics()
-        now = time.time()
-        speed = (trainer.clips_seen - self.tick_clips) / max(now - self.tick_started, 1e-9)
-        left = (self.total - trainer.clips_seen) / max(speed, 1e-9)
-        self.tick_clips, self.tick_started = trainer.clips_seen, now
-        if not self.main:
+        trainer = self.trainer
+        losses = trainer.collect_statistics()  # waits for the device, so the time is taken after it
+        seconds = self.stopwatch.elapsed()
+        speed = (trainer.clips_seen - self._clips_at_tick) / max(seconds, 1e-9)
+        remaining = (self.total_clips - trainer.clips_seen) / max(speed, 1e-9)
+        self._clips_at_tick = trainer.clips_seen
+        self.stopwatch.restart()
+        if not self.is_main:
             return
-        flops = speed * self.clip_flops
-        record = {
-            "clips": trainer.clips_seen,
-            "iteration": trainer.iteration,
-            **stats,
-            "clips_per_second": speed,
-            "tflops_per_second": flops / 1e12,
-            "share_of_peak": flops / self.peak,
-            "memory_gb": psutil.Process().memory_info().rss / 2**30,
-            "seconds": now - self.started,
-        }
-        if self.accelerator.device.type == "cuda":
-            record["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        record = self._record(losses, speed)
         with open(self.folder / STATISTICS, "a") as file:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
-        losses = "  ".join(f"{k} {v:.3g}" for k, v in stats.items())
-        if self.bar is not None:
-            self.bar.set_postfix_str(losses)
+        shown = "  ".join(f"{k} {v:.3g}" for k, v in losses.items())
         line = (
-            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {losses}  "
-            f"{summary.speed(record)}  {record['memory_gb']:.1f} GB  {summary.clock(now - self.started)} gone  "
-            f"{summary.clock(left)} left"
+            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {shown}  "
+            f"{summary.speed(record)}  {record['memory_gb']:.1f} GB  elapsed {summary.clock(record['seconds'])}  "
+            f"remaining {summary.clock(remaining)}"
         )
-        if self.bar is None:
+        if self._bar is None:
             self.log(line)
         else:
-            with open(self.folder / "log.txt", "a") as file:
-                file.write(line + "\n")
+            self._bar.set_postfix_str(shown)
+            self._append_to_log(line)
 
-    @_beside_training
-    def draw_reals(self) -> None:
-        """Writes real clips beside which the samples can be judged."""
-        if self.main:
-            some = choose(self.feed.clips, self.config.samples, self.config.seed)
-            clips = self.feed.clips.batch(some)  # [n,F,3,R,R]
-            self._write_clips("reals", clips)
+    def write_reals(self) -> None:
+        """Write real clips, to judge the samples by."""
+        if self.is_main:
+            with self.stopwatch.paused():
+                indices = choose(self.data.clips, self.config.samples, self.config.seed)
+                self._write_clips("reals", self.data.clips.batch(indices))
 
-    @_beside_training
-    def draw_fakes(self, trainer: Trainer, name: str | None = None) -> None:
-        """Writes samples of the averaged generator; latents and times are the same in every call."""
-        if self.main:
-            n = self.config.samples
-            z_content, z_motion = seeded_latents(self.config.z_dim, self.config.seed, range(n))
-            labels = torch.arange(n) % trainer.num_classes if trainer.num_classes else None
-            clips = sample_clips(trainer.g_ema, z_content, z_motion, clip_times(self.config.frames), labels)
-            self._write_clips(name or f"fakes{self._number(trainer)}", clips)
+    def write_fakes(self, name: str | None = None) -> None:
+        """Write samples of the averaged generator, of the same latents and times in every call.
 
-    @_beside_training
-    def snapshot(self, trainer: Trainer) -> None:
-        """Writes the averaged generator, samples, a checkpoint and metrics."""
-        path = snapshot_path(self.folder, self._number(trainer))
-        if self.main:
-            path.parent.mkdir(exist_ok=True)
-            trainer.g_ema.save(path, clips_seen=trainer.clips_seen, data=self._data())
-        self.draw_fakes(trainer)
-        self.save(trainer)
-        self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
+        Args:
+            name: of the files; `fakes` and the number of the snapshot if None.
+        """
+        if self.is_main:
+            with self.stopwatch.paused():
+                n, classes = self.config.samples, self.trainer.num_classes
+                z_content, z_motion = seeded_latents(self.config.z_dim, self.config.seed, range(n))
+                labels = torch.arange(n) % classes if classes else None
+                times = clip_times(self.config.frames)
+                clips = sample_clips(self.trainer.g_ema, z_content, z_motion, times, labels)
+                self._write_clips(name or f"fakes{self._number()}", clips)
 
-    @_beside_training
-    def save(self, trainer: Trainer) -> None:
-        """Writes a checkpoint from which the run can be resumed."""
-        if self.main:
-            checkpoint.save(trainer, self.folder / CHECKPOINTS, asdict(self.config), self.config.checkpoints)
-        self.accelerator.wait_for_everyone()
+    def snapshot(self) -> None:
+        """Write the averaged generator, samples and a checkpoint, and evaluate the metrics."""
+        trainer = self.trainer
+        self._clips_at_snapshot = trainer.clips_seen
+        with self.stopwatch.paused():
+            path = snapshot_path(self.folder, self._number())
+            if self.is_main:
+                path.parent.mkdir(exist_ok=True)
+                trainer.g_ema.save(path, clips_seen=trainer.clips_seen, data=self._data_facts())
+            self.write_fakes()
+            self.save_checkpoint()
+            self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
 
-    @_beside_training
-    def catch_up(self, trainer: Trainer) -> None:
-        """Computes the metrics that the last snapshot lacks: the run may have been ended before it had them all."""
+    def save_checkpoint(self) -> None:
+        """Write everything that resuming needs."""
+        with self.stopwatch.paused():
+            if self.is_main:
+                folder = self.folder / CHECKPOINTS
+                checkpoint.save(self.trainer, folder, asdict(self.config), self.config.checkpoints)
+            self.accelerator.wait_for_everyone()
+
+    def evaluate_missing(self) -> None:
+        """Compute the metrics that the last snapshot lacks, because the run ended before they were computed."""
         todo: list[Any] = [None, []]
-        snapshots = list_snapshots(self.folder, until=self._number(trainer))
-        if self.main and snapshots:
-            todo = [snapshots[-1], [m for m in self.config.metric_names() if not self._has(m, snapshots[-1].name)]]
+        snapshots = list_snapshots(self.folder, until=self._number())
+        if self.is_main and snapshots:
+            names = [m for m in self.config.metric_names() if not self._has(m, snapshots[-1].name)]
+            todo = [snapshots[-1], names]
         last, names = broadcast_object_list(todo)
         if names:
             g = Generator.from_pretrained(last).to(self.accelerator.device)
             self.evaluate(g, g.metadata["clips_seen"], last.name, names)
 
-    @_beside_training
     def evaluate(self, g: Generator, clips: int, snapshot: str, names: Sequence[str] | None = None) -> None:
-        """Computes metrics of a generator after `clips` clips, by default all, and appends them to their files."""
-        for name in self.config.metric_names() if names is None else names:
-            protocol = metrics.parse(name)
-            reals = self.feed.clips_of(protocol.frames)
-            labels = reals.labels() if g.config.num_classes else None
-            result = metrics.compute(
-                protocol,
-                reals=reals,
-                fakes=Fakes(
-                    g,
-                    protocol.count,
-                    paced_times(protocol.frames, self.config.frames),
-                    self.config.seed,
-                    labels,
-                    frame_indices=protocol.frame_indices,
-                ),
-                detector=self.config.detector,
-                device=self.accelerator.device,
-                seed=self.config.seed,
-                progress=self._progress(name),
-                cache=self.feed.cache,
-                cache_key=content_key(reals),
-                rank=self.accelerator.process_index,
-                world=self.accelerator.num_processes,
-                gather=self.accelerator.gather,
-            )
-            if self.main:
-                metrics.append_result(self.folder, result, clips=clips, snapshot=snapshot)
-                self.accelerator.log({name: result["value"]}, step=clips)
-                self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
+        """Compute metrics of a generator and append them to their files.
 
-    def close(self) -> None:
-        """Ends the progress bar and the trackers."""
-        if self.bar is not None:
-            self.bar.close()
+        Args:
+            g: the generator.
+            clips: real clips that it has seen.
+            snapshot: what the records call it.
+            names: the metrics; all of the configuration if None.
+        """
+        with self.stopwatch.paused():
+            for name in self.config.metric_names() if names is None else names:
+                result = self._compute(g, name)
+                if self.is_main:
+                    metrics.append_result(self.folder, result, clips=clips, snapshot=snapshot)
+                    self.accelerator.log({name: result["value"]}, step=clips)
+                    self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
+
+    def finish(self) -> None:
+        """Say where everything is, and end the progress bar and the trackers."""
+        self.log(summary.end(self.folder, self.config, self.trainer.clips_seen))
+        if self._bar is not None:
+            self._bar.close()
         self.accelerator.end_training()
 
-    def _number(self, trainer: Trainer) -> str:
-        return snapshot_number(trainer.clips_seen, self.config.batch)
+    def _passed(self, before: int, interval: int) -> bool:
+        clips = self.trainer.clips_seen
+        return clips // interval > before // interval or clips >= self.total_clips
 
-    def _data(self) -> dict[str, Any]:
-        """What a network was trained on, as its file tells it: how clips were cut, of which videos and classes."""
+    def _append_to_log(self, text: str) -> None:
+        with open(self.folder / "log.txt", "a") as file:
+            file.write(text + "\n")
+
+    def _record(self, losses: dict[str, float], speed: float) -> dict[str, float]:
+        """Return the record of a tick; `speed` in clips per second."""
+        flops = speed * self._clip_flops
+        record = {
+            "clips": self.trainer.clips_seen,
+            "iteration": self.trainer.iteration,
+            **losses,
+            "clips_per_second": speed,
+            "tflops_per_second": flops / 1e12,
+            "share_of_peak": flops / self.peak,
+            "memory_gb": psutil.Process().memory_info().rss / 2**30,
+            "seconds": time.time() - self._started,
+        }
+        if self.accelerator.device.type == "cuda":
+            record["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        return record
+
+    def _compute(self, g: Generator, name: str) -> dict[str, Any]:
+        protocol = metrics.parse(name)
+        reals = self.data.clips_of(protocol.frames)
+        fakes = GeneratedClips(
+            g,
+            protocol.count,
+            paced_times(protocol.frames, self.config.frames),
+            self.config.seed,
+            reals.labels() if g.config.num_classes else None,
+            frame_indices=protocol.frame_indices,
+        )
+        return metrics.compute(
+            protocol,
+            reals=reals,
+            fakes=fakes,
+            detector=self.config.detector,
+            device=self.accelerator.device,
+            seed=self.config.seed,
+            progress=self._progress(name),
+            cache=self.data.cache,
+            cache_key=content_key(reals),
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            gather=self.accelerator.gather,
+        )
+
+    def _number(self) -> str:
+        return snapshot_number(self.trainer.clips_seen, self.config.batch)
+
+    def _data_facts(self) -> dict[str, Any]:
+        """Return what a network's file says of its training data: how clips were cut, and of which videos."""
         cut = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
-        index = self.feed.index
+        index = self.data.index
         return {**cut, "fingerprint": index.fingerprint, "class_names": index.class_names}
 
     def _has(self, metric: str, snapshot: str) -> bool:
@@ -279,22 +343,23 @@ class Run:
         return any(is_own(record) and record["snapshot"] == snapshot for record in records)
 
     def _progress(self, name: str) -> Callable[[int, int], None] | None:
-        """Shows on the terminal how far a metric is."""
-        bar = self.bar
+        """Return what shows the progress of a metric on the terminal."""
+        bar = self._bar
         if bar is None:
             return None
         return lambda done, total: bar.set_postfix_str(f"{name}: {done} of {total} clips")
 
     def _start_trackers(self) -> None:
         names = self.config.trackers()
-        # TensorBoard's events belong into the run folder itself, not into a subfolder named after the project.
+        # TensorBoard's events belong in the run folder itself, not in a subfolder named after the project.
         events = [TensorBoardTracker("", logging_dir=str(self.folder))] if "tensorboard" in names else []
         self.accelerator.log_with = [*events, *(LoggerType(n) for n in names if n != "tensorboard")]
-        # TensorBoard's way to keep a configuration is a folder named after the time of day: config.json is enough.
-        known = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str, bool))}
-        self.accelerator.init_trackers("digan", config=known if names != ["tensorboard"] else None)
+        # TensorBoard would keep the configuration in a folder named after the time of day: config.json is enough.
+        options = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str, bool))}
+        self.accelerator.init_trackers("digan", config=options if names != ["tensorboard"] else None)
 
     def _write_clips(self, name: str, clips: torch.Tensor) -> None:
+        """Write clips, uint8 [N, F, 3, R, R], as a video and a contact sheet."""
         folder = self.folder / SAMPLES
         folder.mkdir(exist_ok=True)
         write_video(folder / f"{name}.mp4", video_grid(clips), fps=SAMPLE_FPS)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 import accelerate
 import torch
-from accelerate import Accelerator
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import fused_inr as fi
 from digan.config import TrainConfig, flag
@@ -19,20 +17,20 @@ from digan.data.training_data import TrainingData
 from digan.models.discriminator import Discriminator
 from digan.models.generator import Generator
 from digan.run_dir import SAMPLES, SNAPSHOTS, metric_path
+from digan.training.flops import count_macs, counter, naive_render_macs, render_macs
 from digan.training.trainer import Trainer
 
 
-def start(
-    config: TrainConfig, accelerator: Accelerator, trainer: Trainer, feed: TrainingData, resume: Path | None
-) -> str:
-    """What a run is about to do. A dry run adds every option and the tables of the networks."""
+def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
+    """Say what a run is about to do; for a dry run also every option and the tables of the networks."""
+    config, accelerator = trainer.config, trainer.accelerator
     lines = [
         task(config),
         f"  devices    {accelerator.num_processes} x {accelerator.device}, discriminators in "
         f"{_precision(accelerator.mixed_precision)}, {trainer.micro_batches} micro-batch(es) per step",
         f"  software   torch {torch.__version__}, accelerate {accelerate.__version__}, kernels: {_backends()}",
         f"  networks   G {_count(trainer.g):,} parameters, D_I + D_M {_count(trainer.d_image, trainer.d_motion):,}",
-        *(f"  {'data' if i == 0 else '    '}       {line}" for i, line in enumerate(feed.summary())),
+        *(f"  {'data' if i == 0 else '    '}       {line}" for i, line in enumerate(data.summary())),
     ]
     if resume:
         lines.append(f"  resuming   {resume}")
@@ -54,12 +52,12 @@ def end(folder: Path, config: TrainConfig, clips_seen: int) -> str:
         [
             f"{head} Everything is in {folder}",
             *(f"  {name:<11}  {path}{text}" for name, (path, text) in places.items() if path.exists()),
-            f"  go on with   {go_on(folder, config, clips_seen)}",
+            f"  resume with  {resume_options(folder, config, clips_seen)}",
         ]
     )
 
 
-def go_on(folder: Path, config: TrainConfig, clips_seen: int) -> str:
+def resume_options(folder: Path, config: TrainConfig, clips_seen: int) -> str:
     """The options that continue a run: for as long again, if it is finished."""
     finished = clips_seen >= round(config.kimg * 1000)
     return f"--resume {folder}" + (f" --kimg {config.kimg * 2:g}" if finished else "")
@@ -97,11 +95,13 @@ def options(config: TrainConfig) -> str:
 
 
 def networks(trainer: Trainer) -> str:
-    """Parameters and multiply-accumulates: of G and D_I for one frame, of D_M for a pair of frames."""
+    """Return the table of parameters and multiply-accumulates: of G and D_I for one frame, of D_M for a pair.
+
+    The counts are those of the speed: rendering is in its lowered form, and the naive form stands beside it.
+    """
     rows = generator_rows(trainer.g)
-    label = torch.empty(1, dtype=torch.int64, device="meta") if trainer.num_classes else None
     for title, d in (("D_I", trainer.d_image), ("D_M", trainer.d_motion)):
-        rows += _discriminator_rows(title, d, label)
+        rows += discriminator_rows(title, d, trainer.num_classes)
     totals = (
         f"  G has {_count(trainer.g):,} parameters, D_I and D_M together {_count(trainer.d_image, trainer.d_motion):,}."
     )
@@ -123,12 +123,13 @@ def generator_rows(generator: Generator) -> list[Row]:
     c = g.config
     z, one = torch.empty(1, c.z_dim, device="meta"), torch.empty(1, 1, device="meta")
     slots = torch.empty(1, g.num_slots, c.w_dim, device="meta")
+    label = torch.zeros(1, dtype=torch.int64, device="meta") if c.num_classes else None
     inr = g.inr_from_slots(slots, z, one)
-    mapping = sum(p.numel() for n, p in g.mapping.named_parameters() if n.endswith("weight"))
     return [
-        Row("G", "mapping", _count(g.mapping), mapping),
-        Row("", "heads, per clip", _count(g.blocks), _macs(lambda: g.inr_from_slots(slots, z, one))),
-        Row("", "rendering a frame", 0, _macs(lambda: fi.render(inr, g.grid(), backend="reference"))),
+        Row("G", "mapping", _count(g.mapping), count_macs(lambda: g.mapping(z, label))),
+        Row("", "heads, per clip", _count(g.blocks), count_macs(lambda: g.inr_from_slots(slots, z, one))),
+        Row("", "rendering a frame", 0, render_macs(inr, g.grid())),
+        Row("", "  in naive form", 0, naive_render_macs(inr, g.grid())),
     ]
 
 
@@ -139,26 +140,22 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([head, *body])
 
 
-def _discriminator_rows(title: str, d: Discriminator, label: torch.Tensor | None) -> list[Row]:
+def discriminator_rows(title: str, d: Discriminator, num_classes: int = 0) -> list[Row]:
+    """Return the parts of a discriminator, counted for one of its inputs."""
+    label = torch.empty(1, dtype=torch.int64, device="meta") if num_classes else None
     d = Discriminator(d.config, d.channels_in).to("meta")
     size = d.config.resolution
     x = torch.empty(1, d.channels_in, size, size, device="meta")
-    with FlopCounterMode(depth=3, display=False) as counter:
+    with counter(depth=3) as flops:
         d(x, label)
     counts = {
-        name.removeprefix("Discriminator."): sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()
+        name.removeprefix("Discriminator."): sum(ops.values()) // 2 for name, ops in flops.get_flop_counts().items()
     }
     parts: dict[str, nn.Module] = {"from_rgb": d.from_rgb, **{f"blocks.{n}": b for n, b in d.blocks.items()}}
     rows = [(name.replace("blocks.", "block "), _count(part), counts.get(name, 0)) for name, part in parts.items()]
     rest = counts["Discriminator"] - sum(macs for _, _, macs in rows)
     rows.append(("epilogue", _count(d) - sum(n for _, n, _ in rows), rest))
     return [Row(title if i == 0 else "", *row) for i, row in enumerate(rows)]
-
-
-def _macs(call: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops() // 2
 
 
 def _count(*modules: nn.Module) -> int:

@@ -16,6 +16,7 @@ from digan.config import TrainConfig, micro_batches
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator, motion_input
 from digan.models.generator import Generator
 from digan.randomness import Phase, stream
+from digan.sharding import BatchSharding
 from digan.training import losses
 from digan.training.augment import AugmentDraw, apply_augment, augment_motion_input, draw_augment
 from digan.training.distributed import COMPUTE_TYPES, send
@@ -51,16 +52,21 @@ class Draw:
 class Trainer:
     """Owns G, its moving average, both discriminators and the two Adam optimizers.
 
-    Every random number is drawn for the whole batch from (seed, iteration, phase) and then dealt out: with S =
-    processes x micro-batches, micro-batch m of process r takes samples s, s+S, s+2S, ... with s = r*(micro-batches)+m.
-    So a run does not depend on how its batch is split up, and resuming needs counters instead of random states.
+    Random numbers are drawn for the whole batch from (seed, iteration, phase) and then divided by the same rule as the
+    reals (`digan.sharding`), so a run does not depend on how its batch is divided, and resuming needs counters instead
+    of random states.
     Gradients are summed over micro-batches and averaged over processes once, flat, before the optimizer's step; the
     networks are never wrapped, because the penalties need second derivatives and each step leaves one side frozen.
     """
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator, num_classes: int = 0) -> None:
         self.config, self.accelerator, self.num_classes = config, accelerator, num_classes
-        self.micro_batches = micro_batches(config, accelerator.num_processes)
+        self.sharding = BatchSharding(
+            config.batch,
+            accelerator.num_processes,
+            micro_batches(config, accelerator.num_processes),
+            accelerator.process_index,
+        )
         self.device = accelerator.device
         self.dtype = COMPUTE_TYPES[accelerator.mixed_precision]
         self.penalty_dtype = None if self.dtype is torch.float16 else self.dtype  # squared gradients overflow float16
@@ -73,9 +79,8 @@ class Trainer:
         self.g_ema = copy.deepcopy(self.g).eval().requires_grad_(False)
         for net in (self.g, self.g_ema, self.d_image, self.d_motion):
             net.to(self.device)
-        at_once = config.batch // (accelerator.num_processes * self.micro_batches)
         for d in (self.d_image, self.d_motion):
-            d.mbstd_group = min(at_once, d.config.mbstd_group)
+            d.mbstd_group = min(self.sharding.clips, d.config.mbstd_group)
 
         self.opt_g = lazy_adam(self.g, config.lr, config.pl_interval)
         self.opt_d = lazy_adam([self.d_image, self.d_motion], config.lr, config.r1_interval)
@@ -90,6 +95,27 @@ class Trainer:
         self._generate = compiled(self._render)
         self._judge_image = compiled(self.d_image)
         self._judge_motion = compiled(self.d_motion)
+
+    @property
+    def micro_batches(self) -> int:
+        """Number of micro-batches of an iteration in this process."""
+        return self.sharding.micro_batches
+
+    def step(self, reals: list[Reals]) -> None:
+        """Run one iteration of training.
+
+        Args:
+            reals: the micro-batches of this process.
+        """
+        self.update_g(reals)
+        if self.config.pl_weight and self.iteration % self.config.pl_interval == 0:
+            self.update_path_length(reals)
+        self.update_d(reals)
+        if self.config.gamma and self.iteration % self.config.r1_interval == 0:
+            self.update_r1(reals)
+        self.update_ema()
+        self.iteration += 1
+        self.clips_seen += self.config.batch
 
     def update_g(self, reals: list[Reals]) -> None:
         """One step of G on the non-saturating logistic loss of both discriminators, on fresh fakes."""
@@ -177,17 +203,10 @@ class Trainer:
         for average, now in zip(self.g_ema.buffers(), self.g.buffers(), strict=True):
             average.copy_(now)
 
-    def advance(self) -> None:
-        """Counts one finished iteration."""
-        self.iteration += 1
-        self.clips_seen += self.config.batch
-
     def reals(self, batch: dict[str, torch.Tensor]) -> Reals:
-        """A micro-batch of the data loader, on the training device: uint8 frames become [-1,1]."""
-        frames = batch["frames"].to(self.device, non_blocking=True).float() / 127.5 - 1  # [n,2,3,R,R]
-        delta_t = batch["delta_t"].to(self.device, non_blocking=True)  # [n]
-        labels = batch["label"].to(self.device, non_blocking=True) if self.num_classes else None
-        return Reals(frames, delta_t, labels)
+        """Convert a micro-batch of the data loader, on the training device: uint8 frames become [-1, 1]."""
+        frames = batch["frames"].float() / 127.5 - 1  # [n,2,3,R,R]
+        return Reals(frames, batch["delta_t"], batch["label"] if self.num_classes else None)
 
     def collect_statistics(self) -> dict[str, float]:
         """Means since the last call over steps and processes, and how many gradient values were not finite."""
@@ -229,19 +248,18 @@ class Trainer:
         self._trained = [p for net in trained for p in net.parameters()]
 
     def _draws(self, phase: Phase, reals: list[Reals]) -> Iterator[tuple[Draw, Reals]]:
-        """The random numbers of a phase, with the real micro-batch that each goes with."""
-        whole = self._draw_batch(phase)
-        shards = self.accelerator.num_processes * self.micro_batches
-        first = self.accelerator.process_index * self.micro_batches
+        """Yield the random numbers of a phase with the real micro-batch that each belongs to."""
+        batch = self._draw_batch(phase)
         for m, real in enumerate(reals):
-            parts = {f.name: getattr(whole, f.name) for f in fields(Draw)}
-            yield Draw(**{name: self._part(part, first + m, shards) for name, part in parts.items()}), real
+            indices = self.sharding.indices(m)
+            parts = {f.name: self._select(getattr(batch, f.name), indices) for f in fields(Draw)}
+            yield Draw(**parts), real
 
-    def _part(self, drawn: torch.Tensor | AugmentDraw, shard: int, shards: int) -> torch.Tensor | AugmentDraw:
-        """What shard `shard` of `shards` has of numbers drawn for the whole batch, on the training device."""
-        if isinstance(drawn, AugmentDraw):
-            return drawn.shard(shard, shards).to(self.device)
-        return send(drawn[shard::shards], self.device)
+    def _select(self, numbers: torch.Tensor | AugmentDraw, indices: slice) -> torch.Tensor | AugmentDraw:
+        """Select the samples of a micro-batch from numbers of the whole batch, on the training device."""
+        if isinstance(numbers, AugmentDraw):
+            return numbers.select(indices).to(self.device)
+        return send(numbers[indices], self.device)
 
     def _draw_batch(self, phase: Phase) -> Draw:
         c, generator = self.config, stream(self.config.seed, self.iteration, phase)

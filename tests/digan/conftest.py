@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from digan.config import TrainConfig, check
 from digan.data import make_demo_videos
 from digan.data.training_data import TrainingData
-from digan.training.logger import Run, make_folder
+from digan.training.logger import RunLogger, make_run_dir
 from digan.training.trainer import Trainer
 
 TINY = {
@@ -36,16 +36,18 @@ def tiny():
 
 @pytest.fixture
 def make_run(tiny, tmp_path):
-    """Makes (run, trainer) of a new run on a few videos of moving shapes, or of the folder and clips given."""
+    """Makes (logger, trainer) of a new run on a few videos of moving shapes, or of the folder and clips given."""
 
-    def make(folder=None, clips=0, **options) -> tuple[Run, Trainer]:
+    def make(folder=None, clips=0, **options) -> tuple[RunLogger, Trainer]:
         data = make_demo_videos(tmp_path / "videos", videos=4, frames=8, resolution=32)
         config = tiny(**{"data": str(data), "outdir": str(tmp_path / "runs"), "frames": 4, "samples": 2, **options})
         accelerator = Accelerator(cpu=True, mixed_precision="no")
-        feed = TrainingData(config, accelerator)
-        trainer = Trainer(config, accelerator, feed.num_classes)
+        training_data = TrainingData(config, accelerator)
+        trainer = Trainer(config, accelerator, training_data.num_classes)
         trainer.clips_seen = clips
-        return Run(folder or make_folder(config, accelerator), config, accelerator, feed, clips), trainer
+        run = RunLogger(folder or make_run_dir(config, accelerator), trainer, training_data)
+        run.start()
+        return run, trainer
 
     return make
 

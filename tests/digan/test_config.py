@@ -2,7 +2,7 @@
 
 import pytest
 
-from digan.cli.options import parse_options, resolve
+from digan.cli.train import parse_options, resolve
 from digan.config import PRESETS, TrainConfig, micro_batches
 from digan.errors import ConfigError
 

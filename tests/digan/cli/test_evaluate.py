@@ -15,7 +15,7 @@ from digan.cli.main import main
 from digan.config import GeneratorConfig
 from digan.data import Clips, ClipWindows, load_index, make_demo_videos
 from digan.sampling.latents import paced_times
-from digan.sampling.render import Fakes
+from digan.sampling.render import GeneratedClips
 
 ROOT = Path(__file__).parents[3]
 SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8, resolution=32)
@@ -60,7 +60,7 @@ def real_clips(videos, frames=4, stride=2, resolution=32, split="train"):
 
 def test_network_has_the_value_of_the_metric_and_the_record_says_what_it_is(evaluate, network, videos, capsys):
     (record,) = evaluate("--network", network, "--data", videos, "--metrics", "rfvd8_4f", "--seed", 3)["rfvd8_4f"]
-    fakes = Fakes(Generator.from_pretrained(network), 8, paced_times(4, 4), seed=3)
+    fakes = GeneratedClips(Generator.from_pretrained(network), 8, paced_times(4, 4), seed=3)
     expected = metrics.compute("rfvd8_4f", real_clips(videos), fakes, seed=3)
     assert record["value"] == pytest.approx(expected["value"], rel=1e-6)
     assert (record["n_real"], record["n_fake"], record["trials"]) == (8, 8, 1)
@@ -171,7 +171,7 @@ def test_experiments_are_tables(evaluate, network, videos, capsys, name, metric,
 def test_upsampled_by_nearest_is_as_by_hand(evaluate, network, videos):
     options = ("--network", network, "--data", videos, "--experiment", "upsample", "--metrics", "rfvd8_4f")
     record = evaluate(*options)["rfvd8_4f"][0]
-    small = Fakes(Generator.from_pretrained(network), 8, paced_times(4, 4), seed=0).batch(range(8))
+    small = GeneratedClips(Generator.from_pretrained(network), 8, paced_times(4, 4), seed=0).batch(range(8))
     large = small.repeat_interleave(2, 3).repeat_interleave(2, 4)
     expected = metrics.compute("rfvd8_4f", real_clips(videos, resolution=64), large)
     assert record["row"] == "nearest"

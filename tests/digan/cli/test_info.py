@@ -72,7 +72,7 @@ class TestNetwork:
 
 
 class TestRun:
-    def test_progress_metrics_and_how_to_go_on(self, finished, info):
+    def test_progress_metrics_and_how_to_resume(self, finished, info):
         facts = info(finished.folder, json_=True)
         assert (facts["kind"], facts["clips"], facts["finished"]) == ("run", 24, True)
         assert facts["statistics"]["loss_g"] == 3.0
@@ -86,7 +86,7 @@ class TestRun:
         assert "loss_g 3" in text
         assert "problem" not in text
         assert f"samples      2, the last is {finished.folder / 'samples' / 'fakes000000.024.mp4'}" in text
-        assert text.rstrip().endswith(f"go on with   --resume {finished.folder} --kimg 0.048")
+        assert text.rstrip().endswith(f"resume with  --resume {finished.folder} --kimg 0.048")
 
     def test_gradients_that_were_not_finite_are_a_problem(self, make_run, info):
         run, trainer = make_run()

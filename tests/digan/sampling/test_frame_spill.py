@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from digan.sampling.frame_spill import Spool
+from digan.sampling.frame_spill import FrameSpill
 
 
 def random_clip(seed: int) -> torch.Tensor:
@@ -14,7 +14,7 @@ def random_clip(seed: int) -> torch.Tensor:
 
 
 def test_clips_come_out_as_they_went_in(tmp_path):
-    with Spool(tmp_path, frames=3, height=4, width=5) as spool:
+    with FrameSpill(tmp_path, frames=3, height=4, width=5) as spool:
         second = spool.write(1, random_clip(1))
         first = spool.write(0, iter(random_clip(0)))
         assert len(first) == 3
@@ -32,7 +32,7 @@ def test_no_file_is_left(tmp_path):
         yield from random_clip(0)[:2]
         raise KeyboardInterrupt
 
-    with Spool(tmp_path, frames=3, height=4, width=5) as spool, pytest.raises(KeyboardInterrupt):
+    with FrameSpill(tmp_path, frames=3, height=4, width=5) as spool, pytest.raises(KeyboardInterrupt):
         spool.write(0, interrupted())
     assert os.listdir(tmp_path) == []
 
@@ -47,5 +47,5 @@ def test_no_file_is_left(tmp_path):
     ids=["short", "size", "float"],
 )
 def test_other_clips_are_refused(tmp_path, clip, message):
-    with Spool(tmp_path, frames=3, height=4, width=5) as spool, pytest.raises(ValueError, match=message):
+    with FrameSpill(tmp_path, frames=3, height=4, width=5) as spool, pytest.raises(ValueError, match=message):
         spool.write(0, clip)

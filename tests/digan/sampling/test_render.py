@@ -7,7 +7,7 @@ from digan import Generator
 from digan.config import GeneratorConfig
 from digan.randomness import Phase, stream
 from digan.sampling.latents import clip_times, paced_times, seeded_latents
-from digan.sampling.render import Fakes, clip_frames, sample_clips
+from digan.sampling.render import GeneratedClips, clip_frames, sample_clips
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_clips_may_be_rendered_larger_and_in_little_memory(generator):
 
 
 def test_fakes_are_the_same_in_any_batches(generator):
-    fakes = Fakes(generator, count=4, times=clip_times(2), seed=1, labels=torch.tensor([0, 1]))
+    fakes = GeneratedClips(generator, count=4, times=clip_times(2), seed=1, labels=torch.tensor([0, 1]))
     together = fakes.batch([0, 1, 2, 3])
     assert len(fakes) == 4
     assert torch.equal(together[2:3], fakes.batch([2]))
@@ -77,17 +77,17 @@ def test_fakes_make_only_the_frames_asked_for(generator):
     labels = torch.tensor([2])
     times = paced_times(5, span=3)
     assert times.tolist() == [0, 0.5, 1, 1.5, 2]
-    whole = Fakes(generator, 2, times, 0, labels).batch([1])
-    some = Fakes(generator, 2, times, 0, labels, frame_indices=range(0, 5, 2)).batch([1])
+    whole = GeneratedClips(generator, 2, times, 0, labels).batch([1])
+    some = GeneratedClips(generator, 2, times, 0, labels, frame_indices=range(0, 5, 2)).batch([1])
     assert torch.equal(some, whole[:, ::2])
 
 
 def test_labels_are_dealt_out_over_all_classes(generator):
     labels = torch.tensor([0] * 50 + [1] * 50 + [2] * 50)  # sorted, as those of a data set are
-    dealt = Fakes(generator, 20, clip_times(1), 0, labels).labels
+    dealt = GeneratedClips(generator, 20, clip_times(1), 0, labels).labels
     assert set(dealt[:20].tolist()) == {0, 1, 2}
     assert sorted(dealt.tolist()) == labels.tolist()
-    assert not torch.equal(dealt, Fakes(generator, 20, clip_times(1), 1, labels).labels)
+    assert not torch.equal(dealt, GeneratedClips(generator, 20, clip_times(1), 1, labels).labels)
 
 
 def test_products_may_be_of_lower_precision(generator):

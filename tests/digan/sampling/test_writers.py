@@ -9,7 +9,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from digan.sampling.writers import Outputs
-from digan.sampling.frame_spill import Spool
+from digan.sampling.frame_spill import FrameSpill
 
 SIDE = 192
 
@@ -19,7 +19,7 @@ def frames(count, offset):
         yield torch.stack([x, x.T, torch.full_like(x, (t + offset) % 256)], dim=2).to(torch.uint8)
 
 def work(count, clips):
-    with Spool(sys.argv[1], count, SIDE, SIDE) as spool:
+    with FrameSpill(sys.argv[1], count, SIDE, SIDE) as spool:
         outputs = Outputs(Path(sys.argv[1]), ["mp4", "gif", "png"])
         made = [spool.write(i, frames(count, 9 * i)) for i in range(clips)]
         for i, clip in enumerate(made):

@@ -16,7 +16,7 @@ METRIC = "rfvd2_4f"
 
 def snapshot(run, trainer, clips):
     trainer.clips_seen = clips
-    run.snapshot(trainer)
+    run.snapshot()
 
 
 def results(run):
@@ -44,7 +44,7 @@ def test_a_snapshot_tells_what_it_was_trained_on(make_run, cond, names):
             "stride": 2,
             "overlap": 1,
             "split": "train",
-            "fingerprint": run.feed.index.fingerprint,
+            "fingerprint": run.data.index.fingerprint,
             "class_names": names,
         },
     }
@@ -61,9 +61,9 @@ def test_metrics_that_an_end_prevented_are_made_up_once(make_run, monkeypatch):
     metrics.append_result(
         again.folder, {"metric": METRIC, "value": 0.5}, clips=16, snapshot=straight[1], row="upsample"
     )
-    again.catch_up(trainer)
+    again.evaluate_missing()
     assert results(again)[1:] == [straight]
-    again.catch_up(trainer)
+    again.evaluate_missing()
     assert len(results(again)) == 2
 
 
@@ -72,16 +72,16 @@ def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):
     snapshot(run, trainer, 16)
     snapshot(run, trainer, 24)
     again, trainer = make_run(run.folder, 16, metrics=METRIC)
-    again.catch_up(trainer)
+    again.evaluate_missing()
     assert [(clips, name) for clips, name, _ in results(again)] == [(16, "network-snapshot-000000.016.safetensors")]
 
 
 def test_a_tick_tells_the_share_of_the_machine(make_run, real_batch):
     run, trainer = make_run(gamma=1.0)
     trainer.update_d([trainer.reals(real_batch(8, 0))])
-    trainer.advance()
-    run.tick_started = time.time() - 2.0
-    run.tick(trainer)
+    trainer.clips_seen += 8
+    run.stopwatch._started -= 2.0
+    run.tick()
     (record,) = read_records(run.folder / STATISTICS)
     assert record["clips_per_second"] == pytest.approx(8 / 2, rel=0.2)
     flops = step_flops(forward_macs(run.config)).weighted(run.config) * record["clips_per_second"]
@@ -105,9 +105,9 @@ def test_the_end_names_what_is_there(make_run, finished):
     run, trainer = make_run(metrics=METRIC, kimg=0.016)
     trainer.clips_seen = 16 if finished else 8
     if finished:
-        run.snapshot(trainer)
+        run.snapshot()
     else:
-        run.draw_fakes(trainer)
+        run.write_fakes()
     text = summary.end(run.folder, run.config, trainer.clips_seen)
     assert text.startswith("Done." if finished else "Stopped at 0.01 of 0.016 kimg.")
     for path in ("snapshots", f"metric-{METRIC}.jsonl"):
@@ -118,9 +118,9 @@ def test_the_end_names_what_is_there(make_run, finished):
 
 def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run):
     run, trainer = make_run()
-    run.tick_started = time.time() - 2.0
+    run.stopwatch._started -= 2.0
     before = time.time()
     snapshot(run, trainer, 8)
     assert time.time() - before > 0.01
-    run.tick(trainer)
+    run.tick()
     assert read_records(run.folder / "stats.jsonl")[-1]["clips_per_second"] == pytest.approx(8 / 2, rel=0.05)

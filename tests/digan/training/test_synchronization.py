@@ -8,10 +8,19 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from digan.data.loader import to_device
 from digan.training.trainer import Trainer
 
 ITERATIONS = 2
-EVERYTHING = dict(pl_weight=2.0, style_mixing=0.5, gamma=1.0, aug="color,translation,cutout", batch_gpu=4)
+EVERYTHING = dict(
+    pl_weight=2.0,
+    pl_interval=1,
+    r1_interval=1,
+    style_mixing=0.5,
+    gamma=1.0,
+    aug="color,translation,cutout",
+    batch_gpu=4,
+)
 
 
 class Copies(TorchDispatchMode):
@@ -35,13 +44,8 @@ class Copies(TorchDispatchMode):
 def iterations(trainer, batch):
     """What the training loop does between two lines of its log."""
     for _ in range(ITERATIONS):
-        reals = [trainer.reals({k: v[m :: trainer.micro_batches] for k, v in batch.items()}) for m in range(2)]
-        trainer.update_g(reals)
-        trainer.update_path_length(reals)
-        trainer.update_d(reals)
-        trainer.update_r1(reals)
-        trainer.update_ema()
-        trainer.advance()
+        micro_batches = [{k: v[trainer.sharding.indices(m)] for k, v in batch.items()} for m in range(2)]
+        trainer.step([trainer.reals(to_device(b, trainer.device)) for b in micro_batches])
 
 
 @pytest.fixture

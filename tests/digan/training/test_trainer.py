@@ -50,17 +50,6 @@ def gradients(trainer, optimizer, update, reals):
     return vector.clone()
 
 
-def iteration(trainer, reals, penalties=True):
-    trainer.update_g(reals)
-    if penalties:
-        trainer.update_path_length(reals)
-    trainer.update_d(reals)
-    if penalties:
-        trainer.update_r1(reals)
-    trainer.update_ema()
-    trainer.advance()
-
-
 def test_each_update_moves_its_own_networks_only(tiny, accelerator, real_batch):
     trainer = Trainer(tiny(pl_weight=2.0), accelerator)
     reals = whole(trainer, real_batch(8, 0))
@@ -168,7 +157,7 @@ def test_micro_batches_accumulate_to_the_gradient_of_the_batch(tiny, accelerator
 
 def test_conditional_training_runs(tiny, accelerator, real_batch):
     trainer = Trainer(tiny(pl_weight=2.0, style_mixing=0.5), accelerator, num_classes=3)
-    iteration(trainer, whole(trainer, real_batch(8, 0, classes=3)))
+    trainer.step(whole(trainer, real_batch(8, 0, classes=3)))
     assert all(math.isfinite(v) for v in trainer.collect_statistics().values())
 
 
@@ -211,13 +200,13 @@ def test_compiled_passes_are_whole_graphs_and_agree_with_eager_ones(tiny, accele
 def test_checkpoint_restores_every_bit(tiny, accelerator, real_batch, tmp_path):
     trainer = Trainer(tiny(pl_weight=2.0), accelerator)
     for i in range(2):
-        iteration(trainer, whole(trainer, real_batch(8, i)))
+        trainer.step(whole(trainer, real_batch(8, i)))
     saved = checkpoint.save(trainer, tmp_path, {"batch": 8}, keep=1)
     resumed = Trainer(tiny(pl_weight=2.0), accelerator)
     checkpoint.load(resumed, saved)
     for t in (trainer, resumed):
         for i in range(2, 4):
-            iteration(t, whole(t, real_batch(8, i)))
+            t.step(whole(t, real_batch(8, i)))
     for name, net in trainer.networks().items():
         other = resumed.networks()[name].state_dict()
         assert all(torch.equal(v, other[k]) for k, v in net.state_dict().items()), name

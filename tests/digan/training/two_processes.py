@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from digan.training.distributed import LaterSum, make_accelerator
+from digan.training.distributed import DelayedSum, make_accelerator
 from digan.training.trainer import Trainer
 
 
@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
         update(reals)
         hook.remove()
     out["w_avg"] = trainer.g.mapping.w_avg
-    later = LaterSum(accelerator)
+    later = DelayedSum(accelerator)
     out["later"] = [later(value) for value in (1.0 + accelerator.process_index, 10.0, 0.0)]
     if accelerator.is_main_process:
         torch.save(out, folder / "out.pt")

@@ -1,0 +1,140 @@
+"""`digan train`, the same as `accelerate launch digan/train.py`: options, presets and YAML become a `TrainConfig`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import Field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from digan.cli.options import OptionParser, parse_bool
+from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
+from digan.data.training_data import TrainingData
+from digan.errors import ConfigError, MetricError
+from digan.metrics.detectors import detector_files
+from digan.metrics.protocol import Protocol
+from digan.run_dir import known_fields
+from digan.train import train
+from digan.training import checkpoint, summary
+from digan.training.allocator import keep_freed_memory
+from digan.training.augment import draw_augment
+from digan.training.distributed import make_accelerator
+from digan.training.logger import check_trackers
+from digan.training.trainer import Trainer
+
+PARSER = {"argument_default": argparse.SUPPRESS}  # presets and resumed runs need to know which options were given
+
+
+def configure(parser: OptionParser) -> None:
+    """Add one flag for each field of `TrainConfig`, and the aliases."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for f in fields(TrainConfig):
+        if f.name == "config":
+            continue  # every command has it
+        group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
+        names = [flag(f.name), *("--" + alias for alias, name in ALIASES.items() if name == f.name)]
+        text = f.metadata["help"] + ("" if f.default in (None, "", False) else f" [{f.default}]")
+        if _type(f) is bool:
+            names += ["-n"] if f.name == "dry_run" else []
+            group.add_argument(*names, dest=f.name, nargs="?", const=True, type=parse_bool, metavar="BOOL", help=text)
+            group.add_argument(
+                "--no-" + flag(f.name)[2:], dest=f.name, action="store_const", const=False, help=argparse.SUPPRESS
+            )
+        else:
+            choices = sorted(PRESETS) if f.name == "cfg" else f.metadata["choices"]
+            group.add_argument(*names, dest=f.name, type=_type(f), choices=choices, help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the options say and return the exit status."""
+    start(vars(args))
+    return 0
+
+
+def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_memory: bool = True) -> Path | None:
+    """Start or resume a run and train until it ends.
+
+    Args:
+        options: what the command line and the `--config` file set, from `parse_options`.
+        trainer_class: the class of the trainer, for comparisons with other ways to compute a step.
+        keep_memory: on CPUs, keep freed memory in the process for the next step.
+
+    Returns:
+        The run folder; None after a dry run.
+    """
+    checkpoint_dir = checkpoint.find(options["resume"], _outdir(options)) if options.get("resume") else None
+    config = resolve(options, checkpoint.read_state(checkpoint_dir)["config"] if checkpoint_dir else None)
+    check_trackers(config)
+    accelerator = make_accelerator(config.mixed_precision, config.threads)
+    if keep_memory and accelerator.device.type == "cpu":
+        keep_freed_memory()
+    data = TrainingData(config, accelerator)
+    trainer = trainer_class(config, accelerator, data.num_classes)
+    if accelerator.is_main_process:
+        print(summary.start(trainer, data, checkpoint_dir), flush=True)
+    return None if config.dry_run else train(trainer, data, checkpoint_dir)
+
+
+def _outdir(options: dict[str, Any]) -> str:
+    return options.get("outdir", TrainConfig.outdir)
+
+
+def parse_options(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the options that a command line and its YAML file set, by field name.
+
+    Raises:
+        ConfigError: an unknown option, with the nearest known one, or a value that does not fit.
+    """
+    parser = OptionParser("digan train", **PARSER)
+    configure(parser)
+    return vars(parser.parse(argv))
+
+
+def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> TrainConfig:
+    """Return the configuration of a run: the defaults, then the preset, then the options.
+
+    Args:
+        options: what the command line and the `--config` file set, from `parse_options`.
+        resumed: the stored configuration of the run to resume. It replaces defaults and preset; options that decide the
+            numbers of the run must not differ from it.
+
+    Raises:
+        ConfigError: options that are out of range, or contradict each other or the resumed run.
+    """
+    if resumed is not None:
+        changed = [n for n in options if n not in RESUME_MAY_CHANGE and n in resumed and options[n] != resumed[n]]
+        if changed:
+            name = changed[0]
+            raise ConfigError(
+                f"{flag(name)} {options[name]} differs from the resumed run's {resumed[name]}: leave it out, "
+                "or start a new run without --resume."
+            )
+        return _check(TrainConfig(**{**known_fields(TrainConfig, resumed), **options}))
+    preset = options.get("cfg") or (None if options.get("data") else "demo")
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(f"--cfg {preset} is not one of {', '.join(PRESETS)}.")
+    return _check(TrainConfig(**{**PRESETS.get(preset or "", {}), **options, "cfg": preset}))
+
+
+def _type(f: Field) -> type:
+    """Return the type of a field, without its `| None`."""
+    return {"int": int, "float": float, "bool": bool, "str": str}[str(f.type).split(" | ")[0]]
+
+
+def _check(config: TrainConfig) -> TrainConfig:
+    """Apply `config.check`, and check the names that other modules define: metrics and augmentations."""
+    check(config)
+    try:
+        protocols = [Protocol.parse(name) for name in config.metric_names()]
+        detector_files([config.detector] if config.detector else [], protocols)
+    except MetricError as error:
+        raise ConfigError(f"--metrics: {error}.") from None
+    try:
+        draw_augment(config.aug_policy(), 0, torch.Generator())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    # Results are filed under the full name of a protocol, which `fid` and others abbreviate.
+    return replace(config, metrics=",".join(p.name for p in protocols) or "none")

@@ -17,13 +17,13 @@ from accelerate import Accelerator
 
 from digan import metrics
 from digan.cli.options import OptionParser, at_least
-from digan.cli.terminal import Progress, ResultTable, plain_warnings
+from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
 from digan.config import TrainConfig
 from digan.data import Clips, UnreadableVideo, VideoIndex, choose, load_index
 from digan.data.clips import content_key, cut_clips
 from digan.data.index import CACHE_FOLDER
 from digan.errors import ConfigError, DataError
-from digan.metrics import Detector, Protocol, Source
+from digan.metrics import ClipSource, Detector, MetricProtocol
 from digan.metrics.experiments import EXPERIMENTS, PLAIN, Maker, Model
 from digan.models.generator import Generator
 from digan.models.hub import find_network
@@ -181,10 +181,10 @@ class _Evaluation:
             print(f"appended to {self.outdir / 'metric-<name>.jsonl'}", flush=True)
 
     def _compute(
-        self, protocol: Protocol, reals: Source | None, key: str | None, name: str, fakes: Maker | Source
+        self, protocol: MetricProtocol, reals: ClipSource | None, key: str | None, name: str, fakes: Maker | ClipSource
     ) -> dict[str, Any]:
         accelerator = self.accelerator
-        with Progress(f"{protocol.name} {name}", shown=self.main) as progress:
+        with ProgressBar(f"{protocol.name} {name}", shown=self.main) as progress:
             return metrics.compute(
                 protocol,
                 reals,
@@ -278,30 +278,30 @@ class _Evaluation:
         shortest = min(self.protocols, key=lambda protocol: protocol.frames)
         return self._cut(self.reals, shortest, self._real_stride(shortest)).labels()
 
-    def _rows(self, protocol: Protocol) -> dict[str, Maker | Source]:
+    def _rows(self, protocol: MetricProtocol) -> dict[str, Maker | ClipSource]:
         """What is compared with the reals, by name."""
         if self.model is not None:
             return self.experiment.rows(self.model, protocol, self.resolution)
         stride = self.args.fake_stride or (1 if self.args.fake else self.stride)
         return {"videos": self._chosen(self._cut(self.fakes, protocol, stride))[0]}
 
-    def _real_stride(self, protocol: Protocol) -> int:
+    def _real_stride(self, protocol: MetricProtocol) -> int:
         return max(1, round(self.stride * self.experiment.pace(self.span, protocol.frames)))
 
-    def _real_pace(self, protocol: Protocol) -> float:
+    def _real_pace(self, protocol: MetricProtocol) -> float:
         """How many times as fast as the generator's clips the real ones are; 1 without a network."""
         if self.model is None:
             return 1.0
         step = self.trained_stride * self.experiment.pace(self.span, protocol.frames)
         return self._real_stride(protocol) / step
 
-    def _real_clips(self, protocol: Protocol) -> tuple[Source | None, str | None]:
+    def _real_clips(self, protocol: MetricProtocol) -> tuple[ClipSource | None, str | None]:
         """The real clips that a protocol needs, and a name for their content; None where it needs none."""
         if not protocol.needs_reals:
             return None, None
         return self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))
 
-    def _cut(self, index: VideoIndex, protocol: Protocol, stride: int) -> Clips:
+    def _cut(self, index: VideoIndex, protocol: MetricProtocol, stride: int) -> Clips:
         """All clips of the length that a protocol needs."""
         frames = protocol.frames
         longest = max(video.num_frames for video in index.videos)
@@ -313,7 +313,7 @@ class _Evaluation:
             )
         return cut_clips(index, frames, stride, self.overlap, self.resolution)
 
-    def _chosen(self, clips: Clips) -> tuple[Source, str]:
+    def _chosen(self, clips: Clips) -> tuple[ClipSource, str]:
         """The clips that are compared, and a name for their content."""
         if not self.args.one_per_video:
             return clips, content_key(clips)
@@ -334,7 +334,7 @@ class _Evaluation:
                     lines[-1] += f", {pace:.2g} times as fast as the generator's: the value holds that too"
         return lines
 
-    def _context(self, protocol: Protocol, row: str) -> dict[str, Any]:
+    def _context(self, protocol: MetricProtocol, row: str) -> dict[str, Any]:
         """What a result has to say about itself beside the number."""
         args = self.args
         context = {"row": row, "experiment": args.experiment, "protocol": asdict(protocol)}

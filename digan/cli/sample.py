@@ -16,7 +16,7 @@ import torch
 
 import fused_inr as fi
 from digan.cli.options import OptionParser
-from digan.cli.terminal import Progress
+from digan.cli.terminal import ProgressBar
 from digan.config import TrainConfig
 from digan.errors import ConfigError
 from digan.files import atomic_path
@@ -141,7 +141,7 @@ def _make(
     height, width = sampler.size
     _check_room(args, min(shown + 1, count) * frames * height * width * 3)
     files, spooled = [], []
-    with FrameSpill(args.outdir, frames, height, width) as spool, Progress("rendering", True, "frame") as progress:
+    with FrameSpill(args.outdir, frames, height, width) as spool, ProgressBar("rendering", True, "frame") as progress:
         for index, clip in enumerate(plan.clips):
             rendered = _told(_frames(args, sampler, clip), progress, index * frames, count * frames)
             # Clips of the grid stay in the spool; the others take turns in the place behind them.
@@ -161,7 +161,7 @@ def _frames(args: argparse.Namespace, sampler: Sampler, clip: ClipPlan) -> Itera
         raise ConfigError(f"--memory {args.memory:g}: {error}") from error
 
 
-def _told(frames: Iterator[torch.Tensor], progress: Progress, done: int, total: int) -> Iterator[torch.Tensor]:
+def _told(frames: Iterator[torch.Tensor], progress: ProgressBar, done: int, total: int) -> Iterator[torch.Tensor]:
     """The same frames, counted on the terminal."""
     for index, frame in enumerate(frames):
         yield frame

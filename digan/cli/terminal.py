@@ -39,7 +39,7 @@ class ResultTable:
         print(f"{names}  {value:>18}  {reals:>6}  {fakes:>6}  {features:<22}  {seconds:>7}", flush=True)
 
 
-class Progress(contextlib.AbstractContextManager):
+class ProgressBar(contextlib.AbstractContextManager):
     """Clips done (or `unit`), on a bar or, where there is no terminal, in a line every ten seconds.
 
     Nothing is shown unless `shown`.

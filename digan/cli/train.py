@@ -15,7 +15,7 @@ from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check
 from digan.data.training_data import TrainingData
 from digan.errors import ConfigError, MetricError
 from digan.metrics.detectors import detector_files
-from digan.metrics.protocol import Protocol
+from digan.metrics.protocol import MetricProtocol
 from digan.run_dir import known_fields
 from digan.train import train
 from digan.training import checkpoint, summary
@@ -128,7 +128,7 @@ def _check(config: TrainConfig) -> TrainConfig:
     """Apply `config.check`, and check the names that other modules define: metrics and augmentations."""
     check(config)
     try:
-        protocols = [Protocol.parse(name) for name in config.metric_names()]
+        protocols = [MetricProtocol.parse(name) for name in config.metric_names()]
         detector_files([config.detector] if config.detector else [], protocols)
     except MetricError as error:
         raise ConfigError(f"--metrics: {error}.") from None

@@ -6,25 +6,25 @@ append_result(run_folder, result, clips=clips_seen)
 """
 
 from digan.errors import MetricError
-from digan.metrics.clip_sets import Source
+from digan.metrics.clip_sets import ClipSource
 from digan.metrics.compute import append_result, compute
 from digan.metrics.detectors import DETECTORS, Detector, check_i3d, detector_files, load_detector
 from digan.metrics.distances import frechet_distance, kernel_distance
 from digan.metrics.features import Extractor, RandomFeatures
 from digan.metrics.inception_score import inception_score
-from digan.metrics.protocol import KINDS, Protocol
+from digan.metrics.protocol import KINDS, MetricProtocol
 
-parse = Protocol.parse
+parse = MetricProtocol.parse
 
 __all__ = [
     "DETECTORS",
     "KINDS",
+    "ClipSource",
     "Detector",
     "Extractor",
     "MetricError",
-    "Protocol",
+    "MetricProtocol",
     "RandomFeatures",
-    "Source",
     "append_result",
     "check_i3d",
     "compute",

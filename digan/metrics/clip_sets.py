@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol as Interface
+from typing import Protocol
 
 import torch
 
 from digan.errors import MetricError
-from digan.metrics.protocol import Protocol
+from digan.metrics.protocol import MetricProtocol
 
 
-class Source(Interface):
+class ClipSource(Protocol):
     """A set of clips. `batch` may be asked for any indices below the length, in any order."""
 
     def __len__(self) -> int: ...
@@ -24,10 +24,10 @@ class Source(Interface):
 class ClipSet:
     """The clips of one side, checked as they are read.
 
-    name: "real" or "fake", for the messages. clips: a Source, a sequence of clips or one tensor, as `compute` takes.
+    name: "real" or "fake", for the messages. clips: a ClipSource, a sequence of clips or a tensor, as `compute` takes.
     """
 
-    def __init__(self, name: str, clips: Source | Sequence[torch.Tensor], protocol: Protocol) -> None:
+    def __init__(self, name: str, clips: ClipSource | Sequence[torch.Tensor], protocol: MetricProtocol) -> None:
         self.name, self.protocol, self._clips = name, protocol, clips
         if len(clips) < 2:
             raise MetricError(f"{protocol.name} needs at least 2 {name} clips, there are {len(clips)}")

@@ -15,23 +15,23 @@ from typing import Any
 import torch
 
 from digan.errors import MetricError
-from digan.metrics.clip_sets import ClipSet, Source
+from digan.metrics.clip_sets import ClipSet, ClipSource
 from digan.metrics.detectors import detector_files, load_detector, missing_detector
 from digan.metrics.distances import frechet_distance, kernel_distance
-from digan.metrics.extraction import Drawn, Extraction, Gather, Progress
+from digan.metrics.extraction import Drawn, Extraction, Gather, ProgressCallback
 from digan.metrics.features import Extractor, RandomFeatures
 from digan.metrics.inception_score import inception_score
-from digan.metrics.protocol import Protocol
+from digan.metrics.protocol import MetricProtocol
 from digan.run_dir import metric_path
 
-Clips = Source | Sequence[torch.Tensor] | torch.Tensor
+ClipsLike = ClipSource | Sequence[torch.Tensor] | torch.Tensor
 Detectors = Extractor | str | Path | Mapping[str, Extractor | str | Path]
 
 
 def compute(
-    protocol: str | Protocol,
-    reals: Clips | None,
-    fakes: Clips | Callable[[int], Clips],
+    protocol: str | MetricProtocol,
+    reals: ClipsLike | None,
+    fakes: ClipsLike | Callable[[int], ClipsLike],
     *,
     detector: Detectors | None = None,
     device: torch.device | str = "cpu",
@@ -39,7 +39,7 @@ def compute(
     trials: int | None = None,
     splits: int = 10,
     batch: int = 16,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cache: str | Path | None = None,
     cache_key: str | None = None,
     rank: int = 0,
@@ -49,13 +49,13 @@ def compute(
     """Compute a metric, in every process the same.
 
     protocol: a name such as "fvd2048_16f", or what `parse` made of it.
-    reals, fakes: a Source, a sequence of uint8 clips [T,3,H,W], or one tensor [N,T,3,H,W]. T is the protocol's number
-        of frames, of which every subsample-th is looked at; a source that makes only those says so by an attribute
+    reals, fakes: a ClipSource, a sequence of uint8 clips [T,3,H,W], or one tensor [N,T,3,H,W]. T is the protocol's
+        number of frames, of which every subsample-th is looked at; a source that makes only those says so by an attribute
         `frame_indices` equal to the protocol's. From a set larger than the protocol asks for, that many clips are
         drawn with `seed`; a smaller one is used whole, which the counts in the result show. An inception score looks
         at the fakes alone; reals may then be None.
-        fakes may also be a function that makes such a set from a seed, new fakes for every trial; best a Source, which
-        makes its clips when they are asked for.
+        fakes may also be a function that makes such a set from a seed, new fakes for every trial; best a ClipSource,
+        which makes its clips when they are asked for.
     detector: for metrics that need a file, its path, "KIND=path" as `detector_files` reads it, a Detector, or a mapping
         of kinds ("i3d", "c3d", "inception") to either; ignored by rfvd.
     seed: of the draw, of `fakes` if it is a function, and of the splits of an inception score.
@@ -74,7 +74,7 @@ def compute(
     MetricError.
     """
     start = time.perf_counter()
-    protocol = Protocol.parse(protocol)
+    protocol = MetricProtocol.parse(protocol)
     _check_options(protocol, reals, trials, world, gather, cache, cache_key)
     device = torch.device(device)
     extractor = _extractor(protocol, detector, device)
@@ -127,8 +127,8 @@ def _version() -> str:
 
 
 def _check_options(
-    protocol: Protocol,
-    reals: Clips | None,
+    protocol: MetricProtocol,
+    reals: ClipsLike | None,
     trials: int | None,
     world: int,
     gather: Gather | None,
@@ -145,7 +145,7 @@ def _check_options(
         raise MetricError(f"{protocol.name} compares with real clips; give them with --data")
 
 
-def _extractor(protocol: Protocol, detector: Detectors | None, device: torch.device) -> Extractor:
+def _extractor(protocol: MetricProtocol, detector: Detectors | None, device: torch.device) -> Extractor:
     kind = protocol.detector
     if kind is None:
         return RandomFeatures(device)
@@ -166,7 +166,10 @@ def _extractor(protocol: Protocol, detector: Detectors | None, device: torch.dev
 
 
 def _fake_sides(
-    protocol: Protocol, fakes: Clips | Callable[[int], Clips], seeds: Sequence[int], extraction: Extraction
+    protocol: MetricProtocol,
+    fakes: ClipsLike | Callable[[int], ClipsLike],
+    seeds: Sequence[int],
+    extraction: Extraction,
 ) -> list[Drawn]:
     """One side for every trial: the same set, or new fakes."""
     if hasattr(fakes, "__len__"):
@@ -175,7 +178,7 @@ def _fake_sides(
 
 
 def _measure(
-    protocol: Protocol, reals: torch.Tensor | None, fakes: torch.Tensor, splits: int, seed: int
+    protocol: MetricProtocol, reals: torch.Tensor | None, fakes: torch.Tensor, splits: int, seed: int
 ) -> tuple[float, float | None]:
     """The value of one trial, and the deviation over the splits of an inception score."""
     if protocol.kind == "isv":

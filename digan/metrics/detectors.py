@@ -15,7 +15,7 @@ import torch
 from digan.errors import MetricError
 from digan.metrics.distances import frechet_distance
 from digan.metrics.precision import full_precision
-from digan.metrics.protocol import Protocol
+from digan.metrics.protocol import MetricProtocol
 
 _IMAGES = 64  # frames in one call of an image detector
 
@@ -158,7 +158,7 @@ class Detector:
 load_detector = functools.lru_cache(maxsize=len(DETECTORS))(Detector)
 
 
-def detector_files(values: Iterable[str | Path], protocols: Sequence[Protocol]) -> dict[str, str]:
+def detector_files(values: Iterable[str | Path], protocols: Sequence[MetricProtocol]) -> dict[str, str]:
     """What `--detector` was given, as {kind: path}, complete for these protocols.
 
     A value is FILE, where the protocols need one kind alone, or KIND=FILE, or several KIND=FILE joined by commas.
@@ -177,7 +177,7 @@ def detector_files(values: Iterable[str | Path], protocols: Sequence[Protocol]) 
     return named
 
 
-def missing_detector(protocol: Protocol) -> MetricError:
+def missing_detector(protocol: MetricProtocol) -> MetricError:
     """What to say where a protocol has no file."""
     kind = DETECTORS[protocol.detector]
     return MetricError(

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from digan.errors import ConfigError
-from digan.metrics import Protocol, Source
+from digan.metrics import ClipSource, MetricProtocol
 from digan.models.generator import Generator
 from digan.sampling.latents import clip_times, paced_times
 from digan.sampling.render import GeneratedClips
 
-Maker = Callable[[int], Source]  # the clips of a seed
+Maker = Callable[[int], ClipSource]  # the clips of a seed
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Model:
     labels: torch.Tensor | None = None
     psi: float = 1.0
 
-    def clips(self, protocol: Protocol, times: torch.Tensor, resolution: int, **options: Any) -> Maker:
+    def clips(self, protocol: MetricProtocol, times: torch.Tensor, resolution: int, **options: Any) -> Maker:
         """Makes the sets of protocol.count clips with frames at `times`, `resolution` pixels per side."""
         options |= {"psi": self.psi, "resolution": resolution}
         return lambda seed: GeneratedClips(self.g, protocol.count, times, seed, self.labels, **options)
 
-    def looked_at(self, protocol: Protocol, times: torch.Tensor, resolution: int) -> Maker:
+    def looked_at(self, protocol: MetricProtocol, times: torch.Tensor, resolution: int) -> Maker:
         """As `clips`, with only those frames that the protocol looks at; times: [protocol.frames]."""
         return self.clips(protocol, times, resolution, frame_indices=protocol.frame_indices)
 
@@ -55,7 +55,7 @@ class Resized:
         mode: "nearest", "bilinear" or "bicubic" (of torch.nn.functional.interpolate, corners not aligned).
     """
 
-    def __init__(self, clips: Source, resolution: int, mode: str) -> None:
+    def __init__(self, clips: ClipSource, resolution: int, mode: str) -> None:
         self.clips, self.resolution, self.mode = clips, resolution, mode
         self.frame_indices = clips.frame_indices
 
@@ -76,7 +76,7 @@ class Retimed:
         blend: a frame between two is their linear blend; else it is the nearer one.
     """
 
-    def __init__(self, clips: Source, frames: int, blend: bool) -> None:
+    def __init__(self, clips: ClipSource, frames: int, blend: bool) -> None:
         self.clips, self.frames, self.blend = clips, frames, blend
 
     def __len__(self) -> int:
@@ -112,17 +112,17 @@ class Experiment:
     """
 
     text: str
-    rows: Callable[[Model, Protocol, int], dict[str, Maker]]
+    rows: Callable[[Model, MetricProtocol, int], dict[str, Maker]]
     metric: Callable[[int], str] = lambda span: f"rfvd256_{span}f"
     enlarge: int = 1
     pace: Callable[[int, int], float] = lambda span, frames: 1.0
 
 
-def _generate(model: Model, protocol: Protocol, resolution: int) -> dict[str, Maker]:
+def _generate(model: Model, protocol: MetricProtocol, resolution: int) -> dict[str, Maker]:
     return {"generator": model.looked_at(protocol, paced_times(protocol.frames, model.span), resolution)}
 
 
-def _interpolate(model: Model, protocol: Protocol, resolution: int) -> dict[str, Maker]:
+def _interpolate(model: Model, protocol: MetricProtocol, resolution: int) -> dict[str, Maker]:
     frames, span = protocol.frames, model.span
     if frames <= span:
         raise ConfigError(
@@ -141,7 +141,7 @@ def _slower(span: int, frames: int) -> float:
     return max(span - 1, 1) / max(frames - 1, 1)
 
 
-def _extrapolate(model: Model, protocol: Protocol, resolution: int) -> dict[str, Maker]:
+def _extrapolate(model: Model, protocol: MetricProtocol, resolution: int) -> dict[str, Maker]:
     times = paced_times(protocol.frames + 1, model.span)
     return {
         "from time 0": model.looked_at(protocol, times[:-1], resolution),
@@ -149,7 +149,7 @@ def _extrapolate(model: Model, protocol: Protocol, resolution: int) -> dict[str,
     }
 
 
-def _upsample(model: Model, protocol: Protocol, resolution: int) -> dict[str, Maker]:
+def _upsample(model: Model, protocol: MetricProtocol, resolution: int) -> dict[str, Maker]:
     own = model.g.config.resolution
     if resolution <= own:
         raise ConfigError(f"--experiment upsample needs a --resolution above the network's {own}, not {resolution}.")

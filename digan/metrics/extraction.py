@@ -14,10 +14,10 @@ from safetensors.torch import save
 from digan.files import atomic_path
 from digan.metrics.clip_sets import ClipSet
 from digan.metrics.features import Extractor
-from digan.metrics.protocol import Protocol
+from digan.metrics.protocol import MetricProtocol
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 class Extraction:
@@ -26,13 +26,13 @@ class Extraction:
     def __init__(
         self,
         extractor: Extractor,
-        protocol: Protocol,
+        protocol: MetricProtocol,
         device: torch.device,
         batch: int,
         rank: int,
         world: int,
         gather: Gather | None,
-        progress: Progress | None,
+        progress: ProgressCallback | None,
     ) -> None:
         self.extractor, self.protocol = extractor, protocol
         self._device, self._batch, self._rank, self._world = device, batch, rank, world

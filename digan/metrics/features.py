@@ -7,7 +7,7 @@ An extractor has a `name`, which goes into results and cache keys, a number of f
 from __future__ import annotations
 
 import math
-from typing import Protocol as Interface
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from digan.metrics.precision import full_precision
 
 
-class Extractor(Interface):
+class Extractor(Protocol):
     """What the metrics ask of a feature extractor.
 
     One that looks at single frames has besides an attribute `per_frame`, which is True, and returns [N,T,dim].

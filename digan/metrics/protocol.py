@@ -35,7 +35,7 @@ _NAME = re.compile(r"([a-z]+)([1-9]\d*)?(?:_([1-9]\d*)f(?:_subsample([1-9]\d*)f)
 
 
 @dataclass(frozen=True)
-class Protocol:
+class MetricProtocol:
     """`fvd2048_128f_subsample8f` taken apart: FVD on 2048 clips of 128 frames, of which every 8th is read.
 
     `isv2048` is an inception score of 2048 clips of 16 frames, `fid` a distance of all frames of 2048 clips of 16
@@ -48,9 +48,9 @@ class Protocol:
     subsample: int = 1
 
     @classmethod
-    def parse(cls, name: str | Protocol) -> Protocol:
+    def parse(cls, name: str | MetricProtocol) -> MetricProtocol:
         """Read a metric's name. Raises MetricError, listing the valid forms, for any other."""
-        if isinstance(name, Protocol):
+        if isinstance(name, MetricProtocol):
             return name
         match = _NAME.fullmatch(name)
         kind = KINDS.get(match[1]) if match else None

@@ -16,7 +16,7 @@ IMAGE_CHANNELS = 3
 MOTION_CHANNELS = 7  # two frames and the time between them as a constant plane
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Residual block that halves the resolution; both branches are scaled by sqrt(1/2) before they are added."""
 
     def __init__(self, in_channels: int, out_channels: int, clamp: float) -> None:
@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
         resolution = top
         while resolution > 4:
             widths = channels_at(config, resolution), channels_at(config, resolution // 2)
-            self.blocks[str(resolution)] = Block(*widths, clamp=config.half_clamp)
+            self.blocks[str(resolution)] = ResidualBlock(*widths, clamp=config.half_clamp)
             resolution //= 2
         width = channels_at(config, 4)
         self.conv = Conv2d(width + config.mbstd_channels, width, 3, activation="lrelu")

@@ -87,7 +87,7 @@ class ToRGB(nn.Module):
         return self.weight * style.unsqueeze(1), self.bias
 
 
-class Block(nn.Module):
+class SynthesisBlock(nn.Module):
     """The heads of one resolution: optional coordinate features, the FMM layers, and the read-out after the last."""
 
     def __init__(
@@ -146,7 +146,7 @@ class Generator(
             layers += resolution >= config.extra_layers_from
             width = channels_at(config, resolution)
             fourier = resolution == 4 or resolution > config.base_resolution
-            self.blocks[str(resolution)] = Block(channels, width, layers, fourier, config)
+            self.blocks[str(resolution)] = SynthesisBlock(channels, width, layers, fourier, config)
             channels, resolution = width, resolution * 2
 
     @property

@@ -36,8 +36,8 @@ def finished(make_run):
     for clips in (16, 24):
         trainer.clips_seen = clips
         trainer._record("loss_g", torch.tensor(clips / 8))
-        run.tick(trainer)
-        run.snapshot(trainer)
+        run.tick()
+        run.snapshot()
     return run
 
 
@@ -92,7 +92,7 @@ class TestRun:
         run, trainer = make_run()
         for trainer.clips_seen, count in ((8, 0.0), (16, 5.0), (24, 0.0)):
             trainer._record("nonfinite", torch.tensor(count))
-            run.tick(trainer)
+            run.tick()
         assert info(run.folder, json_=True)["nonfinite_at"] == [16]
         assert "not finite in 1 ticks, last at 0.016 kimg" in info(run.folder)
 
@@ -106,7 +106,7 @@ class TestRun:
     def test_a_run_that_was_stopped_between_ticks_is_where_its_checkpoint_is(self, make_run, info):
         run, trainer = make_run()
         trainer.clips_seen = 5000
-        run.save(trainer)
+        run.save_checkpoint()
         facts = info(run.folder, json_=True)
         assert (facts["clips"], facts["finished"]) == (5000, False)
         assert facts["resume"] == f"--resume {run.folder}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from digan.metrics import MetricError, Protocol, parse
+from digan.metrics import MetricError, MetricProtocol, parse
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from digan.metrics import MetricError, Protocol, parse
 )
 def test_valid_names(name, fields, frame_indices):
     protocol = parse(name)
-    assert protocol == Protocol(*fields)
+    assert protocol == MetricProtocol(*fields)
     assert protocol.name == name
     assert list(protocol.frame_indices) == frame_indices
     assert parse(protocol) is protocol

@@ -10,7 +10,7 @@ from digan.training.trainer import Trainer
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_the_table_counts_what_the_speed_counts(tiny, classes):
-    trainer = Trainer(tiny(), Accelerator(cpu=True, mixed_precision="no"), num_classes=classes)
+    trainer = Trainer(tiny(resolution=64), Accelerator(cpu=True, mixed_precision="no"), num_classes=classes)
     macs = forward_macs(trainer.config, classes)
     mapping, heads, rendering, naive = (row.macs for row in summary.generator_rows(trainer.g))
     per_frame = (macs.generator - mapping - rendering * 2) / heads  # the motion heads run once for each of two frames

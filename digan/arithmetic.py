@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from digan.config import TrainConfig
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.generator import Generator
-from fused_inr import counts
+from fused_inr.tools import counts
 
 _FRAMES = 2  # of a generated clip in training
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
-class Kernel(NamedTuple):
+class Implementation(NamedTuple):
     """One backend's implementation of one op; the functions take the op's arguments as `reference` defines them."""
 
     supports: Callable[..., tuple[bool, str]]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fused_inr.backends import call
+from fused_inr.ops.dispatch import call
 
 LRELU_SLOPE = 0.2
 # Gains that keep the variance of a normally distributed input, as StyleGAN2 sets them.

@@ -1,9 +1,9 @@
 """The backends: which exist, whether they can run here, and which one serves a call.
 
-A backend is a module `fused_inr.backends.<name>` that exposes
+A backend is a module `fused_inr._backends.<name>` that exposes
 
     status() -> str                  "ready", or one line saying why it cannot run; asked at every call, so remembered
-    KERNELS: dict[str, Kernel]       op name -> Kernel
+    KERNELS: dict[str, Implementation]       op name -> Implementation
 
 and is plugged in by existing: its name is already in `DEVICES`. Importing it must neither compile nor need a device,
 because `import fused_inr` does it. Ops call `call`, everyone else asks `backends`, `backend` and `service`.
@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from fused_inr import reference
-from fused_inr.kernel import Kernel
+from fused_inr._backends.implementation import Implementation
+from fused_inr.ops.precision import autocast_enabled
 
 READY = "ready"
 
@@ -31,33 +32,33 @@ def _always(*args: Any) -> tuple[bool, str]:
     return True, ""
 
 
-_REFERENCE: dict[str, Kernel] = {
-    "render": Kernel(_always, reference.render, reference.render_memory),
-    "siren": Kernel(_always, reference.siren),
-    "fmm_weight": Kernel(_always, reference.fmm_weight),
-    "bias_act": Kernel(_always, reference.bias_act),
-    "conv2d": Kernel(_always, reference.conv2d),
-    "upfirdn2d": Kernel(_always, reference.upfirdn2d),
-    "minibatch_stddev": Kernel(_always, reference.minibatch_stddev),
-    "augment": Kernel(_always, reference.augment),
+_REFERENCE: dict[str, Implementation] = {
+    "render": Implementation(_always, reference.render, reference.render_memory),
+    "siren": Implementation(_always, reference.siren),
+    "fmm_weight": Implementation(_always, reference.fmm_weight),
+    "bias_act": Implementation(_always, reference.bias_act),
+    "conv2d": Implementation(_always, reference.conv2d),
+    "upfirdn2d": Implementation(_always, reference.upfirdn2d),
+    "minibatch_stddev": Implementation(_always, reference.minibatch_stddev),
+    "augment": Implementation(_always, reference.augment),
 }
 
 OPS = tuple(_REFERENCE)
 
 
 def _plugged_in() -> dict[str, Any]:
-    names = [name for name in DEVICES if name != "reference"]
+    modules = {name: f"fused_inr._backends.{name}" for name in DEVICES if name != "reference"}
     return {
-        name: importlib.import_module(f"{__name__}.{name}")
-        for name in names
-        if importlib.util.find_spec(f"{__name__}.{name}") is not None
+        name: importlib.import_module(module)
+        for name, module in modules.items()
+        if importlib.util.find_spec(module) is not None
     }
 
 
 _modules = _plugged_in()
 
 
-def _kernels(name: str) -> dict[str, Kernel]:
+def _kernels(name: str) -> dict[str, Implementation]:
     if name == "reference":
         return _REFERENCE
     return _modules[name].KERNELS if name in _modules else {}
@@ -145,7 +146,7 @@ def _refusal(name: str, op: str, device: str, args: tuple) -> str | None:
     return None if ok else reason
 
 
-def select(op: str, device: str, args: tuple, backend: str | None = None) -> Kernel:
+def select(op: str, device: str, args: tuple, backend: str | None = None) -> Implementation:
     """The kernel that serves a call: of the backend asked for, else of the fastest one that supports it.
 
     Args:
@@ -174,12 +175,6 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Ker
             else:
                 return yielding if yielding and candidate == "reference" else kernel
     raise AssertionError(f"the reference serves every op, {op} included")
-
-
-def autocast_enabled(device: str) -> bool:
-    """Whether autocast is on for a device type."""
-    # "meta" has none and asking raises. torch.amp.is_autocast_available would tell, but torch 2.11 cannot trace it.
-    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def call(op: str, device: str, args: tuple, backend: str | None = None) -> Any:

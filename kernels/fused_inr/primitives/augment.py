@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 torch.library.define(
     "fused_inr::augment",
@@ -44,7 +44,7 @@ def supports(
     wanted = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
     if torch.is_grad_enabled() and wanted:
         return False, "it has no gradient for the draw"
-    return layout.supports(x)
+    return memory_format.supports(x)
 
 
 @torch.library.register_fake("fused_inr::augment")

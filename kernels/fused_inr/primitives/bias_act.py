@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fused_inr import reference
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
@@ -46,9 +46,9 @@ def bias_act(
     if bias is None:
         dim = min(1, x.ndim - 1) if x.ndim else 0  # any axis will do
     # The bias runs along the channels of an image or along an axis of a contiguous tensor.
-    x = layout.dense(x) if dim == 1 else x.contiguous()
+    x = memory_format.dense(x) if dim == 1 else x.contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    residual = None if residual is None else layout.like(x, residual)
+    residual = None if residual is None else memory_format.like(x, residual)
     return _forward(x, bias, residual, act, alpha, gain, clamp, dim)
 
 
@@ -65,7 +65,7 @@ def supports(
     """What the kernels of every backend have in common."""
     if alpha < 0:
         return False, "the output of a negative slope does not tell the sign of the input"
-    return layout.supports(x)
+    return memory_format.supports(x)
 
 
 @torch.library.register_fake("fused_inr::bias_act")
@@ -111,7 +111,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
     with_x, with_bias, with_residual = ctx.needs_input_grad[:3]
     dx = sums = None
     if with_x or with_bias:
-        dense = layout.like(told, gradient)
+        dense = memory_format.like(told, gradient)
         dx, sums = _slope(dense, None, told, bias, ctx.from_output, with_bias, *ctx.options)
     return (dx if with_x else None, sums if with_bias else None, gradient if with_residual else None, *[None] * 5)
 
@@ -133,7 +133,7 @@ def _slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
     if not (with_gradient or with_shift):
         return (None,) * 11
     level = again_sums.contiguous() if ctx.with_sums else None  # autograd expands one number for a sum
-    dense = layout.like(told, again)
+    dense = memory_format.like(told, again)
     found, sums = _slope(dense, level, told, bias, ctx.from_output, with_shift, *ctx.options)
     return (found if with_gradient else None, sums if with_shift else None, *[None] * 9)
 

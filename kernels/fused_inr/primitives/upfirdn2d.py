@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 torch.library.define(
     "fused_inr::upfirdn2d",
@@ -43,7 +43,7 @@ def upfirdn2d(
         taps = taps.flip([0, 1])
     height = (x.shape[2] * up[1] + padding[2] + padding[3] - taps.shape[0]) // down[1] + 1
     width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps.shape[1]) // down[0] + 1
-    return _upfirdn2d(layout.dense(x), taps, up, down, (padding[0], padding[2]), (height, width))
+    return _upfirdn2d(memory_format.dense(x), taps, up, down, (padding[0], padding[2]), (height, width))
 
 
 def supports(
@@ -58,7 +58,7 @@ def supports(
     """What the kernels of every backend have in common."""
     if torch.is_grad_enabled() and filter.requires_grad:
         return False, "it has no gradient for the filter"
-    return layout.supports(x)
+    return memory_format.supports(x)
 
 
 @torch.library.register_fake("fused_inr::upfirdn2d")
@@ -69,13 +69,13 @@ def _(x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], s
 def output(x: Tensor, size: list[int]) -> Tensor:
     """What the op returns, not yet written: in the type and layout of x."""
     shape = [*x.shape[:2], *size]
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout.format_of(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, taps, *ctx.options = inputs
     ctx.size = x.shape[2:]
-    ctx.memory_format = layout.format_of(x)
+    ctx.memory_format = memory_format.format_of(x)
     ctx.save_for_backward(taps)
 
 

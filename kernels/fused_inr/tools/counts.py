@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
-from fused_inr.traffic import Counts, Kernel, LayerKernels, Program, StageKernels, Step, total
+from fused_inr.tools.traffic import Counts, Kernel, LayerKernels, Program, StageKernels, Step, total
 
 __all__ = [
     "Counts",

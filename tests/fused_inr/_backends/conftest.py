@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends.cpu import native
+from fused_inr._backends.cpu import native
 
 _LIBRARY, _STATE = native.load()
 _ISAS = native.ISAS[: native.best_isa() + 1] if _LIBRARY else [pytest.param("none", marks=pytest.mark.skip(_STATE))]

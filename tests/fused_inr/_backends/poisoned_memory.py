@@ -12,7 +12,7 @@ import sys
 import torch
 
 import fused_inr  # noqa: F401 (registers the ops)
-from fused_inr.backends.cpu import native
+from fused_inr._backends.cpu import native
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 _POISONED = 32 << 20  # bytes, more than a call takes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends import DEVICES, select
+from fused_inr.ops.dispatch import DEVICES, select
 
 DEVICE = "cuda"
 pytestmark = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends import DEVICES
+from fused_inr.ops.dispatch import DEVICES
 
 DEVICE = "cuda"
 pytestmark = [

@@ -1,6 +1,5 @@
 """The choice of backends: what is reported, explicit choices, a plugged-in backend, compiled code."""
 
-import sys
 import threading
 import types
 
@@ -8,9 +7,9 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends import DEVICES, OPS, Kernel, call, service
-
-registry = sys.modules["fused_inr.backends"]  # fi.backends is the function of that name
+from fused_inr._backends.implementation import Implementation
+from fused_inr.ops import dispatch
+from fused_inr.ops.dispatch import DEVICES, OPS, call, service
 
 
 @pytest.fixture
@@ -23,9 +22,9 @@ def cpu_backend(monkeypatch):
     module = types.SimpleNamespace(
         status=lambda: module.state,
         state="ready",
-        KERNELS={"bias_act": Kernel(supports, lambda x, *others: x + 100)},
+        KERNELS={"bias_act": Implementation(supports, lambda x, *others: x + 100)},
     )
-    monkeypatch.setitem(registry._modules, "cpu", module)
+    monkeypatch.setitem(dispatch._modules, "cpu", module)
     return module
 
 
@@ -39,12 +38,12 @@ def test_every_backend_is_ready_or_says_why():
 
 
 def test_missing_requirements_are_told_apart(monkeypatch):
-    monkeypatch.setattr(registry, "_modules", {})
+    monkeypatch.setattr(dispatch, "_modules", {})
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
     assert fi.backends()["triton"] == "triton is not installed"
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: object())
     assert fi.backends()["triton"] == "no CUDA device"
     assert fi.backends()["cuda"] == "no CUDA device"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -92,11 +91,11 @@ def test_a_kernel_that_yields_serves_where_only_the_reference_would(cpu_backend,
     assert asked, "no other backend takes it"
     other = types.SimpleNamespace(
         status=lambda: "ready",
-        KERNELS={"bias_act": Kernel(lambda *args: (True, ""), lambda x, *others: x + 7)},
+        KERNELS={"bias_act": Implementation(lambda *args: (True, ""), lambda x, *others: x + 7)},
     )
-    monkeypatch.setitem(registry.DEVICES, "triton", "cpu")
-    monkeypatch.setitem(registry._modules, "triton", cpu_backend)
-    monkeypatch.setitem(registry._modules, "cpu", other)
+    monkeypatch.setitem(dispatch.DEVICES, "triton", "cpu")
+    monkeypatch.setitem(dispatch._modules, "triton", cpu_backend)
+    monkeypatch.setitem(dispatch._modules, "cpu", other)
     assert fi.bias_act(x)[0, 0] == 7, "the next one goes first"
     with fi.backend("triton"):
         assert fi.bias_act(x)[0, 0] == 100, "an explicit choice is kept"
@@ -148,10 +147,10 @@ def test_a_choice_ends_with_its_block_even_when_blocks_of_threads_overlap():
     with first:
         thread.start()
         entered.wait()
-    assert registry._compiled_choice == "reference"
+    assert dispatch._compiled_choice == "reference"
     leave.set()
     thread.join()
-    assert registry._compiled_choice is None
+    assert dispatch._compiled_choice is None
 
 
 def test_compiled_code_follows_the_choice(cpu_backend):
@@ -180,7 +179,7 @@ def test_a_backend_tells_its_own_memory(make_inr, cpu_backend):
         rows.append(grid.height)
         return fi.render(inr, grid, dtype=dtype, backend="reference")
 
-    cpu_backend.KERNELS["render"] = Kernel(
+    cpu_backend.KERNELS["render"] = Implementation(
         lambda *args: (True, ""), run, lambda inr, grid, dtype: inr.batch * grid.height * 100
     )
     assert len(list(fi.render_chunks(inr, grid, memory=400))) == 2

@@ -9,8 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import fused_inr as fi
-from fused_inr import composed, counts, reference
-from fused_inr.counts import Counts
+from fused_inr import composed, reference
+from fused_inr.tools import counts
+from fused_inr.tools.counts import Counts
 
 GRID = fi.Grid(4, 6)
 INRS = {

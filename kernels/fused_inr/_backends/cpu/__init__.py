@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fused_inr import composed, flattening
-from fused_inr.backends.cpu import images, native, points, programs  # noqa: F401 (images registers its kernels)
+from fused_inr._backends.cpu import image_ops, native, render, siren  # noqa: F401 (image_ops registers its kernels)
+from fused_inr._backends.implementation import Implementation
 from fused_inr.inr import INR, Grid
-from fused_inr.kernel import Kernel
 from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
 _TYPES = (torch.float32, torch.bfloat16)
@@ -44,11 +44,11 @@ def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
     if wanted and not _has_native_gradients(inr):
         return composed.render(inr, grid, dtype)
-    return programs.render(inr, grid, dtype)
+    return render.render(inr, grid, dtype)
 
 
 def _render_memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    return 4 * math.prod(flattening.frames_shape(inr, grid)) + programs.workspace(inr, grid, dtype)
+    return 4 * math.prod(flattening.frames_shape(inr, grid)) + render.workspace(inr, grid, dtype)
 
 
 def _supports_siren(
@@ -69,15 +69,15 @@ def _siren(
     final: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    return points.cpu_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)
+    return siren.cpu_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)
 
 
 KERNELS = {
-    "render": Kernel(_supports_render, _render, _render_memory),
-    "siren": Kernel(_supports_siren, _siren),
-    "bias_act": Kernel(bias_act.supports, bias_act.bias_act),
-    "conv2d": Kernel(conv2d.supports, conv2d.conv2d),
-    "upfirdn2d": Kernel(upfirdn2d.supports, upfirdn2d.upfirdn2d),
-    "minibatch_stddev": Kernel(minibatch_stddev.supports, minibatch_stddev.minibatch_stddev),
-    "augment": Kernel(augment.supports, augment.augment),
+    "render": Implementation(_supports_render, _render, _render_memory),
+    "siren": Implementation(_supports_siren, _siren),
+    "bias_act": Implementation(bias_act.supports, bias_act.bias_act),
+    "conv2d": Implementation(conv2d.supports, conv2d.conv2d),
+    "upfirdn2d": Implementation(upfirdn2d.supports, upfirdn2d.upfirdn2d),
+    "minibatch_stddev": Implementation(minibatch_stddev.supports, minibatch_stddev.minibatch_stddev),
+    "augment": Implementation(augment.supports, augment.augment),
 }

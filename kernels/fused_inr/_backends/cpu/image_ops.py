@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from fused_inr.backends.cpu import native
-from fused_inr.primitives import conv2d, layout
+from fused_inr._backends.cpu import native
+from fused_inr.primitives import conv2d, memory_format
 from fused_inr.primitives.upfirdn2d import output
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -30,7 +30,7 @@ def _pointer(x: Tensor | None) -> int | None:
 def _bias_act_struct(
     x: Tensor, act: str, alpha: float, gain: float, clamp: float | None, dim: int
 ) -> native.BiasActStruct:
-    outer, channels, inner = layout.extents(x, dim)
+    outer, channels, inner = memory_format.extents(x, dim)
     return native.BiasActStruct(
         outer=outer,
         channels=channels,
@@ -101,7 +101,7 @@ def _(x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], s
             width=x.shape[3],
             out_height=size[0],
             out_width=size[1],
-            channels_last=layout.is_channels_last(x),
+            channels_last=memory_format.is_channels_last(x),
             type=_TYPES[x.dtype],
             up_x=up[0],
             up_y=up[1],
@@ -157,7 +157,7 @@ _LEAST_INPUTS = {torch.float32: 1, torch.bfloat16: 16}
 
 
 def _serves_weight(x: Tensor, gradient: Tensor) -> bool:
-    together = layout.is_channels_last(x) and gradient.is_contiguous(memory_format=torch.channels_last)
+    together = memory_format.is_channels_last(x) and gradient.is_contiguous(memory_format=torch.channels_last)
     if not together or x.dtype not in _LEAST_ISA or not (x.numel() and gradient.numel()):
         return False
     return native.isa() >= _LEAST_ISA[x.dtype] and x.shape[1] >= _LEAST_INPUTS[x.dtype]

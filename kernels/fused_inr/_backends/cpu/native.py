@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fused_inr.backends import libraries
+from fused_inr._backends import native_library
 
 MOST_LAYERS, MOST_STAGES = 64, 16  # of an INR whose gradients the kernels compute
 SOURCE_NAMES = ("*.cpp", "*.h")
@@ -265,7 +265,7 @@ class AugmentStruct(ctypes.Structure):
 def load() -> tuple[ctypes.CDLL | None, str]:
     """(library, "ready"), or (None, one line that says why there is none). Looks once."""
     missing = "the native extension is not built: install with a C++ compiler at hand"
-    library, state = libraries.opened(_FOLDER, _SOURCES, SOURCE_NAMES, "the native extension", missing)
+    library, state = native_library.opened(_FOLDER, _SOURCES, SOURCE_NAMES, "the native extension", missing)
     if library is None:
         return None, state
     library.fused_inr_render_workspace.restype = ctypes.c_int64

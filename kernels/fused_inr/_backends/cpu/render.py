@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fused_inr.backends.cpu import native
+from fused_inr._backends.cpu import native
 from fused_inr.flattening import flatten, frames_shape
 from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr.backends.cpu import native
-from fused_inr.backends.cpu.programs import KeptTensors, clip_stride, layer_struct
+from fused_inr._backends.cpu import native
+from fused_inr._backends.cpu.render import KeptTensors, clip_stride, layer_struct
 from fused_inr.inr import Layer
 from fused_inr.primitives.siren import gradients_like, register, values_like
 

@@ -1,6 +1,6 @@
 """The CUDA backend: whole SIRENs in one kernel, with the weights in shared memory and activations in registers.
 
-`csrc/cuda` holds the kernels, built ahead of time by nvcc. `python -m fused_inr.backends.cuda` compiles them for GPUs
+`csrc/cuda` holds the kernels, built ahead of time by nvcc. `python -m fused_inr.tools.cuda` compiles them for GPUs
 that need not be there and prints what each needs of one.
 """
 
@@ -9,8 +9,8 @@ import functools
 import torch
 from torch import Tensor
 
-from fused_inr.backends.cuda import native, nvcc, plan, siren
-from fused_inr.kernel import Kernel
+from fused_inr._backends.cuda import layout, native, nvcc, siren
+from fused_inr._backends.implementation import Implementation
 
 PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
 """Widest hidden layers of SIRENs that these kernels serve unasked, by compute type; Triton's serve the others.
@@ -68,7 +68,7 @@ def _supports_siren(
         return False, f"it computes in float32, bfloat16 or float16, not in {coords.dtype}"
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (coords, *weights, *biases))
     shared = siren.limits(coords.device.index if coords.is_cuda else -1).shared
-    reason = plan.refusal(weights, dtype.itemsize, shared, gradients)
+    reason = layout.refusal(weights, dtype.itemsize, shared, gradients)
     return reason is None, reason or ""
 
 
@@ -88,4 +88,4 @@ def _siren(
     return siren.cuda_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)
 
 
-KERNELS = {"siren": Kernel(_supports_siren, _siren, preferred=_prefers_siren)}
+KERNELS = {"siren": Implementation(_supports_siren, _siren, preferred=_prefers_siren)}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from fused_inr.backends import libraries
-from fused_inr.backends.cuda import nvcc
-from fused_inr.backends.cuda.plan import MOST_LAYERS
+from fused_inr._backends import native_library
+from fused_inr._backends.cuda import nvcc
+from fused_inr._backends.cuda.layout import MOST_LAYERS
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # FusedInrType
 _FOLDER = Path(__file__).parent
@@ -88,7 +88,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 def load() -> tuple[ctypes.CDLL | None, str]:
     """(library, "ready"), or (None, one line that says why there is none). Looks once, and asks for no device."""
     missing = "not built: install with nvcc at hand (FUSED_INR_CUDA=1 makes its absence an error)"
-    library, state = libraries.opened(_FOLDER, _SOURCES, nvcc.SOURCE_NAMES, "the CUDA library", missing)
+    library, state = native_library.opened(_FOLDER, _SOURCES, nvcc.SOURCE_NAMES, "the CUDA library", missing)
     return (None, state) if library is None else (declare(library), state)
 
 

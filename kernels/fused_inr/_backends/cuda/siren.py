@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_inr.backends.cuda import native, plan
+from fused_inr._backends.cuda import layout, native
 from fused_inr.primitives.siren import gradients_like, register, values_like
 
 
@@ -57,7 +57,7 @@ class _Call:
         if self.library is None or coords.is_cuda == on_host:
             raise RuntimeError(f"The CUDA kernels take no tensors on {coords.device}: {native.load()[1]}.")
         self.device = -1 if on_host else coords.device.index
-        self.shape = plan.shape_of(weights, dtype.itemsize)
+        self.shape = layout.shape_of(weights, dtype.itemsize)
         self._kept: list[Tensor] = []
         coords = self.kept(coords if coords.stride()[1:] == (coords.shape[2], 1) else coords.contiguous())
         layers = []
@@ -110,7 +110,7 @@ class _Call:
         siren.warps = shape.forward_warps(has.shared)
         tiles = -(-siren.points // (shape.rows * siren.warps))
         on_processor = min(shape.most_blocks, has.shared // shape.forward_shared(siren.warps))
-        siren.blocks = plan.blocks(siren.samples, tiles, on_processor * has.processors)
+        siren.blocks = layout.blocks(siren.samples, tiles, on_processor * has.processors)
         siren.out = out.data_ptr()
         self.run("fused_inr_siren_forward")
 
@@ -125,7 +125,7 @@ class _Call:
             )
         siren.warps = warps
         tiles = -(-siren.points // (16 * warps))
-        siren.blocks = plan.blocks(siren.samples, tiles, has.shared // shape.backward_shared(warps) * has.processors)
+        siren.blocks = layout.blocks(siren.samples, tiles, has.shared // shape.backward_shared(warps) * has.processors)
         sums = self.library.fused_inr_siren_partials(siren)
         siren.partials = self.kept(gradient.new_empty(siren.samples * siren.blocks * sums)).data_ptr()
         siren.gradient = self.kept(gradient.contiguous()).data_ptr()

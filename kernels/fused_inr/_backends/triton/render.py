@@ -14,12 +14,12 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _kernels(name: str) -> Any:
-    """A module beside this one that imports Triton."""
-    return importlib.import_module(f"fused_inr.backends.triton.{name}")
+    """Import a module of the folder `kernels`, which imports Triton."""
+    return importlib.import_module(f"fused_inr._backends.triton.kernels.{name}")
 
 
 def _evaluate(inr: INR, grid: Grid, dtype: torch.dtype, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    return _kernels("evaluation").evaluate(inr, grid, dtype, keep=keep)
+    return _kernels("render_forward").evaluate(inr, grid, dtype, keep=keep)
 
 
 def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, kept: list[Tensor]) -> list[Tensor]:
@@ -41,4 +41,4 @@ def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
 
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
     """Peak bytes of the tensors of a call without gradients, result included, before the allocator rounds them up."""
-    return _kernels("evaluation").memory(inr, grid, dtype)
+    return _kernels("render_forward").memory(inr, grid, dtype)

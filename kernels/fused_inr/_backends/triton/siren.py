@@ -9,11 +9,11 @@ from fused_inr.primitives.siren import register
 
 
 def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
-    from fused_inr.backends.triton import launch, siren, siren_layers
+    from fused_inr._backends.triton.kernels import launch, siren_forward, siren_layers
 
-    if not siren.fits(coords, weights, others[-1]):
+    if not siren_forward.fits(coords, weights, others[-1]):
         return siren_layers.forward(coords, weights, *others)
-    out, launches = siren.forward(coords, weights, *others)
+    out, launches = siren_forward.forward(coords, weights, *others)
     launch.run(launches, coords.device)
     return out
 
@@ -21,7 +21,7 @@ def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
 def _gradients(
     gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> list[Tensor]:
-    from fused_inr.backends.triton import launch, siren_backward, siren_layers
+    from fused_inr._backends.triton.kernels import launch, siren_backward, siren_layers
 
     arguments, dtype = (gradient, coords, weights, biases, *options), options[-2]
     if siren_backward.fits(coords, weights, dtype):

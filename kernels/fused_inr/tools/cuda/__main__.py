@@ -1,30 +1,31 @@
-"""`python -m fused_inr.backends.cuda`: compiles every kernel for every GPU, and what each needs of it."""
+"""`python -m fused_inr.tools.cuda`: compiles every kernel for every GPU, and what each needs of it."""
 
 import argparse
 import sys
 import tempfile
 from pathlib import Path
 
-from fused_inr.backends.cuda import aot, nvcc
+from fused_inr._backends.cuda import nvcc
+from fused_inr.tools.cuda import ahead_of_time
 
 _LAYERS = 5
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints one line for each kernel and target; needs nvcc and the sources, and no GPU."""
-    parser = argparse.ArgumentParser(prog="python -m fused_inr.backends.cuda", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fused_inr.tools.cuda", description=main.__doc__)
     parser.add_argument(
-        "--target", choices=aot.MOST_SHARED, action="append", help="a GPU; may be repeated; default all"
+        "--target", choices=ahead_of_time.MOST_SHARED, action="append", help="a GPU; may be repeated; default all"
     )
     parser.add_argument("--library", type=Path, help="read a library that is built already instead of compiling")
     options = parser.parse_args(arguments)
-    targets = options.target or list(aot.MOST_SHARED)
+    targets = options.target or list(ahead_of_time.MOST_SHARED)
     try:
         if options.library:
-            found = [needs for needs in aot.resources(options.library) if needs.target in targets]
+            found = [needs for needs in ahead_of_time.resources(options.library) if needs.target in targets]
         else:
             with tempfile.TemporaryDirectory() as folder:
-                found = aot.compiled(targets, Path(folder))
+                found = ahead_of_time.compiled(targets, Path(folder))
     except (RuntimeError, nvcc.CompileError) as error:
         sys.exit(str(error))
     print(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fused_inr.backends.cuda import nvcc, plan
+from fused_inr._backends.cuda import layout, nvcc
 
 SOURCES = Path(__file__).parents[4] / "csrc" / "cuda"
 MOST_SHARED = {"8.0": 163 * 1024, "9.0": 227 * 1024, "9.0a": 227 * 1024}
@@ -37,7 +37,7 @@ class Resources:
         """(bytes of shared memory, warps) of a block for a network of so many layers; (0, 0) if it does not fit."""
         if not self.width:
             return 0, 0
-        shape = plan.Shape(self.width, layers, inputs, ELEMENTS[self.type])
+        shape = layout.Shape(self.width, layers, inputs, ELEMENTS[self.type])
         limit = MOST_SHARED[self.target]
         backward = self.kernel == "siren_backward"
         warps = shape.backward_warps(limit) if backward else shape.forward_warps(limit)

@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from fused_inr.backends.triton.launch import Launch
+from fused_inr._backends.triton.kernels.launch import Launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

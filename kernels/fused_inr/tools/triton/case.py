@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fused_inr.backends.triton import configs
-from fused_inr.backends.triton.launch import Launch
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.launch import Launch
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Case:
     matrix_instructions: tuple[str, ...] = ()
 
     def launches_on(self, target: str) -> list[Launch]:
-        """Its launches on one of `aot.TARGETS`."""
+        """Its launches on one of `ahead_of_time.TARGETS`."""
         with configs.compiling_for(target):
             return self.launches()
 

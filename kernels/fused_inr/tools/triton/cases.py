@@ -9,17 +9,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import (
-    augmentation,
-    cases_render,
-    cases_render_backward,
-    cases_siren,
-    pointwise,
-    stddev,
-    upfirdn,
-)
-from fused_inr.backends.triton.case import Case
-from fused_inr.backends.triton.launch import Launch
+from fused_inr._backends.triton.kernels import augment as augment_kernels
+from fused_inr._backends.triton.kernels import bias_act as bias_act_kernels
+from fused_inr._backends.triton.kernels import minibatch_stddev as stddev_kernels
+from fused_inr._backends.triton.kernels import upfirdn2d as upfirdn_kernels
+from fused_inr._backends.triton.kernels.launch import Launch
+from fused_inr.tools.triton import cases_render, cases_render_backward, cases_siren
+from fused_inr.tools.triton.case import Case
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CURVED = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
@@ -37,33 +33,33 @@ def _numbers(*shape: int) -> Tensor:
 
 def _bias_act(dtype: str, channels_last: bool, act: str) -> list[Launch]:
     x = _image(dtype, channels_last)
-    return pointwise.forward(x, _numbers(128), x, act, 0.2, 2**0.5, 256.0, 1)[1]
+    return bias_act_kernels.forward(x, _numbers(128), x, act, 0.2, 2**0.5, 256.0, 1)[1]
 
 
 def _slope(dtype: str, channels_last: bool, act: str, from_output: bool) -> list[Launch]:
     x = _image(dtype, channels_last)
-    first = pointwise.backward(x, None, x, _numbers(128), from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
-    again = pointwise.backward(x, _numbers(128), x, None, from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
+    first = bias_act_kernels.backward(x, None, x, _numbers(128), from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
+    again = bias_act_kernels.backward(x, _numbers(128), x, None, from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
     return first if act in _CURVED else [*first, *again]
 
 
 def _upfirdn2d(dtype: str, channels_last: bool, up: int, down: int, taps: int) -> list[Launch]:
     size = 128 * up // down
     arguments = (_numbers(taps, taps), [up, up], [down, down], [taps // 2, taps // 2], [size, size])
-    return upfirdn.forward(_image(dtype, channels_last), *arguments)[1]
+    return upfirdn_kernels.forward(_image(dtype, channels_last), *arguments)[1]
 
 
 def _minibatch_stddev(dtype: str) -> list[Launch]:
     x = _image(dtype, False, 512, 4)
     gradient = torch.empty(8, 513, 4, 4, dtype=x.dtype, device="meta")
-    return [*stddev.forward(x, 4, 1)[1], *stddev.backward(gradient, x, 4, 1)[1]]
+    return [*stddev_kernels.forward(x, 4, 1)[1], *stddev_kernels.backward(gradient, x, 4, 1)[1]]
 
 
 def _augment(dtype: str, cutout: bool, color_last: bool, adjoint: bool) -> list[Launch]:
     x = torch.empty(8, 2, 3, 128, 128, dtype=_TYPES[dtype], device="meta")
     amounts = [None if adjoint else _numbers(8), _numbers(8), _numbers(8)]
     place = torch.empty(8, 2, dtype=torch.int64, device="meta")
-    return augmentation.forward(x, *amounts, place, place if cutout else None, [64, 64], color_last, adjoint)[1]
+    return augment_kernels.forward(x, *amounts, place, place if cutout else None, [64, 64], color_last, adjoint)[1]
 
 
 def _cases() -> Iterator[Case]:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from fused_inr.backends.triton import evaluation, features, read_outs
-from fused_inr.backends.triton.aot import TARGETS
-from fused_inr.backends.triton.case import Case, differing, products_in
-from fused_inr.backends.triton.cases_render_backward import WIDTHS, inr_of
-from fused_inr.backends.triton.launch import Launch
+from fused_inr._backends.triton.kernels import fourier_features, render_forward, to_rgb
+from fused_inr._backends.triton.kernels.launch import Launch
 from fused_inr.inr import INR, Grid
+from fused_inr.tools.triton.ahead_of_time import TARGETS
+from fused_inr.tools.triton.case import Case, differing, products_in
+from fused_inr.tools.triton.cases_render_backward import WIDTHS, inr_of
 
-_SUMS = (features.table_kernel, read_outs.image_kernel)
+_SUMS = (fourier_features.table_kernel, to_rgb.image_kernel)
 """Kernels that multiply no matrices."""
 
 
@@ -24,7 +24,9 @@ def _generator() -> INR:
 def _launches(inr: INR, kind: str, keep: bool, multiplies: bool) -> list[Launch]:
     found: list[Launch] = []
     with products_in(kind) as dtype:
-        evaluation.evaluate(inr, Grid(32, 32), dtype, keep=keep, run=lambda launches, device: found.extend(launches))
+        render_forward.evaluate(
+            inr, Grid(32, 32), dtype, keep=keep, run=lambda launches, device: found.extend(launches)
+        )
     return differing(launch for launch in found if (launch.kernel not in _SUMS) == multiplies)
 
 

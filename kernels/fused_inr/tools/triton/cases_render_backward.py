@@ -5,19 +5,19 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import features_backward, layers_backward, render_backward
-from fused_inr.backends.triton.aot import TARGETS
-from fused_inr.backends.triton.case import Case, differing, products_in
-from fused_inr.backends.triton.launch import Launch
+from fused_inr._backends.triton.kernels import fourier_features_backward, layers_backward, render_backward
+from fused_inr._backends.triton.kernels.launch import Launch
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
+from fused_inr.tools.triton.ahead_of_time import TARGETS
+from fused_inr.tools.triton.case import Case, differing, products_in
 
 CLIPS, TIMES, COLOURS, FREQUENCIES = 16, 2, 3, 128
 WIDTHS = ((1, 512, 7), (2, 512, 2), (4, 256, 3))  # scale, width and number of layers of each stage
 _PRODUCTS = (
     layers_backward.output_gradient_kernel,
     layers_backward.weight_gradient_kernel,
-    features_backward.phase_gradient_kernel,
-    features_backward.feature_weight_kernel,
+    fourier_features_backward.phase_gradient_kernel,
+    fourier_features_backward.feature_weight_kernel,
 )
 
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import siren, siren_backward
-from fused_inr.backends.triton.aot import TARGETS
-from fused_inr.backends.triton.case import Case, differing
-from fused_inr.backends.triton.launch import Launch
-from fused_inr.backends.triton.siren_layers import layer, weight_gradient
+from fused_inr._backends.triton.kernels import siren_backward, siren_forward
+from fused_inr._backends.triton.kernels.launch import Launch
+from fused_inr._backends.triton.kernels.siren_layers import layer, weight_gradient
+from fused_inr.tools.triton.ahead_of_time import TARGETS
+from fused_inr.tools.triton.case import Case, differing
 
 _SAMPLES, _POINTS = 64, 256 * 256
 _TYPES = {
@@ -58,12 +58,12 @@ def _launches(width: int, kind: str, backward: bool) -> list[Launch]:
     coords, weights, biases = _network(width)
     allowed, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
     try:
-        module = siren_backward if backward else siren
+        module = siren_backward if backward else siren_forward
         if not module.fits(coords, weights, dtype):
             return _layers(width, dtype)
         options = (coords, weights, biases, 30.0, 30.0, False, dtype)
         if not backward:
-            return siren.forward(*options)[-1]
+            return siren_forward.forward(*options)[-1]
         return siren_backward.backward(_numbers(_SAMPLES, _POINTS, 3), *options, True)[-1]
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -17,10 +17,10 @@ import triton
 from torch import Tensor
 from triton.errors import TritonError
 
-from fused_inr.backends.triton import configs
-from fused_inr.backends.triton.case import Case
-from fused_inr.backends.triton.configs import Entry
-from fused_inr.backends.triton.launch import Launch, run
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.configs import Entry
+from fused_inr._backends.triton.kernels.launch import Launch, run
+from fused_inr.tools.triton.case import Case
 
 LEAST_GAIN = 0.02
 """Of the time: what is less is noise."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fused_inr.backends.cuda import native
+from fused_inr._backends.cuda import native
 
 SOURCES = Path(__file__).parents[4] / "csrc" / "cuda"
 

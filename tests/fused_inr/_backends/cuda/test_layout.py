@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from fused_inr.backends import cuda
-from fused_inr.backends.cuda import native, plan, siren
+from fused_inr._backends import cuda
+from fused_inr._backends.cuda import layout, native, siren
 
 A100, H100 = 163 * 1024, 227 * 1024
 
@@ -15,7 +15,7 @@ def weights_of(*sizes: int) -> list[torch.Tensor]:
     return [torch.empty(2, outputs, inputs, device="meta") for inputs, outputs in itertools.pairwise(sizes)]
 
 
-def struct_of(shape: plan.Shape, warps: int) -> native.SirenStruct:
+def struct_of(shape: layout.Shape, warps: int) -> native.SirenStruct:
     layers = [native.LayerStruct(inputs=shape.inputs)] * shape.layers
     return native.SirenStruct(
         layers=(native.LayerStruct * native.MOST_LAYERS)(*layers),
@@ -27,10 +27,10 @@ def struct_of(shape: plan.Shape, warps: int) -> native.SirenStruct:
 
 
 @pytest.mark.parametrize("element", [2, 4], ids=["half", "float32"])
-@pytest.mark.parametrize("width", plan.WIDTHS)
+@pytest.mark.parametrize("width", layout.WIDTHS)
 def test_bytes_are_those_of_the_kernels(width, element, built_library):
     for layers, inputs, warps in itertools.product((2, 3, 7, 32), (0, 1, 2, 8, 9, 16), (1, 2, 8)):
-        shape = plan.Shape(width, layers, inputs, element)
+        shape = layout.Shape(width, layers, inputs, element)
         struct = struct_of(shape, warps)
         assert shape.packed == built_library.fused_inr_siren_packed(struct)
         assert shape.forward_shared(warps) == built_library.fused_inr_siren_shared(struct, 0)
@@ -66,11 +66,11 @@ def test_bytes_are_those_of_the_kernels(width, element, built_library):
     ],
 )
 def test_refusals(sizes, element, limit, backward, reason):
-    assert plan.refusal(weights_of(*sizes), element, limit, backward) == reason
+    assert layout.refusal(weights_of(*sizes), element, limit, backward) == reason
 
 
 def test_as_many_warps_as_fit():
-    small, large = plan.Shape(64, 5, 2, 2), plan.Shape(128, 5, 2, 2)
+    small, large = layout.Shape(64, 5, 2, 2), layout.Shape(128, 5, 2, 2)
     assert small.forward_warps(A100) == 4
     assert large.forward_warps(A100) == 8
     assert small.backward_warps(A100) == 8
@@ -79,14 +79,14 @@ def test_as_many_warps_as_fit():
 
 
 def test_blocks_of_a_sample():
-    assert plan.blocks(samples=1, tiles=1000, at_once=264) == 264
-    assert plan.blocks(samples=64, tiles=1000, at_once=264) == 5
-    assert plan.blocks(samples=1, tiles=7, at_once=264) == 7
-    assert plan.blocks(samples=10_000, tiles=7, at_once=264) == 1
+    assert layout.blocks(samples=1, tiles=1000, at_once=264) == 264
+    assert layout.blocks(samples=64, tiles=1000, at_once=264) == 5
+    assert layout.blocks(samples=1, tiles=7, at_once=264) == 7
+    assert layout.blocks(samples=10_000, tiles=7, at_once=264) == 1
 
 
 def test_gradients_that_do_not_fit_are_refused_when_they_are_wanted(monkeypatch):
-    needed = plan.Shape(64, 4, 2, 4).backward_shared(1)
+    needed = layout.Shape(64, 4, 2, 4).backward_shared(1)
     weights = [torch.empty(1, outputs, inputs) for inputs, outputs in itertools.pairwise((2, 64, 64, 64, 3))]
     biases = [torch.empty(1, weight.shape[1]) for weight in weights]
     supports = cuda.KERNELS["siren"].supports

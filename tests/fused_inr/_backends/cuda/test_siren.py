@@ -9,8 +9,9 @@ import torch
 
 import fused_inr as fi
 from fused_inr import reference
-from fused_inr.backends import DEVICES, cuda
-from fused_inr.backends.cuda import plan, siren
+from fused_inr._backends import cuda
+from fused_inr._backends.cuda import layout, siren
+from fused_inr.ops.dispatch import DEVICES
 
 pytestmark = pytest.mark.usefixtures("host_library")
 
@@ -96,7 +97,7 @@ def test_blocks_and_warps_change_sums_by_roundings_only(dtype, network, evaluate
     results = []
     for processors, shared in ((1, 227 * 1024), (7, 227 * 1024), (2, 25 * 1024)):
         monkeypatch.setattr(siren, "limits", lambda device, s=shared, p=processors: siren.Limits((9, 0), s, p))
-        shape = plan.Shape(32, 3, 2, DTYPES[dtype].itemsize)
+        shape = layout.Shape(32, 3, 2, DTYPES[dtype].itemsize)
         assert shape.backward_warps(227 * 1024) == 8
         assert shape.backward_warps(25 * 1024) < 8
         results.append(evaluated(call, tensors))

@@ -1,12 +1,13 @@
-"""The CUDA kernels through `siren` on a GPU; `test_host.py` runs the same kernels on the CPU."""
+"""The CUDA kernels through `siren` on a GPU; `test_siren.py` runs the same kernels on the CPU."""
 
 import pytest
 import torch
 
 import fused_inr as fi
 from fused_inr import reference
-from fused_inr.backends import cuda, select
-from fused_inr.backends.cuda import native, siren
+from fused_inr._backends import cuda
+from fused_inr._backends.cuda import native, siren
+from fused_inr.ops.dispatch import select
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,11 +1,11 @@
-"""The Triton backend through the public ops on a GPU; `triton_kernels` has the tests of each kernel."""
+"""The Triton backend through the public ops on a GPU; the folder `kernels` has the tests of each kernel."""
 
 import pytest
 import torch
 
 import fused_inr as fi
 from fused_inr import reference
-from fused_inr.backends import service
+from fused_inr.ops.dispatch import service
 
 pytestmark = [
     pytest.mark.gpu,

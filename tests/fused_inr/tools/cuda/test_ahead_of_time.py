@@ -2,17 +2,18 @@
 
 import pytest
 
-from fused_inr.backends.cuda import aot, native, nvcc, plan
-from fused_inr.backends.cuda.__main__ import main
+from fused_inr._backends.cuda import layout, native, nvcc
+from fused_inr.tools.cuda import ahead_of_time
+from fused_inr.tools.cuda.__main__ import main
 
 KERNELS = (
     {
         (kernel, type_, width)
         for kernel in ("siren_forward", "siren_backward")
-        for type_ in aot.ELEMENTS
-        for width in plan.WIDTHS
+        for type_ in ahead_of_time.ELEMENTS
+        for width in layout.WIDTHS
     }
-    | {("pack_weights", type_, 0) for type_ in aot.ELEMENTS}
+    | {("pack_weights", type_, 0) for type_ in ahead_of_time.ELEMENTS}
     | {("reduce_gradients", "", 0)}
 )
 REGISTERS = 65536  # of a multiprocessor
@@ -20,30 +21,30 @@ REGISTERS = 65536  # of a multiprocessor
 
 @pytest.fixture(scope="module")
 def tools():
-    if aot.cuobjdump() is None:
+    if ahead_of_time.cuobjdump() is None:
         pytest.skip("no cuobjdump, which comes with CUDA and with Triton")
 
 
 @pytest.fixture(scope="module")
-def for_hopper(tools, tmp_path_factory) -> list[aot.Resources]:
+def for_hopper(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
     """Of sm_90a, compiled here."""
     if nvcc.find() is None:
         pytest.skip("no nvcc")
-    return aot.compiled(["9.0a"], tmp_path_factory.mktemp("objects"))
+    return ahead_of_time.compiled(["9.0a"], tmp_path_factory.mktemp("objects"))
 
 
 @pytest.fixture(scope="module")
-def installed(tools, tmp_path_factory) -> list[aot.Resources]:
+def installed(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
     """Of the installed library, or of what would be installed by default."""
     library, state = native.load()
     if library is not None:
-        return aot.resources(next(native._FOLDER.glob("_native*")))
+        return ahead_of_time.resources(next(native._FOLDER.glob("_native*")))
     if nvcc.find() is None:
         pytest.skip(f"no nvcc, and no library: {state}")
-    return aot.compiled(nvcc.architectures(), tmp_path_factory.mktemp("installed"))
+    return ahead_of_time.compiled(nvcc.architectures(), tmp_path_factory.mktemp("installed"))
 
 
-def check(found: list[aot.Resources]) -> None:
+def check(found: list[ahead_of_time.Resources]) -> None:
     for target in {needs.target for needs in found}:
         of_target = [needs for needs in found if needs.target == target]
         assert {(needs.kernel, needs.type, needs.width) for needs in of_target} == KERNELS
@@ -65,7 +66,7 @@ def test_what_is_installed(installed):
 
 def test_registers_leave_room_for_the_blocks_that_are_planned(installed):
     for needs in installed:
-        shape = plan.Shape(needs.width or 16, 3, 2, aot.ELEMENTS[needs.type or "float32"])
+        shape = layout.Shape(needs.width or 16, 3, 2, ahead_of_time.ELEMENTS[needs.type or "float32"])
         if needs.kernel == "siren_forward":
             threads = 32 * shape.most_warps * shape.most_blocks
         else:
@@ -73,20 +74,20 @@ def test_registers_leave_room_for_the_blocks_that_are_planned(installed):
         assert -(-needs.registers // 8) * 8 * threads <= REGISTERS, needs
 
 
-@pytest.mark.parametrize("target", aot.MOST_SHARED)
+@pytest.mark.parametrize("target", ahead_of_time.MOST_SHARED)
 def test_shared_memory_is_within_that_of_the_chip(target):
     for kernel, type_, width in KERNELS:
-        needs = aot.Resources(target, kernel, type_, width, 0, 0, 0, 0, 0)
-        for layers in range(2, plan.MOST_LAYERS + 1):
+        needs = ahead_of_time.Resources(target, kernel, type_, width, 0, 0, 0, 0, 0)
+        for layers in range(2, layout.MOST_LAYERS + 1):
             shared, warps = needs.shared(layers)
-            assert 0 <= shared <= aot.MOST_SHARED[target]
+            assert 0 <= shared <= ahead_of_time.MOST_SHARED[target]
             assert (shared > 0) == (warps > 0)
         # Three layers of any width have gradients on any of the chips.
         assert needs.shared(3)[1] > 0 or not width
 
 
 def test_the_command_prints_a_table(for_hopper, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(aot, "resources", lambda path: for_hopper if path == tmp_path else [])
+    monkeypatch.setattr(ahead_of_time, "resources", lambda path: for_hopper if path == tmp_path else [])
     main(["--library", str(tmp_path), "--target", "9.0a"])
     _, head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:4] == ["target", "kernel", "type", "width"]

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 
 _TILE_PIXELS = 1024  # 8 of a channel a thread: enough loads in flight, and their addresses leave registers
 _MOST_SUMS = 1024  # tiles' sums that a program adds at once

@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton.activations import activated, slope
-from fused_inr.backends.triton.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
-from fused_inr.primitives import layout
+from fused_inr._backends.triton.kernels.activations import activated, slope
+from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
+from fused_inr.primitives import memory_format
 
 # Programs that sum take as many tiles as leave this many programs. It depends on no device, so sums have the same bits
 # on all of them.
@@ -148,7 +148,7 @@ class _Tiling:
     """How a dense tensor is cut into tiles."""
 
     def __init__(self, x: Tensor, dim: int) -> None:
-        outer, self.channels, inner = layout.extents(x, dim)
+        outer, self.channels, inner = memory_format.extents(x, dim)
         self.column_lanes = inner == 1
         self.rows, self.cols = (outer, self.channels) if self.column_lanes else (outer * self.channels, inner)
         self.tile_cols = min(power_of_two(self.cols), TILE_ELEMENTS)

@@ -2,7 +2,7 @@
 
 The table is {architecture: {kernel: {kind: {width: options}}}}. `kind` is the type of the products (`kind_of`), `width`
 the largest number of outputs that an entry is for. Options in capitals are constants of the kernel, `num_warps` and
-`num_stages` are Triton's. Nothing is tuned when a kernel is first called: `python -m fused_inr.backends.triton tune`
+`num_stages` are Triton's. Nothing is tuned when a kernel is first called: `python -m fused_inr.tools.triton tune`
 times candidates on the GPU at hand and writes the table anew for its architecture.
 """
 

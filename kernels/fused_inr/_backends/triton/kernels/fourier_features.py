@@ -19,8 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
-from fused_inr.backends.triton.sines import sine_cosine
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
+from fused_inr._backends.triton.kernels.sines import sine_cosine
 from fused_inr.inr import Fourier, Grid
 
 TABLE_ELEMENTS = 1024  # of a program that makes tables

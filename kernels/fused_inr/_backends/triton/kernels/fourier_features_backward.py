@@ -12,11 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton import configs
-from fused_inr.backends.triton.features import clip_stride, patch_of_tile, pixels_of_tile, sines_of_patch, tiles_of
-from fused_inr.backends.triton.launch import Launch, cdiv
-from fused_inr.backends.triton.layers import Tables
-from fused_inr.backends.triton.layers_backward import fitted, splits_of
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.fourier_features import (
+    clip_stride,
+    patch_of_tile,
+    pixels_of_tile,
+    sines_of_patch,
+    tiles_of,
+)
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv
+from fused_inr._backends.triton.kernels.layers import Tables
+from fused_inr._backends.triton.kernels.layers_backward import fitted, splits_of
 from fused_inr.inr import Grid
 
 
@@ -49,8 +55,8 @@ def phase_gradient_kernel(
 ):
     """Sums of g, g X and g Y over one tile of a frame's pixels, for BLOCK_N frequencies.
 
-    dz [N, T, H, W, outputs]; weight [N or 1, outputs, 2 D or, without COSINES, D]; tables as in `features`; partial
-    [N, T, tiles, 3, D] float32.
+    dz [N, T, H, W, outputs]; weight [N or 1, outputs, 2 D or, without COSINES, D]; tables as in
+    `fourier_features`; partial [N, T, tiles, 3, D] float32.
     """
     blocks = tl.cdiv(features, BLOCK_N)
     tiles = tl.cdiv(width, PATCH_W) * tl.cdiv(height, BLOCK_M // PATCH_W)

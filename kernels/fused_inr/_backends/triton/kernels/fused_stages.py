@@ -19,10 +19,16 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.target_info import is_hip
 
-from fused_inr.backends.triton import configs, read_outs
-from fused_inr.backends.triton.features import patch_of_tile, pixels_from_first, pixels_of_tile, tile_count, tiles_of
-from fused_inr.backends.triton.launch import Launch, power_of_two
-from fused_inr.backends.triton.layers import (
+from fused_inr._backends.triton.kernels import configs, to_rgb
+from fused_inr._backends.triton.kernels.fourier_features import (
+    patch_of_tile,
+    pixels_from_first,
+    pixels_of_tile,
+    tile_count,
+    tiles_of,
+)
+from fused_inr._backends.triton.kernels.launch import Launch, power_of_two
+from fused_inr._backends.triton.kernels.layers import (
     Input,
     activated,
     add_features,
@@ -30,8 +36,8 @@ from fused_inr.backends.triton.layers import (
     bias_arguments,
     weight_arguments,
 )
-from fused_inr.backends.triton.read_outs import Canvas, add_read_out, finish_read_out
-from fused_inr.backends.triton.sines import INTERPRETED
+from fused_inr._backends.triton.kernels.sines import INTERPRETED
+from fused_inr._backends.triton.kernels.to_rgb import Canvas, add_read_out, finish_read_out
 from fused_inr.inr import Layer
 
 MOST_LAYERS = 3
@@ -245,7 +251,7 @@ def stage(
     arguments: dict[str, Any] = {**source.arguments(), **tiles, "out": out}
     for index in range(MOST_LAYERS):
         arguments |= _numbered("" if index == 0 else str(index), layers, weights, index)
-    arguments |= read_outs.arguments(last.to_rgb, dtype, canvas, source.scale)
+    arguments |= to_rgb.arguments(last.to_rgb, dtype, canvas, source.scale)
     if last.to_rgb is None:
         arguments["COLOURS"] = 1  # sums of a read-out that nothing goes to
     else:

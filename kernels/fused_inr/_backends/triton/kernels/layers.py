@@ -1,7 +1,7 @@
 """One pointwise layer of all frames in a kernel: y = gain act(W x + b), and the read-out of y while it is on chip.
 
 A program takes a tile of pixels of one frame and a block of outputs. Its left operand is what the layer before stored,
-or Fourier features that are made in the kernel from tables of rows and columns (`features`), or first the one and then
+or Fourier features made in the kernel from tables of rows and columns (`fourier_features`), or first the one and then
 the other. The product of the stage before with its part of the weight, made at that stage's resolution by the same
 kernel, is added to the sums before the activation, each pixel taking that of its parent: nearest upsampling costs no
 arithmetic.
@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton import activations, configs, read_outs
-from fused_inr.backends.triton.features import (
+from fused_inr._backends.triton.kernels import activations, configs, to_rgb
+from fused_inr._backends.triton.kernels.fourier_features import (
     clip_stride,
     patch_of_tile,
     pixels_from_first,
@@ -27,9 +27,9 @@ from fused_inr.backends.triton.features import (
     tile_count,
     tiles_of,
 )
-from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
-from fused_inr.backends.triton.read_outs import Canvas, add_read_out, finish_read_out
-from fused_inr.backends.triton.sines import sine
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
+from fused_inr._backends.triton.kernels.sines import sine
+from fused_inr._backends.triton.kernels.to_rgb import Canvas, add_read_out, finish_read_out
 from fused_inr.inr import Layer
 
 
@@ -298,7 +298,7 @@ def linear(weight: Tensor, source: Input, bias: Tensor | None, dtype: torch.dtyp
     """W x, or W x + b, [N, T, H, W, O] in `dtype`; the weight as of `layer`."""
     out = _out(weight, source, dtype)
     arguments, taken, blocks = _arguments(weight, source, out, False)
-    arguments |= bias_arguments(bias) | read_outs.arguments(None, weight.dtype, None, 1)
+    arguments |= bias_arguments(bias) | to_rgb.arguments(None, weight.dtype, None, 1)
     return out, [_launch(arguments | {"gain": 1.0, "omega": 1.0, "ACT": "linear"}, taken, blocks)]
 
 
@@ -329,12 +329,12 @@ def layer(
     arguments |= bias_arguments(layer.bias)
     arguments |= {"gain": float(layer.gain), "omega": float(layer.omega), "ACT": layer.activation}
     if canvas is None or layer.to_rgb is None:
-        return out, [_launch(arguments | read_outs.arguments(None, weight.dtype, None, 1), taken, blocks)]
-    reading = read_outs.arguments(layer.to_rgb, weight.dtype, canvas, source.scale)
+        return out, [_launch(arguments | to_rgb.arguments(None, weight.dtype, None, 1), taken, blocks)]
+    reading = to_rgb.arguments(layer.to_rgb, weight.dtype, canvas, source.scale)
     if blocks == 1:  # a program has all that the read-out of a pixel is the sum of
         reading["rgb_out"] = canvas.new(layer.to_rgb[0].shape[1], source.size, source.scale)
         return out, [_launch(arguments | reading, taken, blocks)]
     partial = torch.empty(blocks, n, t, reading["colours"], height, width, dtype=torch.float32, device=weight.device)
     alone = reading | {"rgb_out": partial, "rgb_bias": None, "image": None}
-    adding = read_outs.added(canvas, partial, reading["rgb_bias"], source.size, source.scale)
+    adding = to_rgb.added(canvas, partial, reading["rgb_bias"], source.size, source.scale)
     return out, [_launch(arguments | alone, taken, blocks), adding]

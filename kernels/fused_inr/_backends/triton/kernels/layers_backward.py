@@ -21,10 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton import configs
-from fused_inr.backends.triton.features import clip_stride
-from fused_inr.backends.triton.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
-from fused_inr.backends.triton.sines import sine_cosine
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.fourier_features import clip_stride
+from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
+from fused_inr._backends.triton.kernels.sines import sine_cosine
 from fused_inr.inr import Layer
 
 _WEIGHT_PROGRAMS = 512

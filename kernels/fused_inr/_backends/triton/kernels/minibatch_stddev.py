@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
+from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 
 MOST_AT_ONCE = 1024  # tiles' sums, or pixels, that a program adds or fills at once
 

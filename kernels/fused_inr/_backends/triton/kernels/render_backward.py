@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import launch
-from fused_inr.backends.triton.features_backward import feature_weight_gradient, phase_gradient
-from fused_inr.backends.triton.forward import Forward, Run
-from fused_inr.backends.triton.layers import Tables, rows_dense
-from fused_inr.backends.triton.layers_backward import Following, children_sum, output_gradient, weight_gradient
+from fused_inr._backends.triton.kernels import launch
+from fused_inr._backends.triton.kernels.fourier_features_backward import feature_weight_gradient, phase_gradient
+from fused_inr._backends.triton.kernels.layers import Tables, rows_dense
+from fused_inr._backends.triton.kernels.layers_backward import Following, children_sum, output_gradient, weight_gradient
+from fused_inr._backends.triton.kernels.render_layers import Forward, Run
 from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fused_inr.backends.triton import launch, read_outs, stages
-from fused_inr.backends.triton.forward import Forward, Run
-from fused_inr.backends.triton.layers import Tables, rows_dense
-from fused_inr.backends.triton.read_outs import Canvas
+from fused_inr._backends.triton.kernels import fused_stages, launch, to_rgb
+from fused_inr._backends.triton.kernels.layers import Tables, rows_dense
+from fused_inr._backends.triton.kernels.render_layers import Forward, Run
+from fused_inr._backends.triton.kernels.to_rgb import Canvas
 from fused_inr.inr import INR, Grid
 from fused_inr.lowering import StagePlan, lower
 
@@ -28,7 +28,7 @@ class _Evaluation:
     def stage(self, plan: StagePlan, x: Tensor | None, wanted: bool, planes: bool) -> Tensor | None:
         """What a stage puts out, if it is wanted, as frames if `planes`; x is what the one before put out."""
         tables, number = self._forward.tables(plan), 0
-        for count in stages.cuts(plan.layers, self._dtype, self.canvas.device):
+        for count in fused_stages.cuts(plan.layers, self._dtype, self.canvas.device):
             last = number + count == len(plan.layers)
             if count > 1 and not (planes and last):
                 x = self._together(plan, number, count, x, tables, wanted or not last)
@@ -48,7 +48,7 @@ class _Evaluation:
         layers = plan.layers[number : number + count]
         weight, source = self._forward.read(plan, number, x, tables)
         weights = [weight, *(rows_dense(layer.weight, self._dtype) for layer in layers[1:])]
-        return self._forward.launched(stages.stage(layers, weights, source, store=store, canvas=self.canvas))
+        return self._forward.launched(fused_stages.stage(layers, weights, source, store=store, canvas=self.canvas))
 
     def kept(self, plan: StagePlan, x: Tensor | None) -> list[Tensor]:
         """What all layers of a stage put out, each in a kernel of its own."""
@@ -86,7 +86,7 @@ def evaluate(
         return x, kept
     canvas, size = found.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
     if canvas.scale < plans[-1].scale:  # the last stages read nothing out
-        run([read_outs.added(canvas, None, None, size, plans[-1].scale)], inr.device)
+        run([to_rgb.added(canvas, None, None, size, plans[-1].scale)], inr.device)
     return canvas.pixels, kept
 
 

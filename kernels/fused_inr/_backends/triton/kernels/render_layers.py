@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr.backends.triton import features, launch, layers
-from fused_inr.backends.triton.launch import Launch
-from fused_inr.backends.triton.layers import Input, Tables, rows_dense
-from fused_inr.backends.triton.read_outs import Canvas
+from fused_inr._backends.triton.kernels import fourier_features, launch, layers
+from fused_inr._backends.triton.kernels.launch import Launch
+from fused_inr._backends.triton.kernels.layers import Input, Tables, rows_dense
+from fused_inr._backends.triton.kernels.to_rgb import Canvas
 from fused_inr.inr import INR
 from fused_inr.lowering import StagePlan
 
@@ -38,7 +38,7 @@ class Forward:
         """The tables of a stage's Fourier features, or None if it has none."""
         if plan.fourier is None:
             return None
-        rows, columns, launches = features.tables(plan.fourier, plan.grid, self._dtype)
+        rows, columns, launches = fourier_features.tables(plan.fourier, plan.grid, self._dtype)
         self._run(launches, self._device)
         return Tables(rows, columns, plan.fourier.parts == "sincos")
 

@@ -1,4 +1,4 @@
-"""Gradients of whole SIRENs in one kernel; see `siren` for the values.
+"""Gradients of whole SIRENs in one kernel; see `siren_forward` for the values.
 
 A program goes over tiles of points of one sample. Of each tile it computes the layers again, from the first to the
 last, then the gradients back to the first. In between only the phases of the sines are stored, reduced to
@@ -17,15 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton import configs, siren
-from fused_inr.backends.triton.launch import Launch, cdiv
-from fused_inr.backends.triton.sines import cosine, reduced, sine
-from fused_inr.backends.triton.siren import (
-    Network,
-    computed_once,
-    first_sums,
-    product,
-)
+from fused_inr._backends.triton.kernels import configs, siren_forward
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv
+from fused_inr._backends.triton.kernels.sines import cosine, reduced, sine
+from fused_inr._backends.triton.kernels.siren_forward import Network, computed_once, first_sums, product
 
 # Added to a number below 64, this leaves its last 16 bits of float32 as multiples of 2^-16.
 _FIXED = tl.constexpr(192.0)
@@ -91,7 +86,7 @@ def siren_backward_kernel(
     W: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Gradients of every `splits`-th tile of BLOCK_M points of a sample; `siren.Network` says what the inputs are.
+    """Gradients of every `splits`-th tile of BLOCK_M points of a sample, with the inputs of `siren_forward.Network`.
 
     of_coords [N, points, inputs] is complete, if given. of_rows [N, splits, R + layers W, W] gets the sums of a
     program's tiles: of the R rows, then of `hidden`. phases is [N, splits, layers + 1, BLOCK_M, W].
@@ -165,7 +160,9 @@ def siren_backward_kernel(
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
     """Whether the kernel takes a network; the gradients of others are computed layer by layer (`siren_layers`)."""
-    return siren.fits(coords, weights, dtype) and siren.has_room("siren_backward", coords, weights, dtype)
+    return siren_forward.fits(coords, weights, dtype) and siren_forward.has_room(
+        "siren_backward", coords, weights, dtype
+    )
 
 
 def backward(
@@ -182,7 +179,7 @@ def backward(
     """Gradients [N, P, K] of the coordinates, if asked for, and sums [N, S, R + L W, W] that `unpacked` takes apart.
 
     They are there once the launches have run. Arguments as of fused_inr::triton_siren_backward, of a network that
-    `siren.fits`; N and P are at least 1.
+    `siren_forward.fits`; N and P are at least 1.
     """
     batch, points, inputs = coords.shape
     network = Network.of(coords, weights, biases, dtype)

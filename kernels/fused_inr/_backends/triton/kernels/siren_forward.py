@@ -24,9 +24,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.target_info import is_cuda
 
-from fused_inr.backends.triton import configs
-from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
-from fused_inr.backends.triton.sines import INTERPRETED, sine
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
+from fused_inr._backends.triton.kernels.sines import INTERPRETED, sine
 
 MOST_CHANNELS = 16
 """Outputs of the kernel's last layer, the fewest columns of a matrix instruction."""

@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton import configs
-from fused_inr.backends.triton.launch import Launch, cdiv, run
-from fused_inr.backends.triton.sines import sine, sine_cosine
-from fused_inr.backends.triton.siren import MOST_INPUTS, dense, is_shared, product, sample_stride
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, run
+from fused_inr._backends.triton.kernels.sines import sine, sine_cosine
+from fused_inr._backends.triton.kernels.siren_forward import MOST_INPUTS, dense, is_shared, product, sample_stride
 
 SUMMING_PROGRAMS = 528  # of the kernel of weights' gradients: 4 for each of an H100's 132 multiprocessors
 

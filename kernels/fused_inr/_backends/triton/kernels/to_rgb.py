@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton.features import clip_stride, pixels_of_tile, tiles_of
-from fused_inr.backends.triton.launch import Launch, power_of_two
+from fused_inr._backends.triton.kernels.fourier_features import clip_stride, pixels_of_tile, tiles_of
+from fused_inr._backends.triton.kernels.launch import Launch, power_of_two
 
 LEAST_COLOURS = 16  # of a block of colours in a matrix product
 

@@ -4,8 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr.backends.triton.launch import Launch, cdiv, power_of_two
-from fused_inr.primitives import layout
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
+from fused_inr.primitives import memory_format
 from fused_inr.primitives.upfirdn2d import output
 
 # Output pixels x planes of a tile by whether the channels lie together and the bytes of an element. Where they do, a
@@ -111,7 +111,7 @@ def forward(
     if not out.numel():
         return out, []
     (batch, channels, height, width), (out_height, out_width) = x.shape, size
-    channels_last = layout.is_channels_last(x)
+    channels_last = memory_format.is_channels_last(x)
     outer, planes = (batch, channels) if channels_last else (1, batch * channels)
     tile_x, tile_y, tile_planes = _tile(out_width, out_height, planes, channels_last, x.dtype.itemsize)
     arguments = {

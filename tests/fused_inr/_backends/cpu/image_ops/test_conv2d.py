@@ -5,8 +5,8 @@ import ctypes
 import pytest
 import torch
 
-from fused_inr.backends import backends
-from fused_inr.backends.cpu import images, native
+from fused_inr._backends.cpu import image_ops, native
+from fused_inr.ops.dispatch import backends
 from fused_inr.primitives.conv2d import pytorch_weight
 
 if backends()["cpu"] != "ready":
@@ -34,8 +34,8 @@ def isa(request):
     """Uses every instruction set in turn, and the kernel whether or not it is the fastest there."""
     native.use_isa(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "_LEAST_ISA", {torch.float32: 0, torch.bfloat16: 0})
-        patch.setattr(images, "_LEAST_INPUTS", {torch.float32: 1, torch.bfloat16: 1})
+        patch.setattr(image_ops, "_LEAST_ISA", {torch.float32: 0, torch.bfloat16: 0})
+        patch.setattr(image_ops, "_LEAST_INPUTS", {torch.float32: 1, torch.bfloat16: 1})
         yield request.param
     native.use_isa(None)
 

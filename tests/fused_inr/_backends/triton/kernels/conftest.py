@@ -1,8 +1,8 @@
 """Tests of the Triton kernels: on a GPU where there is one, or on the CPU in Triton's interpreter.
 
 Triton decides when a kernel is defined whether it will be interpreted, so that needs a process of its own:
-`TRITON_INTERPRET=1 pytest tests/fused_inr/backends/triton_kernels`. test_triton.py starts one. Without it and without a
-GPU nothing is collected here.
+`TRITON_INTERPRET=1 pytest tests/fused_inr/_backends/triton/kernels`. `test_backend.py` starts
+one. Without it and without a GPU nothing is collected here.
 """
 
 import os
@@ -18,11 +18,11 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*.py"]
 
 if INTERPRETED:
-    from fused_inr.backends.triton import OPS, images
+    from fused_inr._backends.triton import OPS, image_ops
 
     library = torch.library.Library("fused_inr", "IMPL")
     for op in OPS:
-        library.impl(op, getattr(images, op), "CPU")
+        library.impl(op, getattr(image_ops, op), "CPU")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fused_inr import reference
-from fused_inr.backends.triton import augmentation
+from fused_inr._backends.triton.kernels import augment as augment_kernels
 from fused_inr.primitives.augment import augment
 
 # Shape of the clips, and the hole.
@@ -72,8 +72,8 @@ def test_one_of_the_changes_alone_or_left_out(color_last, compare, device):
 
 
 def test_many_tiles_and_loops_over_their_sums(monkeypatch, compare, device):
-    monkeypatch.setattr(augmentation, "_TILE_PIXELS", 8)
-    monkeypatch.setattr(augmentation, "_MOST_SUMS", 4)
+    monkeypatch.setattr(augment_kernels, "_TILE_PIXELS", 8)
+    monkeypatch.setattr(augment_kernels, "_MOST_SUMS", 4)
     shape, hole = CASES["N3-T2-C3-7x5"]
     for color_last in (False, True):
         compare(torch.randn(shape, device=device), draw_for(shape, device), hole, color_last)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fused_inr import reference
-from fused_inr.backends.triton import images, pointwise
-from fused_inr.primitives import layout
+from fused_inr._backends.triton import image_ops
+from fused_inr._backends.triton.kernels import bias_act as bias_act_kernels
+from fused_inr.primitives import memory_format
 from fused_inr.primitives.bias_act import PIECEWISE_LINEAR, bias_act
 
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
@@ -36,7 +37,7 @@ def compare(check, exactly):
         exact = run(reference.bias_act, [t if t is None else exactly(t) for t in given])
         for index, (a, b) in enumerate(zip(found, exact, strict=True)):
             check(f"result {index}", a, b)
-        assert layout.format_of(found[0]) == layout.format_of(layout.dense(x))
+        assert memory_format.format_of(found[0]) == memory_format.format_of(memory_format.dense(x))
 
     return compare
 
@@ -74,11 +75,13 @@ def test_a_number_has_no_axis(device):
 @pytest.mark.parametrize("where", ["contiguous", "channels_last"])
 def test_sums_of_many_stretches(where, with_shift, lay_out, check, monkeypatch, device):
     """Programs that go over several tiles, the last of them over fewer."""
-    monkeypatch.setattr(pointwise, "_SUMMING_PROGRAMS", 2)
-    monkeypatch.setattr(pointwise, "TILE_ELEMENTS", 256)
+    monkeypatch.setattr(bias_act_kernels, "_SUMMING_PROGRAMS", 2)
+    monkeypatch.setattr(bias_act_kernels, "TILE_ELEMENTS", 256)
     x = lay_out(torch.randn(3, 5, 11, 35), where)
     gradient, shift = torch.randn_like(x), torch.randn(5, device=device) if with_shift else None
-    out, partial, (launch,) = pointwise.backward(gradient, shift, x, None, False, True, "lrelu", 0.3, 1.3, None, 1)
+    out, partial, (launch,) = bias_act_kernels.backward(
+        gradient, shift, x, None, False, True, "lrelu", 0.3, 1.3, None, 1
+    )
     assert launch.arguments["steps"] > 1
     assert partial.shape[0] > 1
     launch.run()
@@ -115,8 +118,8 @@ def test_higher_derivatives(act, assert_close, exactly, device):
 
 def test_piecewise_linear_derivatives_stay_on_the_kernels(monkeypatch, device):
     called = []
-    slope = pointwise.backward
-    monkeypatch.setattr(pointwise, "backward", lambda *args: called.append(args) or slope(*args))
+    slope = bias_act_kernels.backward
+    monkeypatch.setattr(bias_act_kernels, "backward", lambda *args: called.append(args) or slope(*args))
     x = torch.randn(2, 3, 4, 4, device=device).requires_grad_()
     for number, act in enumerate(PIECEWISE_LINEAR):
         (dx,) = torch.autograd.grad(bias_act(x, None, act, 0.2, 1.0, None, 1).square().sum(), x, create_graph=True)
@@ -156,7 +159,7 @@ def test_curved_activations_are_exact_everywhere(act, exactly, device):
     exact = reference.bias_act(wide, None, *options)
     (exact_slope,) = torch.autograd.grad(exact.sum(), wide)
     found = bias_act(x, None, *options)
-    slope = images.bias_act_slope(torch.ones_like(x), None, x, None, False, False, *options)[0]
+    slope = image_ops.bias_act_slope(torch.ones_like(x), None, x, None, False, False, *options)[0]
     # Measured 2.7e-7 in the interpreter, slopes 9.3e-7 of 1. GPUs make exp(20) as a power of 2: its exponent rounded to
     # float32 changes the result by up to 1.2e-6, and rounding log2(e) by as much.
     torch.testing.assert_close(found.cpu().double(), exact.detach(), rtol=5e-6, atol=1e-12)

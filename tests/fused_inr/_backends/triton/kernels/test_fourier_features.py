@@ -7,8 +7,8 @@ import triton.language as tl
 
 import fused_inr as fi
 from fused_inr import reference
-from fused_inr.backends.triton import features, launch
-from fused_inr.backends.triton.features import patch_of_tile, pixels_of_tile, sines_of_patch
+from fused_inr._backends.triton.kernels import fourier_features, launch
+from fused_inr._backends.triton.kernels.fourier_features import patch_of_tile, pixels_of_tile, sines_of_patch
 
 
 @triton.jit
@@ -66,11 +66,11 @@ def test_features(grid, shared, dtype, device):
     phase = normal(1 if shared in ("phase", "both") else n, t, d)
     exact = reference.fourier_features(fi.Fourier(frequency, phase), grid, n, torch.float64)  # [N T, 2 D, H, W]
     given = fi.Fourier(frequency.to(device), phase.to(device))
-    rows, columns, launches = features.tables(given, grid, dtype)
+    rows, columns, launches = fourier_features.tables(given, grid, dtype)
     launch.run(launches, rows.device)
-    tiles, count = features.tiles_of(grid.height, grid.width, 64)
+    tiles, count = fourier_features.tiles_of(grid.height, grid.width, 64)
     out = torch.empty(n * t, grid.height * grid.width, 2 * d, device=device)
-    strides = features.clip_stride(rows), features.clip_stride(columns)
+    strides = fourier_features.clip_stride(rows), fourier_features.clip_stride(columns)
     arguments = (rows, columns, out, grid.height, grid.width, d, count, *strides, t)
     feature_kernel[(n * t * count,)](*arguments, **tiles, BLOCK_D=4)
     found = out.cpu().double().mT.unflatten(2, (grid.height, grid.width))
@@ -84,7 +84,7 @@ def test_strides_and_types_of_what_is_given(device):
     assert not strided.phase.is_contiguous()
     found = []
     for fourier in (dense, strided):
-        rows, columns, launches = features.tables(fourier, fi.Grid(4, 3), torch.float32)
+        rows, columns, launches = fourier_features.tables(fourier, fi.Grid(4, 3), torch.float32)
         launch.run(launches, rows.device)
         found.append((rows, columns))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -93,7 +93,7 @@ def test_strides_and_types_of_what_is_given(device):
 @pytest.mark.parametrize(("n", "t", "d"), [(0, 2, 3), (2, 0, 3), (2, 2, 0)], ids=["N0", "T0", "D0"])
 def test_nothing_to_do(n, t, d, device):
     fourier = fi.Fourier(normal(n, d, 2).to(device), normal(n, t, d).to(device))
-    rows, columns, launches = features.tables(fourier, fi.Grid(2, 3), torch.float32)
+    rows, columns, launches = fourier_features.tables(fourier, fi.Grid(2, 3), torch.float32)
     launch.run(launches, rows.device)
     assert rows.shape == (n, t, 2, 2, d)
     assert columns.shape == (n, 3, 2, d)
@@ -101,7 +101,7 @@ def test_nothing_to_do(n, t, d, device):
 
 def test_tiles_cover_every_frame_once():
     for height, width, most in [(1, 1, 64), (128, 128, 128), (3, 500, 64), (500, 3, 64), (33, 17, 128), (1, 9, 128)]:
-        tiles, count = features.tiles_of(height, width, most)
+        tiles, count = fourier_features.tiles_of(height, width, most)
         block, patch = tiles["BLOCK_M"], tiles["PATCH_W"]
         assert 16 <= block <= most
         assert block % patch == 0

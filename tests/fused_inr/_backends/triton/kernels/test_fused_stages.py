@@ -8,8 +8,8 @@ import torch
 
 import fused_inr as fi
 from fused_inr import reference
-from fused_inr.backends.triton import configs, evaluation, stages
-from fused_inr.backends.triton.layers import layer_kernel
+from fused_inr._backends.triton.kernels import configs, fused_stages, render_forward
+from fused_inr._backends.triton.kernels.layers import layer_kernel
 
 TILE = {"BLOCK_M": 64, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2}
 # Options of `make_layered_inr`, and how many kernels of one layer and of several there are.
@@ -46,7 +46,7 @@ def counted(inr: fi.INR, grid: fi.Grid, dtype: torch.dtype) -> tuple[torch.Tenso
             kernels.append(launch.kernel)
             launch.run()
 
-    return evaluation.evaluate(inr, grid, dtype, run=run)[0], kernels
+    return render_forward.evaluate(inr, grid, dtype, run=run)[0], kernels
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -59,7 +59,7 @@ def test_frames(name, fused, make_layered_inr, assert_close, device):
         found, kernels = counted(inr.mapped(lambda tensor: tensor.to(device)), grid, dtype)
         assert_close(f"{dtype}", exact, found.cpu().double(), tolerance)
         assert kernels.count(layer_kernel) == single
-        assert kernels.count(stages.stage_kernel) == several
+        assert kernels.count(fused_stages.stage_kernel) == several
 
 
 def layers(*widths: int, read_out: int | None = None) -> list[fi.Layer]:
@@ -75,7 +75,7 @@ def test_the_table_says_what_is_fused():
 
     def cuts(target: str, some: list[fi.Layer], dtype: torch.dtype = torch.bfloat16) -> list[int]:
         with configs.compiling_for(target):
-            return stages.cuts(some, dtype, meta)
+            return fused_stages.cuts(some, dtype, meta)
 
     generator = layers(768, 256, 256, 256, read_out=2)
     assert cuts("sm_90", generator) == [3]

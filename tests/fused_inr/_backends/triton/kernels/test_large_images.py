@@ -9,7 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fused_inr.backends.triton import augmentation, pointwise, stddev, upfirdn
+from fused_inr._backends.triton.kernels import augment as augment_kernels
+from fused_inr._backends.triton.kernels import bias_act as bias_act_kernels
+from fused_inr._backends.triton.kernels import minibatch_stddev as stddev_kernels
+from fused_inr._backends.triton.kernels import upfirdn2d as upfirdn_kernels
 
 TAIL = 8
 
@@ -50,16 +53,16 @@ SHAPES = {
 @pytest.mark.parametrize("case", SHAPES)
 def test_bias_act(case, huge, run_last):
     x = huge(*SHAPES[case])
-    out, (launch,) = pointwise.forward(x, None, None, "linear", 0.0, 2.0, None, 1)
+    out, (launch,) = bias_act_kernels.forward(x, None, None, "linear", 0.0, 2.0, None, 1)
     run_last(launch)
     assert torch.equal(end(out), 2 * end(x))
 
 
 @pytest.mark.parametrize("case", SHAPES)
 def test_slope(case, huge, run_last, monkeypatch):
-    monkeypatch.setattr(pointwise, "_SUMMING_PROGRAMS", 1 << 30)  # many programs of one tile, not few of many
+    monkeypatch.setattr(bias_act_kernels, "_SUMMING_PROGRAMS", 1 << 30)  # many programs of one tile, not few of many
     x = huge(*SHAPES[case])
-    out, partial, (launch,) = pointwise.backward(x, None, x, None, True, True, "linear", 0.0, 2.0, None, 1)
+    out, partial, (launch,) = bias_act_kernels.backward(x, None, x, None, True, True, "linear", 0.0, 2.0, None, 1)
     run_last(launch)
     assert torch.equal(end(out), 2 * end(x))
     assert partial.flatten()[-1] >= 2 * TAIL
@@ -68,7 +71,7 @@ def test_slope(case, huge, run_last, monkeypatch):
 @pytest.mark.parametrize("case", SHAPES)
 def test_upfirdn2d(case, huge, run_last):
     x = huge(*SHAPES[case])
-    out, (launch,) = upfirdn.forward(
+    out, (launch,) = upfirdn_kernels.forward(
         x, torch.full((1, 1), 2.0, device=x.device), [1, 1], [1, 1], [0, 0], list(x.shape[2:])
     )
     run_last(launch)
@@ -77,11 +80,11 @@ def test_upfirdn2d(case, huge, run_last):
 
 def test_minibatch_stddev(huge, run_last):
     x = huge(*SHAPES["many-rows"])
-    out, (launch, _) = stddev.forward(x, 1, 1)
+    out, (launch, _) = stddev_kernels.forward(x, 1, 1)
     run_last(launch)
     copied = out.as_strided((TAIL,), (1,), out.numel() - out[0, 0].numel() - TAIL)
     assert torch.equal(copied, end(x))
-    dx, (launch,) = stddev.backward(out, x, 1, 1)
+    dx, (launch,) = stddev_kernels.backward(out, x, 1, 1)
     run_last(launch)
     assert torch.equal(end(dx), copied)
 
@@ -99,7 +102,7 @@ def test_augment(case, huge, run_last):
     x = huge((shape[0] * shape[1], *shape[2:]), False).view(shape)
     contrast = torch.full((shape[0],), 2.0, device=x.device)
     zero = torch.zeros(shape[0], 2, dtype=torch.int64, device=x.device)
-    out, launches = augmentation.forward(x, None, None, contrast, zero, zero, [0, 0], True, False)
+    out, launches = augment_kernels.forward(x, None, None, contrast, zero, zero, [0, 0], True, False)
     partial = launches[0].arguments["partial"]
     run_last(launches[0])
     assert partial[-1] >= TAIL

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends.triton import features_backward, layers_backward
-from fused_inr.backends.triton.layers import Tables
+from fused_inr._backends.triton.kernels import fourier_features_backward, layers_backward
+from fused_inr._backends.triton.kernels.layers import Tables
 
 pytestmark = pytest.mark.usefixtures("untouched_memory")
 
@@ -71,7 +71,7 @@ def tables(device: str) -> Tables:
 def test_phase_gradient(huge, run_last, device):
     weight = torch.randint(-3, 4, (1, CHANNELS, 2)).to(device, torch.float16)
     grid = fi.Grid(*SIZE[2:], x=(0.0, 1.0), y=(1.0, 2.0))
-    partial, (launch,) = features_backward.phase_gradient(huge(), weight, tables(device), grid)
+    partial, (launch,) = fourier_features_backward.phase_gradient(huge(), weight, tables(device), grid)
     run_last(launch)
     g = (last_pixel(device).float() @ weight[0, :, 0].float()).item()
     exact = torch.tensor([g, g * (SIZE[3] - 1) / SIZE[3], g], device=device)
@@ -79,7 +79,7 @@ def test_phase_gradient(huge, run_last, device):
 
 
 def test_feature_weight(huge, run_last, device):
-    partial, (launch,) = features_backward.feature_weight_gradient(huge(), tables(device))
+    partial, (launch,) = fourier_features_backward.feature_weight_gradient(huge(), tables(device))
     run_last(launch)
     last = last_pixel(device).float()
     assert torch.equal(partial[0, -1], torch.stack([torch.zeros_like(last), last], 1))

@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fused_inr.backends.triton import configs, siren, siren_backward, siren_layers
-from fused_inr.backends.triton.launch import run
+from fused_inr._backends.triton.kernels import configs, siren_backward, siren_forward, siren_layers
+from fused_inr._backends.triton.kernels.launch import run
 
 pytestmark = pytest.mark.usefixtures("untouched_memory")
 
@@ -44,9 +44,9 @@ def points(device, interpreted) -> Callable[[int], tuple[torch.Tensor, torch.Ten
 
 def test_values(network, points, run_last):
     coords, tail = points(CHANNELS)
-    expected, launches = siren.forward(tail, *network, *OPTIONS)
+    expected, launches = siren_forward.forward(tail, *network, *OPTIONS)
     run(launches, tail.device)
-    out, (launch,) = siren.forward(coords, *network, *OPTIONS)
+    out, (launch,) = siren_forward.forward(coords, *network, *OPTIONS)
     assert out.numel() > 1 << 31
     run_last(launch)
     assert torch.equal(out[:, -TAIL:], expected)
@@ -55,11 +55,11 @@ def test_values(network, points, run_last):
 def test_samples_far_apart(network, run_last, device):
     alone = torch.randn(2, TAIL, CHANNELS, device=device)
     weights, biases = ([tensor.expand(2, *tensor.shape[1:]) for tensor in group] for group in network)
-    expected, launches = siren.forward(alone, weights, biases, *OPTIONS)
+    expected, launches = siren_forward.forward(alone, weights, biases, *OPTIONS)
     run(launches, alone.device)
     memory = torch.empty((1 << 31) + TAIL * CHANNELS, device=device)
     coords = memory.as_strided((2, TAIL, CHANNELS), (1 << 31, CHANNELS, 1)).copy_(alone)
-    found, (launch,) = siren.forward(coords, weights, biases, *OPTIONS)
+    found, (launch,) = siren_forward.forward(coords, weights, biases, *OPTIONS)
     assert launch.arguments["coords"].data_ptr() == coords.data_ptr()
     run_last(launch)
     assert torch.equal(found[1], expected[1])

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr.backends.triton import configs, layers
-from fused_inr.backends.triton.launch import run
-from fused_inr.backends.triton.layers import Input
-from fused_inr.backends.triton.read_outs import Canvas
+from fused_inr._backends.triton.kernels import configs, layers
+from fused_inr._backends.triton.kernels.launch import run
+from fused_inr._backends.triton.kernels.layers import Input
+from fused_inr._backends.triton.kernels.to_rgb import Canvas
 
 TAIL = 8
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fused_inr import reference
-from fused_inr.backends.triton import stddev
+from fused_inr._backends.triton.kernels import minibatch_stddev as stddev_kernels
 from fused_inr.primitives.minibatch_stddev import minibatch_stddev
 
 CASES = {
@@ -48,8 +48,8 @@ def test_values_and_gradients(case, where, dtype, lay_out, check, exactly):
 
 
 def test_many_tiles_and_loops_over_them(check, exactly, monkeypatch, device):
-    monkeypatch.setattr(stddev, "TILE_ELEMENTS", 8)
-    monkeypatch.setattr(stddev, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(stddev_kernels, "TILE_ELEMENTS", 8)
+    monkeypatch.setattr(stddev_kernels, "MOST_AT_ONCE", 4)
     x = torch.randn(4, 6, 3, 5, device=device)
     check("y", minibatch_stddev(x, 2, 1), reference.minibatch_stddev(exactly(x), 2, 1))
 

@@ -7,8 +7,8 @@ import torch
 
 import fused_inr as fi
 from fused_inr import reference
-from fused_inr.backends.triton import layers_backward, render_backward
-from fused_inr.backends.triton.forward import Forward
+from fused_inr._backends.triton.kernels import layers_backward, render_backward
+from fused_inr._backends.triton.kernels.render_layers import Forward
 from fused_inr.lowering import lower
 
 # Grid, then options of `make_layered_inr`. Tiles are of 64 pixels, 64 outputs (32 frequencies) and 16 or 32 terms of a

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import fused_inr as fi
-from fused_inr import activations, flattening, reference
-from fused_inr.backends.triton import configs, evaluation, render, render_backward
+from fused_inr import activation_storage, flattening, reference
+from fused_inr._backends.triton import render
+from fused_inr._backends.triton.kernels import configs, render_backward, render_forward
 
 # Grid, then options of `make_layered_inr`.
 CASES = {
@@ -99,7 +100,7 @@ def gradients(inr: fi.INR, leaves: list[torch.Tensor], grid: fi.Grid, with_tenso
 def test_gradients_have_the_same_bits_where_outputs_are_stored(make_layered_inr, tensors_of, with_tensors, device):
     inr, grid = on(make_layered_inr(1, 2, scales=(1, 2), widths=(9, 8)), device), fi.Grid(3, 4)
     computed = gradients(inr, tensors_of(inr), grid, with_tensors, False)
-    with activations.store_activations():
+    with activation_storage.store_activations():
         stored = gradients(inr, tensors_of(inr), grid, with_tensors, False)
     assert all(torch.equal(a, b) for a, b in zip(computed, stored, strict=True))
     assert any(one.any() for one in stored)
@@ -151,7 +152,7 @@ def test_memory_is_what_is_allocated(make_layered_inr, device):
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        evaluation.evaluate(inr, grid, torch.float32)
+        render_forward.evaluate(inr, grid, torch.float32)
         assert (
             torch.cuda.max_memory_allocated() - before <= taken + 512 * 100
         )  # every tensor is rounded up to 512 bytes
@@ -159,7 +160,7 @@ def test_memory_is_what_is_allocated(make_layered_inr, device):
 
 def test_outputs_that_are_kept_are_those_of_all_layers(make_layered_inr, device):
     inr, grid = on(make_layered_inr(1, 2, scales=(1, 2), widths=(9, 8)), device), fi.Grid(3, 4)
-    frames, kept = evaluation.evaluate(inr, grid, torch.float32, keep=True)
+    frames, kept = render_forward.evaluate(inr, grid, torch.float32, keep=True)
     assert [tuple(one.shape) for one in kept] == [(1, 2, 3, 4, 9), (1, 2, 3, 4, 8), (1, 2, 6, 8, 9), (1, 2, 6, 8, 8)]
     assert torch.equal(frames, render.render(inr, grid, torch.float32))
     again = render_backward.backward(inr, grid, torch.ones_like(frames), torch.float32, kept)

@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fused_inr.backends.triton.sines import cosine, sine, sine_cosine
+from fused_inr._backends.triton.kernels.sines import cosine, sine, sine_cosine
 
 
 @triton.jit

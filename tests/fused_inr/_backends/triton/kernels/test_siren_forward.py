@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fused_inr import reference
-from fused_inr.backends.triton import configs, siren, siren_backward, siren_ops
+from fused_inr._backends.triton import siren
+from fused_inr._backends.triton.kernels import configs, siren_backward, siren_forward
 
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -89,9 +90,9 @@ def test_float32(name, device):
     tensors = [tensor.to(device) for tensor in tensors]
     weights = [tensor if tensor.ndim == 3 else tensor[None] for tensor in tensors[1 : 1 + len(tensors) // 2]]
     coords = tensors[0] if tensors[0].ndim == 3 else tensors[0][None]
-    for module in (siren, siren_backward):
+    for module in (siren_forward, siren_backward):
         assert module.fits(coords, weights, torch.float32) == (name in ONE_KERNEL)
-    found = differences(evaluated(siren_ops.siren, tensors, torch.float32, **options), exact)
+    found = differences(evaluated(siren.siren, tensors, torch.float32, **options), exact)
     # Measured in the interpreter: 5.1e-7 of values, 5.3e-6 of gradients (six layers); the naive path's are as large.
     assert found[0] <= 2e-6
     assert max(found) <= 1e-5
@@ -103,7 +104,7 @@ def test_half_precision(name, dtype, device):
     tensors, options, exact = exact_of(name)
     naive = differences(evaluated(reference.siren, tensors, TYPES[dtype], **options), exact)
     tensors = [tensor.to(device) for tensor in tensors]
-    found = differences(evaluated(siren_ops.siren, tensors, TYPES[dtype], **options), exact)
+    found = differences(evaluated(siren.siren, tensors, TYPES[dtype], **options), exact)
     for index, (ours, theirs) in enumerate(zip(found, naive, strict=True)):
         # Measured in the interpreter: 0.1 to 0.8 times the naive path's, whose products are rounded once more.
         assert ours <= 1.2 * theirs + 2e-6, f"tensor {index}: {ours:.1e}, naive {theirs:.1e}"
@@ -119,16 +120,16 @@ def test_sums_of_many_programs(device, monkeypatch):
 
     monkeypatch.setattr(configs, "chosen", chosen)
     tensors = [tensor.to(device) for tensor in tensors]
-    found = differences(evaluated(siren_ops.siren, tensors, torch.float32, **options), exact)
+    found = differences(evaluated(siren.siren, tensors, torch.float32, **options), exact)
     assert max(found) <= 1e-5  # as in test_float32
 
 
 def test_some_tensors_without_gradient(device):
     tensors = [tensor.to(device) for tensor in network(2, 70, (3, 20, 20, 2))]
-    complete = evaluated(siren_ops.siren, tensors, torch.float32)[1:]
+    complete = evaluated(siren.siren, tensors, torch.float32)[1:]
     for wanted in ([0], [1, 4], [3, 6]):
         leaves = [tensor.detach().requires_grad_(index in wanted) for index, tensor in enumerate(tensors)]
-        values = called(siren_ops.siren, leaves, torch.float32)
+        values = called(siren.siren, leaves, torch.float32)
         probe = torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         values.backward(probe.to(values))
         for index, leaf in enumerate(leaves):
@@ -149,8 +150,8 @@ def every_other(tensor: torch.Tensor) -> torch.Tensor:
 def test_strides_change_nothing(layout, sizes, device):
     strided = [layout(tensor.to(device)) for tensor in network(2, 9, sizes)]
     assert not all(tensor.is_contiguous() for tensor in strided)
-    found = evaluated(siren_ops.siren, strided, torch.float32)
-    expected = evaluated(siren_ops.siren, [tensor.contiguous() for tensor in strided], torch.float32)
+    found = evaluated(siren.siren, strided, torch.float32)
+    expected = evaluated(siren.siren, [tensor.contiguous() for tensor in strided], torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -165,7 +166,7 @@ def test_empty(n, points, sizes, final, device):
     tensors += [torch.ones(n, outputs, inputs) for inputs, outputs in pairwise(sizes)]
     tensors += [torch.ones(n, outputs) for outputs in sizes[1:]]
     expected = evaluated(reference.siren, tensors, torch.float32, final=final)
-    found = evaluated(siren_ops.siren, [tensor.to(device) for tensor in tensors], torch.float32, final=final)
+    found = evaluated(siren.siren, [tensor.to(device) for tensor in tensors], torch.float32, final=final)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -181,7 +182,7 @@ def test_second_order(shared, device):
 
     tensors = network(2, 9, (2, 7, 7, 3), shared, omega=3.0)
     exact = two_orders(reference.siren, [tensor.double() for tensor in tensors], torch.float64)
-    found = two_orders(siren_ops.siren, [tensor.to(device) for tensor in tensors], torch.float32)
+    found = two_orders(siren.siren, [tensor.to(device) for tensor in tensors], torch.float32)
     assert max(differences(found, exact)) <= 1e-5  # measured in the interpreter: 7e-7
 
 
@@ -202,7 +203,7 @@ def test_opcheck(device):
 def test_supports():
     tensors = network(1, 3, (2, 16, 3))
     arguments = (tensors[0], tensors[1:3], tensors[3:], 30.0, 30.0, "linear")
-    assert siren_ops.supports(*arguments, torch.float16) == (True, "")
+    assert siren.supports(*arguments, torch.float16) == (True, "")
     wide = (tensors[0].double(), *arguments[1:])
     refusal = "it computes in float32, bfloat16 or float16, not in torch.float64"
-    assert siren_ops.supports(*wide, torch.float64) == (False, refusal)
+    assert siren.supports(*wide, torch.float64) == (False, refusal)

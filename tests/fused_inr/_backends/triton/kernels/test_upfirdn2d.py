@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fused_inr import reference
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 from fused_inr.primitives.upfirdn2d import upfirdn2d
 
 RATES = {
@@ -37,7 +37,7 @@ def test_values_and_gradients(rates, taps, where, dtype, lay_out, check, exactly
     options = (*RATES[rates], True, 1.5)
     found, exact = upfirdn2d(x, taps.to(device), *options), reference.upfirdn2d(wide, taps.double(), *options)
     check("y", found, exact)
-    assert layout.format_of(found) == layout.format_of(layout.dense(x))
+    assert memory_format.format_of(found) == memory_format.format_of(memory_format.dense(x))
     weight = torch.randn_like(found)
     (dx,) = torch.autograd.grad(found, x, weight)
     (dx_exact,) = torch.autograd.grad(exact, wide, weight.cpu().double())

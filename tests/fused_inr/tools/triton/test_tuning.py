@@ -1,13 +1,13 @@
-"""The search for block sizes, with times that are made up, and the table it writes."""
+"""The search for block sizes, on made-up times, and the entries of the table that the cases use."""
 
-import json
 import math
 
 import pytest
 import torch
 
-from fused_inr.backends.triton import configs, tune
-from fused_inr.backends.triton.cases_render import CASES
+from fused_inr._backends.triton.kernels import configs
+from fused_inr.tools.triton import tuning
+from fused_inr.tools.triton.cases_render import CASES
 
 
 def test_the_search_finds_the_fastest_that_works():
@@ -18,13 +18,13 @@ def test_the_search_finds_the_fastest_that_works():
             abs(math.log2(options["BLOCK_M"]) - 7) + abs(options["num_stages"] - 4) + abs(options["num_warps"] - 8) + 1
         )
 
-    found, time = tune.descend({"BLOCK_M": 32, "num_warps": 2, "num_stages": 1}, seconds)
+    found, time = tuning.descend({"BLOCK_M": 32, "num_warps": 2, "num_stages": 1}, seconds)
     assert found == {"BLOCK_M": 128, "num_warps": 8, "num_stages": 3}
     assert time == seconds(found)
 
 
 def test_candidates_stay_within_bounds():
-    found = list(tune.neighbours({"BLOCK_M": 256, "BLOCK_K": 16, "num_warps": 1, "num_stages": 6, "programs": 64}))
+    found = list(tuning.neighbours({"BLOCK_M": 256, "BLOCK_K": 16, "num_warps": 1, "num_stages": 6, "programs": 64}))
     assert {options["BLOCK_M"] for options in found} == {128, 256}
     assert {options["BLOCK_K"] for options in found} == {16, 32}
     assert {options["num_warps"] for options in found} == {1, 2}
@@ -35,7 +35,7 @@ def test_candidates_stay_within_bounds():
 def test_it_refuses_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="tune times kernels and found no GPU"):
-        tune.tune(CASES)
+        tuning.tune(CASES)
 
 
 def test_cases_fall_on_entries_of_the_table():
@@ -43,18 +43,3 @@ def test_cases_fall_on_entries_of_the_table():
     with configs.recorded() as entries:
         case.launches_on("sm_90")
     assert entries == {("layer", "half", "512"), ("feature_layer", "half", "512"), ("stage3", "half", "256")}
-
-
-def test_the_table_is_stored_as_it_is_written():
-    assert configs.text(json.loads(configs.PATH.read_text())) == configs.PATH.read_text()
-
-
-def test_an_unknown_architecture_and_larger_widths_have_options():
-    meta = torch.device("meta")
-    with configs.compiling_for("sm_75"):
-        assert configs.chosen("layer", torch.float16, 4096, meta) == configs.table()["fallback"]["layer"]["half"]["512"]
-    with configs.compiling_for("sm_90"):
-        assert configs.chosen("layer", torch.float16, 100, meta) == configs.table()["sm_90"]["layer"]["half"]["128"]
-        assert configs.fitting("stage3", torch.float16, 512, meta) is None
-    with pytest.raises(KeyError, match="no such-kernel of kind half"):
-        configs.chosen("such-kernel", torch.float16, 16, meta)

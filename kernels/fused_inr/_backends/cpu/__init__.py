@@ -60,21 +60,9 @@ def _supports_siren(
     return True, ""
 
 
-def _siren(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    return siren.cpu_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)
-
-
 KERNELS = {
     "render": Implementation(_supports_render, _render, _render_memory),
-    "siren": Implementation(_supports_siren, _siren),
+    "siren": Implementation(_supports_siren, siren.siren),
     "bias_act": Implementation(bias_act.supports, bias_act.bias_act),
     "conv2d": Implementation(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Implementation(upfirdn2d.supports, upfirdn2d.upfirdn2d),

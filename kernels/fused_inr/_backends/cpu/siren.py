@@ -66,4 +66,4 @@ def _gradients(
     return found
 
 
-cpu_siren, _ = register("cpu", _values, _gradients)
+siren = register("cpu", _values, _gradients)

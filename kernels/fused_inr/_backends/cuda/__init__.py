@@ -76,16 +76,4 @@ def _prefers_siren(coords: Tensor, weights: list[Tensor], *options: list[Tensor]
     return max(weight.shape[1] for weight in weights[:-1]) <= PREFERRED[options[-1]]
 
 
-def _siren(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    return siren.cuda_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)
-
-
-KERNELS = {"siren": Implementation(_supports_siren, _siren, preferred=_prefers_siren)}
+KERNELS = {"siren": Implementation(_supports_siren, siren.siren, preferred=_prefers_siren)}

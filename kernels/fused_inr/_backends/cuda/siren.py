@@ -151,4 +151,4 @@ def _gradients(
     return found
 
 
-cuda_siren, cuda_siren_backward = register("cuda", _values, _gradients)
+siren = register("cuda", _values, _gradients)

@@ -33,7 +33,7 @@ def _gradients(
     return [coords.new_empty(0) if of_coords is None else of_coords, *of_parameters]
 
 
-triton_siren, _ = register("triton", _values, _gradients)
+siren = register("triton", _values, _gradients)
 
 
 def supports(
@@ -44,16 +44,3 @@ def supports(
     if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False, f"it computes in float32, bfloat16 or float16, not in {dtype}"
     return True, ""
-
-
-def siren(
-    coords: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    """`reference.siren` on the Triton kernels."""
-    return triton_siren(coords, weights, biases, omega, first_omega, final == "sine", dtype)

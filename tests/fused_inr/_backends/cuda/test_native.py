@@ -166,7 +166,7 @@ def test_structs_are_those_of_the_header(compile_for_host, tmp_path):
 def test_kernels_take_no_other_device(network):
     tensors = network(1, 4, (2, 8, 3))
     with pytest.raises(RuntimeError, match=r"^The CUDA kernels take no tensors on cpu"):
-        siren.cuda_siren(tensors[0], tensors[1:3], tensors[3:], 30.0, 30.0, False, torch.float32)
+        siren.siren(tensors[0], tensors[1:3], tensors[3:], 30.0, 30.0, "linear", torch.float32)
 
 
 def test_failed_launches_are_errors(host_library):

@@ -54,7 +54,7 @@ def case_of(network, evaluated):
 
 def on_kernels(name: str, dtype: torch.dtype):
     omega, first_omega, final = options_of(name)
-    return lambda *net: siren.cuda_siren(*net, omega, first_omega, final == "sine", dtype)
+    return lambda *net: siren.siren(*net, omega, first_omega, final, dtype)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -155,7 +155,7 @@ def test_second_order(network, errors):
         first = torch.autograd.grad(values.square().mean(), leaves, create_graph=True)
         return [*first, *torch.autograd.grad(sum(one.square().sum() for one in first), leaves)]
 
-    found = two_orders(lambda *net: siren.cuda_siren(*net, 3.0, 3.0, False, torch.float32), tensors)
+    found = two_orders(lambda *net: siren.siren(*net, 3.0, 3.0, "linear", torch.float32), tensors)
     exact = two_orders(
         lambda *net: reference.siren(*net, 3.0, 3.0, "linear", torch.float64), [tensor.double() for tensor in tensors]
     )
@@ -166,7 +166,7 @@ def test_second_order(network, errors):
 def test_registration(network):
     coords, *rest = (tensor.requires_grad_() for tensor in network(2, 5, (2, 6, 3)))
     arguments = (coords, rest[:2], rest[2:], 30.0, 20.0, False, torch.float32)
-    torch.library.opcheck(siren.cuda_siren, arguments)
+    torch.library.opcheck(torch.ops.fused_inr.cuda_siren.default, arguments)
 
 
 def test_compiled_without_graph_breaks(network, evaluated):
@@ -185,7 +185,7 @@ def test_through_the_public_function(network, evaluated, monkeypatch):
     def half(coords, weights, biases):
         return fi.siren(coords[0], weights, biases, omega=20.0, dtype=torch.bfloat16)
 
-    expected = evaluated(lambda *net: siren.cuda_siren(*net, 20.0, 20.0, False, torch.bfloat16), tensors)
+    expected = evaluated(lambda *net: siren.siren(*net, 20.0, 20.0, "linear", torch.bfloat16), tensors)
     for function in (half, torch.compile(half, fullgraph=True, backend="aot_eager")):
         found = evaluated(function, tensors)
         assert torch.equal(found[0], expected[0])

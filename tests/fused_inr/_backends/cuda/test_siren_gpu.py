@@ -72,7 +72,8 @@ def test_cuda_graph(network, check_graph):
 
     def both(coords: torch.Tensor, *rest: torch.Tensor) -> list[torch.Tensor]:
         arguments = (coords, list(rest[:3]), list(rest[3:]), 30.0, 30.0, False, torch.bfloat16)
-        return [siren.cuda_siren(*arguments), *siren.cuda_siren_backward(gradient, *arguments, True)]
+        ops = torch.ops.fused_inr
+        return [ops.cuda_siren(*arguments), *ops.cuda_siren_backward(gradient, *arguments, True)]
 
     check_graph(both, tensors, others)
 
@@ -94,7 +95,7 @@ def test_indices_beyond_32_bits(network):
     biases = [torch.zeros(1, 16, device="cuda")] * 2
     coords = torch.linspace(0, 1, points, device="cuda").view(1, points, 1)
     with torch.no_grad():
-        values = siren.cuda_siren(coords, weights, biases, 1.0, 1.0, False, torch.float16)
+        values = siren.siren(coords, weights, biases, 1.0, 1.0, "linear", torch.float16)
         last = coords[:, -77:].contiguous()
         expected = reference.siren(last, weights, biases, 1.0, 1.0, "linear", torch.float32)
     # Half precision of a sum of 16 sines.

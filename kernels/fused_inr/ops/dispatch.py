@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fused_inr import reference
+from fused_inr import peak_memory, reference
 from fused_inr._backends.implementation import Implementation
 from fused_inr.ops.precision import autocast_enabled
 
@@ -33,7 +33,7 @@ def _always(*args: Any) -> tuple[bool, str]:
 
 
 _REFERENCE: dict[str, Implementation] = {
-    "render": Implementation(_always, reference.render, reference.render_memory),
+    "render": Implementation(_always, reference.render, peak_memory.reference_render_memory),
     "siren": Implementation(_always, reference.siren),
     "fmm_weight": Implementation(_always, reference.fmm_weight),
     "bias_act": Implementation(_always, reference.bias_act),

@@ -43,6 +43,11 @@ def extents(x: Tensor, dim: int) -> tuple[int, int, int]:
     return math.prod(x.shape[:dim]), x.shape[dim] if x.ndim else 1, math.prod(x.shape[dim + 1 :])
 
 
+def batch_stride(x: Tensor) -> int:
+    """Return the stride of axis 0 in elements, or 0 where it has one entry, which all samples share."""
+    return x.stride(0) if x.shape[0] > 1 else 0
+
+
 def supports(x: Tensor) -> tuple[bool, str]:
     """What the kernels of every backend say of their input."""
     return x.dtype in TYPES, f"it computes in float32, bfloat16 and float16, not in {x.dtype}"

@@ -221,7 +221,7 @@ def _parent(stage: str, weight: Tensor, given: dict[str, int], rows: int, size: 
 
 
 def _layer(name: str, layer: Layer, weight: Tensor, rows: int) -> LayerKernels:
-    """A layer with its tensors; it is not told yet what it reads and writes."""
+    """A layer with its tensors, before it is decided what it reads and writes."""
     weights, biases = {f"{name} weight": _bytes(weight)}, {f"{name} bias": _bytes(layer.bias)}
     if layer.to_rgb is not None:
         weights[f"{name} read-out weight"], biases[f"{name} read-out bias"] = map(_bytes, layer.to_rgb)

@@ -1,13 +1,13 @@
 """The ops of a discriminator and its augmentation on the native kernels."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fused_inr._backends.cpu import native
-from fused_inr.primitives import conv2d, memory_format
-from fused_inr.primitives.upfirdn2d import output
+from fused_inr.primitives import augment, bias_act, conv2d, memory_format, upfirdn2d
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTS = {
@@ -27,37 +27,26 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None or not x.numel() else x.data_ptr()
 
 
-def _bias_act_struct(
-    x: Tensor, act: str, alpha: float, gain: float, clamp: float | None, dim: int
-) -> native.BiasActStruct:
-    outer, channels, inner = memory_format.extents(x, dim)
+def _bias_act_struct(x: Tensor, options: bias_act.Options) -> native.BiasActStruct:
+    outer, channels, inner = memory_format.extents(x, options.dim)
     return native.BiasActStruct(
         outer=outer,
         channels=channels,
         inner=inner,
         type=_TYPES[x.dtype],
-        act=_ACTS[act],
-        alpha={"linear": 1.0, "relu": 0.0}.get(act, alpha),
-        gain=gain,
-        clamp=math.inf if clamp is None else clamp,
+        act=_ACTS[options.act],
+        alpha={"linear": 1.0, "relu": 0.0}.get(options.act, options.alpha),
+        gain=options.gain,
+        clamp=math.inf if options.clamp is None else options.clamp,
         x=_pointer(x),
     )
 
 
 @torch.library.impl("fused_inr::bias_act", "cpu")
-def _(
-    x: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-    dim: int,
-) -> Tensor:
+def _(x: Tensor, bias: Tensor | None, residual: Tensor | None, *options: Any) -> Tensor:
     out = torch.empty_like(x)
     if x.numel():
-        call = _bias_act_struct(x, act, alpha, gain, clamp, dim)
+        call = _bias_act_struct(x, bias_act.Options(*options))
         call.bias, call.residual, call.out = _pointer(bias), _pointer(residual), _pointer(out)
         native.run(native.load()[0].fused_inr_bias_act, call)
     return out
@@ -67,20 +56,17 @@ def _(
 def _(
     gradient: Tensor,
     shift: Tensor | None,
-    told: Tensor,
+    saved: Tensor,
     bias: Tensor | None,
     from_output: bool,
     with_sums: bool,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-    dim: int,
+    *others: Any,
 ) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(told)
-    sums = torch.zeros(told.shape[dim] if with_sums else 0)
-    if told.numel():
-        call = _bias_act_struct(told, act, alpha, gain, clamp, dim)
+    options = bias_act.Options(*others)
+    out = torch.empty_like(saved)
+    sums = torch.zeros(saved.shape[options.dim] if with_sums else 0)
+    if saved.numel():
+        call = _bias_act_struct(saved, options)
         call.bias, call.from_output, call.out = _pointer(bias), from_output, _pointer(out)
         call.gradient, call.shift, call.sums = _pointer(gradient), _pointer(shift), _pointer(sums)
         native.run(native.load()[0].fused_inr_bias_act_slope, call)
@@ -88,8 +74,9 @@ def _(
 
 
 @torch.library.impl("fused_inr::upfirdn2d", "cpu")
-def _(x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], size: list[int]) -> Tensor:
-    out = output(x, size)
+def _(x: Tensor, taps: Tensor, *others: Any) -> Tensor:
+    options = upfirdn2d.Options(*others)
+    out = upfirdn2d.output(x, options.size)
     if not x.numel():
         return out.zero_()
     if out.numel():
@@ -99,16 +86,16 @@ def _(x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], s
             channels=x.shape[1],
             height=x.shape[2],
             width=x.shape[3],
-            out_height=size[0],
-            out_width=size[1],
+            out_height=options.size[0],
+            out_width=options.size[1],
             channels_last=memory_format.is_channels_last(x),
             type=_TYPES[x.dtype],
-            up_x=up[0],
-            up_y=up[1],
-            down_x=down[0],
-            down_y=down[1],
-            pad_x=pad[0],
-            pad_y=pad[1],
+            up_x=options.up[0],
+            up_y=options.up[1],
+            down_x=options.down[0],
+            down_y=options.down[1],
+            pad_x=options.pad[0],
+            pad_y=options.pad[1],
             taps_x=taps.shape[1],
             taps_y=taps.shape[0],
             taps=_pointer(taps),
@@ -191,17 +178,8 @@ def _(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int)
 
 
 @torch.library.impl("fused_inr::augment", "cpu")
-def _(
-    x: Tensor,
-    brightness: Tensor | None,
-    saturation: Tensor | None,
-    contrast: Tensor | None,
-    offset: Tensor | None,
-    hole: Tensor | None,
-    hole_size: list[int],
-    color_last: bool,
-    adjoint: bool,
-) -> Tensor:
+def _(x: Tensor, *others: Any) -> Tensor:
+    options = augment.Options(*others)
     out = torch.empty_like(x)
     if x.numel():
         clips, times, channels, height, width = x.shape
@@ -212,15 +190,15 @@ def _(
             height=height,
             width=width,
             type=_TYPES[x.dtype],
-            color_last=color_last,
-            adjoint=adjoint,
-            brightness=_pointer(brightness),
-            saturation=_pointer(saturation),
-            contrast=_pointer(contrast),
-            offset=_pointer(offset),
-            hole=_pointer(hole),
-            hole_height=hole_size[0],
-            hole_width=hole_size[1],
+            color_last=options.color_last,
+            adjoint=options.adjoint,
+            brightness=_pointer(options.brightness),
+            saturation=_pointer(options.saturation),
+            contrast=_pointer(options.contrast),
+            offset=_pointer(options.offset),
+            hole=_pointer(options.hole),
+            hole_height=options.hole_size[0],
+            hole_width=options.hole_size[1],
             x=_pointer(x),
             out=_pointer(out),
         )

@@ -7,10 +7,11 @@ from fused_inr._backends.cpu import native
 from fused_inr.flattening import flatten, frames_shape
 from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
+from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.render import register
+from fused_inr.reference import LRELU_SLOPE
 
 _CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
-_LRELU_SLOPE = 0.2
 
 
 class KeptTensors:
@@ -29,14 +30,10 @@ class KeptTensors:
         return tensor
 
 
-def clip_stride(tensor: Tensor) -> int:
-    return tensor.stride(0) if tensor.shape[0] > 1 else 0
-
-
 def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
     """A bias with its strides per clip and per frame."""
     bias = keep.keep(layer_bias, 1)
-    clip = clip_stride(bias) if bias.ndim > 1 else 0
+    clip = batch_stride(bias) if bias.ndim > 1 else 0
     time = bias.stride(1) if bias.ndim == 3 and bias.shape[1] > 1 else 0
     return bias, clip, time
 
@@ -46,7 +43,7 @@ def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.Laye
     bias, bias_clip, bias_time = _bias(layer.bias, keep)
     struct = native.LayerStruct(
         weight=weight.data_ptr(),
-        weight_clip=clip_stride(weight),
+        weight_clip=batch_stride(weight),
         weight_row=weight.stride(1),
         bias=bias.data_ptr(),
         bias_clip=bias_clip,
@@ -54,13 +51,13 @@ def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.Laye
         inputs=weight.shape[2],
         outputs=weight.shape[1],
         activation=_CODES[layer.activation],
-        slope=_LRELU_SLOPE,
+        slope=LRELU_SLOPE,
         omega=layer.omega,
         gain=layer.gain,
     )
     if layer.to_rgb is not None:
         rgb = keep.keep(layer.to_rgb[0].contiguous(), 2)
-        struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), clip_stride(rgb)
+        struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), batch_stride(rgb)
         struct.rgb_bias = keep.keep(layer.to_rgb[1], 1).data_ptr()
     return struct
 
@@ -69,13 +66,13 @@ def _stage(plan: StagePlan, keep: KeptTensors) -> native.StageStruct:
     struct = native.StageStruct(scale=plan.scale, layers=len(plan.layers))
     if plan.parent is not None:
         parent = keep.keep(plan.parent, 2)
-        struct.parent, struct.parent_clip = parent.data_ptr(), clip_stride(parent)
+        struct.parent, struct.parent_clip = parent.data_ptr(), batch_stride(parent)
         struct.parent_row = parent.stride(1)
     if plan.fourier is not None:
         frequency, phase = keep.keep(plan.fourier.frequency.contiguous(), 2), keep.keep(plan.fourier.phase, 1)
         struct.features, struct.cosines = frequency.shape[1], plan.fourier.parts == "sincos"
-        struct.frequency, struct.frequency_clip = frequency.data_ptr(), clip_stride(frequency)
-        struct.phase, struct.phase_clip, struct.phase_time = phase.data_ptr(), clip_stride(phase), phase.stride(1)
+        struct.frequency, struct.frequency_clip = frequency.data_ptr(), batch_stride(frequency)
+        struct.phase, struct.phase_clip, struct.phase_time = phase.data_ptr(), batch_stride(phase), phase.stride(1)
     return struct
 
 

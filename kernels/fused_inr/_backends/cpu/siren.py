@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fused_inr._backends.cpu import native
-from fused_inr._backends.cpu.render import KeptTensors, clip_stride, layer_struct
+from fused_inr._backends.cpu.render import KeptTensors, layer_struct
 from fused_inr.inr import Layer
+from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.siren import gradients_like, register, values_like
 
 
@@ -35,7 +36,7 @@ def _program(
         clips=coords.shape[0],
         points=coords.shape[1],
         coords=coords.data_ptr(),
-        coords_clip=clip_stride(coords),
+        coords_clip=batch_stride(coords),
         bfloat16=dtype == torch.bfloat16,
     )
 

@@ -15,7 +15,7 @@ from fused_inr._backends.implementation import Implementation
 PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
 """Widest hidden layers of SIRENs that these kernels serve unasked, by compute type; Triton's serve the others.
 
-In half precision the activations stay in the registers of the matrix instructions, which Triton cannot be told. In
+In half precision the activations stay in the registers of the matrix instructions, which Triton cannot express. In
 float32 the three products of each instruction decide, which Triton uses as well. Neither has been measured.
 """
 

@@ -106,12 +106,3 @@ def refusal(weights: Sequence[Tensor], element: int, limit: int, backward: bool)
         if needed > limit and (backward or name == "values"):
             return f"its {name} take {needed} bytes of shared memory, and the device has {limit} for a block"
     return None
-
-
-def blocks(samples: int, tiles: int, at_once: int) -> int:
-    """Blocks of a sample: enough to occupy a device that runs `at_once`, at most one a tile.
-
-    Args:
-        tiles: pieces into which a sample's points can be divided among blocks.
-    """
-    return max(1, min(tiles, -(-at_once // max(1, samples))))

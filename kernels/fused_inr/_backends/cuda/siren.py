@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from fused_inr._backends.cuda import layout, native
+from fused_inr._backends.splits import splits_to_fill
+from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.siren import gradients_like, register, values_like
 
 
@@ -33,10 +35,6 @@ def limits(device: int | None) -> Limits:
 
 # What torch.compiler.assume_constant_result does; that would import the compiler, which takes a second.
 limits._dynamo_marked_constant = True
-
-
-def _sample_stride(tensor: Tensor) -> int:
-    return tensor.stride(0) if tensor.shape[0] > 1 else 0
 
 
 class _Call:
@@ -66,11 +64,11 @@ class _Call:
             layers.append(
                 native.LayerStruct(
                     weight=weight.data_ptr(),
-                    weight_sample=_sample_stride(weight),
+                    weight_sample=batch_stride(weight),
                     weight_row=weight.stride(1),
                     weight_column=weight.stride(2),
                     bias=bias.data_ptr(),
-                    bias_sample=_sample_stride(bias),
+                    bias_sample=batch_stride(bias),
                     bias_row=bias.stride(1),
                     inputs=weight.shape[2],
                     outputs=weight.shape[1],
@@ -88,7 +86,7 @@ class _Call:
             packed_samples=1 if shared else coords.shape[0],
             points=coords.shape[1],
             coords=coords.data_ptr(),
-            coords_sample=_sample_stride(coords),
+            coords_sample=batch_stride(coords),
             device=max(0, self.device),
         )
         packed = coords.new_empty(self.siren.packed_samples * self.shape.packed, dtype=torch.uint8)
@@ -110,7 +108,7 @@ class _Call:
         siren.warps = shape.forward_warps(has.shared)
         tiles = -(-siren.points // (shape.rows * siren.warps))
         on_processor = min(shape.most_blocks, has.shared // shape.forward_shared(siren.warps))
-        siren.blocks = layout.blocks(siren.samples, tiles, on_processor * has.processors)
+        siren.blocks = splits_to_fill(on_processor * has.processors, siren.samples, tiles)
         siren.out = out.data_ptr()
         self.run("fused_inr_siren_forward")
 
@@ -125,7 +123,8 @@ class _Call:
             )
         siren.warps = warps
         tiles = -(-siren.points // (16 * warps))
-        siren.blocks = layout.blocks(siren.samples, tiles, has.shared // shape.backward_shared(warps) * has.processors)
+        at_once = has.shared // shape.backward_shared(warps) * has.processors
+        siren.blocks = splits_to_fill(at_once, siren.samples, tiles)
         sums = self.library.fused_inr_siren_partials(siren)
         siren.partials = self.kept(gradient.new_empty(siren.samples * siren.blocks * sums)).data_ptr()
         siren.gradient = self.kept(gradient.contiguous()).data_ptr()

@@ -14,6 +14,8 @@ from fused_inr._backends.triton.kernels import bias_act as bias_act_kernels
 from fused_inr._backends.triton.kernels import minibatch_stddev as stddev_kernels
 from fused_inr._backends.triton.kernels import upfirdn2d as upfirdn_kernels
 from fused_inr._backends.triton.kernels.launch import Launch
+from fused_inr.primitives import augment, bias_act, upfirdn2d
+from fused_inr.reference import LRELU_SLOPE
 from fused_inr.tools.triton import cases_render, cases_render_backward, cases_siren
 from fused_inr.tools.triton.case import Case
 
@@ -33,20 +35,21 @@ def _numbers(*shape: int) -> Tensor:
 
 def _bias_act(dtype: str, channels_last: bool, act: str) -> list[Launch]:
     x = _image(dtype, channels_last)
-    return bias_act_kernels.forward(x, _numbers(128), x, act, 0.2, 2**0.5, 256.0, 1)[1]
+    return bias_act_kernels.forward(x, _numbers(128), x, bias_act.Options(act, LRELU_SLOPE, 2**0.5, 256.0, 1))[1]
 
 
 def _slope(dtype: str, channels_last: bool, act: str, from_output: bool) -> list[Launch]:
     x = _image(dtype, channels_last)
-    first = bias_act_kernels.backward(x, None, x, _numbers(128), from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
-    again = bias_act_kernels.backward(x, _numbers(128), x, None, from_output, True, act, 0.2, 1.0, 256.0, 1)[-1]
+    options = bias_act.Options(act, LRELU_SLOPE, 1.0, 256.0, 1)
+    first = bias_act_kernels.backward(x, None, x, _numbers(128), from_output, True, options)[-1]
+    again = bias_act_kernels.backward(x, _numbers(128), x, None, from_output, True, options)[-1]
     return first if act in _CURVED else [*first, *again]
 
 
 def _upfirdn2d(dtype: str, channels_last: bool, up: int, down: int, taps: int) -> list[Launch]:
     size = 128 * up // down
-    arguments = (_numbers(taps, taps), [up, up], [down, down], [taps // 2, taps // 2], [size, size])
-    return upfirdn_kernels.forward(_image(dtype, channels_last), *arguments)[1]
+    options = upfirdn2d.Options([up, up], [down, down], [taps // 2, taps // 2], [size, size])
+    return upfirdn_kernels.forward(_image(dtype, channels_last), _numbers(taps, taps), options)[1]
 
 
 def _minibatch_stddev(dtype: str) -> list[Launch]:
@@ -59,7 +62,8 @@ def _augment(dtype: str, cutout: bool, color_last: bool, adjoint: bool) -> list[
     x = torch.empty(8, 2, 3, 128, 128, dtype=_TYPES[dtype], device="meta")
     amounts = [None if adjoint else _numbers(8), _numbers(8), _numbers(8)]
     place = torch.empty(8, 2, dtype=torch.int64, device="meta")
-    return augment_kernels.forward(x, *amounts, place, place if cutout else None, [64, 64], color_last, adjoint)[1]
+    options = augment.Options(*amounts, place, place if cutout else None, [64, 64], color_last, adjoint)
+    return augment_kernels.forward(x, options)[1]
 
 
 def _cases() -> Iterator[Case]:
@@ -70,8 +74,8 @@ def _cases() -> Iterator[Case]:
             for act in acts:
                 given = (dtype, channels_last, act)
                 yield Case(f"bias_act-{act}-{where}", lambda given=given: _bias_act(*given))
-                told = (*given, act not in _CURVED)
-                yield Case(f"bias_act_slope-{act}-{where}", lambda told=told: _slope(*told))
+                slope = (*given, act not in _CURVED)
+                yield Case(f"bias_act_slope-{act}-{where}", lambda slope=slope: _slope(*slope))
             for up, down, taps in ((1, 2, 4), (2, 1, 4), (1, 1, 4)):
                 rates = (dtype, channels_last, up, down, taps)
                 yield Case(f"upfirdn2d-up{up}-down{down}-{where}", lambda rates=rates: _upfirdn2d(*rates))

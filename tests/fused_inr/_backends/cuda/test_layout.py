@@ -78,13 +78,6 @@ def test_as_many_warps_as_fit():
     assert large.backward_warps(100 * 1024) is None
 
 
-def test_blocks_of_a_sample():
-    assert layout.blocks(samples=1, tiles=1000, at_once=264) == 264
-    assert layout.blocks(samples=64, tiles=1000, at_once=264) == 5
-    assert layout.blocks(samples=1, tiles=7, at_once=264) == 7
-    assert layout.blocks(samples=10_000, tiles=7, at_once=264) == 1
-
-
 def test_gradients_that_do_not_fit_are_refused_when_they_are_wanted(monkeypatch):
     needed = layout.Shape(64, 4, 2, 4).backward_shared(1)
     weights = [torch.empty(1, outputs, inputs) for inputs, outputs in itertools.pairwise((2, 64, 64, 64, 3))]

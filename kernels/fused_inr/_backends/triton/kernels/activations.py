@@ -8,6 +8,10 @@ vendor library is called. Measured in Triton's interpreter for |v| in 1e-6 ... 2
 import triton
 import triton.language as tl
 
+from fused_inr import reference
+
+LRELU_SLOPE = tl.constexpr(reference.LRELU_SLOPE)
+
 
 @triton.jit
 def _expm1(v):

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
+from fused_inr.primitives.augment import Options
 
 _TILE_PIXELS = 1024  # 8 of a channel a thread: enough loads in flight, and their addresses leave registers
 _MOST_SUMS = 1024  # tiles' sums that a program adds at once
@@ -165,17 +166,7 @@ def augment_kernel(
         target += plane_size
 
 
-def forward(
-    x: Tensor,
-    brightness: Tensor | None,
-    saturation: Tensor | None,
-    contrast: Tensor | None,
-    offset: Tensor | None,
-    hole: Tensor | None,
-    hole_size: list[int],
-    color_last: bool,
-    adjoint: bool,
-) -> tuple[Tensor, list[Launch]]:
+def forward(x: Tensor, options: Options) -> tuple[Tensor, list[Launch]]:
     """What fused_inr::augment returns, once the launches have run."""
     out = torch.empty_like(x)
     if not x.numel():
@@ -185,7 +176,7 @@ def forward(
     tile_y = min(power_of_two(height), _TILE_PIXELS // tile_x)
     tiles = cdiv(width, tile_x) * cdiv(height, tile_y)
     programs = clips * times * tiles
-    hole_height, hole_width = (min(side, _LONGEST) for side in hole_size)
+    hole_height, hole_width = (min(side, _LONGEST) for side in options.hole_size)
     shared = {
         "x": x,
         "times": times,
@@ -196,30 +187,25 @@ def forward(
         "hole_width": hole_width,
         "plane_size": height * width,
         "frame_size": channels * height * width,
-        "ADJOINT": adjoint,
+        "ADJOINT": options.adjoint,
         "TILE_Y": tile_y,
         "TILE_X": tile_x,
     }
-    color_after = color_last != adjoint
+    color_after = options.color_last != options.adjoint
     partial = None
     launches = []
-    if contrast is not None:
+    if options.contrast is not None:
         partial = x.new_empty(programs, dtype=torch.float32)
-        moves = {"offset": offset, "hole": hole} if color_after else {"offset": None, "hole": None}
+        moves = {"offset": options.offset, "hole": options.hole} if color_after else {"offset": None, "hole": None}
         launches = [Launch(seen_sum_kernel, programs, shared | moves | {"partial": partial})]
-    draw = {
-        "brightness": brightness,
-        "saturation": saturation,
-        "contrast": contrast,
-        "offset": offset,
-        "hole": hole,
-    }
-    options = {
+    color = {"brightness": options.brightness, "saturation": options.saturation, "contrast": options.contrast}
+    places = {"offset": options.offset, "hole": options.hole}
+    arguments = {
         "partial": partial,
         "out": out,
         "tiles": tiles,
-        "COLORED": any(t is not None for t in (brightness, saturation, contrast)),
+        "COLORED": any(t is not None for t in color.values()),
         "COLOR_AFTER": color_after,
         "TILES": min(power_of_two(tiles), _MOST_SUMS),
     }
-    return out, [*launches, Launch(augment_kernel, programs, shared | draw | options)]
+    return out, [*launches, Launch(augment_kernel, programs, shared | color | places | arguments)]

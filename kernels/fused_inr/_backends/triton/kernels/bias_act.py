@@ -15,6 +15,7 @@ from torch import Tensor
 from fused_inr._backends.triton.kernels.activations import activated, slope
 from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 from fused_inr.primitives import memory_format
+from fused_inr.primitives.bias_act import Options
 
 # Programs that sum take as many tiles as leave this many programs. It depends on no device, so sums have the same bits
 # on all of them.
@@ -85,7 +86,7 @@ def bias_act_kernel(
 def bias_act_slope_kernel(
     gradient,
     shift,
-    told,
+    saved,
     bias,
     out,
     partial,
@@ -117,7 +118,7 @@ def bias_act_slope_kernel(
             stretch.to(tl.int64) * steps + step, lane_tile, rows, cols, COLUMN_LANES, ROWS, COLS
         )
         start = row * cols + col
-        v = tl.load(told + start + offsets, inside, 0.0).to(tl.float32)
+        v = tl.load(saved + start + offsets, inside, 0.0).to(tl.float32)
         d = tl.load(gradient + start + offsets, inside, 0.0).to(tl.float32)
         if shift is not None:
             d += _per_lane(shift, row, col, rows, cols, channels, COLUMN_LANES, ROWS, COLS)
@@ -168,58 +169,46 @@ class _Tiling:
         }
 
 
-def _options(act: str, alpha: float, gain: float, clamp: float | None) -> dict[str, float | str]:
-    return {"ACT": act, "alpha": float(alpha), "gain": float(gain), "clamp": math.inf if clamp is None else clamp}
+def _arguments(options: Options) -> dict[str, float | str]:
+    clamp = math.inf if options.clamp is None else options.clamp
+    return {"ACT": options.act, "alpha": float(options.alpha), "gain": float(options.gain), "clamp": clamp}
 
 
-def forward(
-    x: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-    dim: int,
-) -> tuple[Tensor, list[Launch]]:
+def forward(x: Tensor, bias: Tensor | None, residual: Tensor | None, options: Options) -> tuple[Tensor, list[Launch]]:
     """What fused_inr::bias_act returns, once the launches have run."""
     out = torch.empty_like(x)
     if not x.numel():
         return out, []
-    tiling = _Tiling(x, dim)
+    tiling = _Tiling(x, options.dim)
     arguments = {"x": x, "bias": bias, "residual": residual, "out": out}
-    arguments |= tiling.arguments() | _options(act, alpha, gain, clamp)
+    arguments |= tiling.arguments() | _arguments(options)
     return out, [Launch(bias_act_kernel, tiling.tiles_along * tiling.lane_tiles, arguments)]
 
 
 def backward(
     gradient: Tensor,
     shift: Tensor | None,
-    told: Tensor,
+    saved: Tensor,
     bias: Tensor | None,
     from_output: bool,
     with_sums: bool,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-    dim: int,
+    options: Options,
 ) -> tuple[Tensor, Tensor | None, list[Launch]]:
     """The slope applied to a gradient, and its sums [stretches, channels] over stretches or None; see `forward`."""
-    out = torch.empty_like(told)
-    if not told.numel():
-        return out, told.new_zeros(0, told.shape[dim], dtype=torch.float32) if with_sums else None, []
-    tiling = _Tiling(told, dim)
+    out = torch.empty_like(saved)
+    if not saved.numel():
+        return out, saved.new_zeros(0, saved.shape[options.dim], dtype=torch.float32) if with_sums else None, []
+    tiling = _Tiling(saved, options.dim)
     steps, stretches = 1, tiling.tiles_along
     partial = None
     if with_sums:
         steps = cdiv(tiling.tiles_along * tiling.lane_tiles, _SUMMING_PROGRAMS)
         stretches = cdiv(tiling.tiles_along, steps)
-        partial = told.new_empty(stretches, tiling.lanes, dtype=torch.float32)
-    if from_output and clamp is not None:
-        clamp = torch.tensor(clamp, dtype=told.dtype).item()  # as the clamped output has been rounded
-    arguments = {"gradient": gradient, "shift": shift, "told": told, "bias": bias, "out": out, "partial": partial}
-    arguments |= tiling.arguments() | _options(act, alpha, gain, clamp)
+        partial = saved.new_empty(stretches, tiling.lanes, dtype=torch.float32)
+    if from_output and options.clamp is not None:  # the clamped output has been rounded
+        options = options._replace(clamp=torch.tensor(options.clamp, dtype=saved.dtype).item())
+    arguments = {"gradient": gradient, "shift": shift, "saved": saved, "bias": bias, "out": out, "partial": partial}
+    arguments |= tiling.arguments() | _arguments(options)
     arguments |= {"steps": steps, "FROM_OUTPUT": from_output}
     launch = Launch(bias_act_slope_kernel, stretches * tiling.lane_tiles, arguments)
     return out, None if partial is None else partial.view(-1, tiling.channels), [launch]

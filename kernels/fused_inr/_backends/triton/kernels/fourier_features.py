@@ -173,11 +173,6 @@ def tables(fourier: Fourier, grid: Grid, dtype: torch.dtype) -> tuple[Tensor, Te
     )
 
 
-def clip_stride(tensor: Tensor) -> int:
-    """Elements from one clip to the next of a tensor [N or 1, ...]."""
-    return tensor.stride(0) if len(tensor) > 1 else 0
-
-
 def patch_width(height: int, width: int, block_m: int) -> int:
     """Columns of a tile of `block_m` pixels: 16 where the frame allows it, which makes tiles nearly square."""
     narrow = min(power_of_two(width), 16, block_m)

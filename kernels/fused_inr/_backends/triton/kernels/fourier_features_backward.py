@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fused_inr._backends.triton.kernels import configs
 from fused_inr._backends.triton.kernels.fourier_features import (
-    clip_stride,
     patch_of_tile,
     pixels_of_tile,
     sines_of_patch,
@@ -22,8 +21,9 @@ from fused_inr._backends.triton.kernels.fourier_features import (
 )
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv
 from fused_inr._backends.triton.kernels.layers import Tables
-from fused_inr._backends.triton.kernels.layers_backward import fitted, splits_of
+from fused_inr._backends.triton.kernels.layers_backward import fitted, pixel_splits
 from fused_inr.inr import Grid
+from fused_inr.primitives.memory_format import batch_stride
 
 
 @triton.jit
@@ -184,10 +184,10 @@ def phase_gradient(dz: Tensor, weight: Tensor, tables: Tables, grid: Grid) -> tu
         "width": width,
         "outputs": outputs,
         "features": features,
-        "weight_clip": clip_stride(weight),
+        "weight_clip": batch_stride(weight),
         "weight_row": weight.stride(1),
-        "rows_clip": clip_stride(tables.rows),
-        "columns_clip": clip_stride(tables.columns),
+        "rows_clip": batch_stride(tables.rows),
+        "columns_clip": batch_stride(tables.columns),
         "x_start": x0,
         "x_step": (x1 - x0) / width,
         "y_start": y0,
@@ -208,7 +208,7 @@ def feature_weight_gradient(dz: Tensor, tables: Tables) -> tuple[Tensor, list[La
     pixels, tiles = tiles_of(height, width, most["BLOCK_K"])
     blocks = fitted(most, outputs, features, pixels["BLOCK_M"])
     programs = n * cdiv(outputs, blocks["BLOCK_M"]) * cdiv(features, blocks["BLOCK_N"])
-    splits, span = splits_of(t * tiles * blocks["BLOCK_K"], programs, blocks["BLOCK_K"])
+    splits, span = pixel_splits(t * tiles * blocks["BLOCK_K"], programs, blocks["BLOCK_K"])
     out = torch.empty(
         n, splits, outputs, features * (2 if tables.cosines else 1), dtype=torch.float32, device=dz.device
     )
@@ -224,8 +224,8 @@ def feature_weight_gradient(dz: Tensor, tables: Tables) -> tuple[Tensor, list[La
         "features": features,
         "splits": splits,
         "span": span // blocks["BLOCK_K"],
-        "rows_clip": clip_stride(tables.rows),
-        "columns_clip": clip_stride(tables.columns),
+        "rows_clip": batch_stride(tables.rows),
+        "columns_clip": batch_stride(tables.columns),
         "COSINES": tables.cosines,
         "PRECISION": configs.input_precision(dz.dtype),
         "PATCH_W": pixels["PATCH_W"],

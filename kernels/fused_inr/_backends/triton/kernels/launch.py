@@ -30,7 +30,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, int]:
-        """What Triton is told beside the arguments."""
+        """Return the options that Triton takes beside the arguments."""
         stages = {} if self.num_stages is None else {"num_stages": self.num_stages}
         return {"num_warps": self.num_warps} | stages
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from fused_inr._backends.triton.kernels import activations, configs, to_rgb
 from fused_inr._backends.triton.kernels.fourier_features import (
-    clip_stride,
     patch_of_tile,
     pixels_from_first,
     pixels_of_tile,
@@ -31,6 +30,7 @@ from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr._backends.triton.kernels.sines import sine
 from fused_inr._backends.triton.kernels.to_rgb import Canvas, add_read_out, finish_read_out
 from fused_inr.inr import Layer
+from fused_inr.primitives.memory_format import batch_stride
 
 
 @triton.jit
@@ -85,7 +85,7 @@ def activated(z, gain, omega, ACT: tl.constexpr):
     if ACT == "sine":
         y = sine(omega * z)
     else:
-        y = activations.activated(z, 0.2, ACT)
+        y = activations.activated(z, activations.LRELU_SLOPE, ACT)
     return gain * y
 
 
@@ -229,8 +229,8 @@ class Input:
             "width": width,
             "inputs": self.inputs,
             "features": self.features,
-            "rows_clip": 0 if tables is None else clip_stride(tables.rows),
-            "columns_clip": 0 if tables is None else clip_stride(tables.columns),
+            "rows_clip": 0 if tables is None else batch_stride(tables.rows),
+            "columns_clip": 0 if tables is None else batch_stride(tables.columns),
             "PARENT_RATIO": 1 if self.parent is None else height // self.parent.shape[2],
             "COSINES": tables is not None and tables.cosines,
         }
@@ -246,7 +246,7 @@ def weight_arguments(weight: Tensor, suffix: str = "") -> dict[str, Tensor | int
     """A weight [N or 1, O, K], its last axis contiguous, and its strides by clip and by row."""
     return {
         f"weight{suffix}": weight,
-        f"weight{suffix}_clip": clip_stride(weight),
+        f"weight{suffix}_clip": batch_stride(weight),
         f"weight{suffix}_row": weight.stride(1),
     }
 
@@ -257,7 +257,7 @@ def bias_arguments(bias: Tensor | None, suffix: str = "") -> dict[str, Tensor | 
         bias = bias.detach().to(torch.float32).contiguous()
     return {
         f"bias{suffix}": bias,
-        f"bias{suffix}_clip": clip_stride(bias) if bias is not None and bias.ndim > 1 else 0,
+        f"bias{suffix}_clip": batch_stride(bias) if bias is not None and bias.ndim > 1 else 0,
         f"bias{suffix}_time": bias.stride(1) if bias is not None and bias.ndim == 3 else 0,
     }
 

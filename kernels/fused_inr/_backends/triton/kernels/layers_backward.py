@@ -21,11 +21,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fused_inr._backends.splits import equal_splits, splits_to_fill
 from fused_inr._backends.triton.kernels import configs
-from fused_inr._backends.triton.kernels.fourier_features import clip_stride
+from fused_inr._backends.triton.kernels.activations import LRELU_SLOPE
 from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 from fused_inr._backends.triton.kernels.sines import sine_cosine
 from fused_inr.inr import Layer
+from fused_inr.primitives.memory_format import batch_stride
 
 _WEIGHT_PROGRAMS = 512
 """Programs that a weight's gradient is split into, if there are pixels for them: two for each multiprocessor of the
@@ -39,7 +41,7 @@ def output_gradient_kernel(
     following,
     weight,
     given,
-    told,
+    saved,
     colours,
     rgb,
     out,
@@ -65,7 +67,7 @@ def output_gradient_kernel(
 
     `following` [N, T, pixels, inner] is the next layer's dz and `weight` its W [N or 1, inner, channels]; `given` is a
     float32 gradient like `out`; `colours` [N, T, pixels, COLOURS] is the float32 gradient of the image at this layer's
-    pixels and `rgb` [N or 1, COLOURS, channels] float32. Each of the three pairs may be None. `told` is y, or z of a
+    pixels and `rgb` [N or 1, COLOURS, channels] float32. Each of the three pairs may be None. `saved` is y, or z of a
     sine. Sums over the tile go to bias_partial [frames, tiles, channels] and rgb_partial [frames, tiles, COLOURS,
     channels].
     """
@@ -104,7 +106,7 @@ def output_gradient_kernel(
         for c in range(COLOURS):
             w = tl.load(rgb + clip * rgb_clip + c * channels + o, in_cols, 0.0)
             total += tl.load(colour + c, in_rows, 0.0)[:, None] * w[None, :]
-    y = tl.load(told + start * channels + offset, inside, 0.0).to(tl.float32)
+    y = tl.load(saved + start * channels + offset, inside, 0.0).to(tl.float32)
     if ACT == "sine":
         sine, cosine = sine_cosine(omega * y)
         dz = total * (gain * omega * cosine)
@@ -114,7 +116,7 @@ def output_gradient_kernel(
     else:
         tl.static_assert(ACT == "lrelu" or ACT == "relu")
         positive = tl.where(gain < 0.0, -y, y) > 0.0
-        dz = total * tl.where(positive, gain, 0.2 * gain if ACT == "lrelu" else 0.0)
+        dz = total * tl.where(positive, gain, gain * LRELU_SLOPE if ACT == "lrelu" else 0.0)
     tl.store(out + start * channels + offset, dz.to(out.dtype.element_ty), inside)
     tl.store(bias_partial + part * channels + o, tl.sum(dz, 0), in_cols)
     if COLOURS > 0:
@@ -235,7 +237,7 @@ class OutputGradient:
 
 def output_gradient(
     layer: Layer,
-    told: Tensor,
+    saved: Tensor,
     dtype: torch.dtype,
     following: Following | None,
     given: Tensor | None,
@@ -244,25 +246,25 @@ def output_gradient(
     """The gradient of W x + b from what reaches the layer's output; at least one of the three does.
 
     Args:
-        told: y [N, T, H, W, O] in `dtype`, or W x + b, float32, of a sine.
+        saved: y [N, T, H, W, O] in `dtype`, or W x + b, float32, of a sine.
         dtype: of the result, and of `following`.
         given: gradient of y, float32.
         colours: [N, T, H, W, C] float32 gradient of the image that `layer.to_rgb` was added to.
     """
-    n, t, height, width, channels = told.shape
+    n, t, height, width, channels = saved.shape
     pixels = height * width
     inner = 1 if following is None else following.dz.shape[-1]
     most, options = _POINTWISE, {}
     if following is not None:
         name = "output_gradient" if colours is None else "read_out_gradient"  # of which the second takes more registers
-        most, options = configs.options(name, dtype, channels, told.device)
+        most, options = configs.options(name, dtype, channels, saved.device)
     blocks = fitted(most, pixels, channels, inner)
     row_tiles = cdiv(pixels, blocks["BLOCK_M"])
     rgb = None if colours is None else layer.to_rgb[0].detach().to(torch.float32).contiguous()
     count = 0 if colours is None else colours.shape[-1]
-    wide = {"dtype": torch.float32, "device": told.device}
+    wide = {"dtype": torch.float32, "device": saved.device}
     found = OutputGradient(
-        dz=torch.empty(told.shape, dtype=dtype, device=told.device),
+        dz=torch.empty(saved.shape, dtype=dtype, device=saved.device),
         bias=torch.empty(n, t, row_tiles, channels, **wide),
         rgb=torch.empty(n, t, row_tiles, count, channels, **wide) if count else None,
     )
@@ -271,7 +273,7 @@ def output_gradient(
         "following": None if following is None else following.dz,
         "weight": weight,
         "given": given,
-        "told": told,
+        "saved": saved,
         "colours": colours,
         "rgb": rgb,
         "out": found.dz,
@@ -281,9 +283,9 @@ def output_gradient(
         "pixels": pixels,
         "inner": inner,
         "channels": channels,
-        "weight_clip": 0 if weight is None else clip_stride(weight),
+        "weight_clip": 0 if weight is None else batch_stride(weight),
         "weight_row": 0 if weight is None else weight.stride(1),
-        "rgb_clip": 0 if rgb is None else clip_stride(rgb),
+        "rgb_clip": 0 if rgb is None else batch_stride(rgb),
         "gain": float(layer.gain),
         "omega": float(layer.omega),
         "ACT": layer.activation,
@@ -294,11 +296,9 @@ def output_gradient(
     return found, [Launch(output_gradient_kernel, programs, arguments | blocks, **options)]
 
 
-def splits_of(pixels: int, programs: int, depth: int) -> tuple[int, int]:
-    """Into how many stretches of how many pixels the sum over `pixels` is split, beside `programs` tiles."""
-    wanted = max(1, min(cdiv(_WEIGHT_PROGRAMS, max(1, programs)), pixels // _LEAST_PIXELS))
-    span = min(cdiv(cdiv(pixels, wanted), depth) * depth, 1 << 30)
-    return cdiv(pixels, span), span
+def pixel_splits(pixels: int, tiles: int, block: int) -> tuple[int, int]:
+    """Return the number of spans, and the pixels of each, of the sums over `pixels` for `tiles` tiles of a weight."""
+    return equal_splits(pixels, splits_to_fill(_WEIGHT_PROGRAMS, tiles, pixels // _LEAST_PIXELS), block)
 
 
 def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[Launch]]:
@@ -313,7 +313,7 @@ def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[L
     most, options = configs.options("weight_gradient", x.dtype, inputs, x.device)
     blocks = fitted(most, outputs, inputs, pixels)
     programs = n * cdiv(outputs, blocks["BLOCK_M"]) * cdiv(inputs, blocks["BLOCK_N"])
-    splits, span = splits_of(pixels, programs, blocks["BLOCK_K"])
+    splits, span = pixel_splits(pixels, programs, blocks["BLOCK_K"])
     out = torch.empty(n, splits, outputs, inputs, dtype=torch.float32, device=dz.device)
     arguments = {
         "dz": dz,

@@ -52,10 +52,10 @@ class _Backward:
         rows = gradient.detach().to(torch.float32).movedim(2, -1).contiguous()
         self._reached = _Reached(image=rows, colours=rows.sum((0, 1, 2, 3))) if shown else _Reached(given=rows)
 
-    def output(self, layer: Layer, told: Tensor) -> Tensor | None:
+    def output(self, layer: Layer, saved: Tensor) -> Tensor | None:
         """dz of a layer, or None if no gradient reaches it; finds the gradients of its read-out and bias.
 
-        told: y, or W x + b of a sine.
+        saved: y, or W x + b of a sine.
         """
         reached, to_rgb = self._reached, layer.to_rgb or ()
         if reached.following is None and reached.given is None and not to_rgb:
@@ -63,7 +63,7 @@ class _Backward:
             return None
         colours = reached.image if to_rgb else None
         following, given = reached.following, reached.given
-        made = self._launched(output_gradient(layer, told, self._dtype, following, given, colours))
+        made = self._launched(output_gradient(layer, saved, self._dtype, following, given, colours))
         reached.following = reached.given = None
         if to_rgb:
             self.found += [reached.colours.to(to_rgb[1].dtype, copy=True), _summed(made.rgb, to_rgb[0], (1, 2))]
@@ -180,9 +180,9 @@ def backward(
     for index in reversed(range(len(plans))):
         made = outputs.stage(index)
         for number in reversed(range(len(plans[index].layers))):
-            told = made.pop()  # nothing refers to it once the layer is done
+            saved = made.pop()  # nothing refers to it once the layer is done
             x = made[-1] if made else outputs.before(index)
-            _differentiate(found, forward, plans[index], number, told, x, outputs.tables[index])
+            _differentiate(found, forward, plans[index], number, saved, x, outputs.tables[index])
     return found.found[::-1]
 
 
@@ -191,15 +191,15 @@ def _differentiate(
     forward: Forward,
     plan: StagePlan,
     number: int,
-    told: Tensor,
+    saved: Tensor,
     x: Tensor | None,
     tables: Tables | None,
 ) -> None:
-    """Finds the gradients of a layer that made `told` of x, and if it is a stage's first, of the stage's features."""
+    """Finds the gradients of a layer that made `saved` of x, and if it is a stage's first, of the stage's features."""
     layer = plan.layers[number]
     if layer.activation == "sine":
-        told = forward.before_activation(plan, number, x, tables)
-    dz = found.output(layer, told)
+        saved = forward.before_activation(plan, number, x, tables)
+    dz = found.output(layer, saved)
     if number:
         found.inner_layer(layer, dz, x)
     else:

@@ -1,13 +1,7 @@
 """An INR from its first layer to its frames: which kernels run, in which order, and how much memory they take."""
 
-import weakref
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fused_inr._backends.triton.kernels import fused_stages, launch, to_rgb
 from fused_inr._backends.triton.kernels.layers import Tables, rows_dense
@@ -15,6 +9,7 @@ from fused_inr._backends.triton.kernels.render_layers import Forward, Run
 from fused_inr._backends.triton.kernels.to_rgb import Canvas
 from fused_inr.inr import INR, Grid
 from fused_inr.lowering import StagePlan, lower
+from fused_inr.peak_memory import peak_bytes
 
 
 class _Evaluation:
@@ -36,8 +31,8 @@ class _Evaluation:
                 continue
             for _ in range(count):
                 last = number + 1 == len(plan.layers)
-                told = {"store": wanted or not last, "planes": planes and last, "canvas": self.canvas}
-                x = self._forward.layer(plan, number, x, tables, **told)
+                options = {"store": wanted or not last, "planes": planes and last, "canvas": self.canvas}
+                x = self._forward.layer(plan, number, x, tables, **options)
                 number += 1
         return x
 
@@ -90,42 +85,8 @@ def evaluate(
     return canvas.pixels, kept
 
 
-class _Counted(TorchDispatchMode):
-    """Counts the bytes of tensors that live at the same time, of those made inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._users: dict[int, int] = {}
-
-    def _release(self, key: int, size: int) -> None:
-        self._users[key] -= 1
-        if not self._users[key]:
-            del self._users[key]
-            self.now -= size
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if not isinstance(tensor, Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self._users:
-                if key in given:  # a view of what was made outside
-                    continue
-                self.now += size
-                self.peak = max(self.peak, self.now)
-            self._users[key] = self._users.get(key, 0) + 1
-            weakref.finalize(tensor, self._release, key, size)
-        return result
-
-
 @torch.no_grad()
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
     """Peak bytes of the tensors that `evaluate` makes, its result included: those that it makes on "meta"."""
-    absent = inr.mapped(lambda tensor: tensor.to("meta"))
-    with _Counted() as counted:
-        evaluate(absent, grid, dtype, run=lambda launches, device: None)
-    return counted.peak
+    on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
+    return peak_bytes(lambda: evaluate(on_meta, grid, dtype, run=lambda launches, device: None))

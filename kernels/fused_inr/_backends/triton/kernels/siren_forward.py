@@ -27,6 +27,7 @@ from triton.language.target_info import is_cuda
 from fused_inr._backends.triton.kernels import configs
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr._backends.triton.kernels.sines import INTERPRETED, sine
+from fused_inr.primitives.memory_format import batch_stride
 
 MOST_CHANNELS = 16
 """Outputs of the kernel's last layer, the fewest columns of a matrix instruction."""
@@ -125,11 +126,6 @@ def is_shared(tensors: Sequence[Tensor]) -> bool:
     return all(tensor.shape[0] == 1 or tensor.stride(0) == 0 for tensor in tensors)
 
 
-def sample_stride(tensor: Tensor) -> int:
-    """Elements from one sample of a tensor [N or 1, ...] to the next; 0 where they share it."""
-    return 0 if is_shared([tensor]) else tensor.stride(0)
-
-
 def dense(tensor: Tensor) -> Tensor:
     """A tensor [N, ...] whose samples are contiguous, each or the one they share; copied only where they are not."""
     one = tensor[:1] if is_shared([tensor]) else tensor
@@ -194,9 +190,9 @@ class Network:
             "inputs": inputs,
             "layers": self.layers,
             "channels": self.channels,
-            "coords_sample": sample_stride(self.coords),
-            "rows_sample": sample_stride(self.rows),
-            "hidden_sample": sample_stride(self.hidden),
+            "coords_sample": batch_stride(self.coords),
+            "rows_sample": batch_stride(self.rows),
+            "hidden_sample": batch_stride(self.hidden),
         }
 
 

@@ -11,10 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fused_inr._backends.splits import equal_splits
 from fused_inr._backends.triton.kernels import configs
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv, run
 from fused_inr._backends.triton.kernels.sines import sine, sine_cosine
-from fused_inr._backends.triton.kernels.siren_forward import MOST_INPUTS, dense, is_shared, product, sample_stride
+from fused_inr._backends.triton.kernels.siren_forward import MOST_INPUTS, dense, is_shared, product
+from fused_inr.primitives.memory_format import batch_stride
 
 SUMMING_PROGRAMS = 528  # of the kernel of weights' gradients: 4 for each of an H100's 132 multiprocessors
 
@@ -159,11 +161,11 @@ def layer(
         "points": points,
         "inputs": x.shape[2],
         "outputs": outputs,
-        "x_sample": sample_stride(x),
-        "weight_sample": sample_stride(weight),
+        "x_sample": batch_stride(x),
+        "weight_sample": batch_stride(weight),
         "weight_row": weight.stride(1),
         "weight_column": weight.stride(2),
-        "bias_sample": 0 if bias is None else sample_stride(bias),
+        "bias_sample": 0 if bias is None else batch_stride(bias),
         "omega": omega,
         "EPILOGUE": epilogue,
         "FEW_INPUTS": x.dtype == torch.float32 and x.shape[2] <= MOST_INPUTS,
@@ -179,9 +181,7 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Launch
     inputs = x.shape[2]
     blocks, options = configs.options("siren_weight_gradient", gradient.dtype, outputs, gradient.device)
     tiles = cdiv(outputs, blocks["BLOCK_M"]) * max(1, cdiv(inputs, blocks["BLOCK_N"]))
-    steps = cdiv(points, blocks["BLOCK_K"])
-    share = cdiv(steps, max(1, SUMMING_PROGRAMS // max(1, batch * tiles))) * blocks["BLOCK_K"]
-    splits = cdiv(points, share)
+    splits, share = equal_splits(points, max(1, SUMMING_PROGRAMS // max(1, batch * tiles)), blocks["BLOCK_K"])
     weight_sums = gradient.new_empty(batch, splits, outputs, inputs, dtype=torch.float32)
     bias_sums = gradient.new_empty(batch, splits, outputs, dtype=torch.float32)
     arguments = {
@@ -194,7 +194,7 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Launch
         "outputs": outputs,
         "splits": splits,
         "share": share,
-        "x_sample": sample_stride(x),
+        "x_sample": batch_stride(x),
         "PRECISION": configs.input_precision(gradient.dtype),
     }
     programs = batch * splits * tiles

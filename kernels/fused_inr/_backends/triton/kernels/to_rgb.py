@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr._backends.triton.kernels.fourier_features import clip_stride, pixels_of_tile, tiles_of
+from fused_inr._backends.triton.kernels.fourier_features import pixels_of_tile, tiles_of
 from fused_inr._backends.triton.kernels.launch import Launch, power_of_two
+from fused_inr.primitives.memory_format import batch_stride
 
 LEAST_COLOURS = 16  # of a block of colours in a matrix product
 
@@ -118,7 +119,7 @@ def arguments(
         "rgb": weight,
         "rgb_bias": to_rgb[1].detach().to(torch.float32).contiguous(),
         "image": canvas.pixels,
-        "rgb_clip": clip_stride(weight),
+        "rgb_clip": batch_stride(weight),
         "colours": weight.shape[1],
         "IMAGE_RATIO": scale // canvas.scale,
         "COLOURS": max(LEAST_COLOURS, power_of_two(weight.shape[1])),

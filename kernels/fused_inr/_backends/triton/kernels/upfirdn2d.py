@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.upfirdn2d import output
+from fused_inr.primitives.upfirdn2d import Options, output
 
 # Output pixels x planes of a tile by whether the channels lie together and the bytes of an element. Where they do, a
 # thread loads 16 bytes at each tap; elsewhere pixels are loaded one by one and more of them would take its registers.
@@ -101,10 +101,9 @@ def _tile(out_width: int, out_height: int, planes: int, channels_last: bool, ite
     return tile_x, tile_y, tile_planes
 
 
-def forward(
-    x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], size: list[int]
-) -> tuple[Tensor, list[Launch]]:
+def forward(x: Tensor, taps: Tensor, options: Options) -> tuple[Tensor, list[Launch]]:
     """What fused_inr::upfirdn2d returns, once the launches have run."""
+    up, down, pad, size = options
     out = output(x, size)
     if not x.numel():
         return out.zero_(), []

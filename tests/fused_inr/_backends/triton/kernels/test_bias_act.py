@@ -9,7 +9,7 @@ from fused_inr import reference
 from fused_inr._backends.triton import image_ops
 from fused_inr._backends.triton.kernels import bias_act as bias_act_kernels
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.bias_act import PIECEWISE_LINEAR, bias_act
+from fused_inr.primitives.bias_act import PIECEWISE_LINEAR, Options, bias_act
 
 ACTS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -80,7 +80,7 @@ def test_sums_of_many_stretches(where, with_shift, lay_out, check, monkeypatch, 
     x = lay_out(torch.randn(3, 5, 11, 35), where)
     gradient, shift = torch.randn_like(x), torch.randn(5, device=device) if with_shift else None
     out, partial, (launch,) = bias_act_kernels.backward(
-        gradient, shift, x, None, False, True, "lrelu", 0.3, 1.3, None, 1
+        gradient, shift, x, None, False, True, Options("lrelu", 0.3, 1.3, None, 1)
     )
     assert launch.arguments["steps"] > 1
     assert partial.shape[0] > 1

@@ -13,6 +13,7 @@ from fused_inr._backends.triton.kernels import augment as augment_kernels
 from fused_inr._backends.triton.kernels import bias_act as bias_act_kernels
 from fused_inr._backends.triton.kernels import minibatch_stddev as stddev_kernels
 from fused_inr._backends.triton.kernels import upfirdn2d as upfirdn_kernels
+from fused_inr.primitives import augment, bias_act, upfirdn2d
 
 TAIL = 8
 
@@ -42,6 +43,7 @@ def end(x: torch.Tensor) -> torch.Tensor:
 
 
 # In each, the last element's offset is beyond 2^31 also where only whole rows, planes or images count.
+LINEAR = bias_act.Options("linear", alpha=0.0, gain=2.0, clamp=None, dim=1)
 SHAPES = {
     "many-rows": ((3, 4, 1 << 14, (1 << 14) + 8), False),
     "one-row": ((1, 1, 1, (1 << 31) + 8), False),
@@ -53,7 +55,7 @@ SHAPES = {
 @pytest.mark.parametrize("case", SHAPES)
 def test_bias_act(case, huge, run_last):
     x = huge(*SHAPES[case])
-    out, (launch,) = bias_act_kernels.forward(x, None, None, "linear", 0.0, 2.0, None, 1)
+    out, (launch,) = bias_act_kernels.forward(x, None, None, LINEAR)
     run_last(launch)
     assert torch.equal(end(out), 2 * end(x))
 
@@ -62,7 +64,7 @@ def test_bias_act(case, huge, run_last):
 def test_slope(case, huge, run_last, monkeypatch):
     monkeypatch.setattr(bias_act_kernels, "_SUMMING_PROGRAMS", 1 << 30)  # many programs of one tile, not few of many
     x = huge(*SHAPES[case])
-    out, partial, (launch,) = bias_act_kernels.backward(x, None, x, None, True, True, "linear", 0.0, 2.0, None, 1)
+    out, partial, (launch,) = bias_act_kernels.backward(x, None, x, None, True, True, LINEAR)
     run_last(launch)
     assert torch.equal(end(out), 2 * end(x))
     assert partial.flatten()[-1] >= 2 * TAIL
@@ -71,9 +73,8 @@ def test_slope(case, huge, run_last, monkeypatch):
 @pytest.mark.parametrize("case", SHAPES)
 def test_upfirdn2d(case, huge, run_last):
     x = huge(*SHAPES[case])
-    out, (launch,) = upfirdn_kernels.forward(
-        x, torch.full((1, 1), 2.0, device=x.device), [1, 1], [1, 1], [0, 0], list(x.shape[2:])
-    )
+    options = upfirdn2d.Options([1, 1], [1, 1], [0, 0], list(x.shape[2:]))
+    out, (launch,) = upfirdn_kernels.forward(x, torch.full((1, 1), 2.0, device=x.device), options)
     run_last(launch)
     assert torch.equal(end(out), 2 * end(x))
 
@@ -102,7 +103,7 @@ def test_augment(case, huge, run_last):
     x = huge((shape[0] * shape[1], *shape[2:]), False).view(shape)
     contrast = torch.full((shape[0],), 2.0, device=x.device)
     zero = torch.zeros(shape[0], 2, dtype=torch.int64, device=x.device)
-    out, launches = augment_kernels.forward(x, None, None, contrast, zero, zero, [0, 0], True, False)
+    out, launches = augment_kernels.forward(x, augment.Options(None, None, contrast, zero, zero, [0, 0], True, False))
     partial = launches[0].arguments["partial"]
     run_last(launches[0])
     assert partial[-1] >= TAIL

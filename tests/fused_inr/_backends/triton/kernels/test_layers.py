@@ -17,8 +17,8 @@ def test_linear(bias, assert_close, device):
     x, weight = torch.randn(2, 3, 5, 7, 20), torch.randn(2, 9, 30)[:, :, 4:24]  # rows further apart than their columns
     offset = torch.randn(2, 3, 9) if bias else None
     source = Input((2, 3, 5, 7), 1, x.to(device))
-    told = offset if offset is None else offset.to(device)
-    found, launches = layers.linear(weight.to(device), source, told, torch.float32)
+    on_device = offset if offset is None else offset.to(device)
+    found, launches = layers.linear(weight.to(device), source, on_device, torch.float32)
     run(launches, found.device)
     exact = torch.einsum("nthwi,noi->nthwo", x.double(), weight.double())
     exact = exact if offset is None else exact + offset.double()[:, :, None, None]

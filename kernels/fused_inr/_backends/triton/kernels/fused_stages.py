@@ -21,7 +21,6 @@ from triton.language.target_info import is_hip
 
 from fused_inr._backends.triton.kernels import configs, to_rgb
 from fused_inr._backends.triton.kernels.fourier_features import (
-    patch_of_tile,
     pixels_from_first,
     pixels_of_tile,
     tile_count,
@@ -31,9 +30,8 @@ from fused_inr._backends.triton.kernels.launch import Launch, power_of_two
 from fused_inr._backends.triton.kernels.layers import (
     Input,
     activated,
-    add_features,
-    add_product,
     bias_arguments,
+    layer_sums,
     weight_arguments,
 )
 from fused_inr._backends.triton.kernels.sines import INTERPRETED
@@ -143,20 +141,35 @@ def stage_kernel(
     pixel += frame * height * width
 
     o = tl.arange(0, WIDTH)[None, :]
-    there = o < WIDTH
     w = weight + clip * weight_clip + o * weight_row
-    z = tl.zeros([BLOCK_M, WIDTH], tl.float32)
-    if parent is not None:
-        above, aside = pixels_from_first(tile, py, px, height, width, PARENT_RATIO, BLOCK_M, PATCH_W)
-        above += frame * (height // PARENT_RATIO) * (width // PARENT_RATIO)
-        z += tl.load(parent + above * WIDTH + (aside * WIDTH + o)).to(tl.float32)
-    if x is not None:
-        z = add_product(z, x + pixel * inputs + beside * inputs, w, inputs, there, BLOCK_K, PRECISION)
-    if rows is not None:
-        ry, cx = patch_of_tile(tile, height, width, BLOCK_M, PATCH_W)
-        row = rows + clip * rows_clip + (time * height + ry) * 2 * features
-        column = columns + clip * columns_clip + cx.to(tl.int64) * 2 * features
-        z = add_features(z, row, column, w + inputs, features, there, COSINES, BLOCK_K, PRECISION)
+    z = layer_sums(
+        x,
+        rows,
+        columns,
+        parent,
+        w,
+        tile,
+        frame,
+        clip,
+        time,
+        pixel,
+        beside,
+        o,
+        height,
+        width,
+        inputs,
+        features,
+        WIDTH,
+        rows_clip,
+        columns_clip,
+        COSINES,
+        PARENT_RATIO,
+        PRECISION,
+        BLOCK_M,
+        WIDTH,
+        BLOCK_K,
+        PATCH_W,
+    )
     program = computed_later(tl.program_id(0))
     tile, frame, clip, time = whose(program, tiles, times)
     z += tl.load(bias + clip * bias_clip + time * bias_time + o)

@@ -80,6 +80,57 @@ def add_features(
 
 
 @triton.jit
+def layer_sums(
+    x,
+    rows,
+    columns,
+    parent,
+    weight,
+    tile,
+    frame,
+    clip,
+    time,
+    pixel,
+    beside,
+    o,
+    height,
+    width,
+    inputs,
+    features,
+    outputs,
+    rows_clip,
+    columns_clip,
+    COSINES: tl.constexpr,
+    PARENT_RATIO: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PATCH_W: tl.constexpr,
+):
+    """W x [BLOCK_M, BLOCK_N] of a tile of pixels and the outputs o [1, BLOCK_N], from every input that is not None.
+
+    weight: pointers to the rows of W [1, BLOCK_N]. pixel, beside: as of `pixels_from_first`. The other arguments are
+    those of `layer_kernel`.
+    """
+    there = o < outputs
+    z = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if parent is not None:
+        py, px, _ = pixels_of_tile(tile, height, width, BLOCK_M, PATCH_W)
+        above, aside = pixels_from_first(tile, py, px, height, width, PARENT_RATIO, BLOCK_M, PATCH_W)
+        above += frame * (height // PARENT_RATIO) * (width // PARENT_RATIO)
+        z += tl.load(parent + above * outputs + (aside * outputs + o), there, 0.0).to(tl.float32)
+    if x is not None:
+        z = add_product(z, x + pixel * inputs + beside * inputs, weight, inputs, there, BLOCK_K, PRECISION)
+    if rows is not None:
+        ry, cx = patch_of_tile(tile, height, width, BLOCK_M, PATCH_W)
+        row = rows + clip * rows_clip + (time * height + ry) * 2 * features
+        column = columns + clip * columns_clip + cx.to(tl.int64) * 2 * features
+        z = add_features(z, row, column, weight + inputs, features, there, COSINES, BLOCK_K, PRECISION)
+    return z
+
+
+@triton.jit
 def activated(z, gain, omega, ACT: tl.constexpr):
     """gain act(z) in float32."""
     if ACT == "sine":
@@ -149,19 +200,34 @@ def layer_kernel(
     o = block * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     there = o < outputs
     w = weight + clip * weight_clip + o.to(tl.int64) * weight_row
-
-    z = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    if parent is not None:
-        above, aside = pixels_from_first(tile, py, px, height, width, PARENT_RATIO, BLOCK_M, PATCH_W)
-        above += frame * (height // PARENT_RATIO) * (width // PARENT_RATIO)
-        z += tl.load(parent + above * outputs + (aside * outputs + o), there, 0.0).to(tl.float32)
-    if x is not None:
-        z = add_product(z, x + pixel * inputs + beside * inputs, w, inputs, there, BLOCK_K, PRECISION)
-    if rows is not None:
-        ry, cx = patch_of_tile(tile, height, width, BLOCK_M, PATCH_W)
-        row = rows + clip * rows_clip + (frame % times * height + ry) * 2 * features
-        column = columns + clip * columns_clip + cx.to(tl.int64) * 2 * features
-        z = add_features(z, row, column, w + inputs, features, there, COSINES, BLOCK_K, PRECISION)
+    z = layer_sums(
+        x,
+        rows,
+        columns,
+        parent,
+        w,
+        tile,
+        frame,
+        clip,
+        frame % times,
+        pixel,
+        beside,
+        o,
+        height,
+        width,
+        inputs,
+        features,
+        outputs,
+        rows_clip,
+        columns_clip,
+        COSINES,
+        PARENT_RATIO,
+        PRECISION,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        PATCH_W,
+    )
     if bias is not None:
         z += tl.load(bias + clip * bias_clip + frame % times * bias_time + o, there, 0.0)
     y = activated(z, gain, omega, ACT)

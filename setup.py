@@ -30,10 +30,10 @@ ISA_FLAGS = {
     "api.cpp": [],
 }
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-CUDA = "fused_inr.backends.cuda._native"
-BACKENDS = Path("kernels/fused_inr/backends")
+CUDA = "fused_inr._backends.cuda._native"
+BACKENDS = Path("kernels/fused_inr/_backends")
 # The package cannot be imported before it is installed, but files of it that need nothing else can be run.
-sum_of_sources = runpy.run_path(str(BACKENDS / "libraries.py"))["source_hash"]
+sum_of_sources = runpy.run_path(str(BACKENDS / "native_library.py"))["source_hash"]
 nvcc = runpy.run_path(str(BACKENDS / "cuda" / "nvcc.py"))
 
 
@@ -46,7 +46,7 @@ def extensions() -> list[Extension]:
     """The libraries, with every header as a dependency: they are built again when any of their sources changes."""
     names = list(ISA_FLAGS) if X86 else ["isa_base.cpp", "api.cpp"]
     cpu = Extension(
-        "fused_inr.backends.cpu._native",
+        "fused_inr._backends.cpu._native",
         sources=[str(SOURCES / name) for name in names],
         depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
         define_macros=[

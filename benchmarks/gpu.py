@@ -78,7 +78,7 @@ BUILD = Command(
 def sanitizer(tool: str) -> Command:
     return Command(
         tool,
-        (*SANITIZER, "--tool", tool, *PYTEST, "-x", "-m", "gpu", "-k", SANITIZER_TESTS, "tests/fused_inr/backends"),
+        (*SANITIZER, "--tool", tool, *PYTEST, "-x", "-m", "gpu", "-k", SANITIZER_TESTS, "tests/fused_inr/_backends"),
         260,
         {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # every tensor has bounds of its own
     )

@@ -17,7 +17,7 @@ from benchmarks.device import device, pick
 from benchmarks.harness import DTYPES, Case, Kept, on_reference
 from benchmarks.limits import Limit, cloning, copying
 from benchmarks.naive import FIR
-from fused_inr import counts
+from fused_inr.tools import counts
 
 # Against float64. The naive path rounds to bfloat16 after every call.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -11,7 +11,7 @@ from benchmarks.device import device, on_cuda, pick
 from benchmarks.harness import Case, Path, Precision, precisions
 from digan import Generator
 from digan.config import GeneratorConfig
-from fused_inr import counts
+from fused_inr.tools import counts
 
 SIZES = pick(cpu=[(1, 16)], cuda=[(8, 16), (32, 16)])
 TRAINING = pick(cpu=[(4, 2)], cuda=[(16, 2)])

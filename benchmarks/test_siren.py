@@ -12,7 +12,7 @@ from torch import Tensor
 import fused_inr as fi
 from benchmarks.device import device, on_cuda, pick
 from benchmarks.harness import Case, Precision, precisions
-from fused_inr import counts
+from fused_inr.tools import counts
 
 # Against float64; with omega 30 each layer multiplies the rounding of the one before.
 TOLERANCE = {"float32": 1e-4, "tf32": 0.1, "float16": 0.1, "bfloat16": 0.3}

@@ -20,7 +20,7 @@ import fused_inr as fi
 from digan.config import TrainConfig
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.models.generator import Generator
-from fused_inr import counts
+from fused_inr.tools import counts
 
 _FRAMES = 2  # of a generated clip in training
 

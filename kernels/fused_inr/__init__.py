@@ -1,10 +1,8 @@
 """Fast evaluation of batches of implicit neural representations, and the fused ops around a StyleGAN2 discriminator."""
 
-# The function `backends` takes the place of the subpackage of that name as an attribute; `from fused_inr.backends
-# import ...` reaches the subpackage.
-from fused_inr.activations import store_activations
-from fused_inr.backends import backend, backends
+from fused_inr.activation_storage import store_activations
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
+from fused_inr.networks import siren
 from fused_inr.ops import (
     augment,
     bias_act,
@@ -16,7 +14,8 @@ from fused_inr.ops import (
     upfirdn2d,
     upsample2d,
 )
-from fused_inr.render import render, render_chunks, siren
+from fused_inr.ops.dispatch import backend, backends
+from fused_inr.render import render, render_chunks
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import fused_inr
-from fused_inr.backends import backends, service
+from fused_inr.ops.dispatch import backends, service
 
 
 def versions() -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
     if bias.ndim > 1:
         bias = bias[:, None, None, None] if bias.ndim == 2 else bias[:, :, None, None]  # [N, 1 or T, 1, 1, O]
     if layer.activation in ("lrelu", "relu"):
-        x = F.leaky_relu(x + bias.to(x.dtype), 0.2 if layer.activation == "lrelu" else 0.0)
+        x = F.leaky_relu(x + bias.to(x.dtype), reference.LRELU_SLOPE if layer.activation == "lrelu" else 0.0)
         return x if scale == layer.gain else x * layer.gain
     x = x.to(wide) + bias.to(wide)  # angles stay float32
     if layer.activation == "sine":

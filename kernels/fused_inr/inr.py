@@ -309,7 +309,7 @@ class INR:
         return self._rebuilt(cut)
 
     def _rebuilt(self, change: Callable[[Tensor, str], Tensor]) -> "INR":
-        """Applies `change` to every tensor, told its leading axes: "NT", "N" or none, ""."""
+        """Apply `change` to every tensor and the names of its leading axes: "NT", "N" or "" for none."""
 
         def layer_of(layer: Layer) -> Layer:
             bias = change(layer.bias, ("", "N", "NT")[layer.bias.ndim - 1])

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LRELU_SLOPE = 0.2
+"""Slope of the leaky ReLU for negative inputs: in layers, and by default in `bias_act`."""
+
 
 def coordinates(grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """X [width] of the columns and Y [height] of the rows of a grid."""
@@ -58,7 +61,7 @@ def frame_bias(bias: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tens
 def activation(x: Tensor, name: str, omega: float) -> Tensor:
     """The activation of a `Layer`, without its gain."""
     if name == "lrelu":
-        return F.leaky_relu(x, 0.2)
+        return F.leaky_relu(x, LRELU_SLOPE)
     if name == "relu":
         return F.relu(x)
     if name == "sine":
@@ -94,55 +97,6 @@ def render(inr, grid, dtype: torch.dtype | None = None) -> Tensor:
                 image = rgb if image is None else image + rgb
                 del rgb
     return (x if image is None else image).unflatten(0, (n, t))
-
-
-def render_memory(inr, grid, dtype: torch.dtype | None = None) -> int:
-    """Peak bytes of the tensors that `render` makes without gradients, its result included, by counting them.
-
-    Follows `render` statement by statement: at each, what is alive is x, the running image, and what the statement
-    makes. The matrix product's own workspace is not counted.
-    """
-    frames, wide = inr.batch * inr.times, inr.dtype.itemsize
-    narrow = (dtype or inr.dtype).itemsize
-    cast = narrow if narrow != wide else 0  # casting to the type that a tensor has makes nothing
-    x = image = peak = 0  # bytes
-    scale = 1
-
-    def product_bytes(weight: Tensor, x: int, pixels: int) -> int:
-        outputs, inputs = weight.shape[1:]
-        casts = frames * inputs * (outputs + pixels) * cast
-        return x + frames * outputs * inputs * wide + casts + frames * outputs * pixels * narrow
-
-    for stage in inr.stages:
-        growth = (stage.scale // scale) ** 2
-        if growth > 1:
-            # On CPUs interpolate may copy what it reads and what it writes to another memory format and back.
-            peak = max(peak, 2 * (x + x * growth) + image, x * growth + 2 * (image + image * growth))
-            x, image = x * growth, image * growth
-        scale = stage.scale
-        pixels = grid.height * grid.width * scale**2
-        if stage.fourier is not None:
-            angle = frames * stage.fourier.frequency.shape[1] * pixels * wide
-            edges = 4 * (grid.height + grid.width) * scale * wide
-            features = 2 * angle if stage.fourier.parts == "sincos" else angle
-            # angle, sin, cos and their concatenation; with sines alone the angle and the result.
-            peak = max(peak, x + image + edges + (5 * angle if stage.fourier.parts == "sincos" else 2 * angle))
-            if x:
-                peak = max(peak, image + 2 * (x + features))
-            x += features
-        for layer in stage.layers:
-            peak = max(peak, image + product_bytes(layer.weight, x, pixels))
-            x = frames * layer.weight.shape[1] * pixels * wide
-            bias = frames * layer.weight.shape[1] * wide
-            # Adding the bias to a narrower product widens it first, in a temporary tensor on CPUs.
-            peak = max(peak, image + bias + (x * narrow // wide + 2 * x if cast else 2 * x))
-            if layer.activation == "sine":
-                peak = max(peak, image + 3 * x)
-            if layer.to_rgb is not None:
-                rgb = frames * layer.to_rgb[0].shape[1] * pixels * wide
-                peak = max(peak, image + product_bytes(layer.to_rgb[0], x, pixels), image + x + 3 * rgb + bias)
-                image = rgb
-    return peak
 
 
 def siren(

@@ -1,4 +1,4 @@
-"""The ways to evaluate: a whole batch of INRs, a batch of SIRENs, and frame by frame within a memory bound."""
+"""INRs evaluated on grids: a whole batch at once, or frame by frame within a memory limit."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fused_inr.inr import INR, Grid
-from fused_inr.ops.render import render, render_memory, siren
+from fused_inr.ops.render import render, render_memory
 
-__all__ = ["render", "render_chunks", "siren"]
+__all__ = ["render", "render_chunks"]
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import device, harness, limits
-from fused_inr.counts import Counts
+from fused_inr.tools.counts import Counts
 
 X = torch.arange(6.0)
 

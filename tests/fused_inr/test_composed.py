@@ -1,4 +1,4 @@
-"""The lowered form: what `lower` splits, and its evaluation by PyTorch calls against the naive path."""
+"""The lowered form: its evaluation by PyTorch calls against the naive path."""
 
 from dataclasses import replace
 
@@ -8,7 +8,6 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fused_inr as fi
 from fused_inr import composed, reference
-from fused_inr.lowering import lower
 
 CASES = {
     "N2-T3-scales1,2": ((5, 7), {}),
@@ -107,35 +106,3 @@ def test_gradients_of_a_stage_without_features(make_inr, tensors_of, with_tensor
         leaves,
         fast_mode=True,
     )
-
-
-def test_lower_splits_the_first_layer_of_each_stage(make_inr):
-    inr, grid = with_bare_stage(make_inr(scales=(2, 6)), 12), fi.Grid(3, 5, x=(-1.0, 0.5))
-    first, second, bare = lower(inr, grid)
-    assert [plan.scale for plan in (first, second, bare)] == [2, 6, 12]
-    assert [plan.ratio for plan in (first, second, bare)] == [1, 3, 2]
-    assert [plan.grid for plan in (first, second, bare)] == [grid.scaled(2), grid.scaled(6), grid.scaled(12)]
-    for plan, stage in zip((first, second, bare), inr.stages, strict=True):
-        assert plan.fourier is stage.fourier
-        assert tuple(plan.layers) == tuple(stage.layers)
-    assert first.parent is None
-    assert first.inner.shape == (2, 5, 4)
-    assert torch.equal(first.inner, inr.stages[0].layers[0].weight)
-    weight = inr.stages[1].layers[0].weight
-    assert (second.parent.shape, second.inner.shape) == ((2, 5, 5), (2, 5, 4))
-    assert torch.equal(torch.cat([second.parent, second.inner], dim=2), weight)
-    assert (bare.parent.shape, bare.inner.shape) == ((1, 4, 5), (1, 4, 0))
-    for view in (second.parent, second.inner):
-        assert view.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()  # nothing is copied
-
-
-def test_lower_obeys_the_algebra_it_states(make_inr, assert_close):
-    inr, grid = make_inr(1, 1), fi.Grid(2, 3)
-    _, plan = lower(inr, grid)
-    x = torch.randn(1, 5, 2, 3, dtype=torch.float64)  # output of the stage before
-    e = reference.fourier_features(plan.fourier, plan.grid, 1, torch.float64)
-    whole = inr.stages[1].layers[0].weight
-    naive = reference.product(whole, torch.cat([reference.upsample(x, plan.ratio), e], dim=1), 1, 1, torch.float64)
-    up = reference.upsample(reference.product(plan.parent, x, 1, 1, torch.float64), plan.ratio)
-    inner = reference.product(plan.inner, e, 1, 1, torch.float64)
-    assert_close("W concat(up(x), e)", naive, up + inner, 1e-14)

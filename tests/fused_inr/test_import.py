@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import fused_inr as fi
-from fused_inr.backends import OPS
+from fused_inr.ops.dispatch import OPS
 
 LIBRARY = Path(fi.__file__).parents[1]
 

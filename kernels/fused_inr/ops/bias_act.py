@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from fused_inr.backends import call
+from fused_inr.ops.dispatch import call
+from fused_inr.reference import LRELU_SLOPE
 
-LRELU_SLOPE = 0.2
 # Gains that keep the variance of a normally distributed input, as StyleGAN2 sets them.
 DEFAULT_GAINS = {
     "linear": 1.0,

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fused_inr.backends import call
+from fused_inr.ops.dispatch import call
 from fused_inr.primitives.conv2d import no_weight_gradients
 
 __all__ = ["conv2d", "no_weight_gradients"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fused_inr.backends import call
+from fused_inr.ops.dispatch import call
 
 
 def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, *, demodulate: bool = True) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fused_inr.backends import call
+from fused_inr.ops.dispatch import call
 
 
 def minibatch_stddev(x: Tensor, group_size: int = 4, channels: int = 1) -> Tensor:

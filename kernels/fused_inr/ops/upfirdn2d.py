@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_inr.backends import call
+from fused_inr.ops.dispatch import call
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:

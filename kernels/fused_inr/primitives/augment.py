@@ -6,12 +6,12 @@ the frame, on the means over channels, on the mean over all) and so its own adjo
 op is linear but for b, its derivative is `adjoint` and the derivative of that is the op without b, to any order.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 torch.library.define(
     "fused_inr::augment",
@@ -19,6 +19,19 @@ torch.library.define(
     "SymInt[2] hole_size, bool color_last, bool adjoint) -> Tensor",
 )
 _augment = torch.ops.fused_inr.augment.default
+
+
+class Options(NamedTuple):
+    """The arguments of the op beside x: the draw, as of `reference.augment`, and whether the adjoint is applied."""
+
+    brightness: Tensor | None  # [N] float32, as the next two
+    saturation: Tensor | None
+    contrast: Tensor | None
+    offset: Tensor | None  # [N, 2] int64, as the next
+    hole: Tensor | None
+    hole_size: list[int]
+    color_last: bool
+    adjoint: bool
 
 
 def augment(
@@ -44,21 +57,11 @@ def supports(
     wanted = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
     if torch.is_grad_enabled() and wanted:
         return False, "it has no gradient for the draw"
-    return layout.supports(x)
+    return memory_format.supports(x)
 
 
 @torch.library.register_fake("fused_inr::augment")
-def _(
-    x: Tensor,
-    brightness: Tensor | None,
-    saturation: Tensor | None,
-    contrast: Tensor | None,
-    offset: Tensor | None,
-    hole: Tensor | None,
-    hole_size: list[int],
-    color_last: bool,
-    adjoint: bool,
-) -> Tensor:
+def _(x: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(x)
 
 

@@ -9,13 +9,13 @@ place. So activations that are piecewise linear stay on two kernels to any order
 of the others is a composition of PyTorch calls.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fused_inr import reference
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
@@ -25,9 +25,21 @@ torch.library.define(
 )
 torch.library.define(
     "fused_inr::bias_act_slope",
-    "(Tensor gradient, Tensor? shift, Tensor told, Tensor? bias, bool from_output, bool with_sums, str act, "
+    "(Tensor gradient, Tensor? shift, Tensor saved, Tensor? bias, bool from_output, bool with_sums, str act, "
     "float alpha, float gain, float? clamp, int dim) -> (Tensor, Tensor)",
 )
+
+
+class Options(NamedTuple):
+    """The last arguments of both ops, as of `fi.bias_act`."""
+
+    act: str
+    alpha: float
+    gain: float
+    clamp: float | None
+    dim: int
+
+
 _forward = torch.ops.fused_inr.bias_act.default
 _slope = torch.ops.fused_inr.bias_act_slope.default
 
@@ -46,39 +58,21 @@ def bias_act(
     if bias is None:
         dim = min(1, x.ndim - 1) if x.ndim else 0  # any axis will do
     # The bias runs along the channels of an image or along an axis of a contiguous tensor.
-    x = layout.dense(x) if dim == 1 else x.contiguous()
+    x = memory_format.dense(x) if dim == 1 else x.contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    residual = None if residual is None else layout.like(x, residual)
+    residual = None if residual is None else memory_format.like(x, residual)
     return _forward(x, bias, residual, act, alpha, gain, clamp, dim)
 
 
-def supports(
-    x: Tensor,
-    bias: Tensor | None,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-    dim: int,
-    residual: Tensor | None = None,
-) -> tuple[bool, str]:
+def supports(x: Tensor, bias: Tensor | None, act: str, alpha: float, *others: Any) -> tuple[bool, str]:
     """What the kernels of every backend have in common."""
     if alpha < 0:
         return False, "the output of a negative slope does not tell the sign of the input"
-    return layout.supports(x)
+    return memory_format.supports(x)
 
 
 @torch.library.register_fake("fused_inr::bias_act")
-def _(
-    x: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-    dim: int,
-) -> Tensor:
+def _(x: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -86,33 +80,31 @@ def _(
 def _(
     gradient: Tensor,
     shift: Tensor | None,
-    told: Tensor,
+    saved: Tensor,
     bias: Tensor | None,
     from_output: bool,
     with_sums: bool,
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-    dim: int,
+    *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(told), told.new_empty(told.shape[dim] if with_sums else 0, dtype=torch.float32)
+    sums = saved.shape[Options(*options).dim] if with_sums else 0
+    return torch.empty_like(saved), saved.new_empty(sums, dtype=torch.float32)
 
 
 def _save_forward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, bias, residual, *ctx.options = inputs
-    # The output tells the slope, and the next layer keeps it anyway; with a residual added it does not.
-    ctx.from_output = residual is None and ctx.options[0] in PIECEWISE_LINEAR
+    x, bias, residual, *options = inputs
+    ctx.options = Options(*options)
+    # The output determines the slope, and the next layer keeps it anyway; with a residual added it does not.
+    ctx.from_output = residual is None and ctx.options.act in PIECEWISE_LINEAR
     ctx.save_for_backward(output if ctx.from_output else x, None if ctx.from_output else bias)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    told, bias = ctx.saved_tensors
+    saved, bias = ctx.saved_tensors
     with_x, with_bias, with_residual = ctx.needs_input_grad[:3]
     dx = sums = None
     if with_x or with_bias:
-        dense = layout.like(told, gradient)
-        dx, sums = _slope(dense, None, told, bias, ctx.from_output, with_bias, *ctx.options)
+        dense = memory_format.like(saved, gradient)
+        dx, sums = _slope(dense, None, saved, bias, ctx.from_output, with_bias, *ctx.options)
     return (dx if with_x else None, sums if with_bias else None, gradient if with_residual else None, *[None] * 5)
 
 
@@ -120,27 +112,28 @@ torch.library.register_autograd("fused_inr::bias_act", _backward, setup_context=
 
 
 def _save_slope(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    gradient, shift, told, bias, ctx.from_output, ctx.with_sums, *ctx.options = inputs
-    curved = ctx.options[0] not in PIECEWISE_LINEAR
-    ctx.save_for_backward(gradient if curved else None, shift if curved else None, told, bias)
+    gradient, shift, saved, bias, ctx.from_output, ctx.with_sums, *options = inputs
+    ctx.options = Options(*options)
+    curved = ctx.options.act not in PIECEWISE_LINEAR
+    ctx.save_for_backward(gradient if curved else None, shift if curved else None, saved, bias)
 
 
 def _slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
-    _, _, told, bias = ctx.saved_tensors
-    if ctx.options[0] not in PIECEWISE_LINEAR:
+    _, _, saved, bias = ctx.saved_tensors
+    if ctx.options.act not in PIECEWISE_LINEAR:
         return _composed_slope_backward(ctx, again, again_sums)
     with_gradient, with_shift = ctx.needs_input_grad[:2]
     if not (with_gradient or with_shift):
         return (None,) * 11
     level = again_sums.contiguous() if ctx.with_sums else None  # autograd expands one number for a sum
-    dense = layout.like(told, again)
-    found, sums = _slope(dense, level, told, bias, ctx.from_output, with_shift, *ctx.options)
+    dense = memory_format.like(saved, again)
+    found, sums = _slope(dense, level, saved, bias, ctx.from_output, with_shift, *ctx.options)
     return (found if with_gradient else None, sums if with_shift else None, *[None] * 9)
 
 
 def _composed_slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
     """Gradients of the slope of a curved activation for all four tensors, in PyTorch calls on aliases of them."""
-    act, alpha, gain, clamp, dim = ctx.options
+    dim = ctx.options.dim
     create = torch.is_grad_enabled()
     with torch.enable_grad():
         given = [t if t is None else t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
@@ -148,7 +141,7 @@ def _composed_slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tup
         gradient, shift, x, bias = wanted
         wide = x.float()
         wide_bias = wide.new_zeros(x.shape[dim] if x.ndim else 1).requires_grad_() if bias is None else bias
-        y = reference.bias_act(wide, wide_bias, act, alpha, gain, clamp, dim)
+        y = reference.bias_act(wide, wide_bias, *ctx.options)
         upstream = gradient.float()
         if shift is not None:
             upstream = upstream + shift.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 torch.library.define(
     "fused_inr::conv2d_weight", "(Tensor x, Tensor gradient, SymInt[] kernel, int stride, int padding) -> Tensor"
@@ -44,7 +44,7 @@ def pytorch_weight(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, 
         # oneDNN 3.7's gradient of a float32 weight takes 1.3 to 3.5 times as long in channels_last.
         x, gradient = x.contiguous(), gradient.contiguous()
     found = _pytorch_gradient(gradient, x, like, stride, padding, of_x=False)
-    return found.contiguous(memory_format=layout.format_of(like))
+    return found.contiguous(memory_format=memory_format.format_of(like))
 
 
 torch.library.impl("fused_inr::conv2d_weight", "CompositeExplicitAutograd", pytorch_weight)
@@ -58,7 +58,7 @@ def _(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int)
 def weight_like(x: Tensor, gradient: Tensor, kernel: list[int]) -> Tensor:
     """A weight's gradient, not yet written: in the type and memory format of x."""
     shape = [gradient.shape[1], x.shape[1], *kernel]
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout.format_of(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 
 
 _weight_gradients = True  # a plain global, as the threads of a GPU's backward pass must see it
@@ -108,7 +108,7 @@ class _Back(torch.autograd.Function):
     def forward(ctx: Any, dy: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(dy, weight)
         ctx.options = stride, padding
-        x = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout.format_of(dy))
+        x = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=memory_format.format_of(dy))
         return _pytorch_gradient(dy, x, weight, stride, padding, of_x=True)
 
     @staticmethod

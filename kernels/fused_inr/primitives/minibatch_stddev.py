@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fused_inr import reference
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 torch.library.define("fused_inr::minibatch_stddev", "(Tensor x, SymInt group, int channels) -> Tensor")
 torch.library.define(
@@ -23,7 +23,7 @@ def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
 
 def supports(x: Tensor, group: int, channels: int) -> tuple[bool, str]:
     """What the kernels of every backend have in common."""
-    return layout.supports(x)
+    return memory_format.supports(x)
 
 
 @torch.library.register_fake("fused_inr::minibatch_stddev")

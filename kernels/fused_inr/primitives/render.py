@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr import activations, composed
+from fused_inr import activation_storage, composed
 from fused_inr.flattening import flatten, frames_shape, grid_of, unflatten
 from fused_inr.inr import INR, Grid
 
@@ -94,7 +94,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         shape = frames_shape(inr, grid)
         options = (*structure, shape, [*grid.x, *grid.y], dtype)
         wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if wanted and activations.stored() and not torch.compiler.is_compiling() and math.prod(shape):
+        if wanted and activation_storage.stored() and not torch.compiler.is_compiling() and math.prod(shape):
             return _StoringRender.apply(evaluate, gradients, options, *tensors)
         return frames(tensors, *options)
 

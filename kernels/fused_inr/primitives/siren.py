@@ -11,22 +11,26 @@ from torch import Tensor
 
 from fused_inr import composed
 
+Values = Callable[[Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype], Tensor]
+Gradients = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype, bool], list[Tensor]]
 
-def register(
-    backend: str, values: Callable[..., Tensor], gradients: Callable[..., list[Tensor]]
-) -> tuple[torch.library.CustomOpDef, torch.library.CustomOpDef]:
-    """Registers fused_inr::<backend>_siren and fused_inr::<backend>_siren_backward, and returns both.
 
-    Second derivatives are those of a composition of PyTorch calls.
+def register(backend: str, values: Values, gradients: Gradients) -> Callable[..., Tensor]:
+    """Register fused_inr::<backend>_siren and fused_inr::<backend>_siren_backward, and return `siren` on them.
+
+    Second derivatives are those of a composition of PyTorch calls. Neither function is called for an empty result.
 
     Args:
-        values: takes what the first op takes, and gives [N, P, C] float32. It is not called where that is empty.
-        gradients: takes what the second op takes, and gives tensors as `gradients_like` does. It is not called where
-            the gradient is empty.
+        backend: name of the backend.
+        values: takes the arguments of the first op and returns the values [N, P, C] float32.
+        gradients: takes the arguments of the second op and returns tensors as `gradients_like` does.
+
+    Returns:
+        A function with the arguments of `reference.siren`, differentiable in every tensor to any order.
     """
 
     @torch.library.custom_op(f"fused_inr::{backend}_siren", mutates_args=())
-    def siren(
+    def network(
         coords: Tensor,
         weights: list[Tensor],
         biases: list[Tensor],
@@ -39,12 +43,12 @@ def register(
         empty = values_like(coords, weights)
         return values(coords, weights, biases, omega, first_omega, final_sine, dtype) if empty.numel() else empty
 
-    @siren.register_fake
+    @network.register_fake
     def _(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
         return values_like(coords, weights)
 
     @torch.library.custom_op(f"fused_inr::{backend}_siren_backward", mutates_args=())
-    def siren_backward(
+    def network_backward(
         gradient: Tensor,
         coords: Tensor,
         weights: list[Tensor],
@@ -60,7 +64,7 @@ def register(
             return [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
         return gradients(gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
 
-    @siren_backward.register_fake
+    @network_backward.register_fake
     def _(gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> list[Tensor]:
         return gradients_like(coords, weights, biases, options[-1])
 
@@ -71,11 +75,24 @@ def register(
             of_coords, *found = composed.siren_gradients(gradient, saved, *ctx.options)
         else:
             weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
-            of_coords, *found = siren_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
+            of_coords, *found = network_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
         return of_coords if with_coords else None, found[:count], found[count:], None, None, None, None
 
-    siren.register_autograd(backward, setup_context=_save_for_backward)
-    return siren, siren_backward
+    network.register_autograd(backward, setup_context=_save_for_backward)
+
+    def siren(
+        coords: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        omega: float,
+        first_omega: float,
+        final: str,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Return the values [N, P, C] float32; arguments as of `reference.siren`."""
+        return network(coords, weights, biases, omega, first_omega, final == "sine", dtype)
+
+    return siren
 
 
 def values_like(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -8,18 +8,27 @@ so the gradient of x is sum_j taps[n-1-j] w[i up + j - (n-1-pad)], w being the g
 every pixel: `up` and `down` change places.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fused_inr.primitives import layout
+from fused_inr.primitives import memory_format
 
 torch.library.define(
     "fused_inr::upfirdn2d",
     "(Tensor x, Tensor taps, int[2] up, int[2] down, int[2] pad, SymInt[2] size) -> Tensor",
 )
 _upfirdn2d = torch.ops.fused_inr.upfirdn2d.default
+
+
+class Options(NamedTuple):
+    """The arguments of the op beside x and the taps."""
+
+    up: list[int]  # [x, y]
+    down: list[int]  # [x, y]
+    pad: list[int]  # left, top
+    size: list[int]  # height and width of the output
 
 
 def upfirdn2d(
@@ -43,39 +52,32 @@ def upfirdn2d(
         taps = taps.flip([0, 1])
     height = (x.shape[2] * up[1] + padding[2] + padding[3] - taps.shape[0]) // down[1] + 1
     width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps.shape[1]) // down[0] + 1
-    return _upfirdn2d(layout.dense(x), taps, up, down, (padding[0], padding[2]), (height, width))
+    return _upfirdn2d(memory_format.dense(x), taps, up, down, (padding[0], padding[2]), (height, width))
 
 
-def supports(
-    x: Tensor,
-    filter: Tensor,
-    up: tuple[int, int],
-    down: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    flip_filter: bool,
-    gain: float,
-) -> tuple[bool, str]:
+def supports(x: Tensor, filter: Tensor, *others: Any) -> tuple[bool, str]:
     """What the kernels of every backend have in common."""
     if torch.is_grad_enabled() and filter.requires_grad:
         return False, "it has no gradient for the filter"
-    return layout.supports(x)
+    return memory_format.supports(x)
 
 
 @torch.library.register_fake("fused_inr::upfirdn2d")
-def _(x: Tensor, taps: Tensor, up: list[int], down: list[int], pad: list[int], size: list[int]) -> Tensor:
-    return output(x, size)
+def _(x: Tensor, taps: Tensor, *options: Any) -> Tensor:
+    return output(x, Options(*options).size)
 
 
 def output(x: Tensor, size: list[int]) -> Tensor:
     """What the op returns, not yet written: in the type and layout of x."""
     shape = [*x.shape[:2], *size]
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout.format_of(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, taps, *ctx.options = inputs
+    x, taps, *options = inputs
+    ctx.options = Options(*options)
     ctx.size = x.shape[2:]
-    ctx.memory_format = layout.format_of(x)
+    ctx.memory_format = memory_format.format_of(x)
     ctx.save_for_backward(taps)
 
 

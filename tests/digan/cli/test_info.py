@@ -49,7 +49,8 @@ class TestNetwork:
         assert facts["file"].endswith("network-snapshot-000000.024.safetensors")
         assert (facts["resolution"], facts["classes"], facts["nonfinite"]) == (32, 3, 0)
         assert facts["parameters"] == sum(p.numel() for p in g.parameters())
-        assert [part["part"] for part in facts["parts"]] == ["mapping", "heads, per clip", "rendering a frame"]
+        parts = ["mapping", "heads, per clip", "rendering a frame", "  in naive form"]
+        assert [part["part"] for part in facts["parts"]] == parts
         assert facts["metadata"] == g.metadata
         text = info(facts["file"])
         assert "32x32, 3 classes: disc, square, triangle" in text

@@ -1,0 +1,181 @@
+"""INRs as programs of the native kernels: tensors become pointers and strides."""
+
+import torch
+from torch import Tensor
+
+from fused_inr._backends.cpu import native
+from fused_inr.flattening import flatten, frames_shape
+from fused_inr.inr import INR, Grid, Layer
+from fused_inr.lowering import StagePlan, lower
+from fused_inr.primitives.memory_format import batch_stride
+from fused_inr.primitives.render import register
+from fused_inr.reference import LRELU_SLOPE
+
+_CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
+
+
+class KeptTensors:
+    """Keeps alive what pointers point to, in float32 and dense in all axes but the leading ones."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def keep(self, tensor: Tensor, dense: int) -> Tensor:
+        """`tensor` in float32 with its last `dense` axes laid out row by row; rows may be further apart."""
+        tensor = tensor.detach().to(torch.float32)
+        rows = tensor.stride()[-dense:]
+        if rows[-1] != 1 or (dense > 1 and (rows[0] < tensor.shape[-1] or rows[0] == 0)):
+            tensor = tensor.contiguous()
+        self._kept.append(tensor)
+        return tensor
+
+
+def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
+    """A bias with its strides per clip and per frame."""
+    bias = keep.keep(layer_bias, 1)
+    clip = batch_stride(bias) if bias.ndim > 1 else 0
+    time = bias.stride(1) if bias.ndim == 3 and bias.shape[1] > 1 else 0
+    return bias, clip, time
+
+
+def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.LayerStruct:
+    weight = keep.keep(weight, 2)
+    bias, bias_clip, bias_time = _bias(layer.bias, keep)
+    struct = native.LayerStruct(
+        weight=weight.data_ptr(),
+        weight_clip=batch_stride(weight),
+        weight_row=weight.stride(1),
+        bias=bias.data_ptr(),
+        bias_clip=bias_clip,
+        bias_time=bias_time,
+        inputs=weight.shape[2],
+        outputs=weight.shape[1],
+        activation=_CODES[layer.activation],
+        slope=LRELU_SLOPE,
+        omega=layer.omega,
+        gain=layer.gain,
+    )
+    if layer.to_rgb is not None:
+        rgb = keep.keep(layer.to_rgb[0].contiguous(), 2)
+        struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), batch_stride(rgb)
+        struct.rgb_bias = keep.keep(layer.to_rgb[1], 1).data_ptr()
+    return struct
+
+
+def _stage(plan: StagePlan, keep: KeptTensors) -> native.StageStruct:
+    struct = native.StageStruct(scale=plan.scale, layers=len(plan.layers))
+    if plan.parent is not None:
+        parent = keep.keep(plan.parent, 2)
+        struct.parent, struct.parent_clip = parent.data_ptr(), batch_stride(parent)
+        struct.parent_row = parent.stride(1)
+    if plan.fourier is not None:
+        frequency, phase = keep.keep(plan.fourier.frequency.contiguous(), 2), keep.keep(plan.fourier.phase, 1)
+        struct.features, struct.cosines = frequency.shape[1], plan.fourier.parts == "sincos"
+        struct.frequency, struct.frequency_clip = frequency.data_ptr(), batch_stride(frequency)
+        struct.phase, struct.phase_clip, struct.phase_time = phase.data_ptr(), batch_stride(phase), phase.stride(1)
+    return struct
+
+
+def _program(inr: INR, grid: Grid, dtype: torch.dtype, keep: KeptTensors) -> native.ProgramStruct:
+    plans = lower(inr, grid)
+    layers = [
+        layer_struct(layer, plan.inner if index == 0 else layer.weight, keep)
+        for plan in plans
+        for index, layer in enumerate(plan.layers)
+    ]
+    stages = [_stage(plan, keep) for plan in plans]
+    return native.ProgramStruct(
+        stages=(native.StageStruct * len(stages))(*stages),
+        layers=(native.LayerStruct * len(layers))(*layers),
+        num_stages=len(stages),
+        num_layers=len(layers),
+        clips=inr.batch,
+        times=inr.times,
+        height=grid.height,
+        width=grid.width,
+        x0=grid.x[0],
+        x1=grid.x[1],
+        y0=grid.y[0],
+        y1=grid.y[1],
+        channels=inr.channels,
+        has_rgb=any(layer.rgb_weight is not None for layer in layers),
+        bfloat16=dtype == torch.bfloat16,
+    )
+
+
+def workspace(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
+    """Bytes that the native kernels take for a call beyond its result, with the threads that PyTorch has now."""
+    program = _program(inr, grid, dtype, KeptTensors())
+    threads = torch.get_num_threads()
+    return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
+
+
+def _evaluate(inr: INR, grid: Grid, dtype: torch.dtype, keep: bool) -> tuple[Tensor, list[Tensor]]:
+    alive = KeptTensors()
+    program = _program(inr, grid, dtype, alive)
+    out = torch.empty(frames_shape(inr, grid), dtype=torch.float32)
+    program.out = out.data_ptr()
+    kept = []
+    if keep:
+        kept.append(torch.empty(native.load()[0].fused_inr_kept_bytes(program, native.isa()), dtype=torch.uint8))
+        program.kept = kept[0].data_ptr()
+    native.run(native.load()[0].fused_inr_render, program)
+    return out, kept
+
+
+def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, kept: list[Tensor]) -> list[Tensor]:
+    alive = KeptTensors()
+    program = _program(inr, grid, dtype, alive)
+    program.kept = kept[0].data_ptr() if kept else None
+    n, t = inr.batch, inr.times
+    found: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
+    layers, stages = [], []
+    for index, stage in enumerate(inr.stages):
+        struct = native.StageGradStruct()
+        if stage.fourier is not None:
+            found += [
+                gradient.new_empty(n, *stage.fourier.frequency.shape[1:]),
+                gradient.new_empty(n, t, stage.fourier.phase.shape[2]),
+            ]
+            struct.frequency, struct.phase = found[-2].data_ptr(), found[-1].data_ptr()
+        for number, layer in enumerate(stage.layers):
+            weight, bias = gradient.new_empty(n, layer.outputs, layer.inputs), gradient.new_empty(n, t, layer.outputs)
+            found += [weight, bias]
+            inner = weight
+            if number == 0 and index:
+                channels = inr.stages[index - 1].layers[-1].outputs
+                inner = weight[:, :, channels:]
+                struct.parent, struct.parent_clip, struct.parent_row = (
+                    weight.data_ptr(),
+                    weight.stride(0),
+                    weight.stride(1),
+                )
+            entry = native.LayerGradStruct(
+                weight=inner.data_ptr(), weight_clip=weight.stride(0), weight_row=weight.stride(1), bias=bias.data_ptr()
+            )
+            if layer.to_rgb is not None:
+                found += [
+                    gradient.new_empty(n, *layer.to_rgb[0].shape[1:]),
+                    gradient.new_empty(n, len(layer.to_rgb[1])),
+                ]
+                entry.rgb_weight, entry.rgb_bias = found[-2].data_ptr(), found[-1].data_ptr()
+            layers.append(entry)
+        stages.append(struct)
+    gradients = native.GradientsStruct(
+        layers=(native.LayerGradStruct * len(layers))(*layers),
+        stages=(native.StageGradStruct * len(stages))(*stages),
+        out=alive.keep(gradient.contiguous(), 2).data_ptr(),
+    )
+    native.run(native.load()[0].fused_inr_backward, program, gradients)
+    return [_reduced(one, tensor) for one, tensor in zip(found, flatten(inr)[0], strict=True)]
+
+
+def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """A gradient per clip and frame, summed to the shape of what the clips and frames share."""
+    while gradient.ndim > tensor.ndim:
+        # A bias [O] or [N, O] lacks the frames, and [O] lacks the clips too; a read-out's bias [C] lacks the clips.
+        gradient = gradient.sum(dim=gradient.ndim - 2)
+    return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
+
+
+render = register("cpu", _evaluate, _differentiate)

@@ -1,0 +1,70 @@
+"""SIRENs at points as programs of the native kernels."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_inr._backends.cpu import native
+from fused_inr._backends.cpu.render import KeptTensors, layer_struct
+from fused_inr.inr import Layer
+from fused_inr.primitives.memory_format import batch_stride
+from fused_inr.primitives.siren import gradients_like, register, values_like
+
+
+def _program(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+    keep: KeptTensors,
+) -> native.PointsStruct:
+    layers = []
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        sine = final_sine or index + 1 < len(weights)
+        layer = Layer(weight, bias, "sine" if sine else "linear", 1.0, first_omega if index == 0 else omega)
+        layers.append(layer_struct(layer, weight, keep))
+    coords = keep.keep(coords.contiguous(), 2)
+    return native.PointsStruct(
+        layers=(native.LayerStruct * len(layers))(*layers),
+        num_layers=len(layers),
+        clips=coords.shape[0],
+        points=coords.shape[1],
+        coords=coords.data_ptr(),
+        coords_clip=batch_stride(coords),
+        bfloat16=dtype == torch.bfloat16,
+    )
+
+
+def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
+    keep, out = KeptTensors(), values_like(coords, weights)
+    program = _program(coords, weights, *others, keep)
+    program.out = out.data_ptr()
+    native.run(native.load()[0].fused_inr_points, program)
+    return out
+
+
+def _gradients(
+    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
+) -> list[Tensor]:
+    *options, with_coords = options
+    keep, count = KeptTensors(), len(weights)
+    program = _program(coords, weights, biases, *options, keep)
+    found = [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in found[1:]]
+    gradients = native.PointsGradientsStruct(
+        weights=(ctypes.c_void_p * count)(*pointers[:count]),
+        biases=(ctypes.c_void_p * count)(*pointers[count:]),
+        coords=found[0].data_ptr() if with_coords else None,
+        out=keep.keep(gradient.contiguous(), 2).data_ptr(),
+    )
+    native.run(native.load()[0].fused_inr_points_backward, program, gradients)
+    return found
+
+
+siren = register("cpu", _values, _gradients)

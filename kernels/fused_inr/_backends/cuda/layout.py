@@ -1,0 +1,108 @@
+"""How a SIREN is laid out on a GPU: how many warps a block has, how many blocks a sample, and what does not fit.
+
+The sums of bytes are those of csrc/cuda/layout.h; they stand here as well because torch.compile has to know, without
+calling a library, which backend serves a call.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+WIDTHS = (16, 32, 64, 128)
+MOST_INPUTS = MOST_OUTPUTS = 16
+MOST_LAYERS = 32
+
+
+def _up(x: int, unit: int) -> int:
+    return -(-x // unit) * unit
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a network decides about its layout."""
+
+    width: int  # of `WIDTHS`
+    layers: int
+    inputs: int
+    element: int  # bytes of a number of the compute type
+
+    @property
+    def packed(self) -> int:
+        """Bytes of a sample's weights and biases in shared memory."""
+        squares = (self.layers - 2) * self.width**2 * self.element
+        last = MOST_OUTPUTS * self.width * self.element
+        return squares + last + 4 * (self.inputs * self.width + (self.layers - 1) * self.width + MOST_OUTPUTS)
+
+    @property
+    def rows(self) -> int:
+        """Points that a warp of the forward kernel takes at a time."""
+        return 16 if self.element == 4 and self.width == 128 else 32
+
+    @property
+    def most_warps(self) -> int:
+        """Of a block of the forward kernel."""
+        return 4 if self.width < 128 else 8
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of the forward kernel that a multiprocessor has registers for."""
+        return {16: 4, 32: 4, 64: 2 if self.element == 4 else 3, 128: 1}[self.width]
+
+    def _with_coords(self, rows: int) -> int:
+        return _up(self.packed, 128) + _up(rows * (self.inputs | 1) * 4, 128)
+
+    def forward_shared(self, warps: int) -> int:
+        """Bytes of shared memory of a block of the forward kernel."""
+        return self._with_coords(self.rows * warps)
+
+    def backward_shared(self, warps: int) -> int:
+        """Bytes of shared memory of a block of the backward kernel: an activation of each hidden layer, and more."""
+        rows = 16 * warps
+        columns = 16 if self.element == 4 or self.inputs <= 8 else 32
+        return self._with_coords(rows) + rows * self.element * (self.layers * self.width + MOST_OUTPUTS + columns)
+
+    def forward_warps(self, limit: int) -> int | None:
+        """Warps of a block of the forward kernel within `limit` bytes of shared memory; None if none fits."""
+        return next((n for n in (8, 4, 2, 1) if n <= self.most_warps and self.forward_shared(n) <= limit), None)
+
+    def backward_warps(self, limit: int) -> int | None:
+        """The same for the backward kernel."""
+        return next((n for n in (8, 4, 2, 1) if self.backward_shared(n) <= limit), None)
+
+
+def padded_width(weights: Sequence[Tensor]) -> int | None:
+    """The width of the kernel for some hidden layers; None if they are too wide."""
+    widest = max([0, *(weight.shape[1] for weight in weights[:-1])])
+    return next((width for width in WIDTHS if width >= widest), None)
+
+
+def shape_of(weights: Sequence[Tensor], element: int) -> Shape:
+    """The shape of a network that `refusal` has no objection to."""
+    return Shape(padded_width(weights), len(weights), weights[0].shape[2], element)
+
+
+def refusal(weights: Sequence[Tensor], element: int, limit: int, backward: bool) -> str | None:
+    """Why the kernels do not take a network, or None if they do.
+
+    Args:
+        weights: [N, O, I] of every layer.
+        element: bytes of a number of the compute type.
+        limit: bytes of shared memory that a block can have on the device.
+        backward: whether the gradients are asked for.
+    """
+    if not 2 <= len(weights) <= MOST_LAYERS:
+        return f"it takes 2 to {MOST_LAYERS} layers, not {len(weights)}"
+    inputs, outputs = weights[0].shape[2], weights[-1].shape[1]
+    if inputs > MOST_INPUTS:
+        return f"it takes at most {MOST_INPUTS} coordinates, not {inputs}"
+    if outputs > MOST_OUTPUTS:
+        return f"it takes at most {MOST_OUTPUTS} outputs, not {outputs}"
+    if padded_width(weights) is None:
+        widest = max(weight.shape[1] for weight in weights[:-1])
+        return f"it takes hidden layers of at most {WIDTHS[-1]}, not {widest}"
+    shape = shape_of(weights, element)
+    for name, needed in (("values", shape.forward_shared(1)), ("gradients", shape.backward_shared(1))):
+        if needed > limit and (backward or name == "values"):
+            return f"its {name} take {needed} bytes of shared memory, and the device has {limit} for a block"
+    return None

@@ -1,0 +1,153 @@
+"""SIRENs as calls of the CUDA kernels, and ops that torch.compile can hold."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fused_inr._backends.cuda import layout, native
+from fused_inr._backends.splits import splits_to_fill
+from fused_inr.primitives.memory_format import batch_stride
+from fused_inr.primitives.siren import gradients_like, register, values_like
+
+
+class Limits(NamedTuple):
+    """What a device has."""
+
+    capability: tuple[int, int]
+    shared: int  # bytes of shared memory that a block can have
+    processors: int
+
+
+HOST = Limits((9, 0), 227 * 1024, 3)
+"""Where the library runs on the CPU (tests): the shared memory of an H100, and few processors."""
+
+
+def limits(device: int | None) -> Limits:
+    """What a CUDA device has; None is the current one, -1 the CPU of a library built to run there."""
+    if device == -1:
+        return HOST
+    found = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
+    shared = getattr(found, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
+    return Limits((found.major, found.minor), shared, found.multi_processor_count)
+
+
+# What torch.compiler.assume_constant_result does; that would import the compiler, which takes a second.
+limits._dynamo_marked_constant = True
+
+
+class _Call:
+    """A network as the library takes it, and the tensors that its pointers point to."""
+
+    def __init__(
+        self,
+        coords: Tensor,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        omega: float,
+        first_omega: float,
+        final_sine: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        self.library = native.load()[0]
+        on_host = bool(self.library and self.library.fused_inr_runs_on_host())
+        if self.library is None or coords.is_cuda == on_host:
+            raise RuntimeError(f"The CUDA kernels take no tensors on {coords.device}: {native.load()[1]}.")
+        self.device = -1 if on_host else coords.device.index
+        self.shape = layout.shape_of(weights, dtype.itemsize)
+        self._kept: list[Tensor] = []
+        coords = self.kept(coords if coords.stride()[1:] == (coords.shape[2], 1) else coords.contiguous())
+        layers = []
+        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            weight, bias = self.kept(weight), self.kept(bias)
+            layers.append(
+                native.LayerStruct(
+                    weight=weight.data_ptr(),
+                    weight_sample=batch_stride(weight),
+                    weight_row=weight.stride(1),
+                    weight_column=weight.stride(2),
+                    bias=bias.data_ptr(),
+                    bias_sample=batch_stride(bias),
+                    bias_row=bias.stride(1),
+                    inputs=weight.shape[2],
+                    outputs=weight.shape[1],
+                    omega=first_omega if index == 0 else omega,
+                    sine=final_sine or index + 1 < len(weights),
+                )
+            )
+        shared = all(layer.weight_sample == layer.bias_sample == 0 for layer in layers)
+        self.siren = native.SirenStruct(
+            layers=(native.LayerStruct * native.MOST_LAYERS)(*layers),
+            num_layers=len(layers),
+            width=self.shape.width,
+            type=native.TYPES[dtype],
+            samples=coords.shape[0],
+            packed_samples=1 if shared else coords.shape[0],
+            points=coords.shape[1],
+            coords=coords.data_ptr(),
+            coords_sample=batch_stride(coords),
+            device=max(0, self.device),
+        )
+        packed = coords.new_empty(self.siren.packed_samples * self.shape.packed, dtype=torch.uint8)
+        self.siren.packed = self.kept(packed).data_ptr()
+
+    def kept(self, tensor: Tensor) -> Tensor:
+        self._kept.append(tensor)
+        return tensor
+
+    def run(self, name: str) -> None:
+        function = getattr(self.library, name)
+        if self.device < 0:
+            return native.run(function, self.siren, 0)
+        with torch.cuda.device(self.device):
+            native.run(function, self.siren, torch.cuda.current_stream().cuda_stream)
+
+    def forward(self, out: Tensor) -> None:
+        has, shape, siren = limits(self.device), self.shape, self.siren
+        siren.warps = shape.forward_warps(has.shared)
+        tiles = -(-siren.points // (shape.rows * siren.warps))
+        on_processor = min(shape.most_blocks, has.shared // shape.forward_shared(siren.warps))
+        siren.blocks = splits_to_fill(on_processor * has.processors, siren.samples, tiles)
+        siren.out = out.data_ptr()
+        self.run("fused_inr_siren_forward")
+
+    def backward(self, gradient: Tensor, found: Sequence[Tensor], with_coords: bool) -> None:
+        """Writes the gradients of the coordinates (if asked for), the weights and the biases to `found`."""
+        has, shape, siren = limits(self.device), self.shape, self.siren
+        warps = shape.backward_warps(has.shared)
+        if warps is None:
+            raise RuntimeError(
+                f"The gradients of this network take {shape.backward_shared(1)} bytes of shared memory, and the device "
+                f"has {has.shared} for a block: compute them in half precision, or on another backend."
+            )
+        siren.warps = warps
+        tiles = -(-siren.points // (16 * warps))
+        at_once = has.shared // shape.backward_shared(warps) * has.processors
+        siren.blocks = splits_to_fill(at_once, siren.samples, tiles)
+        sums = self.library.fused_inr_siren_partials(siren)
+        siren.partials = self.kept(gradient.new_empty(siren.samples * siren.blocks * sums)).data_ptr()
+        siren.gradient = self.kept(gradient.contiguous()).data_ptr()
+        siren.coords_gradient = found[0].data_ptr() if with_coords else None
+        for index in range(siren.num_layers):
+            siren.layers[index].weight_gradient = found[1 + index].data_ptr()
+            siren.layers[index].bias_gradient = found[1 + siren.num_layers + index].data_ptr()
+        self.run("fused_inr_siren_backward")
+
+
+def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
+    out = values_like(coords, weights)
+    _Call(coords, weights, *others).forward(out)
+    return out
+
+
+def _gradients(
+    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
+) -> list[Tensor]:
+    *options, with_coords = options
+    found = gradients_like(coords, weights, biases, with_coords)
+    _Call(coords, weights, biases, *options).backward(gradient, found, with_coords)
+    return found
+
+
+siren = register("cuda", _values, _gradients)

@@ -1,0 +1,54 @@
+"""The Triton backend: kernels for GPUs that a C++ compiler is not needed for, compiled when they are first called.
+
+Importing it does not import Triton. `python -m fused_inr.tools.triton` compiles every kernel ahead of time, without
+a GPU, and prints what each needs of one.
+"""
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+
+from fused_inr._backends.implementation import Implementation
+from fused_inr._backends.triton import render, siren
+from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
+
+MOST_SAMPLES = 64  # of a group of minibatch_stddev: a program holds all of them at a few positions
+OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward", "augment")
+"""The ops of `fused_inr.primitives` that are registered for tensors on a device; functions of `image_ops`."""
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def status() -> str:
+    """ "ready", or one line saying what is missing."""
+    if not _INSTALLED:
+        return "triton is not installed"
+    return "ready" if torch.cuda.is_available() else "no CUDA device"
+
+
+def _supports_stddev(x: torch.Tensor, group: int, channels: int) -> tuple[bool, str]:
+    if group > MOST_SAMPLES:
+        return False, f"it takes groups of at most {MOST_SAMPLES} samples, not {group}"
+    return minibatch_stddev.supports(x, group, channels)
+
+
+KERNELS = {
+    "render": Implementation(render.supports, render.render, render.memory),
+    "siren": Implementation(siren.supports, siren.siren),
+    "bias_act": Implementation(bias_act.supports, bias_act.bias_act),
+    "conv2d": Implementation(conv2d.supports, conv2d.conv2d),
+    "upfirdn2d": Implementation(upfirdn2d.supports, upfirdn2d.upfirdn2d),
+    "minibatch_stddev": Implementation(_supports_stddev, minibatch_stddev.minibatch_stddev),
+    "augment": Implementation(augment.supports, augment.augment),
+}
+
+
+def _register(op: str) -> None:
+    @torch.library.impl(f"fused_inr::{op}", "cuda")
+    def _(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(f"{__name__}.image_ops"), op)(*arguments)
+
+
+for _op in OPS:
+    _register(_op)

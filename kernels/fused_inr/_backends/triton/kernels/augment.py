@@ -1,0 +1,211 @@
+"""Color, translation and cutout of clips, and the adjoint of their linear part; means in float32.
+
+A program takes all channels of a tile of one frame. Where the mean over the frame is needed, a first launch writes each
+tile's sum, and every program of the second adds up those of its frame; frames stay in the GPU's second-level cache in
+between.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
+from fused_inr.primitives.augment import Options
+
+_TILE_PIXELS = 1024  # 8 of a channel a thread: enough loads in flight, and their addresses leave registers
+_MOST_SUMS = 1024  # tiles' sums that a program adds at once
+_LONGEST = 2**62  # of a hole's sides, so that its end is an int64
+
+
+@triton.jit
+def _source(place, offset, hole, clip, size, hole_size, AXIS: tl.constexpr, ADJOINT: tl.constexpr):
+    """Where outputs along an axis come from, whether that is inside, and whether the hole spans them.
+
+    `offset` and `hole` may be None. What they hold may be anything and is limited before it is added.
+    """
+    source = place.to(tl.int64)
+    if offset is not None:
+        shift = tl.load(offset + 2 * clip + AXIS)
+        shift = tl.minimum(tl.maximum(shift, -size), size)
+        source = source + shift if ADJOINT else source - shift
+    spanned = place < 0
+    if hole is not None:
+        first = tl.load(hole + 2 * clip + AXIS)
+        first = tl.minimum(tl.maximum(first, -hole_size), size)
+        at = source if ADJOINT else place  # the hole is where the outputs of the op itself are
+        spanned = (at >= first) & (at < first + hole_size)
+    return source, (source >= 0) & (source < size), spanned
+
+
+@triton.jit
+def _tile(
+    offset,
+    hole,
+    times,
+    height,
+    width,
+    hole_height,
+    hole_width,
+    ADJOINT: tl.constexpr,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+):
+    """The program's frame, the outputs' places in a plane [TILE_Y, TILE_X], which of them there are, where each comes
+    from in a plane, and which of them are seen: there, from inside, and not in the hole."""
+    tiles_x = tl.cdiv(width, TILE_X)
+    tiles_y = tl.cdiv(height, TILE_Y)
+    program = tl.program_id(0)
+    column = program % tiles_x * TILE_X + tl.arange(0, TILE_X)[None, :]
+    program = program // tiles_x
+    row = program % tiles_y * TILE_Y + tl.arange(0, TILE_Y)[:, None]
+    frame = (program // tiles_y).to(tl.int64)
+    clip = frame // times
+    there = (row < height) & (column < width)
+    from_row, row_inside, row_spanned = _source(row, offset, hole, clip, height, hole_height, 0, ADJOINT)
+    from_column, column_inside, column_spanned = _source(column, offset, hole, clip, width, hole_width, 1, ADJOINT)
+    seen = there & row_inside & column_inside & ~(row_spanned & column_spanned)
+    return frame, row.to(tl.int64) * width + column, there, from_row * width + from_column, seen
+
+
+@triton.jit
+def seen_sum_kernel(
+    x,
+    offset,
+    hole,
+    partial,
+    times,
+    channels,
+    height,
+    width,
+    hole_height,
+    hole_width,
+    plane_size,
+    frame_size,
+    ADJOINT: tl.constexpr,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+):
+    """Writes the sum over what is seen of a tile to partial [frames, tiles]."""
+    frame, _, _, source, seen = _tile(
+        offset, hole, times, height, width, hole_height, hole_width, ADJOINT, TILE_Y, TILE_X
+    )
+    plane = x + frame * frame_size
+    total = tl.zeros([TILE_Y, TILE_X], tl.float32)
+    for _ in range(channels):
+        total += tl.load(plane + source, seen, 0.0).to(tl.float32)
+        plane += plane_size
+    tl.store(partial + tl.program_id(0), tl.sum(total))
+
+
+@triton.jit
+def augment_kernel(
+    x,
+    brightness,
+    saturation,
+    contrast,
+    offset,
+    hole,
+    partial,
+    out,
+    times,
+    channels,
+    height,
+    width,
+    hole_height,
+    hole_width,
+    plane_size,
+    frame_size,
+    tiles,
+    COLORED: tl.constexpr,
+    COLOR_AFTER: tl.constexpr,
+    ADJOINT: tl.constexpr,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """With m the mean over the channels of a pixel and M that over the frame, b, s and k the brightness, saturation and
+    contrast, a pixel x becomes k s x + k (1 - s) m + (1 - k) M + b. Pixels that are not seen become zero, or the last
+    two terms where color comes after."""
+    frame, place, there, source, seen = _tile(
+        offset, hole, times, height, width, hole_height, hole_width, ADJOINT, TILE_Y, TILE_X
+    )
+    clip = frame // times
+    own = 1.0
+    constant = 0.0
+    if brightness is not None:
+        constant += tl.load(brightness + clip)
+    if contrast is not None:
+        own *= tl.load(contrast + clip)
+        sums = tl.zeros([TILES], tl.float32)
+        for first in range(0, tiles, TILES):
+            tile = first + tl.arange(0, TILES)
+            sums += tl.load(partial + frame * tiles + tile, tile < tiles, 0.0)
+        mean = tl.sum(sums, 0) / frame_size
+        constant += (1.0 - own) * mean
+    rest = constant if COLOR_AFTER else 0.0
+    level = tl.zeros([TILE_Y, TILE_X], tl.float32) + constant
+    start = frame * frame_size
+    if saturation is not None:
+        factor = tl.load(saturation + clip)
+        total = tl.zeros([TILE_Y, TILE_X], tl.float32)
+        plane = x + start
+        for _ in range(channels):
+            total += tl.load(plane + source, seen, 0.0).to(tl.float32)
+            plane += plane_size
+        level += total * (own * (1.0 - factor) / channels)
+        own *= factor
+    plane = x + start
+    target = out + start
+    for _ in range(channels):
+        value = tl.load(plane + source, seen, 0.0)
+        if COLORED:
+            value = tl.where(seen, value.to(tl.float32) * own + level, rest).to(out.dtype.element_ty)
+        tl.store(target + place, value, there)
+        plane += plane_size
+        target += plane_size
+
+
+def forward(x: Tensor, options: Options) -> tuple[Tensor, list[Launch]]:
+    """What fused_inr::augment returns, once the launches have run."""
+    out = torch.empty_like(x)
+    if not x.numel():
+        return out, []
+    clips, times, channels, height, width = x.shape
+    tile_x = min(power_of_two(width), _TILE_PIXELS)
+    tile_y = min(power_of_two(height), _TILE_PIXELS // tile_x)
+    tiles = cdiv(width, tile_x) * cdiv(height, tile_y)
+    programs = clips * times * tiles
+    hole_height, hole_width = (min(side, _LONGEST) for side in options.hole_size)
+    shared = {
+        "x": x,
+        "times": times,
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "hole_height": hole_height,
+        "hole_width": hole_width,
+        "plane_size": height * width,
+        "frame_size": channels * height * width,
+        "ADJOINT": options.adjoint,
+        "TILE_Y": tile_y,
+        "TILE_X": tile_x,
+    }
+    color_after = options.color_last != options.adjoint
+    partial = None
+    launches = []
+    if options.contrast is not None:
+        partial = x.new_empty(programs, dtype=torch.float32)
+        moves = {"offset": options.offset, "hole": options.hole} if color_after else {"offset": None, "hole": None}
+        launches = [Launch(seen_sum_kernel, programs, shared | moves | {"partial": partial})]
+    color = {"brightness": options.brightness, "saturation": options.saturation, "contrast": options.contrast}
+    places = {"offset": options.offset, "hole": options.hole}
+    arguments = {
+        "partial": partial,
+        "out": out,
+        "tiles": tiles,
+        "COLORED": any(t is not None for t in color.values()),
+        "COLOR_AFTER": color_after,
+        "TILES": min(power_of_two(tiles), _MOST_SUMS),
+    }
+    return out, [*launches, Launch(augment_kernel, programs, shared | color | places | arguments)]

@@ -1,0 +1,214 @@
+"""residual + clamp(act(x + bias) * gain), and the slope of that applied to a gradient, each in one pass.
+
+A dense tensor is a matrix [rows, cols] of which a lane has one bias: a column where the channels lie together
+(channels_last), else a row. A program takes one tile of it; where it also sums along lanes, it goes on to the tiles
+that follow along these.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fused_inr._backends.triton.kernels.activations import activated, slope
+from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
+from fused_inr.primitives import memory_format
+from fused_inr.primitives.bias_act import Options
+
+# Programs that sum take as many tiles as leave this many programs. It depends on no device, so sums have the same bits
+# on all of them.
+_SUMMING_PROGRAMS = 2048
+
+
+@triton.jit
+def _tile(part, lane_tile, rows, cols, COLUMN_LANES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Of a tile: its first row and column, its offsets from the first element, and what of it is in the matrix."""
+    if COLUMN_LANES:
+        row = part.to(tl.int64) * ROWS
+        col = lane_tile.to(tl.int64) * COLS
+    else:
+        row = lane_tile.to(tl.int64) * ROWS
+        col = part.to(tl.int64) * COLS
+    i = tl.arange(0, ROWS)[:, None]
+    j = tl.arange(0, COLS)[None, :]
+    # Several rows of a tile only have less than a tile's columns, so offsets within it are small.
+    return row, col, i * cols + j, (row + i < rows) & (col + j < cols)
+
+
+@triton.jit
+def _per_lane(values, row, col, rows, cols, channels, COLUMN_LANES, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The numbers [channels] of a tile's lanes, shaped to go with the tile."""
+    if COLUMN_LANES:
+        lane = col + tl.arange(0, COLS)
+        found = tl.load(values + lane, lane < cols, 0.0)[None, :]
+    else:
+        i = tl.arange(0, ROWS)
+        first = (row % channels).to(tl.int32)
+        found = tl.load(values + (first + i) % channels, row + i < rows, 0.0)[:, None]
+    return found
+
+
+@triton.jit
+def bias_act_kernel(
+    x,
+    bias,
+    residual,
+    out,
+    rows,
+    cols,
+    channels,
+    alpha,
+    gain,
+    clamp,
+    ACT: tl.constexpr,
+    COLUMN_LANES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """One tile a program. `bias` and `residual` may be None; clamp is infinite where there is none."""
+    lane_tiles = tl.cdiv(cols, COLS) if COLUMN_LANES else tl.cdiv(rows, ROWS)
+    program = tl.program_id(0)
+    row, col, offsets, inside = _tile(program // lane_tiles, program % lane_tiles, rows, cols, COLUMN_LANES, ROWS, COLS)
+    start = row * cols + col
+    v = tl.load(x + start + offsets, inside, 0.0).to(tl.float32)
+    if bias is not None:
+        v += _per_lane(bias, row, col, rows, cols, channels, COLUMN_LANES, ROWS, COLS)
+    y = activated(v, alpha, ACT) * gain
+    y = tl.where(y > clamp, clamp, tl.where(y < -clamp, -clamp, y))  # keeps NaN
+    if residual is not None:
+        y += tl.load(residual + start + offsets, inside, 0.0).to(tl.float32)
+    tl.store(out + start + offsets, y.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def bias_act_slope_kernel(
+    gradient,
+    shift,
+    saved,
+    bias,
+    out,
+    partial,
+    rows,
+    cols,
+    channels,
+    steps,
+    alpha,
+    gain,
+    clamp,
+    FROM_OUTPUT: tl.constexpr,
+    ACT: tl.constexpr,
+    COLUMN_LANES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """`steps` tiles a program, one after the other along the lanes.
+
+    Writes (gradient + shift) * slope and, unless `partial` is None, its sums over the program's stretch of each lane to
+    partial [stretches, lanes].
+    """
+    lane_tiles = tl.cdiv(cols, COLS) if COLUMN_LANES else tl.cdiv(rows, ROWS)
+    program = tl.program_id(0)
+    stretch = program // lane_tiles
+    lane_tile = program % lane_tiles
+    total = tl.zeros([ROWS, COLS], tl.float32)
+    for step in range(steps):
+        row, col, offsets, inside = _tile(
+            stretch.to(tl.int64) * steps + step, lane_tile, rows, cols, COLUMN_LANES, ROWS, COLS
+        )
+        start = row * cols + col
+        v = tl.load(saved + start + offsets, inside, 0.0).to(tl.float32)
+        d = tl.load(gradient + start + offsets, inside, 0.0).to(tl.float32)
+        if shift is not None:
+            d += _per_lane(shift, row, col, rows, cols, channels, COLUMN_LANES, ROWS, COLS)
+        if FROM_OUTPUT:
+            # Of a positive slope, the output has the sign of the input times the gain's, and the limits only where the
+            # clamp holds.
+            d *= slope(v * gain, alpha, ACT) * gain
+            d = tl.where((v < clamp) & (v > -clamp), d, 0.0)
+        else:
+            if bias is not None:
+                v += _per_lane(bias, row, col, rows, cols, channels, COLUMN_LANES, ROWS, COLS)
+            y = activated(v, alpha, ACT) * gain
+            d *= slope(v, alpha, ACT) * gain
+            d = tl.where((y <= clamp) & (y >= -clamp), d, 0.0)
+        tl.store(out + start + offsets, d.to(out.dtype.element_ty), inside)
+        if partial is not None:
+            total += tl.where(inside, d, 0.0)
+    if partial is not None:
+        if COLUMN_LANES:
+            lane = lane_tile.to(tl.int64) * COLS + tl.arange(0, COLS)
+            tl.store(partial + stretch.to(tl.int64) * cols + lane, tl.sum(total, 0), lane < cols)
+        else:
+            lane = lane_tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+            tl.store(partial + stretch.to(tl.int64) * rows + lane, tl.sum(total, 1), lane < rows)
+
+
+class _Tiling:
+    """How a dense tensor is cut into tiles."""
+
+    def __init__(self, x: Tensor, dim: int) -> None:
+        outer, self.channels, inner = memory_format.extents(x, dim)
+        self.column_lanes = inner == 1
+        self.rows, self.cols = (outer, self.channels) if self.column_lanes else (outer * self.channels, inner)
+        self.tile_cols = min(power_of_two(self.cols), TILE_ELEMENTS)
+        self.tile_rows = TILE_ELEMENTS // self.tile_cols
+        tiles = cdiv(self.rows, self.tile_rows), cdiv(self.cols, self.tile_cols)
+        self.tiles_along, self.lane_tiles = tiles if self.column_lanes else tiles[::-1]
+        self.lanes = self.cols if self.column_lanes else self.rows
+
+    def arguments(self) -> dict[str, int | bool]:
+        return {
+            "rows": self.rows,
+            "cols": self.cols,
+            "channels": self.channels,
+            "COLUMN_LANES": self.column_lanes,
+            "ROWS": self.tile_rows,
+            "COLS": self.tile_cols,
+        }
+
+
+def _arguments(options: Options) -> dict[str, float | str]:
+    clamp = math.inf if options.clamp is None else options.clamp
+    return {"ACT": options.act, "alpha": float(options.alpha), "gain": float(options.gain), "clamp": clamp}
+
+
+def forward(x: Tensor, bias: Tensor | None, residual: Tensor | None, options: Options) -> tuple[Tensor, list[Launch]]:
+    """What fused_inr::bias_act returns, once the launches have run."""
+    out = torch.empty_like(x)
+    if not x.numel():
+        return out, []
+    tiling = _Tiling(x, options.dim)
+    arguments = {"x": x, "bias": bias, "residual": residual, "out": out}
+    arguments |= tiling.arguments() | _arguments(options)
+    return out, [Launch(bias_act_kernel, tiling.tiles_along * tiling.lane_tiles, arguments)]
+
+
+def backward(
+    gradient: Tensor,
+    shift: Tensor | None,
+    saved: Tensor,
+    bias: Tensor | None,
+    from_output: bool,
+    with_sums: bool,
+    options: Options,
+) -> tuple[Tensor, Tensor | None, list[Launch]]:
+    """The slope applied to a gradient, and its sums [stretches, channels] over stretches or None; see `forward`."""
+    out = torch.empty_like(saved)
+    if not saved.numel():
+        return out, saved.new_zeros(0, saved.shape[options.dim], dtype=torch.float32) if with_sums else None, []
+    tiling = _Tiling(saved, options.dim)
+    steps, stretches = 1, tiling.tiles_along
+    partial = None
+    if with_sums:
+        steps = cdiv(tiling.tiles_along * tiling.lane_tiles, _SUMMING_PROGRAMS)
+        stretches = cdiv(tiling.tiles_along, steps)
+        partial = saved.new_empty(stretches, tiling.lanes, dtype=torch.float32)
+    if from_output and options.clamp is not None:  # the clamped output has been rounded
+        options = options._replace(clamp=torch.tensor(options.clamp, dtype=saved.dtype).item())
+    arguments = {"gradient": gradient, "shift": shift, "saved": saved, "bias": bias, "out": out, "partial": partial}
+    arguments |= tiling.arguments() | _arguments(options)
+    arguments |= {"steps": steps, "FROM_OUTPUT": from_output}
+    launch = Launch(bias_act_slope_kernel, stretches * tiling.lane_tiles, arguments)
+    return out, None if partial is None else partial.view(-1, tiling.channels), [launch]

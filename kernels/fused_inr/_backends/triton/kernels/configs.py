@@ -1,0 +1,161 @@
+"""Block sizes, warps and pipeline stages of the matrix kernels, from the table `configs.json` beside this file.
+
+The table is {architecture: {kernel: {kind: {width: options}}}}. `kind` is the type of the products (`kind_of`), `width`
+the largest number of outputs that an entry is for. Options in capitals are constants of the kernel, `num_warps` and
+`num_stages` are Triton's. Nothing is tuned when a kernel is first called: `python -m fused_inr.tools.triton tune`
+times candidates on the GPU at hand and writes the table anew for its architecture.
+"""
+
+import functools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+PATH = Path(__file__).with_name("configs.json")
+FALLBACK = "fallback"
+"""The architecture whose entries hold wherever a table lacks one: small blocks, which every GPU has room for."""
+
+Table = dict[str, dict[str, dict[str, dict[str, dict[str, int]]]]]
+Entry = tuple[str, str, str]
+"""Kernel, kind and width of an architecture's entry."""
+
+_compiled_for: str | None = None
+_override: dict[str, int] | None = None
+_seen: set[Entry] | None = None
+
+
+@functools.cache
+def table() -> Table:
+    """The shipped table."""
+    return json.loads(PATH.read_text())
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """ "half" (bfloat16 and float16), "tf32" where PyTorch's matrix products may round to it, or "float32"."""
+    if dtype != torch.float32:
+        return "half"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
+
+
+def input_precision(dtype: torch.dtype) -> str:
+    """`input_precision` of tl.dot for products of a type."""
+    return "tf32" if kind_of(dtype) == "tf32" else "ieee"
+
+
+@contextmanager
+def compiling_for(architecture: str) -> Iterator[None]:
+    """Inside the `with` block, tensors on "meta" and on the CPU count as being on an architecture, such as "sm_90"."""
+    global _compiled_for
+    before, _compiled_for = _compiled_for, architecture
+    try:
+        yield
+    finally:
+        _compiled_for = before
+
+
+@contextmanager
+def using(**options: int) -> Iterator[None]:
+    """Inside the `with` block, every choice is the table's with these options in place of its own."""
+    global _override
+    before, _override = _override, options
+    try:
+        yield
+    finally:
+        _override = before
+
+
+@functools.cache
+def _architecture_of(index: int | None) -> str:
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"sm_{major}{minor}"
+
+
+def architecture(device: torch.device) -> str:
+    """The table's name of a device's architecture, whether or not the table has it."""
+    if device.type == "cuda":
+        return _architecture_of(device.index)
+    return _compiled_for or FALLBACK
+
+
+def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, int]]:
+    """A kernel's entries for a type by width: of the device's architecture, else of the fallback, else none."""
+    for name in (architecture(device), FALLBACK):
+        found = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
+        if found is not None:
+            return found
+    return {}
+
+
+@contextmanager
+def recorded() -> Iterator[set[Entry]]:
+    """Inside the `with` block, every entry that a choice falls on is added to the set that it gives."""
+    global _seen
+    before, _seen = _seen, set()
+    try:
+        yield _seen
+    finally:
+        _seen = before
+
+
+def _options(kernel: str, dtype: torch.dtype, widths: dict[str, dict[str, int]], limit: str) -> dict[str, int]:
+    if _seen is not None:
+        _seen.add((kernel, kind_of(dtype), limit))
+    return {**widths[limit], **(_override or {})}
+
+
+def fitting(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int] | None:
+    """Options of a kernel that only some widths fit into: of the smallest width that is at least `width`, or None."""
+    widths = _widths(kernel, dtype, device)
+    limit = min((limit for limit in widths if width <= int(limit)), default=None, key=int)
+    return None if limit is None else _options(kernel, dtype, widths, limit)
+
+
+def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int]:
+    """Options of a kernel for products of a type with `width` outputs, on a device.
+
+    The entry of the device's architecture, else of the fallback; of its widths, the smallest that is at least `width`,
+    else the largest.
+
+    Raises:
+        KeyError: neither has such a kernel and kind.
+    """
+    found = fitting(kernel, dtype, width, device)
+    if found is not None:
+        return found
+    widths = _widths(kernel, dtype, device)
+    if not widths:
+        raise KeyError(f"the table has no {kernel} of kind {kind_of(dtype)}")
+    return _options(kernel, dtype, widths, max(widths, key=int))
+
+
+def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
+    """What `chosen` gives, taken apart: the kernel's constants, and what a `Launch` takes."""
+    found = chosen(kernel, dtype, width, device)
+    return found, {name: found.pop(name) for name in ("num_warps", "num_stages")}
+
+
+def text(entries: Table) -> str:
+    """A table as it is stored: a line for every entry."""
+
+    def block(lines: list[str], indent: str) -> str:
+        return "{\n" + ",\n".join(indent + "  " + line for line in lines) + "\n" + indent + "}"
+
+    def kernel_text(kinds: dict[str, dict[str, dict[str, int]]]) -> str:
+        lines = []
+        for kind, widths in kinds.items():
+            entry = [f"{json.dumps(width)}: {json.dumps(found)}" for width, found in widths.items()]
+            inner = "{" + entry[0] + "}" if len(entry) == 1 else block(entry, " " * 6)
+            lines.append(f"{json.dumps(kind)}: {inner}")
+        return block(lines, " " * 4)
+
+    architectures = [
+        f"{json.dumps(name)}: "
+        + block([f"{json.dumps(kernel)}: {kernel_text(kinds)}" for kernel, kinds in kernels.items()], "  ")
+        for name, kernels in entries.items()
+    ]
+    return block(architectures, "") + "\n"

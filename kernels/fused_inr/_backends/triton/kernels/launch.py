@@ -1,0 +1,57 @@
+"""A kernel with everything it is called with: what runs on a device, and what is compiled ahead of time without one.
+
+Nothing here is made of tensors' contents, so the launches of calls on "meta" tensors are those of the same calls on a
+device: same block sizes, same specialization on the arguments.
+"""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+WARPS = 4
+# Elements that one program of a memory-bound kernel holds of each tensor: two 16-byte loads a thread of half precision,
+# four of float32. It leaves registers for 4 programs on a multiprocessor and more, which together hide its latency.
+TILE_ELEMENTS = 2048
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a Triton kernel over `programs` programs."""
+
+    kernel: Any
+    programs: int
+    arguments: dict[str, Any]
+    num_warps: int = WARPS
+    num_stages: int | None = None
+    """Tiles of a pipelined loop that are on their way at once; None leaves it to Triton."""
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Return the options that Triton takes beside the arguments."""
+        stages = {} if self.num_stages is None else {"num_stages": self.num_stages}
+        return {"num_warps": self.num_warps} | stages
+
+    def run(self) -> None:
+        """Launches it on the current device and stream, or runs it on the CPU where Triton interprets."""
+        if self.programs:
+            self.kernel[(self.programs,)](**self.arguments, **self.options)
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least `size` and 1."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b rounded up."""
+    return -(-a // b)
+
+
+def run(launches: Iterable[Launch], device: torch.device) -> None:
+    """Runs launches in order on a device, which need not be the current one."""
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        for launch in launches:
+            launch.run()

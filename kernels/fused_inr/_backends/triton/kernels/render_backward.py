@@ -1,0 +1,206 @@
+"""Gradients of every tensor of an INR from the gradient of its frames: the kernels of `layers_backward`, in order.
+
+From the last stage to the first, and in it from the last layer to the first. Nothing but dz of a layer or two, the
+gradient of the running image and the outputs of one stage's layers need be in memory at once.
+
+Outputs of layers are taken as stored, or computed again by the forward kernels: first all stages but the last, of which
+only what they put out stays, then each stage from what the one before put out. A sine's W x + b is always computed
+again, in float32 and for one layer at a time, because its slope does not follow from what it puts out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_inr._backends.triton.kernels import launch
+from fused_inr._backends.triton.kernels.fourier_features_backward import feature_weight_gradient, phase_gradient
+from fused_inr._backends.triton.kernels.layers import Tables, rows_dense
+from fused_inr._backends.triton.kernels.layers_backward import Following, children_sum, output_gradient, weight_gradient
+from fused_inr._backends.triton.kernels.render_layers import Forward, Run
+from fused_inr.inr import INR, Grid, Layer
+from fused_inr.lowering import StagePlan, lower
+
+
+@dataclass
+class _Reached:
+    """What has reached the layer at hand from those after it."""
+
+    following: Following | None = None
+    given: Tensor | None = None
+    """[N, T, H, W, O] float32: the gradient of the frames, where they are the last layer's output."""
+    image: Tensor | None = None
+    """[N, T, H, W, C] float32 at the layer's resolution, where the frames are read-outs."""
+    colours: Tensor | None = None
+    """[C] float32: the sum of `image`, which upsampling does not change."""
+
+
+def _summed(partial: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Partial sums, added along axes and then along those that clips or frames share in `like`, in its type."""
+    return partial.sum(axes).sum_to_size(like.shape).to(like.dtype).contiguous()
+
+
+class _Backward:
+    """The gradients of one call, found from the last tensor to the first."""
+
+    def __init__(self, gradient: Tensor, shown: bool, dtype: torch.dtype, launched: Callable[[tuple], Any]) -> None:
+        """Starts from the gradient [N, T, C, H, W] of the running image, if it is shown, else of the last outputs."""
+        self._dtype, self._launched = dtype, launched
+        self.found: list[Tensor] = []
+        rows = gradient.detach().to(torch.float32).movedim(2, -1).contiguous()
+        self._reached = _Reached(image=rows, colours=rows.sum((0, 1, 2, 3))) if shown else _Reached(given=rows)
+
+    def output(self, layer: Layer, saved: Tensor) -> Tensor | None:
+        """dz of a layer, or None if no gradient reaches it; finds the gradients of its read-out and bias.
+
+        saved: y, or W x + b of a sine.
+        """
+        reached, to_rgb = self._reached, layer.to_rgb or ()
+        if reached.following is None and reached.given is None and not to_rgb:
+            self.found.append(torch.zeros_like(layer.bias))
+            return None
+        colours = reached.image if to_rgb else None
+        following, given = reached.following, reached.given
+        made = self._launched(output_gradient(layer, saved, self._dtype, following, given, colours))
+        reached.following = reached.given = None
+        if to_rgb:
+            self.found += [reached.colours.to(to_rgb[1].dtype, copy=True), _summed(made.rgb, to_rgb[0], (1, 2))]
+        self.found.append(_summed(made.bias, layer.bias, ((0, 1, 2), (1, 2), (2,))[layer.bias.ndim - 1]))
+        return made.dz
+
+    def inner_layer(self, layer: Layer, dz: Tensor | None, x: Tensor) -> None:
+        """Finds the gradient of the weight of a layer that multiplies outputs x of the layer before."""
+        if dz is None:
+            self.found.append(torch.zeros_like(layer.weight))
+            return
+        self.found.append(self._stored_weight(dz, x, layer.weight))
+        self._reached.following = Following(dz, rows_dense(layer.weight, self._dtype))
+
+    def first_layer(self, plan: StagePlan, dz: Tensor | None, before: Tensor | None, tables: Tables | None) -> None:
+        """Finds the gradients of a stage's first weight, phases and frequencies; goes on to the stage before.
+
+        before: what that put out, or None.
+        """
+        weight, reached = plan.layers[0].weight, self._reached
+        if reached.image is not None:
+            reached.image = self._launched(children_sum(reached.image, plan.ratio))
+        if dz is None:
+            given = () if plan.fourier is None else (plan.fourier.phase, plan.fourier.frequency)
+            self.found += [torch.zeros_like(tensor) for tensor in (weight, *given)]
+            return
+        narrow, parts = rows_dense(weight, self._dtype), []
+        if before is not None:
+            summed = self._launched(children_sum(dz, plan.ratio))
+            parts.append(self._stored_weight(summed, before, plan.parent))
+            reached.following = Following(summed, narrow[:, :, : before.shape[-1]])
+        if tables is not None:
+            partial = self._launched(feature_weight_gradient(dz, tables))
+            parts.append(_summed(partial, plan.inner, (1,)))
+        self.found.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
+        if tables is not None:
+            self._fourier(plan, dz, narrow[:, :, weight.shape[2] - plan.inner.shape[2] :], tables)
+
+    def _stored_weight(self, dz: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return _summed(self._launched(weight_gradient(dz, x, len(weight) == 1)), weight, (1,))
+
+    def _fourier(self, plan: StagePlan, dz: Tensor, weight: Tensor, tables: Tables) -> None:
+        partial = self._launched(phase_gradient(dz, weight, tables, plan.grid))  # [N, T, tiles, 3, D]
+        fourier = plan.fourier
+        self.found.append(_summed(partial[:, :, :, 0], fourier.phase, (2,)))
+        self.found.append(_summed(partial[:, :, :, 1:].mT, fourier.frequency, (1, 2)))
+
+
+class _Outputs:
+    """The outputs of all layers: stored ones, or a stage's at a time, computed again."""
+
+    def __init__(self, plans: Sequence[StagePlan], kept: Sequence[Tensor] | None, forward: Forward) -> None:
+        self._plans, self._forward = plans, forward
+        self.tables = [forward.tables(plan) for plan in plans]
+        self._stored: list[list[Tensor]] | None = None
+        if kept is not None:
+            rest = iter(kept)
+            self._stored = [[next(rest) for _ in plan.layers] for plan in plans]
+            return
+        self._last: list[Tensor] = []  # of every stage but the last
+        for index in range(len(plans) - 1):
+            self._last.append(self._computed(index, len(plans[index].layers))[-1])
+
+    def _computed(self, index: int, count: int) -> list[Tensor]:
+        """The outputs of the first `count` layers of a stage."""
+        before, made = self.before(index), []
+        for number in range(count):
+            made.append(
+                self._forward.layer(self._plans[index], number, made[-1] if made else before, self.tables[index])
+            )
+        return made
+
+    def before(self, index: int) -> Tensor | None:
+        """What the stage before put out."""
+        if index == 0:
+            return None
+        return self._last[index - 1] if self._stored is None else self._stored[index - 1][-1]
+
+    def stage(self, index: int) -> list[Tensor]:
+        """The outputs of a stage's layers, a list to take from; stages are asked for from the last to the first."""
+        if self._stored is not None:
+            return self._stored[index]
+        count = len(self._plans[index].layers)
+        if index < len(self._last):
+            return [*self._computed(index, count - 1), self._last.pop()]
+        return self._computed(index, count)
+
+
+def backward(
+    inr: INR,
+    grid: Grid,
+    gradient: Tensor,
+    dtype: torch.dtype,
+    kept: Sequence[Tensor] | None = None,
+    run: Run = launch.run,
+) -> list[Tensor]:
+    """Gradients of every tensor of an INR, in the order of `INR.tensors` and of its types.
+
+    Args:
+        inr: on a device, none of its tensors float64.
+        grid: the base grid.
+        gradient: [N, T, C, H, W] of the frames.
+        dtype: of the matrix products and of stored activations.
+        kept: outputs [N, T, H, W, O] of all layers in `dtype`, if the forward pass stored them.
+        run: what to do with launches; they may be collected instead where tensors are on "meta".
+    """
+    if not gradient.numel():
+        return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in inr.tensors()]
+    plans = lower(inr, grid)
+    shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
+    forward = Forward(inr, dtype, run)
+    outputs = _Outputs(plans, kept, forward)
+    found = _Backward(gradient, shown, dtype, forward.launched)
+    for index in reversed(range(len(plans))):
+        made = outputs.stage(index)
+        for number in reversed(range(len(plans[index].layers))):
+            saved = made.pop()  # nothing refers to it once the layer is done
+            x = made[-1] if made else outputs.before(index)
+            _differentiate(found, forward, plans[index], number, saved, x, outputs.tables[index])
+    return found.found[::-1]
+
+
+def _differentiate(
+    found: _Backward,
+    forward: Forward,
+    plan: StagePlan,
+    number: int,
+    saved: Tensor,
+    x: Tensor | None,
+    tables: Tables | None,
+) -> None:
+    """Finds the gradients of a layer that made `saved` of x, and if it is a stage's first, of the stage's features."""
+    layer = plan.layers[number]
+    if layer.activation == "sine":
+        saved = forward.before_activation(plan, number, x, tables)
+    dz = found.output(layer, saved)
+    if number:
+        found.inner_layer(layer, dz, x)
+    else:
+        found.first_layer(plan, dz, x, tables)

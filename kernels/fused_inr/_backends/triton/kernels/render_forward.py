@@ -1,0 +1,92 @@
+"""An INR from its first layer to its frames: which kernels run, in which order, and how much memory they take."""
+
+import torch
+from torch import Tensor
+
+from fused_inr._backends.triton.kernels import fused_stages, launch, to_rgb
+from fused_inr._backends.triton.kernels.layers import Tables, rows_dense
+from fused_inr._backends.triton.kernels.render_layers import Forward, Run
+from fused_inr._backends.triton.kernels.to_rgb import Canvas
+from fused_inr.inr import INR, Grid
+from fused_inr.lowering import StagePlan, lower
+from fused_inr.peak_memory import peak_bytes
+
+
+class _Evaluation:
+    """One call of `evaluate`."""
+
+    def __init__(self, inr: INR, dtype: torch.dtype, run: Run) -> None:
+        self._dtype = dtype
+        self._forward = Forward(inr, dtype, run)
+        self.canvas = Canvas(None, 1, inr.device)
+
+    def stage(self, plan: StagePlan, x: Tensor | None, wanted: bool, planes: bool) -> Tensor | None:
+        """What a stage puts out, if it is wanted, as frames if `planes`; x is what the one before put out."""
+        tables, number = self._forward.tables(plan), 0
+        for count in fused_stages.cuts(plan.layers, self._dtype, self.canvas.device):
+            last = number + count == len(plan.layers)
+            if count > 1 and not (planes and last):
+                x = self._together(plan, number, count, x, tables, wanted or not last)
+                number += count
+                continue
+            for _ in range(count):
+                last = number + 1 == len(plan.layers)
+                options = {"store": wanted or not last, "planes": planes and last, "canvas": self.canvas}
+                x = self._forward.layer(plan, number, x, tables, **options)
+                number += 1
+        return x
+
+    def _together(
+        self, plan: StagePlan, number: int, count: int, x: Tensor | None, tables: Tables | None, store: bool
+    ) -> Tensor | None:
+        """What `count` layers from `number` on put out, in one kernel."""
+        layers = plan.layers[number : number + count]
+        weight, source = self._forward.read(plan, number, x, tables)
+        weights = [weight, *(rows_dense(layer.weight, self._dtype) for layer in layers[1:])]
+        return self._forward.launched(fused_stages.stage(layers, weights, source, store=store, canvas=self.canvas))
+
+    def kept(self, plan: StagePlan, x: Tensor | None) -> list[Tensor]:
+        """What all layers of a stage put out, each in a kernel of its own."""
+        tables, found = self._forward.tables(plan), []
+        for number in range(len(plan.layers)):
+            x = self._forward.layer(plan, number, x, tables, canvas=self.canvas)
+            found.append(x)
+        return found
+
+
+def evaluate(
+    inr: INR, grid: Grid, dtype: torch.dtype, *, keep: bool = False, run: Run = launch.run
+) -> tuple[Tensor, list[Tensor]]:
+    """Frames [N, T, C, H, W] float32, and the outputs [N, T, H, W, O] of all layers in `dtype` if they are to be kept.
+
+    Stages whose activations fit on the chip run in kernels of several layers, unless their outputs are kept.
+
+    Args:
+        inr: on a device, none of its tensors float64.
+        grid: the base grid.
+        dtype: of the products and of activations.
+        run: what to do with launches; they may be collected instead where tensors are on "meta".
+    """
+    plans, found, kept, x = lower(inr, grid), _Evaluation(inr, dtype, run), [], None
+    shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
+    for plan in plans:
+        last = plan is plans[-1]
+        if keep:
+            kept += found.kept(plan, x)
+        if not keep or (last and not shown):  # frames are float32: what is kept of the last layer is not
+            x = found.stage(plan, x, wanted=not last or not shown, planes=last and not shown)
+        else:
+            x = kept[-1]
+    if not shown:
+        return x, kept
+    canvas, size = found.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
+    if canvas.scale < plans[-1].scale:  # the last stages read nothing out
+        run([to_rgb.added(canvas, None, None, size, plans[-1].scale)], inr.device)
+    return canvas.pixels, kept
+
+
+@torch.no_grad()
+def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
+    """Peak bytes of the tensors that `evaluate` makes, its result included: those that it makes on "meta"."""
+    on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
+    return peak_bytes(lambda: evaluate(on_meta, grid, dtype, run=lambda launches, device: None))

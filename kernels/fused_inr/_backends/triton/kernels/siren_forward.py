@@ -1,0 +1,239 @@
+"""Whole SIRENs in one kernel: a program takes a tile of points of one sample from the first layer to the last.
+
+A tile's activations never leave the chip. Of a sample's parameters a program reads what one layer needs, when it needs
+it; programs of the same sample run side by side, so that all but the first find them in the cache. The first layer,
+whose inputs are few, and every angle are float32; the other products are of the type asked for, summed in float32.
+
+Weights of the hidden layers are packed once a call into one tensor [N, L, W, W] of that type, with rows and columns of
+zeros up to the width W of the kernel: the sine of a missing unit is 0, and its column is 0. That copies a sample's
+weights once, where pointers to the float32 ones would have every program read them at twice the bytes.
+
+Products of float32 where PyTorch does not allow TF32: on NVIDIA GPUs three TF32 products of the high and low parts of
+both operands, which leaves an error of 2^-22 for each, and matrix instructions in place of multiply-adds; AMD's have
+float32 operands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.target_info import is_cuda
+
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
+from fused_inr._backends.triton.kernels.sines import INTERPRETED, sine
+from fused_inr.primitives.memory_format import batch_stride
+
+MOST_CHANNELS = 16
+"""Outputs of the kernel's last layer, the fewest columns of a matrix instruction."""
+MOST_INPUTS = 16
+"""Inputs of its first layer, which are multiplied and added one by one."""
+
+
+@triton.jit
+def product(a, b, sums, PRECISION: tl.constexpr):
+    """sums + a b; float32 operands to float32's precision ("ieee") or that of TF32 ("tf32")."""
+    if INTERPRETED:  # whose products of bfloat16 are those of their bits
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), sums)
+    elif PRECISION == "ieee" and a.dtype == tl.float32 and is_cuda():
+        return tl.dot(a, b, sums, input_precision="tf32x3")
+    else:
+        return tl.dot(a, b, sums, input_precision=PRECISION)
+
+
+@triton.jit
+def computed_once(x):
+    """x, which the compiler would otherwise compute again in each thread that needs it for a matrix instruction."""
+    if not INTERPRETED:
+        move: tl.constexpr = "mov.b32 $0, $1;" if is_cuda() else "v_mov_b32 $0, $1"
+        constraints: tl.constexpr = "=r,r" if is_cuda() else "=v,v"
+        x = tl.inline_asm_elementwise(
+            move, constraints, [x], x.dtype, is_pure=False, pack=4 // (x.dtype.primitive_bitwidth // 8)
+        )
+    return x
+
+
+@triton.jit
+def first_sums(coordinates, inside, rows, inputs, M: tl.constexpr, W: tl.constexpr):
+    """W x + b [M, W] of the first layer in float32, for points whose coordinates start at the pointers [M]."""
+    unit = tl.arange(0, W)
+    sums = tl.zeros([M, W], tl.float32) + tl.load(rows + inputs * W + unit)[None, :]
+    for axis in tl.range(0, inputs, disable_licm=True):
+        x = tl.load(coordinates + axis, inside, 0.0)
+        sums += x[:, None] * tl.load(rows + axis * W + unit)[None, :]
+    return sums
+
+
+@triton.jit
+def siren_kernel(
+    coords,
+    rows,
+    hidden,
+    out,
+    points,
+    inputs,
+    layers,
+    channels,
+    coords_sample,
+    rows_sample,
+    hidden_sample,
+    omega,
+    first_omega,
+    FINAL_SINE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    W: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """out [N, points, channels] of a tile of BLOCK_M points; `Network` says what the others are."""
+    dtype = hidden.dtype.element_ty
+    tiles = tl.cdiv(points, BLOCK_M)
+    program = tl.program_id(0)
+    sample = (program // tiles).to(tl.int64)
+    point = (program % tiles).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    unit = tl.arange(0, W)
+    inside = point < points
+    rows += sample * rows_sample
+    coordinates = coords + sample * coords_sample + point * inputs
+    x = sine(first_omega * first_sums(coordinates, inside, rows, inputs, BLOCK_M, W)).to(dtype)
+    bias = rows + inputs * W + unit
+    weight = hidden + sample * hidden_sample + unit[:, None] + unit[None, :] * W  # transposed: [inputs, outputs]
+    for _ in tl.range(0, layers, disable_licm=True):
+        w = tl.load(weight)
+        bias += W
+        sums = product(x, w, tl.zeros([BLOCK_M, W], tl.float32) + tl.load(bias)[None, :], PRECISION)
+        x = sine(omega * sums).to(dtype)
+        weight += W * W
+    last = rows + (inputs + layers + 1) * W
+    channel = tl.arange(0, C)
+    there = channel < channels
+    w = tl.load(last + unit[:, None] + channel[None, :] * W, there[None, :], 0.0)
+    sums = tl.zeros([BLOCK_M, C], tl.float32) + tl.load(last + channels * W + channel, there, 0.0)[None, :]
+    y = product(x, w.to(dtype), sums, PRECISION)
+    if FINAL_SINE:
+        y = sine(omega * y)
+    to = out + (sample * points + point)[:, None] * channels + channel[None, :]
+    tl.store(to, y, inside[:, None] & there[None, :])
+
+
+def is_shared(tensors: Sequence[Tensor]) -> bool:
+    """Whether every one of some tensors [N, ...] is one copy that N samples share."""
+    return all(tensor.shape[0] == 1 or tensor.stride(0) == 0 for tensor in tensors)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """A tensor [N, ...] whose samples are contiguous, each or the one they share; copied only where they are not."""
+    one = tensor[:1] if is_shared([tensor]) else tensor
+    return tensor if tensor.shape[0] and tensor[0].is_contiguous() else one.contiguous()
+
+
+def _padded(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    """Matrices [N, O, I] with rows and columns of zeros added."""
+    if tensor.shape[1:] == (rows, columns):
+        return tensor
+    return F.pad(tensor, (0, columns - tensor.shape[2], 0, rows - tensor.shape[1]))
+
+
+def _one_if_shared(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Tensors [N, ...], or the first sample of each if all samples share all of them."""
+    return [tensor[:1] for tensor in tensors] if is_shared(tensors) else tensors
+
+
+@dataclass(frozen=True)
+class Network:
+    """A batch of SIRENs as the kernels take it; what samples share has N = 1."""
+
+    coords: Tensor  # [N, P, K], or its samples shared
+    rows: (
+        Tensor  # [N, K + L + 1 + C + 1, W] float32: columns of the first weight, biases but the last, last weight, bias
+    )
+    hidden: Tensor  # [N, L, W, W], weights of the layers in between, in the type of the products
+    channels: int
+
+    @classmethod
+    def of(cls, coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dtype: torch.dtype) -> "Network":
+        """Packs float32 coords [N, P, K], weights [N, O, I] and biases [N, O] of two layers or more."""
+        width, inputs, channels = kernel_width(weights), weights[0].shape[2], weights[-1].shape[1]
+        between = _one_if_shared(weights[1:-1])
+        if between:
+            hidden = torch.stack([_padded(weight, width, width) for weight in between], 1).to(dtype)
+        else:
+            hidden = coords.new_empty(1, 0, width, width, dtype=dtype)
+        first, last, *others = _one_if_shared([weights[0], weights[-1], *biases])
+        parts = [_padded(first.mT, inputs, width)]
+        parts += [_padded(bias[:, None], 1, width) for bias in others[:-1]]
+        parts += [_padded(last, channels, width), _padded(others[-1][:, None], 1, width)]
+        return cls(dense(coords), torch.cat(parts, 1), hidden, channels)
+
+    @property
+    def layers(self) -> int:
+        """Hidden layers after the first."""
+        return self.hidden.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.hidden.shape[2]
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of the kernels that are the network's tensors, their sizes and strides."""
+        points, inputs = self.coords.shape[1:]
+        return {
+            "coords": self.coords,
+            "rows": self.rows,
+            "hidden": self.hidden,
+            "points": points,
+            "inputs": inputs,
+            "layers": self.layers,
+            "channels": self.channels,
+            "coords_sample": batch_stride(self.coords),
+            "rows_sample": batch_stride(self.rows),
+            "hidden_sample": batch_stride(self.hidden),
+        }
+
+
+def kernel_width(weights: Sequence[Tensor]) -> int:
+    """Columns W that the kernels give to every hidden layer of a network."""
+    return max(16, power_of_two(max((weight.shape[1] for weight in weights[:-1]), default=0)))
+
+
+def has_room(kernel: str, coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether the table has blocks of a kernel for a network's width: wider ones have not registers enough."""
+    return configs.fitting(kernel, dtype, kernel_width(weights), coords.device) is not None
+
+
+def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    """Whether the kernel takes a network; the others are taken layer by layer (`siren_layers`)."""
+    small = coords.shape[2] <= MOST_INPUTS and weights[-1].shape[1] <= MOST_CHANNELS
+    return len(weights) > 1 and small and has_room("siren", coords, weights, dtype)
+
+
+def forward(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    omega: float,
+    first_omega: float,
+    final_sine: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, list[Launch]]:
+    """Values [N, P, C] of a network that `fits`, once the launches have run; arguments of fused_inr::triton_siren."""
+    batch, points = coords.shape[:2]
+    out = coords.new_empty(batch, points, weights[-1].shape[1])
+    if not out.numel():
+        return out, []
+    network = Network.of(coords, weights, biases, dtype)
+    blocks, options = configs.options("siren", dtype, network.width, coords.device)
+    constants = {
+        "FINAL_SINE": final_sine,
+        "PRECISION": configs.input_precision(dtype),
+        "W": network.width,
+        "C": MOST_CHANNELS,
+    }
+    arguments = network.arguments() | {"out": out, "omega": omega, "first_omega": first_omega} | constants | blocks
+    programs = batch * cdiv(points, blocks["BLOCK_M"])
+    return out, [Launch(siren_kernel, programs, arguments, **options)]

@@ -1,0 +1,147 @@
+"""Read-outs of layers and the running image that they are added to: float32 [N, T, C, H, W].
+
+A program that has all channels of its pixels adds their read-out to the running image itself. Where a layer's outputs
+are more than one block, each program writes the sum over its block, and `image_kernel` adds these in a fixed order: no
+sum depends on which program came first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fused_inr._backends.triton.kernels.fourier_features import pixels_of_tile, tiles_of
+from fused_inr._backends.triton.kernels.launch import Launch, power_of_two
+from fused_inr.primitives.memory_format import batch_stride
+
+LEAST_COLOURS = 16  # of a block of colours in a matrix product
+
+
+@triton.jit
+def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, PRECISION: tl.constexpr):
+    """total [BLOCK_M, COLOURS] + y [BLOCK_M, BLOCK_N] times weights [colours, outputs], of which o [1, BLOCK_N]."""
+    c = tl.arange(0, COLOURS)
+    if weight.dtype.element_ty == tl.float32 and PRECISION == "ieee":
+        # No matrix instruction takes these on NVIDIA GPUs, and a product without one takes all registers.
+        for colour in range(colours):
+            w = tl.load(weight + colour * outputs + o, o < outputs, 0.0)
+            total += tl.where((c == colour)[None, :], tl.sum(y * w, 1, keep_dims=True), 0.0)
+    else:
+        place = tl.trans(o)
+        there = (place < outputs) & (c < colours)[None, :]
+        b = tl.load(weight + c[None, :] * outputs + place, there, 0.0)
+        total = tl.dot(y.to(b.dtype), b, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def place_in_planes(frame, c, y, x, height, width, colours):
+    """Where pixels [BLOCK_M, 1] of colours c [1, COLOURS] of a frame are in planes."""
+    return (frame * colours + c) * (height * width.to(tl.int64)) + y * width.to(tl.int64) + x
+
+
+@triton.jit
+def finish_read_out(
+    total, bias, image, out, frame, y, x, inside, height, width, colours, RATIO: tl.constexpr, COLOURS: tl.constexpr
+):
+    """Stores total [BLOCK_M, COLOURS] + bias + the upsampled running image, of which either may be None, in planes."""
+    c = tl.arange(0, COLOURS)[None, :]
+    there = inside & (c < colours)
+    if bias is not None:
+        total += tl.load(bias + c, c < colours, 0.0)
+    if image is not None:
+        parent = place_in_planes(frame, c, y // RATIO, x // RATIO, height // RATIO, width // RATIO, colours)
+        total += tl.load(image + parent, there, 0.0)
+    tl.store(out + place_in_planes(frame, c, y, x, height, width, colours), total, there)
+
+
+@triton.jit
+def image_kernel(
+    partial,
+    bias,
+    image,
+    out,
+    blocks,
+    frames,
+    height,
+    width,
+    colours,
+    RATIO: tl.constexpr,
+    COLOURS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    PATCH_W: tl.constexpr,
+):
+    """out [frames, C, H, W] = sum of partial [blocks, frames, C, H, W] + bias + image [frames, C, H/RATIO, W/RATIO]."""
+    tiles = tl.cdiv(height, BLOCK_M // PATCH_W) * tl.cdiv(width, PATCH_W)
+    frame = (tl.program_id(0) // tiles).to(tl.int64)
+    y, x, inside = pixels_of_tile(tl.program_id(0) % tiles, height, width, BLOCK_M, PATCH_W)
+    c = tl.arange(0, COLOURS)[None, :]
+    total = tl.zeros([BLOCK_M, COLOURS], tl.float32)
+    if partial is not None:
+        source = partial + place_in_planes(frame, c, y, x, height, width, colours)
+        for _ in range(blocks):
+            total += tl.load(source, inside & (c < colours), 0.0)
+            source += tl.cast(frames, tl.int64) * colours * height * width
+    finish_read_out(total, bias, image, out, frame, y, x, inside, height, width, colours, RATIO, COLOURS)
+
+
+@dataclass
+class Canvas:
+    """The running image [N, T, C, H, W] as it is when all launches so far have run; None before the first read-out.
+
+    Its grid has `scale` times the base grid's pixels per side.
+    """
+
+    pixels: Tensor | None
+    scale: int
+    device: torch.device
+
+    def new(self, colours: int, size: Sequence[int], scale: int) -> Tensor:
+        """Room for the image that follows, of a grid whose N, T, H, W are `size`."""
+        n, t, height, width = size
+        self.pixels = torch.empty(n, t, colours, height, width, dtype=torch.float32, device=self.device)
+        self.scale = scale
+        return self.pixels
+
+
+def arguments(
+    to_rgb: tuple[Tensor, Tensor] | None, dtype: torch.dtype, canvas: Canvas | None, scale: int
+) -> dict[str, Tensor | int | None]:
+    """Of a kernel that reads out at a scale, products in `dtype`, and adds the running image; all but `rgb_out`."""
+    if to_rgb is None:
+        tensors = dict.fromkeys(("rgb", "rgb_bias", "rgb_out", "image"))
+        return tensors | {"rgb_clip": 0, "colours": 0, "IMAGE_RATIO": 1, "COLOURS": 0}
+    weight = to_rgb[0].detach().to(dtype).contiguous()  # [N, C, O]
+    return {
+        "rgb": weight,
+        "rgb_bias": to_rgb[1].detach().to(torch.float32).contiguous(),
+        "image": canvas.pixels,
+        "rgb_clip": batch_stride(weight),
+        "colours": weight.shape[1],
+        "IMAGE_RATIO": scale // canvas.scale,
+        "COLOURS": max(LEAST_COLOURS, power_of_two(weight.shape[1])),
+    }
+
+
+def added(canvas: Canvas, partial: Tensor | None, bias: Tensor | None, size: Sequence[int], scale: int) -> Launch:
+    """Brings the running image to a scale and adds the sums of blocks of a read-out and its bias, if there are."""
+    n, t, height, width = size
+    tiles, programs = tiles_of(height, width, 128)
+    colours = canvas.pixels.shape[2] if partial is None else partial.shape[3]
+    arguments = {
+        "partial": partial,
+        "bias": bias,
+        "image": canvas.pixels,
+        "blocks": 0 if partial is None else len(partial),
+        "frames": n * t,
+        "height": height,
+        "width": width,
+        "colours": colours,
+        "RATIO": scale // canvas.scale,
+        "COLOURS": power_of_two(colours),
+    }
+    arguments["out"] = canvas.new(colours, size, scale)
+    return Launch(image_kernel, n * t * programs, arguments | tiles)

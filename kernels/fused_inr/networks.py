@@ -1,0 +1,5 @@
+"""Networks evaluated at points."""
+
+from fused_inr.ops.siren import siren
+
+__all__ = ["siren"]

@@ -1,0 +1,108 @@
+"""Evaluation of SIRENs at points."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fused_inr.ops.dispatch import call
+from fused_inr.ops.precision import product_dtype
+
+FINAL_ACTIVATIONS = ("linear", "sine")
+
+
+def _batched(name: str, tensors: Sequence[Tensor], ranks: tuple[int, int]) -> list[Tensor]:
+    """Checks ranks (without N, with N) and adds the axis N = 1 where it is missing."""
+    for index, tensor in enumerate(tensors):
+        if tensor.ndim not in ranks or not tensor.is_floating_point():
+            raise ValueError(
+                f"siren {name}[{index}] must be floating point with {ranks[0]} or {ranks[1]} axes, "
+                f"not {tensor.dtype} {list(tensor.shape)}."
+            )
+    return [tensor if tensor.ndim == ranks[1] else tensor[None] for tensor in tensors]
+
+
+def _check_siren(coords: Tensor, weights: list[Tensor], biases: list[Tensor]) -> int:
+    """Checks that batched tensors fit together; returns N."""
+    inputs = coords.shape[2]
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if weight.shape[2] != inputs:
+            raise ValueError(
+                f"siren weights[{index}] must have {inputs} columns, what it is given, not {weight.shape[2]}."
+            )
+        if bias.shape[1] != weight.shape[1]:
+            raise ValueError(
+                f"siren biases[{index}] must have {weight.shape[1]} entries, one per row, not {bias.shape[1]}."
+            )
+        inputs = weight.shape[1]
+    sizes = {tensor.shape[0] for tensor in (coords, *weights, *biases)} - {1}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"siren coords, weights and biases must agree in N (or be shared, 1), not have {sorted(sizes)}."
+        )
+    devices = {tensor.device for tensor in (coords, *weights, *biases)}
+    if len(devices) > 1:
+        raise ValueError(f"siren coords, weights and biases must be on one device, not {sorted(map(str, devices))}.")
+    return sizes.pop() if sizes else 1
+
+
+def siren(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    omega: float = 30.0,
+    first_omega: float | None = None,
+    final: str = "linear",
+    dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Evaluates N sinusoidal networks at P points: x <- sin(omega (W x + b)) layer by layer (SIREN, NeurIPS 2020).
+
+    Differentiable in every tensor, coordinates included, to any order on the reference backend.
+
+    Modulated SIRENs are the same function of folded tensors. With frequencies gamma and phases beta [N, O] per sample
+    (FiLM-SIREN, pi-GAN), sin(gamma (W x + b) + beta) has omega = 1 and
+
+        weight = gamma[:, :, None] * W    # [N, O, I]
+        bias = gamma * b + beta           # [N, O]
+
+    With shifts [N, O] (shift modulation, Functa), sin(omega (W x + b + shift)) keeps its shared W and has
+
+        bias = b + shift                  # [N, O]
+
+    Args:
+        coords: [P, K] shared by all networks, or [N, P, K]; any K.
+        weights: one [N, O, I] or shared [O, I] per layer; the first has I = K.
+        biases: one [N, O] or [O] per layer.
+        omega: frequency of the sine layers, radians per unit of W x + b.
+        first_omega: that of the first layer; None is omega.
+        final: the last layer is "linear", or "sine" like the others.
+        dtype, backend: as of `render`.
+
+    Returns:
+        [N, P, C] float32 (float64 if any tensor is); N = 1 if nothing has an axis N.
+
+    Raises:
+        ValueError: tensors that do not fit together, or an unknown option.
+        RuntimeError: the backend asked for cannot serve this call; the message says why.
+    """
+    if final not in FINAL_ACTIVATIONS:
+        raise ValueError(f"siren final must be one of {', '.join(FINAL_ACTIVATIONS)}, not {final!r}.")
+    if not weights or len(weights) != len(biases):
+        raise ValueError(f"siren needs one bias per weight and at least one, not {len(weights)} and {len(biases)}.")
+    (coords,) = _batched("coords", [coords], (2, 3))
+    weights, biases = _batched("weights", weights, (2, 3)), _batched("biases", biases, (1, 2))
+    batch = _check_siren(coords, weights, biases)
+    tensors = (coords, *weights, *biases)
+    wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    args = (
+        coords.to(wide).expand(batch, -1, -1),
+        [weight.to(wide).expand(batch, -1, -1) for weight in weights],
+        [bias.to(wide).expand(batch, -1) for bias in biases],
+        float(omega),
+        float(omega if first_omega is None else first_omega),
+        final,
+        product_dtype(dtype, wide, coords.device),
+    )
+    return call("siren", coords.device.type, args, backend)

@@ -1,0 +1,72 @@
+"""Peak memory of tensor code, counted by running it on "meta" tensors, which have shapes but no contents."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fused_inr import reference
+from fused_inr.inr import INR, Grid
+
+
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """Return the most bytes that tensors allocated by a function hold at one time, its result included."""
+    with _AllocationCounter() as counter:
+        result = function()
+    del result
+    return counter.peak
+
+
+def reference_render_memory(inr: INR, grid: Grid, dtype: torch.dtype | None = None) -> int:
+    """Return the peak bytes of `reference.render` without gradients, but for the workspace of the matrix products."""
+    on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
+    with torch.no_grad():
+        return peak_bytes(lambda: reference.render(on_meta, grid, dtype))
+
+
+class _AllocationCounter(TorchDispatchMode):
+    """Follows the storages that operators allocate, from their first tensor to the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._allocated = 0
+        self._tensors: dict[int, int] = {}  # storage -> number of tensors on it
+
+    def _release(self, storage: int, size: int) -> None:
+        self._tensors[storage] -= 1
+        if not self._tensors[storage]:
+            del self._tensors[storage]
+            self._allocated -= size
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        storages = {tensor.untyped_storage()._cdata for tensor in inputs}
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage, size = tensor.untyped_storage()._cdata, tensor.untyped_storage().nbytes()
+            if storage not in self._tensors:
+                if storage in storages:  # a view of a tensor from outside
+                    continue
+                self._allocated += size
+            self._tensors[storage] = self._tensors.get(storage, 0) + 1
+            weakref.finalize(tensor, self._release, storage, size)
+            self.peak = max(self.peak, self._allocated + _temporary_bytes(function, args, tensor))
+        return result
+
+
+def _temporary_bytes(function: Any, args: Sequence[Any], output: Tensor) -> int:
+    """Return the bytes that an operator allocates on CPUs and frees before it returns, which "meta" does not show."""
+    if function is torch.ops.aten._upsample_nearest_exact2d.default:
+        return args[0].nbytes + output.nbytes  # both may be copied to another memory format and back
+    if function not in (torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor):
+        return 0
+    widened = sum(arg.numel() for arg in args if isinstance(arg, Tensor) and arg.dtype != output.dtype)
+    numbers = sum(isinstance(arg, float) for arg in args)  # each becomes a tensor of 8 bytes and then of the type
+    return (widened + numbers) * output.itemsize + 8 * numbers

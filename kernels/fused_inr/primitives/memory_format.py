@@ -1,0 +1,53 @@
+"""The two dense layouts that kernels take: contiguous, and channels_last for images."""
+
+import math
+
+import torch
+from torch import Tensor
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x is an image whose channels lie together; False where both layouts are the same."""
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def format_of(x: Tensor) -> torch.memory_format:
+    """The layout of a dense x."""
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself where it is contiguous or channels_last, else a contiguous copy."""
+    return x if is_channels_last(x) else x.contiguous()
+
+
+def like(x: Tensor, y: Tensor) -> Tensor:
+    """y in the layout and type of x."""
+    return y.to(x.dtype).contiguous(
+        memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    )
+
+
+def extents(x: Tensor, dim: int) -> tuple[int, int, int]:
+    """A dense x as [outer, channels, inner] in the order of memory, channels being axis `dim`; [1, 1, 1] of a scalar.
+
+    Raises:
+        ValueError: x is channels_last and the axis is another than its channels.
+    """
+    if is_channels_last(x):
+        if dim != 1:
+            raise ValueError(f"axis {dim} of a channels_last image is not one stretch of memory.")
+        return x.numel() // max(1, x.shape[1]), x.shape[1], 1
+    return math.prod(x.shape[:dim]), x.shape[dim] if x.ndim else 1, math.prod(x.shape[dim + 1 :])
+
+
+def batch_stride(x: Tensor) -> int:
+    """Return the stride of axis 0 in elements, or 0 where it has one entry, which all samples share."""
+    return x.stride(0) if x.shape[0] > 1 else 0
+
+
+def supports(x: Tensor) -> tuple[bool, str]:
+    """What the kernels of every backend say of their input."""
+    return x.dtype in TYPES, f"it computes in float32, bfloat16 and float16, not in {x.dtype}"

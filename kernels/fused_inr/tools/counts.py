@@ -1,0 +1,293 @@
+"""How much work the ops are, counted from shapes: operations, sines and bytes. Tensors may be on "meta".
+
+`render`, `siren` and the ops of a discriminator give what a call is at least, however it is implemented: no product is
+made that the lowering removes, no tensor is read or written twice. `render_steps` and `siren_steps` give the same
+kernel by kernel, for kernels that do a layer or a whole stage: what they sum up to beyond the least is activations that
+go through memory, and activations that a backward pass computes again.
+
+Operations are those of matrix products, a multiplication and an addition being two. The rest of the arithmetic, a few
+operations for each value that a layer puts out, is left out, but for the sines. The time that follows is that of the
+roofline model (Williams, Waterman and Patterson, CACM 2009).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from fused_inr.inr import INR, Grid, Layer
+from fused_inr.lowering import StagePlan, lower
+from fused_inr.tools.traffic import Counts, Kernel, LayerKernels, Program, StageKernels, Step, total
+
+__all__ = [
+    "Counts",
+    "Step",
+    "bias_act",
+    "minibatch_stddev",
+    "naive_flops",
+    "render",
+    "render_steps",
+    "siren",
+    "siren_steps",
+    "total",
+    "upfirdn2d",
+]
+
+
+def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backward: bool = False) -> Counts:
+    """The least that `fi.render` takes: every tensor of the INR read once and the frames written once.
+
+    Args:
+        inr, grid, dtype: as of `fi.render`; no dtype is that of the result.
+        backward: the gradients of all tensors of the INR in place of the frames: two products for each of the forward
+            pass, the derivatives of sines, and as many bytes as there are in the tensors, the gradient of the frames,
+            and the gradients. Finding again what the forward pass knew is not counted, as that can be stored.
+    """
+    return _render_program(inr, grid, (dtype or inr.dtype).itemsize).least(backward)
+
+
+def naive_flops(inr: INR, grid: Grid) -> int:
+    """Operations of the matrix products of the naive path, which multiplies what was upsampled and concatenated."""
+    flops = 0
+    for stage in inr.stages:
+        rows = inr.batch * inr.times * grid.height * grid.width * stage.scale**2
+        flops += sum(2 * rows * layer.outputs * (layer.inputs + _colours(layer)) for layer in stage.layers)
+    return flops
+
+
+def render_steps(
+    inr: INR,
+    grid: Grid,
+    *,
+    dtype: torch.dtype | None = None,
+    backward: bool = False,
+    stored: bool = False,
+    fused: Collection[int] = (),
+) -> list[Step]:
+    """`fi.render` kernel by kernel, in the order in which they run.
+
+    Every stage with features has a kernel for the sines and cosines of their rows and columns ("tables"). Then either
+    each layer has one, with bias, activation, gain and read-out in it, and the product with the output of the stage
+    before ("parent") too; or there is a single one.
+
+    Args:
+        inr, grid, dtype: as of `render`; activations in memory have this dtype, images and tables that of the result.
+        backward: the kernels that give the gradients of all tensors, in place of those that give the frames.
+        stored: the forward pass writes the outputs of all layers and the backward pass reads them. Otherwise that knows
+            what stages hand on to one another, and computes the layers of a stage again before their gradients.
+        fused: indices of the stages that are a single kernel.
+
+    Returns:
+        Steps; each counts what it reads and what it writes that others read, every tensor once.
+    """
+    return _render_program(inr, grid, (dtype or inr.dtype).itemsize).steps(backward, stored, fused)
+
+
+def siren(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    final: str = "linear",
+    dtype: torch.dtype | None = None,
+    backward: bool = False,
+    coords_gradient: bool = False,
+) -> Counts:
+    """The least that `fi.siren` takes: every tensor read once and the result written once.
+
+    Args:
+        coords, weights, biases, final, dtype: as of `fi.siren`; no dtype is that of the result.
+        backward: the gradients of weights and biases in place of the values, counted as by `render`.
+        coords_gradient: and of the coordinates.
+    """
+    return _siren_program(coords, weights, biases, final, dtype, coords_gradient).least(backward)
+
+
+def siren_steps(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    final: str = "linear",
+    dtype: torch.dtype | None = None,
+    backward: bool = False,
+    coords_gradient: bool = False,
+    stored: bool = False,
+    fused: bool = True,
+) -> list[Step]:
+    """`fi.siren` kernel by kernel: the whole network in one, or a kernel for each layer.
+
+    Args:
+        coords, weights, biases, final, dtype, backward, coords_gradient: as of `siren`; activations in memory have this
+            dtype.
+        stored: as of `render_steps`.
+    """
+    program = _siren_program(coords, weights, biases, final, dtype, coords_gradient)
+    return program.steps(backward, stored, (0,) if fused else ())
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: bool = False,
+    act: str = "lrelu",
+    clamp: float | None = None,
+    backward: bool = False,
+) -> Counts:
+    """The bytes that `fi.bias_act` moves at least; `residual` says whether one is added.
+
+    The backward pass reads the gradient and what tells the slope, x or the output, unless all slopes are the same.
+    """
+    shift = 0 if bias is None else _bytes(bias)
+    third = (act != "linear" or clamp is not None) if backward else residual
+    return Counts(bytes=(3 if third else 2) * x.nbytes + shift)
+
+
+def upfirdn2d(x: Tensor, filter: Tensor, up: int = 1, down: int = 1, padding: int | Sequence[int] = 0) -> Counts:
+    """The bytes that `fi.upfirdn2d` moves at least, and its backward pass the same: x and the result, each once.
+
+    Args:
+        x: [N, C, H, W].
+        filter, up, down: as of `fi.upfirdn2d`.
+        padding: an integer, (x, y) or (x0, x1, y0, y1).
+    """
+    given = [padding] if isinstance(padding, int) else list(padding)
+    x0, x1, y0, y1 = given if len(given) == 4 else [given[0]] * 2 + [given[-1]] * 2
+    height = (x.shape[2] * up + y0 + y1 - filter.shape[0]) // down + 1
+    width = (x.shape[3] * up + x0 + x1 - filter.shape[-1]) // down + 1
+    return Counts(bytes=x.nbytes + x.shape[0] * x.shape[1] * height * width * x.itemsize + _bytes(filter))
+
+
+def minibatch_stddev(x: Tensor, channels: int = 1, *, backward: bool = False) -> Counts:
+    """The bytes that `fi.minibatch_stddev` moves at least: x and the result; backwards x and the gradients of both.
+
+    Args:
+        x: [N, C, H, W].
+        channels: planes that are appended.
+    """
+    result = x.nbytes // x.shape[1] * (x.shape[1] + channels)
+    return Counts(bytes=result + (2 if backward else 1) * x.nbytes)
+
+
+def _render_program(inr: INR, grid: Grid, size: int) -> Program:
+    """An INR whose activations in memory have `size` bytes."""
+    frames, wide, plans = inr.batch * inr.times, inr.dtype.itemsize, lower(inr, grid)
+    read_out = any(_colours(layer) for plan in plans for layer in plan.layers)
+    stages: list[StageKernels] = []
+    output, image, rows = {}, {}, 0  # of the layers so far
+    for index, plan in enumerate(plans):
+        name = f"stage {index}"
+        stage = StageKernels(name, [], [])
+        stages.append(stage)
+        if plan.parent is not None:
+            parent = _parent(name, plan.parent, output, rows, size)
+            stage.layers.append(parent)
+            output = parent.outputs
+        rows = frames * plan.grid.height * plan.grid.width
+        for number, layer in enumerate(plan.layers):
+            result = not read_out and plan is plans[-1] and layer is plan.layers[-1]
+            own = _layer(f"{name} layer {number}", layer, plan.inner if number == 0 else layer.weight, rows)
+            if number == 0:
+                own.added = output
+                stage.tables = _give_tables(own, plan, wide)
+            else:
+                own.multiplied = output
+            own.outputs = output = {f"{own.name} output": rows * layer.outputs * (wide if result else size)}
+            if layer.to_rgb is not None:
+                own.image, own.new_image = image, {f"image of {rows} rows": rows * _colours(layer) * wide}
+                image = own.new_image
+            stage.layers.append(own)
+    if not read_out:
+        return Program(stages, *output)
+    stages[-1].layers[-1].handed_on = False
+    frames_of_result = {f"image of {rows} rows": rows * inr.channels * wide}
+    if image.keys() != frames_of_result.keys():
+        enlarged = LayerKernels("image", 0, {}, image=image, new_image=frames_of_result)
+        stages.append(StageKernels("image", [], [enlarged]))
+    return Program(stages, *frames_of_result)
+
+
+def _parent(stage: str, weight: Tensor, given: dict[str, int], rows: int, size: int) -> LayerKernels:
+    """The product with the output of the stage before, `rows` pixels of all frames."""
+    _, outputs, inputs = weight.shape
+    name = f"{stage} parent"
+    values = {f"{name} output": rows * outputs * size}
+    weights = {f"{name} weight": _bytes(weight)}
+    return LayerKernels(name, 2 * rows * outputs * inputs, values, multiplied=given, weights=weights, sloped=False)
+
+
+def _layer(name: str, layer: Layer, weight: Tensor, rows: int) -> LayerKernels:
+    """A layer with its tensors, before it is decided what it reads and writes."""
+    weights, biases = {f"{name} weight": _bytes(weight)}, {f"{name} bias": _bytes(layer.bias)}
+    if layer.to_rgb is not None:
+        weights[f"{name} read-out weight"], biases[f"{name} read-out bias"] = map(_bytes, layer.to_rgb)
+    return LayerKernels(
+        name,
+        2 * rows * layer.outputs * (weight.shape[2] + _colours(layer)),
+        {},
+        weights=weights,
+        biases=biases,
+        sines=rows * layer.outputs if layer.activation == "sine" else 0,
+        sloped=layer.activation != "linear" or layer.to_rgb is not None,
+    )
+
+
+def _give_tables(layer: LayerKernels, plan: StagePlan, wide: int) -> list[Kernel]:
+    """Lets a layer read the sines and cosines of the angles of rows, which contain the phase, and of columns."""
+    if plan.fourier is None:
+        return []
+    frequency, phase = plan.fourier.frequency, plan.fourier.phase
+    clips = max(frequency.shape[0], phase.shape[0])
+    angles = clips * phase.shape[1] * plan.grid.height + frequency.shape[0] * plan.grid.width
+    values = 2 * frequency.shape[1] * angles
+    layer.fourier = {f"{layer.name} frequency": _bytes(frequency), f"{layer.name} phase": _bytes(phase)}
+    layer.tables = {f"{layer.name} tables": values * wide}
+    return [Kernel(layer.name.replace("layer 0", "tables"), layer.fourier, layer.tables, sines=values)]
+
+
+def _siren_program(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    final: str,
+    dtype: torch.dtype | None,
+    coords_gradient: bool,
+) -> Program:
+    batched = [(coords, 3), *((w, 3) for w in weights), *((b, 2) for b in biases)]
+    batch = max(tensor.shape[0] if tensor.ndim == axes else 1 for tensor, axes in batched)
+    wide = 8 if any(tensor.dtype == torch.float64 for tensor, _ in batched) else 4
+    rows, layers, given = batch * coords.shape[-2], [], {"coords": _bytes(coords)}
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        outputs, inputs = weight.shape[-2:]
+        last = index == len(weights) - 1
+        size = wide if last or dtype is None else dtype.itemsize
+        sine, name = not last or final == "sine", f"layer {index}"
+        layers.append(
+            LayerKernels(
+                name,
+                2 * rows * outputs * inputs,
+                {f"{name} output": rows * outputs * size},
+                multiplied=given,
+                weights={f"{name} weight": _bytes(weight)},
+                biases={f"{name} bias": _bytes(bias)},
+                sines=rows * outputs * sine,
+                sloped=sine,
+                input_gradient=index > 0 or coords_gradient,
+            )
+        )
+        given = layers[-1].outputs
+    return Program([StageKernels("network", [], layers)], *given)
+
+
+def _colours(layer: Layer) -> int:
+    return 0 if layer.to_rgb is None else layer.to_rgb[0].shape[1]
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of a tensor's values, those that it shows several times counted once."""
+    sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size]
+    return math.prod(sizes) * tensor.itemsize

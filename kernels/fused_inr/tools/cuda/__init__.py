@@ -1,0 +1,1 @@
+"""Tables of the CUDA kernels compiled ahead of time."""

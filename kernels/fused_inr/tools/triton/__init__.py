@@ -1,0 +1,1 @@
+"""Tables of the Triton kernels compiled ahead of time, and the search for their block sizes."""

@@ -1,0 +1,122 @@
+"""Compiles launches for GPUs that need not be there, and reads from the machine code what they need of one."""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from fused_inr._backends.triton.kernels.launch import Launch
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+MOST_SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
+"""Bytes of shared memory that one program can have."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one program of a compiled kernel needs."""
+
+    registers: int
+    """32-bit registers of a thread (of vectors, on AMD)."""
+    shared: int
+    """Bytes of shared memory."""
+    local: int
+    """Bytes of a thread's memory off the chip: its stack and spilled registers."""
+    spills: int
+    """Instructions that store to or load from that memory; on AMD, spilled vector registers."""
+    instructions: int
+    matrix_instructions: int
+
+
+class _Absent:
+    """A driver of a GPU that is not there, as far as compiling asks one."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> str:
+        return f"absent {self._target.arch}"  # kernels are kept by device, which numbers stand for
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+
+@contextmanager
+def _compiling_for(target: GPUTarget) -> Iterator[None]:
+    before = driver._active
+    driver.set_active(_Absent(target))
+    try:
+        yield
+    finally:
+        driver.set_active(before)
+
+
+def compiled(launch: Launch, target: str) -> Any:
+    """Triton's compiled kernel of a launch for one of `TARGETS`, made exactly as if it were launched there.
+
+    Tensors of the launch may be on "meta"; they are taken to be aligned to 16 bytes.
+
+    Raises:
+        RuntimeError: Triton interprets its kernels in this process.
+    """
+    if not isinstance(launch.kernel, JITFunction):
+        raise RuntimeError("Triton interprets kernels in this process and compiles none: unset TRITON_INTERPRET.")
+    with _compiling_for(TARGETS[target]):
+        return launch.kernel.warmup(**launch.arguments, grid=(launch.programs,), **launch.options)
+
+
+def resources(kernel: Any) -> Resources:
+    """What a kernel that `compiled` returned needs."""
+    if "cubin" in kernel.asm:
+        return _nvidia_resources(kernel)
+    return _amd_resources(kernel.asm["amdgcn"], kernel.metadata.shared)
+
+
+def _nvidia_resources(kernel: Any) -> Resources:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(kernel.asm["cubin"])
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", str(path)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
+    # "/*0010*/  @!P0 LDG.E R2, [R2] ;" without the predicate
+    opcodes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)", text, re.MULTILINE)
+    return Resources(
+        registers=int(usage["REG"]),
+        shared=kernel.metadata.shared,
+        local=int(usage["STACK"]) + int(usage["LOCAL"]),
+        spills=sum(opcode in ("LDL", "STL") for opcode in opcodes),
+        instructions=len(opcodes),
+        matrix_instructions=sum(opcode in ("HMMA", "HGMMA") for opcode in opcodes),
+    )
+
+
+def _amd_resources(text: str, shared: int) -> Resources:
+    def number(name: str) -> int:
+        return int(re.search(rf"^\s*\.{name}:\s*(\d+)", text, re.MULTILINE)[1])
+
+    opcodes = re.findall(r"^\t((?:v|s|ds|global|buffer|flat|scratch)_\w+)", text, re.MULTILINE)
+    return Resources(
+        registers=number("vgpr_count"),
+        shared=shared,
+        local=number("private_segment_fixed_size"),
+        spills=number("vgpr_spill_count"),  # scalar registers are spilled to lanes of vector ones, not to memory
+        instructions=len(opcodes),
+        matrix_instructions=sum(opcode.startswith("v_mfma") for opcode in opcodes),
+    )

@@ -1,0 +1,124 @@
+"""Block sizes found by timing on the GPU at hand, for the table of `configs`.
+
+What is timed are the launches of the cases that are compiled ahead of time, on tensors of their shapes. Of each entry
+of the table that they fall on, one option after the other is halved and doubled (pipeline stages: one less, one more),
+and the faster is kept, until nothing is faster. Which widths run several layers in one kernel is not changed: that is
+in the table by hand.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+import triton
+from torch import Tensor
+from triton.errors import TritonError
+
+from fused_inr._backends.triton.kernels import configs
+from fused_inr._backends.triton.kernels.configs import Entry
+from fused_inr._backends.triton.kernels.launch import Launch, run
+from fused_inr.tools.triton.case import Case
+
+LEAST_GAIN = 0.02
+"""Of the time: what is less is noise."""
+_BOUNDS = {"num_warps": (1, 16), "num_stages": (1, 6)}
+_BLOCK_BOUNDS = (16, 256)
+
+
+def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
+    """Options with one block size, the warps or the pipeline stages changed by a step, within bounds."""
+    for name, value in options.items():
+        if name not in _BOUNDS and not name.startswith("BLOCK_"):
+            continue
+        low, high = _BOUNDS.get(name, _BLOCK_BOUNDS)
+        steps = (value - 1, value + 1) if name == "num_stages" else (value // 2, value * 2)
+        for step in steps:
+            if low <= step <= high:
+                yield {**options, name: step}
+
+
+def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float]) -> tuple[dict[str, int], float]:
+    """The options that no neighbour of theirs is faster than, and their time; `seconds` is infinite where they fail."""
+    best, tried = seconds(options), {json.dumps(options, sort_keys=True)}
+    faster = True
+    while faster:
+        faster = False
+        for candidate in neighbours(options):
+            key = json.dumps(candidate, sort_keys=True)
+            if key in tried:
+                continue
+            tried.add(key)
+            time = seconds(candidate)
+            if time < best * (1 - LEAST_GAIN):
+                options, best, faster = candidate, time, True
+                break
+    return options, best
+
+
+def on_device(launch: Launch) -> Launch:
+    """A launch on random tensors with the shapes and strides of its own, which are on "meta"."""
+
+    def made(value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        room = sum(stride * (size - 1) for stride, size in zip(value.stride(), value.shape, strict=True)) + 1
+        contents = torch.randn(room, device="cuda").to(value.dtype)
+        return contents.as_strided(value.shape, value.stride())
+
+    return replace(launch, arguments={name: made(value) for name, value in launch.arguments.items()})
+
+
+def seconds_of(launches: Iterable[Launch]) -> float:
+    """Median time of launches one after the other; infinite if a kernel does not fit or spills registers."""
+    ready = [on_device(launch) for launch in launches]
+    try:
+        for launch in ready:
+            kernel = launch.kernel[(launch.programs,)](**launch.arguments, **launch.options)
+            if kernel.n_spills:
+                return math.inf
+        torch.cuda.synchronize()
+        return triton.testing.do_bench(lambda: run(ready, torch.device("cuda")), return_mode="median") / 1000
+    except (TritonError, RuntimeError):  # a compiler pass that fails raises the latter
+        torch.cuda.synchronize()  # raises again if the GPU has failed
+        return math.inf
+
+
+def _tune_entry(entry: Entry, cases: Iterable[Case], target: str) -> str:
+    """Puts the fastest options found into the table, in memory; returns a line that says so."""
+    kernel, kind, width = entry
+    table = configs.table()
+    shipped = table.get(target, {}).get(kernel, {}).get(kind) or table[configs.FALLBACK][kernel][kind]
+    widths = table.setdefault(target, {}).setdefault(kernel, {}).setdefault(kind, dict(shipped))
+
+    def seconds(options: dict[str, int]) -> float:
+        widths[width] = options
+        return statistics.fsum(seconds_of(case.launches_on(target)) for case in cases)
+
+    before = widths[width]
+    start = seconds(before)
+    widths[width], best = descend(before, seconds) if math.isfinite(start) else (before, start)
+    return f"{kernel} {kind} {width}: {start * 1e3:.3f} ms -> {best * 1e3:.3f} ms, {json.dumps(widths[width])}"
+
+
+def tune(cases: Iterable[Case]) -> None:
+    """Times all entries that cases fall on and writes the table, a line for each.
+
+    Raises:
+        SystemExit: there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise SystemExit("tune times kernels and found no GPU: run it on the machine whose table it is to write.")
+    target = configs.architecture(torch.device("cuda", torch.cuda.current_device()))
+    users: dict[Entry, list[Case]] = {}
+    for case in cases:
+        if case.matrix_instructions:
+            with configs.recorded() as entries:
+                case.launches_on(target)
+            for entry in entries:
+                users.setdefault(entry, []).append(case)
+    for entry in sorted(users):
+        print(_tune_entry(entry, users[entry], target), flush=True)
+        configs.PATH.write_text(configs.text(configs.table()))

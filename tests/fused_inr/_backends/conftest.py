@@ -1,0 +1,324 @@
+"""What the tests of backends share: the instruction sets of this processor, threads, and INRs of any shape."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import fused_inr as fi
+from fused_inr._backends.cpu import native
+
+_LIBRARY, _STATE = native.load()
+_ISAS = native.ISAS[: native.best_isa() + 1] if _LIBRARY else [pytest.param("none", marks=pytest.mark.skip(_STATE))]
+
+
+@pytest.fixture(params=_ISAS)
+def instruction_set(request) -> Iterator[str]:
+    """Runs a test once for every instruction set that this processor has."""
+    native.use_isa(request.param)
+    yield request.param
+    native.use_isa(None)
+
+
+@pytest.fixture
+def compiled_library():
+    """The native library; a test that needs it is skipped where it is not built, and says why."""
+    if _LIBRARY is None:
+        pytest.skip(_STATE)
+    return _LIBRARY
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """`torch.set_num_threads`, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def relative_differences(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> list[float]:
+    """Of corresponding tensors, in the 2-norm."""
+    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in exact]
+    pairs = zip(found, exact, strict=True)
+    return [((a.double() - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in pairs]
+
+
+@pytest.fixture(scope="session")
+def errors() -> Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], list[float]]:
+    return relative_differences
+
+
+@pytest.fixture(scope="session")
+def mean_error() -> Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], float]:
+    """Root mean square of the relative differences: rounding errors of single tensors are chance, of all less so."""
+
+    def mean(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:
+        return torch.tensor(relative_differences(found, exact)).square().mean().sqrt().item()
+
+    return mean
+
+
+def run_script(name: str, *arguments: object) -> str:
+    """What a script of this folder prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(Path(__file__).with_name(name)), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def script_output() -> Callable[..., str]:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("needs Linux's /proc and functions of glibc's malloc")
+    return run_script
+
+
+def results_of(calls: Sequence[tuple[str, tuple]]) -> list[list[torch.Tensor]]:
+    """What ops of fused_inr, named with their arguments, return."""
+    results = [getattr(torch.ops.fused_inr, name)(*arguments) for name, arguments in calls]
+    return [[result] if isinstance(result, torch.Tensor) else list(result) for result in results]
+
+
+def check_same_bits(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]], where: str) -> None:
+    for number, (some, others) in enumerate(zip(found, expected, strict=True)):
+        for index, (a, b) in enumerate(zip(some, others, strict=True)):
+            assert torch.equal(a, b), f"result {index} of call {number} {where}"
+
+
+@pytest.fixture
+def check_threads(set_threads) -> Callable[[Sequence[tuple[str, tuple]]], None]:
+    """Asserts that calls give the same finite bits every time, for any number of threads."""
+
+    def check(calls: Sequence[tuple[str, tuple]]) -> None:
+        set_threads(1)
+        expected = results_of(calls)
+        assert all(tensor.isfinite().all() for result in expected for tensor in result)
+        for threads in (1, 2, 3):
+            set_threads(threads)
+            check_same_bits(results_of(calls), expected, f"with {threads} threads")
+
+    return check
+
+
+@pytest.fixture
+def check_written() -> Iterator[Callable[[Sequence[tuple[str, tuple]]], None]]:
+    """Asserts that calls write all of their results, by giving them tensors of NaN to write to."""
+
+    def check(calls: Sequence[tuple[str, tuple]]) -> None:
+        expected = results_of(calls)
+        torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
+        assert torch.empty(5).isnan().all()
+        check_same_bits(results_of(calls), expected, "with results filled with NaN")
+
+    yield check
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def check_poisoned(script_output, tmp_path) -> Iterator[Callable[[Sequence[tuple[str, tuple]]], None]]:
+    """Asserts that calls do not depend on what is in free memory, on every instruction set."""
+
+    def check(calls: Sequence[tuple[str, tuple]]) -> None:
+        torch.save(calls, tmp_path / "calls")
+        script_output("poisoned_memory.py", tmp_path / "calls", tmp_path / "results")
+        found = torch.load(tmp_path / "results")
+        assert len(found) == len(calls) * len(_ISAS)
+        for index, isa in enumerate(_ISAS):
+            native.use_isa(isa)
+            check_same_bits(found[index * len(calls) :][: len(calls)], results_of(calls), f"in NaN memory on {isa}")
+
+    yield check
+    native.use_isa(None)
+
+
+def derivatives(
+    function: Callable[..., torch.Tensor], leaves: Sequence[torch.Tensor], orders: int, rounded_to: torch.dtype
+) -> list[torch.Tensor]:
+    """A function's value and its derivatives along seeded random directions, order after order.
+
+    Each order's are those of all tensors of the order before, for the leaves and the directions so far.
+    """
+    generator = torch.Generator().manual_seed(1)
+    inputs = list(leaves)
+    outputs = (function(*leaves),)
+    results = [*outputs]
+    for _ in range(orders):
+        directions = [
+            torch.randn(y.shape, generator=generator).to(rounded_to).to(y.dtype).requires_grad_() for y in outputs
+        ]
+        reached = [number for number, y in enumerate(outputs) if y.requires_grad]
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        outputs = torch.autograd.grad(
+            [outputs[number] for number in reached],
+            wanted,
+            [directions[number] for number in reached],
+            create_graph=True,
+            materialize_grads=True,
+        )
+        inputs += directions
+        results += outputs
+    return results
+
+
+def check_against_reference(
+    function: Callable[..., torch.Tensor], leaves: Sequence[torch.Tensor], orders: int, tolerance: float
+) -> None:
+    """Asserts that a function of the first leaf's type on the CPU backend is, with its derivatives, as in float64."""
+    with fi.backend("cpu"):
+        found = derivatives(function, leaves, orders, leaves[0].dtype)
+    with fi.backend("reference"):
+        wide = [leaf.detach().double().requires_grad_(leaf.requires_grad) for leaf in leaves]
+        exact = derivatives(function, wide, orders, leaves[0].dtype)
+    assert found[0].dtype == leaves[0].dtype
+    for number, error in enumerate(relative_differences(found, exact)):
+        assert error <= tolerance, f"tensor {number} of {len(exact)}: relative difference {error:.2e} > {tolerance:.0e}"
+
+
+@pytest.fixture(scope="session")
+def check_derivatives() -> Callable[[Callable[..., torch.Tensor], Sequence[torch.Tensor], int, float], None]:
+    return check_against_reference
+
+
+def layered_inr(
+    n: int = 2,
+    t: int = 3,
+    *,
+    scales: Sequence[int] = (1, 2, 4),
+    widths: Sequence[int] = (20, 21, 19),
+    features: int = 6,
+    parts: str = "sincos",
+    activation: str = "lrelu",
+    bias: str = "O",
+    shared: bool = False,
+    rgb: bool = True,
+    bare: int | None = None,
+    gain: float = 2**0.5,
+    seed: int = 0,
+) -> fi.INR:
+    """An INR of seeded normal float32 tensors: in each stage a layer of every width, read out at all but the first.
+
+    Args:
+        features: D of every stage but the one with index `bare`, which has no Fourier features.
+        shared: frequencies, and weights and biases of every other layer, are shared by all clips.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def layer(index: int, outputs: int, inputs: int) -> fi.Layer:
+        clips = 1 if shared and index % 2 == 0 else n
+        offset = 0.2 * normal(*{"O": (outputs,), "NO": (clips, outputs), "NTO": (clips, t, outputs)}[bias])
+        to_rgb = (normal(clips, 3, outputs) / outputs**0.5, normal(3)) if rgb and index else None
+        return fi.Layer(normal(clips, outputs, inputs) / inputs**0.5, offset, activation, gain, 1.5, to_rgb)
+
+    stages, before = [], 0
+    for index, scale in enumerate(scales):
+        fourier = None
+        if index != bare:
+            fourier = fi.Fourier(3 * normal(1 if shared else n, features, 2), normal(n, t, features), parts)
+        inputs = [before + (fourier.features if fourier else 0), *widths[:-1]]
+        stages.append(
+            fi.Stage(scale, [layer(i, *sizes) for i, sizes in enumerate(zip(widths, inputs, strict=True))], fourier)
+        )
+        before = widths[-1]
+    return fi.INR(stages)
+
+
+@pytest.fixture(scope="session")
+def make_layered_inr() -> Callable[..., fi.INR]:
+    return layered_inr
+
+
+@contextmanager
+def skip_where_refused(backend: str) -> Iterator[None]:
+    """Skips a test for calls that a backend does not serve, and only for those."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error).startswith(f"Backend {backend!r} was asked for but cannot run"):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="session")
+def where_served() -> Callable[[str], AbstractContextManager[None]]:
+    return skip_where_refused
+
+
+@pytest.fixture(params=["float32", "tf32", "bfloat16", "float16"])
+def product_type(request) -> Iterator[tuple[str, torch.dtype]]:
+    """A type that GPUs multiply in: its name and dtype. tf32 is what PyTorch's setting makes of float32."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, request.param == "tf32"
+    yield request.param, getattr(torch, request.param.replace("tf32", "float32"))
+    matmul.allow_tf32 = before
+
+
+def check_replays(
+    call: Callable[..., Sequence[torch.Tensor]], tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
+) -> None:
+    """Asserts that a CUDA graph of call(*tensors) gives the same bits as the call, for other contents as well."""
+    static = [tensor.clone() for tensor in tensors]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call(*static)  # compiles
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call(*static)
+    for contents in (tensors, others):
+        for target, tensor in zip(static, contents, strict=True):
+            target.copy_(tensor)
+        graph.replay()
+        for index, (a, b) in enumerate(zip(captured, call(*contents), strict=True)):
+            assert torch.equal(a, b), f"result {index}"
+
+
+@pytest.fixture(scope="session")
+def check_graph() -> Callable[..., None]:
+    return check_replays
+
+
+# Relative difference of values (2-norm) and of gradients (root mean square over tensors) that are right in any case: a
+# few roundings of the type, and in float32 the 5e-7 of the hardware's sine. On the CPU's kernels it is at most 7.7e-7
+# and 2e-6 in float32, and 1.3e-2 of values in bfloat16. Most of what gradients differ by comes from activations whose
+# argument a rounding moves across the kink: in float32 few of them, by chance, and in half precision on the CPU's
+# kernels 0.6 to 1.28 times as many as on the naive path. tf32 is cut off where the naive path may round.
+RIGHT = {"float32": (5e-6, 2e-5), "tf32": (2e-3, 5e-3), "float16": (2e-3, 5e-3), "bfloat16": (1.5e-2, 3e-2)}
+NO_WORSE = {"float32": 4, "tf32": 3, "float16": 2, "bfloat16": 2}
+
+
+def check_no_worse(
+    kind: str,
+    found: Sequence[torch.Tensor],
+    naive: Sequence[torch.Tensor],
+    exact: Sequence[torch.Tensor],
+    right: float = 1,
+) -> None:
+    """Asserts that values, and the gradients after them, are right, or near what the naive path in the same type gives.
+
+    Args:
+        kind: the type's name, a key of RIGHT.
+        right: multiplies what is right in any case.
+    """
+    for part, limit in ((slice(0, 1), RIGHT[kind][0]), (slice(1, None), RIGHT[kind][1])):
+        if found[part]:
+            ours, theirs = (
+                torch.tensor(relative_differences(some[part], exact[part])).square().mean().sqrt().item()
+                for some in (found, naive)
+            )
+            assert ours <= max(right * limit, NO_WORSE[kind] * theirs), f"{ours:.1e}, the naive path {theirs:.1e}"
+
+
+@pytest.fixture(scope="session")
+def assert_no_worse() -> Callable[..., None]:
+    return check_no_worse

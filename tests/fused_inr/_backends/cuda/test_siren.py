@@ -1,0 +1,212 @@
+"""The CUDA kernels, executed on the CPU thread by thread: values and gradients against the naive path in float64."""
+
+import functools
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import fused_inr as fi
+from fused_inr import reference
+from fused_inr._backends import cuda
+from fused_inr._backends.cuda import layout, siren
+from fused_inr.ops.dispatch import DEVICES
+
+pytestmark = pytest.mark.usefixtures("host_library")
+
+# N, points, sizes of the layers, then options. A warp takes 32 points forward and 16 backward, a block up to 8 warps;
+# hidden layers are padded to 16, 32, 64 or 128.
+CASES = {
+    "N2-P129-2x16x16x3": (2, 129, (2, 16, 16, 3), {}),
+    "N1-P1-1x5x1": (1, 1, (1, 5, 1), {}),
+    "N3-P63-3x32x20x4-shared-coords": (3, 63, (3, 32, 20, 4), dict(shared="coords")),
+    "N2-P100-2x64x64x64x3-final-sine": (2, 100, (2, 64, 64, 64, 3), dict(final="sine", omega=10.0)),
+    "N2-P31-5x48x17x48x2-own-first-omega": (2, 31, (5, 48, 17, 48, 2), dict(omega=10.0, first_omega=25.0)),
+    "N1-P40-9x100x128x16": (1, 40, (9, 100, 128, 16), {}),
+    "N2-P17-16x16x16x16x16x16x16x9-shared-parameters": (2, 17, (16,) * 7 + (9,), dict(shared="parameters")),
+    "N2-P3-8x33x8-shared-everything": (2, 3, (8, 33, 8), dict(shared="coords parameters", final="sine", omega=3.0)),
+    "N1-P700-2x16x2-many-tiles": (1, 700, (2, 16, 2), {}),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def options_of(name: str) -> tuple[float, float, str]:
+    options = CASES[name][3]
+    omega = options.get("omega", 30.0)
+    return omega, options.get("first_omega", omega), options.get("final", "linear")
+
+
+@pytest.fixture(scope="module")
+def case_of(network, evaluated):
+    """Tensors of a case, and what the naive path makes of them in float64."""
+
+    @functools.cache
+    def make(name: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        n, points, sizes, options = CASES[name]
+        omega, first_omega, final = options_of(name)
+        tensors = network(n, points, sizes, options.get("shared", ""), omega)
+        wide = [tensor.double() for tensor in tensors]
+        return tensors, evaluated(lambda *net: reference.siren(*net, omega, first_omega, final, torch.float64), wide)
+
+    return make
+
+
+def on_kernels(name: str, dtype: torch.dtype):
+    omega, first_omega, final = options_of(name)
+    return lambda *net: siren.siren(*net, omega, first_omega, final, dtype)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32(name, case_of, evaluated, errors):
+    tensors, exact = case_of(name)
+    found = evaluated(on_kernels(name, torch.float32), tensors)
+    assert found[0].dtype == torch.float32
+    # Measured: 1.2e-6 of values and 2.4e-6 of gradients at most, with sums of mma rounded towards zero.
+    assert errors(found[:1], exact[:1]) <= [3e-6]
+    assert max(errors(found[1:], exact[1:])) <= 6e-6
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision(name, dtype, case_of, evaluated, mean_error):
+    tensors, exact = case_of(name)
+    omega, first_omega, final = options_of(name)
+    found = evaluated(on_kernels(name, DTYPES[dtype]), tensors)
+    naive = evaluated(lambda *net: reference.siren(*net, omega, first_omega, final, DTYPES[dtype]), tensors)
+    # The naive path rounds the products as well. Measured: 0.11 to 0.82 of its errors, those of a single number apart.
+    one_number = {"bfloat16": 1e-3, "float16": 1.5e-4}[dtype]
+    for part in (slice(0, 1), slice(1, None)):
+        assert mean_error(found[part], exact[part]) <= max(one_number, mean_error(naive[part], exact[part]))
+
+
+def test_strides_change_nothing(network, evaluated):
+    tensors = network(2, 40, (3, 20, 20, 2))
+    strided = [torch.stack([tensor, tensor + 9], dim=-1)[..., 0].mT.contiguous().mT for tensor in tensors[:4]]
+    strided += [torch.stack([tensor, tensor + 9], dim=-1)[..., 0] for tensor in tensors[4:]]
+    assert not any(tensor.is_contiguous() for tensor in strided)
+    call = on_kernels("N1-P700-2x16x2-many-tiles", torch.bfloat16)
+    for a, b in zip(evaluated(call, tensors), evaluated(call, strided), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_and_warps_change_sums_by_roundings_only(dtype, network, evaluated, errors, monkeypatch):
+    tensors = network(2, 150, (2, 32, 32, 3))
+    call = on_kernels("N1-P700-2x16x2-many-tiles", DTYPES[dtype])
+    results = []
+    for processors, shared in ((1, 227 * 1024), (7, 227 * 1024), (2, 25 * 1024)):
+        monkeypatch.setattr(siren, "limits", lambda device, s=shared, p=processors: siren.Limits((9, 0), s, p))
+        shape = layout.Shape(32, 3, 2, DTYPES[dtype].itemsize)
+        assert shape.backward_warps(227 * 1024) == 8
+        assert shape.backward_warps(25 * 1024) < 8
+        results.append(evaluated(call, tensors))
+    for found in results[1:]:
+        assert torch.equal(found[0], results[0][0])
+        assert torch.equal(found[1], results[0][1])
+        # Measured: 2.3e-7.
+        assert max(errors([t.double() for t in found], [t.double() for t in results[0]])) <= 2e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_order_of_threads_changes_nothing(dtype, host_library, case_of, evaluated):
+    for name in ("N2-P129-2x16x16x3", "N2-P31-5x48x17x48x2-own-first-omega"):
+        tensors, _ = case_of(name)
+        host_library.fused_inr_host_run_threads_backwards(0)
+        forwards = evaluated(on_kernels(name, DTYPES[dtype]), tensors)
+        host_library.fused_inr_host_run_threads_backwards(1)
+        backwards = evaluated(on_kernels(name, DTYPES[dtype]), tensors)
+        assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
+
+
+def test_every_element_of_the_results_is_written(case_of, check_written):
+    calls = []
+    for name in ("N2-P129-2x16x16x3", "N3-P63-3x32x20x4-shared-coords", "N1-P1-1x5x1"):
+        coords, *rest = case_of(name)[0]
+        weights, biases = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        gradient = torch.ones(coords.shape[0], coords.shape[1], weights[-1].shape[1])
+        for dtype in DTYPES.values():
+            arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
+            calls.append(("cuda_siren", arguments))
+            calls += [("cuda_siren_backward", (gradient, *arguments, with_coords)) for with_coords in (False, True)]
+    check_written(calls)  # the workspaces, which come from torch.empty too, begin as NaN
+
+
+@pytest.mark.parametrize(
+    ("n", "points", "sizes"),
+    [(0, 4, (2, 5, 3)), (2, 0, (2, 5, 3)), (2, 4, (0, 5, 3)), (2, 4, (2, 0, 3)), (2, 4, (2, 5, 0))],
+    ids=["N0", "P0", "no-coordinates", "no-channels", "no-outputs"],
+)
+def test_empty(n, points, sizes, network, evaluated, errors):
+    tensors = network(n, points, sizes)
+    found = evaluated(on_kernels("N1-P1-1x5x1", torch.float32), tensors)
+    exact = evaluated(
+        lambda *net: reference.siren(*net, 30.0, 30.0, "linear", torch.float64), [tensor.double() for tensor in tensors]
+    )
+    assert max(errors(found, exact)) <= 5e-6
+
+
+def test_second_order(network, errors):
+    tensors = network(2, 9, (2, 7, 7, 3), omega=3.0)
+
+    def two_orders(function, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        values = function(leaves[0], leaves[1:4], leaves[4:])
+        first = torch.autograd.grad(values.square().mean(), leaves, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(one.square().sum() for one in first), leaves)]
+
+    found = two_orders(lambda *net: siren.siren(*net, 3.0, 3.0, "linear", torch.float32), tensors)
+    exact = two_orders(
+        lambda *net: reference.siren(*net, 3.0, 3.0, "linear", torch.float64), [tensor.double() for tensor in tensors]
+    )
+    # Measured: 6e-7.
+    assert max(errors([t.detach() for t in found], [t.detach() for t in exact])) <= 1e-5
+
+
+def test_registration(network):
+    coords, *rest = (tensor.requires_grad_() for tensor in network(2, 5, (2, 6, 3)))
+    arguments = (coords, rest[:2], rest[2:], 30.0, 20.0, False, torch.float32)
+    torch.library.opcheck(torch.ops.fused_inr.cuda_siren.default, arguments)
+
+
+def test_compiled_without_graph_breaks(network, evaluated):
+    tensors = network(2, 40, (2, 12, 12, 3))
+    call = on_kernels("N1-P1-1x5x1", torch.bfloat16)
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    for a, b in zip(evaluated(call, tensors), evaluated(compiled, tensors), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_through_the_public_function(network, evaluated, monkeypatch):
+    monkeypatch.setitem(DEVICES, "cuda", "cpu")
+    monkeypatch.setattr(cuda, "status", lambda: "ready")
+    tensors = network(3, 40, (2, 12, 20, 3), "coords")
+
+    def half(coords, weights, biases):
+        return fi.siren(coords[0], weights, biases, omega=20.0, dtype=torch.bfloat16)
+
+    expected = evaluated(lambda *net: siren.siren(*net, 20.0, 20.0, "linear", torch.bfloat16), tensors)
+    for function in (half, torch.compile(half, fullgraph=True, backend="aot_eager")):
+        found = evaluated(function, tensors)
+        assert torch.equal(found[0], expected[0])
+        assert all(torch.equal(a, b) for a, b in zip(found[2:], expected[2:], strict=True))
+        torch.testing.assert_close(found[1].sum(0), expected[1].sum(0))
+    with pytest.raises(RuntimeError, match=r"cannot run this siren: it takes at most 16 coordinates, not 17\.$"):
+        fi.siren(torch.zeros(1, 17), [torch.zeros(4, 17), torch.zeros(4, 4)], [torch.zeros(4)] * 2, backend="cuda")
+
+
+def test_no_memory_beyond_the_buffers_is_touched(compile_for_host, tmp_path):
+    source = Path(__file__).with_name("memory.cpp")
+    # The stacks are the fibers' own, which AddressSanitizer would take for one.
+    sanitizer = ("-fsanitize=address", "--param", "asan-stack=0", "-g")
+    try:
+        program = compile_for_host(source, tmp_path / "memory", *sanitizer)
+    except AssertionError as error:
+        if "asan" not in str(error):
+            raise
+        pytest.skip("the compiler has no AddressSanitizer")
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    sums = done.stdout.splitlines()
+    assert len(sums) == 12
+    assert sums[:6] == sums[6:], "the order of threads changes results"

@@ -1,0 +1,234 @@
+"""siren on GPUs: values and gradients of every backend against the naive path in float64."""
+
+import functools
+from itertools import pairwise
+
+import pytest
+import torch
+
+import fused_inr as fi
+from fused_inr.ops.dispatch import DEVICES
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+GPU_BACKENDS = [name for name, device in DEVICES.items() if device == DEVICE]
+BACKENDS = pytest.mark.parametrize("backend", GPU_BACKENDS)
+
+# N, points, sizes of the layers, then what is shared and options of siren. "small" is what a sanitizer runs.
+CASES = {
+    "small": (2, 131, (2, 16, 16, 3), "", {}),
+    "small-W64-shared-coords": (2, 63, (3, 64, 64, 64, 4), "coords", {}),
+    "N2-P1-1x48x48x3": (2, 1, (1, 48, 48, 3), "", {}),
+    "N3-P3-3x100x100x4-shared-coords": (3, 3, (3, 100, 100, 4), "coords", {}),
+    "N2-P127-5x48x17x48x2-own-first-omega": (2, 127, (5, 48, 17, 48, 2), "coords", dict(omega=10.0, first_omega=25.0)),
+    "N2-P300-2x256x256x256x3-shared-weights": (2, 300, (2, 256, 256, 256, 3), "weights", {}),
+    "N9-P130-2x7x3-shared-biases": (9, 130, (2, 7, 3), "biases", {}),
+    "N1-P1000-3x48x48x48x48x1": (1, 1000, (3, 48, 48, 48, 48, 1), "", dict(omega=20.0)),
+    "N2-P64-2x16x3-final-sine": (2, 64, (2, 16, 3), "", dict(final="sine", omega=5.0)),
+    "N2-P129-3x4-one-layer": (2, 129, (3, 4), "", {}),
+    **{f"N4-P1000-width{w}": (4, 1000, (2, w, w, w, w, 3), "coords", {}) for w in (16, 32, 64, 128)},
+}
+SERVED = ["small", *(f"N4-P1000-width{w}" for w in (16, 32, 64, 128))]
+# The error of a sine is handed on from layer to layer, each of which multiplies it by omega |W|.
+RIGHT = 4
+
+
+def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega: float = 30.0) -> list[torch.Tensor]:
+    """Coordinates, weights and biases, drawn as SIREN (NeurIPS 2020) draws them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(bound: float, *shape: int) -> torch.Tensor:
+        return (bound * (2 * torch.rand(shape, generator=generator) - 1)).to(DEVICE)
+
+    coords = uniform(1.0, points, sizes[0]) if shared == "coords" else uniform(1.0, n, points, sizes[0])
+    weights, biases = [], []
+    for index, (inputs, outputs) in enumerate(pairwise(sizes)):
+        bound = 1 / inputs if index == 0 else (6 / inputs) ** 0.5 / omega
+        weights.append(uniform(bound, *(() if shared == "weights" else (n,)), outputs, inputs))
+        biases.append(uniform(inputs**-0.5, *(() if shared == "biases" else (n,)), outputs))
+    return [coords, *weights, *biases]
+
+
+def values_of(tensors: list[torch.Tensor], **options) -> torch.Tensor:
+    count = len(tensors) // 2
+    return fi.siren(tensors[0], tensors[1 : 1 + count], tensors[1 + count :], **options)
+
+
+def evaluated(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
+    """Values and the gradients of every tensor, for a seeded gradient of the values."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    values = values_of(leaves, **options)
+    probe = torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return [values.detach(), *torch.autograd.grad(values, leaves, probe.to(values))]
+
+
+@functools.cache
+def case_of(name: str) -> tuple[list[torch.Tensor], dict, list[torch.Tensor]]:
+    """Tensors, options, exact values and gradients."""
+    *sizes, options = CASES[name]
+    tensors = network(*sizes, options.get("omega", 30.0))
+    return tensors, options, evaluated([tensor.double() for tensor in tensors], backend="reference", **options)
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients(backend, product_type, name, where_served, assert_no_worse):
+    tensors, options, exact = case_of(name)
+    kind, dtype = product_type
+    with where_served(backend), torch.no_grad():
+        values = values_of(tensors, dtype=dtype, backend=backend, **options)
+    found = evaluated(tensors, dtype=dtype, backend=backend, **options)
+    naive = evaluated(tensors, dtype=dtype, backend="reference", **options)
+    assert values.dtype == torch.float32
+    assert_no_worse(kind, [values], naive[:1], exact[:1], RIGHT)
+    assert_no_worse(kind, found, naive, exact, RIGHT)
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_backend_for_gpus_serves(name, product_type):
+    tensors, options, _ = case_of(name)
+    reasons = []
+    for backend in GPU_BACKENDS:
+        try:
+            values_of(tensors, dtype=product_type[1], backend=backend, **options)
+        except RuntimeError as error:
+            reasons.append(str(error))
+        else:
+            return
+    pytest.fail("; ".join(reasons))
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", SERVED)
+def test_same_bits_every_time(backend, product_type, name, where_served):
+    tensors, options, _ = case_of(name)
+    options = {**options, "dtype": product_type[1], "backend": backend}
+    with where_served(backend):
+        first = evaluated(tensors, **options)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, evaluated(tensors, **options), strict=True))
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", ["small", "N4-P1000-width64"])
+def test_results_are_written_and_free_memory_is_not_read(backend, product_type, name, where_served):
+    tensors, options, _ = case_of(name)
+    options = {**options, "dtype": product_type[1], "backend": backend}
+    with where_served(backend):
+        expected = evaluated(tensors, **options)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what torch.empty gives with NaN
+    try:
+        found = evaluated(tensors, **options)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def transposed(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.mT.contiguous().mT
+
+
+def every_other(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.stack([tensor, tensor + 9], dim=-1)[..., 0]
+
+
+def expanded(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[:1].expand_as(tensor)
+
+
+@BACKENDS
+@pytest.mark.parametrize("layout", [transposed, every_other, expanded], ids=lambda f: f.__name__)
+def test_strides_change_nothing(backend, layout, where_served):
+    strided = [layout(tensor) for tensor in network(2, 70, (3, 20, 20, 2))]
+    with where_served(backend):
+        found = evaluated(strided, backend=backend)
+    dense = evaluated([tensor.contiguous() for tensor in strided], backend=backend)
+    assert all(torch.equal(a, b) for a, b in zip(found, dense, strict=True))
+
+
+@BACKENDS
+@pytest.mark.parametrize(("n", "points"), [(0, 5), (2, 0)], ids=["N0-P5", "N2-P0"])
+def test_empty_batches(backend, n, points, where_served):
+    leaves = [tensor.requires_grad_() for tensor in network(n, points, (2, 16, 16, 3))]
+    with where_served(backend):
+        values = values_of(leaves, backend=backend)
+    assert values.shape == (n, points, 3)
+    for leaf, gradient in zip(leaves, torch.autograd.grad(values.sum(), leaves), strict=True):
+        assert gradient.shape == leaf.shape
+        assert not gradient.any()
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", ["small", "N4-P1000-width64", "N4-P1000-width128"])
+def test_cuda_graph(backend, product_type, name, where_served, check_graph):
+    tensors, options, exact = case_of(name)
+    options = {**options, "dtype": product_type[1], "backend": backend}
+    given = torch.ones_like(exact[0], dtype=torch.float32)
+
+    def values(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [values_of(list(tensors), **options)]
+
+    def gradients(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        return list(torch.autograd.grad(values_of(leaves, **options), leaves, given))
+
+    others = [tensor.flip(0) * 0.9 for tensor in tensors]
+    with where_served(backend):
+        values(*tensors)
+    check_graph(values, tensors, others)
+    check_graph(gradients, tensors, others)
+
+
+@BACKENDS
+def test_compiled_without_graph_breaks(backend, where_served):
+    tensors, _, _ = case_of("small")
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+
+    def values(*tensors: torch.Tensor) -> torch.Tensor:
+        return values_of(list(tensors), dtype=torch.bfloat16, backend=backend)
+
+    with where_served(backend):
+        eager = values(*leaves)
+    compiled = torch.compile(values, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(eager, compiled)
+    pairs = zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (eager, compiled)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@BACKENDS
+def test_float64_is_refused(backend):
+    tensors, options, exact = case_of("small")
+    wide = [tensor.double() for tensor in tensors]
+    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was asked for but cannot run"):
+        values_of(wide, backend=backend, **options)
+    assert torch.equal(values_of(wide, **options), exact[0])
+
+
+@BACKENDS
+def test_more_values_than_32_bits_count(backend, where_served, errors):
+    if torch.cuda.mem_get_info()[0] < 48e9:
+        pytest.skip("needs 48 GB of free memory on the GPU")
+    points, sizes = 2**20, (2, 64, 64, 64)
+    batch = 2**31 // (points * sizes[-1]) + 2
+    coords, *others = network(batch, points, sizes, "coords")
+    leaves = [coords, *(tensor.requires_grad_() for tensor in others)]
+    with where_served(backend):
+        values = values_of(leaves, dtype=torch.bfloat16, backend=backend)
+    assert values.numel() > 2**31
+    given = torch.zeros_like(values)
+    given[-1, -100:] = 1
+    found = [values[-1:, -100:].detach(), *(t[-1:] for t in torch.autograd.grad(values, leaves[1:], given))]
+    del values, given
+
+    def last(dtype: torch.dtype, product: torch.dtype | None) -> list[torch.Tensor]:
+        few = [coords[-100:].to(dtype), *(t.detach()[-1:].to(dtype).requires_grad_() for t in others)]
+        values = values_of(few, dtype=product, backend="reference")
+        return [values.detach(), *torch.autograd.grad(values.sum(), few[1:])]
+
+    exact, naive = last(torch.float64, None), last(torch.float32, torch.bfloat16)
+    for one, truth, other in zip(found, exact, naive, strict=True):
+        assert errors([one], [truth])[0] <= 2 * errors([other], [truth])[0]

@@ -1,0 +1,44 @@
+"""The Triton backend without a GPU: its state, the calls it declines, and its kernels in the interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fused_inr as fi
+from fused_inr._backends import triton as backend
+
+KERNEL_TESTS = Path(__file__).with_name("kernels")
+
+
+def test_says_what_is_missing(monkeypatch):
+    assert torch.cuda.is_available() or fi.backends()["triton"] != "ready"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(backend, "_INSTALLED", True)
+    assert backend.status() == "no CUDA device"
+    monkeypatch.setattr(backend, "_INSTALLED", False)
+    assert backend.status() == "triton is not installed"
+    monkeypatch.setattr(backend, "_INSTALLED", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert backend.status() == "ready"
+
+
+def test_calls_it_does_not_serve():
+    x = torch.zeros(128, 1, 1, 1)
+    supports = backend.KERNELS["minibatch_stddev"].supports
+    assert supports(x, 64, 1)[0]
+    assert supports(x, 128, 1) == (False, "it takes groups of at most 64 samples, not 128")
+    assert not supports(x.double(), 4, 1)[0]
+
+
+def test_kernels_in_the_interpreter():
+    """Runs the tests of the folder `kernels` in a process whose Triton interprets."""
+    pytest.importorskip("triton", minversion="3.7", reason="the interpreter before 3.7 does not work with NumPy 2.4")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(KERNEL_TESTS)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
+    assert " passed" in done.stdout

@@ -1,0 +1,102 @@
+"""What nvcc makes of the kernels for GPUs that need not be there: no spills, matrix instructions, shared memory."""
+
+import pytest
+
+from fused_inr._backends.cuda import layout, native, nvcc
+from fused_inr.tools.cuda import ahead_of_time
+from fused_inr.tools.cuda.__main__ import main
+
+KERNELS = (
+    {
+        (kernel, type_, width)
+        for kernel in ("siren_forward", "siren_backward")
+        for type_ in ahead_of_time.ELEMENTS
+        for width in layout.WIDTHS
+    }
+    | {("pack_weights", type_, 0) for type_ in ahead_of_time.ELEMENTS}
+    | {("reduce_gradients", "", 0)}
+)
+REGISTERS = 65536  # of a multiprocessor
+
+
+@pytest.fixture(scope="module")
+def tools():
+    if ahead_of_time.cuobjdump() is None:
+        pytest.skip("no cuobjdump, which comes with CUDA and with Triton")
+
+
+@pytest.fixture(scope="module")
+def for_hopper(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
+    """Of sm_90a, compiled here."""
+    if nvcc.find() is None:
+        pytest.skip("no nvcc")
+    return ahead_of_time.compiled(["9.0a"], tmp_path_factory.mktemp("objects"))
+
+
+@pytest.fixture(scope="module")
+def installed(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
+    """Of the installed library, or of what would be installed by default."""
+    library, state = native.load()
+    if library is not None:
+        return ahead_of_time.resources(next(native._FOLDER.glob("_native*")))
+    if nvcc.find() is None:
+        pytest.skip(f"no nvcc, and no library: {state}")
+    return ahead_of_time.compiled(nvcc.architectures(), tmp_path_factory.mktemp("installed"))
+
+
+def check(found: list[ahead_of_time.Resources]) -> None:
+    for target in {needs.target for needs in found}:
+        of_target = [needs for needs in found if needs.target == target]
+        assert {(needs.kernel, needs.type, needs.width) for needs in of_target} == KERNELS
+    for needs in found:
+        name = f"{needs.kernel} {needs.type} {needs.width} for {needs.target}"
+        assert needs.spills == 0, name
+        assert needs.local == 0, name
+        assert (needs.matrix_instructions > 0) == needs.kernel.startswith("siren"), name
+
+
+def test_hopper(for_hopper):
+    assert {needs.target for needs in for_hopper} == {"9.0a"}
+    check(for_hopper)
+
+
+def test_what_is_installed(installed):
+    check(installed)
+
+
+def test_registers_leave_room_for_the_blocks_that_are_planned(installed):
+    for needs in installed:
+        shape = layout.Shape(needs.width or 16, 3, 2, ahead_of_time.ELEMENTS[needs.type or "float32"])
+        if needs.kernel == "siren_forward":
+            threads = 32 * shape.most_warps * shape.most_blocks
+        else:
+            threads = 256
+        assert -(-needs.registers // 8) * 8 * threads <= REGISTERS, needs
+
+
+@pytest.mark.parametrize("target", ahead_of_time.MOST_SHARED)
+def test_shared_memory_is_within_that_of_the_chip(target):
+    for kernel, type_, width in KERNELS:
+        needs = ahead_of_time.Resources(target, kernel, type_, width, 0, 0, 0, 0, 0)
+        for layers in range(2, layout.MOST_LAYERS + 1):
+            shared, warps = needs.shared(layers)
+            assert 0 <= shared <= ahead_of_time.MOST_SHARED[target]
+            assert (shared > 0) == (warps > 0)
+        # Three layers of any width have gradients on any of the chips.
+        assert needs.shared(3)[1] > 0 or not width
+
+
+def test_the_command_prints_a_table(for_hopper, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(ahead_of_time, "resources", lambda path: for_hopper if path == tmp_path else [])
+    main(["--library", str(tmp_path), "--target", "9.0a"])
+    _, head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["target", "kernel", "type", "width"]
+    assert len(lines) == len(KERNELS)
+    main(["--library", str(tmp_path), "--target", "8.0"])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_without_nvcc_the_command_says_so(monkeypatch):
+    monkeypatch.setattr(nvcc, "find", lambda: None)
+    with pytest.raises(SystemExit, match=r"^nvcc is missing: put it on PATH or set CUDA_HOME\.$"):
+        main([])

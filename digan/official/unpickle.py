@@ -1,31 +1,35 @@
-"""A pickle machine that imports and calls nothing: names stay names, objects become records of what they were given.
+"""Unpickle without importing or calling anything: names stay names, and objects become records of their parts.
 
-A pickle is a program for a stack machine; the usual reader imports the functions and classes that it names and calls
-them. ``Machine`` is a reader of its own for the instructions of protocols 0 to 5. What a name, a call and a reference
-to something outside of the file mean is for subclasses to say, and without them all three are refused. It is a loop,
-never recursive, copies no large byte string, and what it takes in time and memory has bounds.
+A pickle is a program for a stack machine, and the standard reader imports and calls whatever it names. Overriding
+`find_class` alone does not make that reader safe. Calls, object creation and attribute updates still run on whatever is
+on the stack, and a file of a few hundred bytes can take unlimited time or memory: a key of tuples nested 60 deep whose
+hash takes 2**60 steps, keys with equal hashes, a call with a copy of a huge tuple. The C implementation offers no hook
+for these instructions, so `InertUnpickler` derives from the pure-Python one and replaces them.
 """
 
 from __future__ import annotations
 
-import pickletools
+import functools
+import pickle
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-# A full snapshot (G, D and G_ema at 128x128) has about 240,000 instructions, and less than 1 MB of text.
+# A full snapshot (G, D and G_ema at 128x128) has about 240,000 instructions and less than 1 MB of text.
 MAX_INSTRUCTIONS = 1_000_000
-MAX_TEXT = 64 * 2**20  # bytes, over the whole file: text, numbers, short byte strings
+MAX_TEXT = 64 * 2**20  # bytes of text, numbers and short byte strings in the whole file
 MAX_INTEGER_BITS = 512
+# Larger integers can be chosen to collide in a hash table.
 MAX_MEMO_INDEX = 2**31 - 1
-_KEY_BITS = 64  # larger integers can be made to collide in a hash table
+MAX_KEY_BITS = 64
+MAX_KEY_ITEMS = 8  # of a tuple
 
 
 class Refusal(Exception):
-    """The file asks for what it must not. The message goes on after the file's name: "asks to call os.system"."""
+    """The file asks for something forbidden. The message continues a sentence about the file: "names os.system"."""
 
 
 class Damage(Exception):
@@ -34,18 +38,18 @@ class Damage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """The name of a function or class. Nothing was imported."""
+    """The name of a function or class, which is never looked up."""
 
     module: str
     name: str
 
     def __str__(self) -> str:
-        return shown(f"{self.module}.{self.name}")
+        return printable(f"{self.module}.{self.name}")
 
 
-@dataclass(eq=False, repr=False, slots=True)  # a value may hold itself, and be large
+@dataclass(eq=False, repr=False, slots=True)  # a record may contain itself, and may be large
 class Record:
-    """An object as the file describes it: its class (or the function that would have made it) and what it was given."""
+    """An object as the file describes it: its class, or the function that would return it, and what it is made of."""
 
     cls: Global
     args: tuple = ()
@@ -53,9 +57,17 @@ class Record:
     items: list = field(default_factory=list)
     entries: dict = field(default_factory=dict)
 
+    def append(self, item: Any) -> None:
+        self.items.append(item)
 
-def shown(text: str) -> str:
-    """Text out of the file, as it may be printed on a terminal."""
+    add = append
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.entries[key] = value
+
+
+def printable(text: str) -> str:
+    """Return text from the file, shortened and escaped so that it can be printed on a terminal."""
     return ascii(text[:80])[1:-1]
 
 
@@ -67,6 +79,11 @@ class Budget:
     text: int = MAX_TEXT
 
     def spend(self, instructions: int = 0, text: int = 0) -> None:
+        """Subtract from the budget.
+
+        Raises:
+            Refusal: The budget is exceeded.
+        """
         self.instructions -= instructions
         self.text -= text
         if self.instructions < 0:
@@ -76,304 +93,223 @@ class Budget:
 
 
 class Stream:
-    """Bytes, with the methods of a file that pickletools' argument readers use, and a bound on what they take."""
+    """Bytes in memory with the methods of a file that an unpickler uses, paid for from a budget."""
 
-    def __init__(self, view: memoryview, budget: Budget) -> None:
-        self.bytes = view
+    def __init__(self, data: memoryview, budget: Budget) -> None:
+        self.data = data
         self.budget = budget
         self.position = 0
 
     def read(self, count: int) -> bytes:
+        """Return a copy of the next bytes, exactly `count` of them."""
         view = self.view(count)
-        self.budget.spend(text=count)
-        return bytes(view)
+        if count > 8:  # the limit on instructions covers shorter ones
+            self.budget.spend(text=count)
+        return view.tobytes()
 
     def readline(self) -> bytes:
-        end = _LINE_END.search(self.bytes, self.position, self.position + self.budget.text + 1)
-        return self.read((end.end() if end else len(self.bytes)) - self.position)
-
-    def byte(self) -> int:
-        if self.position >= len(self.bytes):
-            raise Damage("it has no end")
-        self.position += 1
-        return self.bytes[self.position - 1]
+        """Return a copy of the bytes up to and including the next newline, or up to the end."""
+        newline = _NEWLINE.search(self.data, self.position, self.position + self.budget.text + 1)
+        return self.read((newline.end() if newline else len(self.data)) - self.position)
 
     def view(self, count: int) -> memoryview:
-        """The next bytes, not copied."""
-        if not 0 <= count <= len(self.bytes) - self.position:
-            raise Damage(f"it announces {count:,} bytes where {len(self.bytes) - self.position:,} are left")
-        self.position += count
-        return self.bytes[self.position - count : self.position]
+        """Return the next bytes without copying them."""
+        start, end = self.position, self.position + count
+        if not start <= end <= len(self.data):
+            raise Damage(f"it announces {count:,} bytes where {len(self.data) - start:,} are left")
+        self.position = end
+        return self.data[start:end]
 
 
-_LINE_END = re.compile(b"\n")
-_LONG_BYTES = {"BINBYTES": struct.Struct("<I"), "BINBYTES8": struct.Struct("<Q"), "BYTEARRAY8": struct.Struct("<Q")}
-_OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # names of Python 2
-_PLAIN = (type(None), bool, int, float, str, bytes, tuple, frozenset, memoryview, Global)
+_NEWLINE = re.compile(b"\n")
+_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_IMMUTABLE = (type(None), bool, int, float, str, bytes, tuple, frozenset, memoryview, Global)
 
 
-class Machine:
-    """A stack, marks on it and a memo; one instance reads one pickle.
-
-    Attributes:
-        inert: how often each class occurred of which an object became a record.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-        self.inert: Counter[str] = Counter()
-
-    def name(self, name: Global) -> Global:
-        """What a name on the stack is: itself, unless a subclass raises Refusal."""
-        raise Refusal(f"names {name}")
-
-    def call(self, function: Global, args: tuple) -> Any:
-        """The stand-in for the result of a call."""
-        raise Refusal(f"asks to call {function}")
-
-    def persistent(self, identity: Any) -> Any:
-        """The stand-in for an object outside of the pickle."""
-        raise Refusal("refers to an object outside of the file")
-
-    def run(self) -> Any:
-        """The value that the next pickle of the stream describes."""
-        stream, budget = self.stream, self.stream.budget
-        while True:
-            if budget.instructions <= 0:
-                budget.spend(instructions=1)
-            budget.instructions -= 1
-            instruction = _INSTRUCTIONS[stream.byte()]
-            if instruction is None:
-                raise Damage("it has a byte that is no pickle instruction")
-            opcode, execute = instruction
-            if opcode.name == "STOP":
-                return self.pop()
-            try:
-                execute(self, None if opcode.arg is None else self.argument(opcode))
-            except (ValueError, TypeError, struct.error) as error:
-                raise Damage(f"{opcode.name}: {shown(str(error))}") from None
-
-    def argument(self, opcode: pickletools.OpcodeInfo) -> Any:
-        if opcode.name in _LONG_BYTES:
-            length = _LONG_BYTES[opcode.name]
-            return self.stream.view(*length.unpack(self.stream.read(length.size)))
-        value = opcode.arg.reader(self.stream)
-        if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-            raise Refusal(f"holds an integer of more than {MAX_INTEGER_BITS} bits")
-        return value
-
-    def pop(self) -> Any:
-        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise Damage("it takes from an empty stack")
-        return self.stack.pop()
-
-    def top(self) -> Any:
-        value = self.pop()
-        self.stack.append(value)
-        return value
-
-    def pop_mark(self) -> list:
-        if not self.marks:
-            raise Damage("it lacks a mark")
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
-
-    def push_tuple(self, length: int) -> None:
-        items = [self.pop() for _ in range(length)]
-        self.stack.append(tuple(reversed(items)))
-
-    def refuse(self, reason: str) -> None:
-        raise Refusal(reason)
-
-    def do_proto(self, version: int) -> None:
-        if version > 5:
-            raise Damage(f"pickle protocol {version} does not exist")
-
-    def do_frame(self, length: int) -> None:
-        if length > len(self.stream.bytes) - self.stream.position:
-            raise Damage(f"it announces a frame of {length:,} bytes beyond its end")
-
-    def do_pop_mark(self, _: None) -> None:
-        self.pop_mark()
-
-    def do_mark(self, _: None) -> None:
-        self.marks.append(len(self.stack))
-
-    def do_pop(self, _: None) -> None:
-        if self.marks and self.marks[-1] == len(self.stack):
-            self.marks.pop()
-        else:
-            self.pop()
-
-    def do_dup(self, _: None) -> None:
-        self.stack.append(self.top())
-
-    def do_put(self, index: int) -> None:
-        if not 0 <= index <= MAX_MEMO_INDEX:
-            raise Damage(f"it has the memo index {index:,}")
-        self.memo[index] = self.top()
-
-    do_binput = do_long_binput = do_put
-
-    def do_memoize(self, _: None) -> None:
-        self.do_put(len(self.memo))
-
-    def do_get(self, index: int) -> None:
-        if index not in self.memo:
-            raise Damage(f"nothing has the memo index {index:,}")
-        self.stack.append(self.memo[index])
-
-    do_binget = do_long_binget = do_get
-
-    def do_append(self, _: None) -> None:
-        item = self.pop()
-        self.extend([item])
-
-    def do_appends(self, _: None) -> None:
-        self.extend(self.pop_mark())
-
-    def extend(self, items: list) -> None:
-        target = self.top()
-        target = target.items if isinstance(target, Record) else target
-        if not isinstance(target, list):
-            raise Damage("it appends to what is no list")
-        target.extend(items)
-
-    def do_additems(self, _: None) -> None:
-        items, target = self.pop_mark(), self.top()
-        if isinstance(target, set):
-            target.update(map(hashable, items))
-        else:
-            self.extend(items)
-
-    def do_setitem(self, _: None) -> None:
-        value, key = self.pop(), self.pop()
-        self.put([key, value])
-
-    def do_setitems(self, _: None) -> None:
-        self.put(self.pop_mark())
-
-    def put(self, items: list) -> None:
-        target = self.top()
-        target = target.entries if isinstance(target, Record) else target
-        if not isinstance(target, dict):
-            raise Damage("it sets items of what is no mapping")
-        put_items(target, items)
-
-    def do_global(self, names: str) -> None:
-        self.stack.append(self.named(*names.split(" ", 1)))
-
-    def do_stack_global(self, _: None) -> None:
-        name, module = self.pop(), self.pop()
-        self.stack.append(self.named(module, name))
-
-    def named(self, module: Any, name: Any) -> Global:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise Damage("it has a name that is no text")
-        return self.name(Global(_OLD_MODULES.get(module, module), name))
-
-    def do_reduce(self, _: None) -> None:
-        args, function = self.pop(), self.pop()
-        self.stack.append(self.checked_call(function, args))
-
-    def do_inst(self, names: str) -> None:
-        args = tuple(self.pop_mark())
-        self.stack.append(self.checked_call(self.named(*names.split(" ", 1)), args))
-
-    def do_obj(self, _: None) -> None:
-        function, *args = self.pop_mark() or [None]
-        self.stack.append(self.checked_call(function, tuple(args)))
-
-    def checked_call(self, function: Any, args: Any) -> Any:
-        if not isinstance(function, Global) or not isinstance(args, tuple):
-            raise Refusal("asks to call something that is not a name")
-        return self.call(function, args)
-
-    def do_newobj(self, _: None) -> None:
-        args, cls = self.pop(), self.pop()
-        self.stack.append(self.record(cls, args))
-
-    def do_newobj_ex(self, _: None) -> None:
-        keywords, args, cls = self.pop(), self.pop(), self.pop()
-        self.stack.append(self.record(cls, (args, keywords)))
-
-    def record(self, cls: Any, args: Any) -> Record:
-        if not isinstance(cls, Global) or not isinstance(args, tuple):
-            raise Refusal("asks for an object of something that is not a name")
-        self.inert[str(cls)] += 1
-        return Record(cls, args)
-
-    def do_build(self, _: None) -> None:
-        state, target = self.pop(), self.top()
-        if isinstance(target, Record):
-            target.state = state
-        elif isinstance(target, _PLAIN):  # attributes of containers and of what calls returned are of no interest
-            raise Damage("it gives attributes to a plain value")
-
-    def do_persid(self, identity: str) -> None:
-        self.stack.append(self.persistent(identity))
-
-    def do_binpersid(self, _: None) -> None:
-        self.stack.append(self.persistent(self.pop()))
-
-
-def put_items(target: dict, items: list) -> dict:
-    """Set items [key, value, key, value, ...]."""
-    if len(items) % 2:
-        raise Damage("it has a key without a value")
-    target.update(zip(map(hashable, items[::2]), items[1::2], strict=True))
+def set_items(target: Any, items: list) -> Any:
+    """Set items `[key, value, key, value, ...]` of a dict or a record, and return it."""
+    if not isinstance(target, dict | Record):
+        raise Damage("it sets items of what is no mapping")
+    keys = items[::2]
+    check_keys(keys)
+    for key, value in zip(keys, items[1::2], strict=True):
+        target[key] = value
     return target
 
 
-def hashable(value: Any) -> Hashable:
-    """A value that may be a key: none whose hash takes long, or that nests."""
-    if isinstance(value, tuple) and len(value) <= 8 and not any(isinstance(item, tuple) for item in value):
-        return tuple(map(hashable, value))
-    if isinstance(value, int) and value.bit_length() > _KEY_BITS:
-        raise Refusal(f"has a key of more than {_KEY_BITS} bits")
-    if not isinstance(value, type(None) | int | float | str | bytes | Global | Record):
-        raise Refusal("has a key that is no plain value")
-    return value
+def check_keys(keys: Iterable) -> None:
+    """Check that values may be hashed: a hash must take little time, and must not be chosen freely.
+
+    Raises:
+        Refusal: One may not.
+    """
+    for key in keys:
+        if isinstance(key, tuple) and len(key) <= MAX_KEY_ITEMS and not any(isinstance(item, tuple) for item in key):
+            check_keys(key)
+        elif isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
+            raise Refusal(f"has a key of more than {MAX_KEY_BITS} bits")
+        elif not isinstance(key, type(None) | int | float | str | bytes | Global | Record):
+            raise Refusal("has a key that is no plain value")
 
 
-_Step = Callable[[Machine, Any], None]
+def _check_call(function: Any, args: Any) -> None:
+    if not isinstance(function, Global) or not isinstance(args, tuple):
+        raise Refusal("asks to call something that is not a name")
 
 
-def _steps() -> dict[str, _Step]:
-    """The instructions that are not methods of the machine."""
-    values = "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8"
-    text = "STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8"
-    new = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple}
-    new |= {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
-    marked = {"LIST": list, "TUPLE": tuple, "DICT": lambda items: put_items({}, items)}
-    marked |= {"FROZENSET": lambda items: frozenset(map(hashable, items))}
-    outside = dict.fromkeys(("EXT1", "EXT2", "EXT4"), "refers to Python's extension registry")
-    outside |= dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), "refers to memory outside of the file")
-    return {
-        **{name: lambda machine, value: machine.stack.append(value) for name in f"{values} {text}".split()},
-        **{name: lambda machine, _, make=make: machine.stack.append(make()) for name, make in new.items()},
-        **{
-            name: lambda machine, _, make=make: machine.stack.append(make(machine.pop_mark()))
-            for name, make in marked.items()
-        },
-        **{f"TUPLE{length}": lambda machine, _, length=length: machine.push_tuple(length) for length in (1, 2, 3)},
-        **{name: lambda machine, _, reason=reason: machine.refuse(reason) for name, reason in outside.items()},
-    }
+class _Memo(dict):
+    def __setitem__(self, index: int, value: Any) -> None:
+        if index > MAX_MEMO_INDEX:
+            raise Damage(f"it has a memo index above {MAX_MEMO_INDEX:,}")
+        super().__setitem__(index, value)
 
 
-def _instructions() -> list[tuple[pickletools.OpcodeInfo, _Step] | None]:
-    """What each byte means."""
-    table: list[tuple[pickletools.OpcodeInfo, _Step] | None] = [None] * 256
-    steps = _steps()
-    for opcode in pickletools.opcodes:
-        step = steps.get(opcode.name) or getattr(Machine, f"do_{opcode.name.lower()}", None)  # STOP ends the loop
-        table[ord(opcode.code)] = opcode, step
-    return table
+class InertUnpickler(pickle._Unpickler):
+    """Read one pickle of protocol 0 to 5 without running any of it.
+
+    Subclasses decide what names, calls and references to objects outside the file stand for; here all are refused.
+    Builtin containers, numbers and text are real; long byte strings are views of the stream.
+
+    Attributes:
+        inert: How many records were made of each class.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream, encoding="latin1")
+        self.stream = stream
+        self.memo = _Memo()
+        self.inert: Counter[str] = Counter()
+
+    def load(self) -> Any:
+        """Return the value that the next pickle of the stream describes.
+
+        Raises:
+            Refusal: It names, calls or refers to something forbidden, or exceeds a limit.
+            Damage: It does not follow the format.
+        """
+        try:
+            return super().load()
+        except (Refusal, Damage):
+            raise
+        except Exception as error:  # malformed instructions fail inside the base class in any way
+            raise Damage(f"{type(error).__name__}: {printable(str(error))}") from None
+
+    def find_global(self, name: Global) -> Global:
+        """Return what a name on the stack stands for."""
+        raise Refusal(f"names {name}")
+
+    def call(self, function: Global, args: tuple) -> Any:
+        """Return what stands for the result of a call."""
+        raise Refusal(f"asks to call {function}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return what stands for an object outside the pickle."""
+        raise Refusal("refers to an object outside of the file")
+
+    def record(self, cls: Global, args: tuple) -> Record:
+        """Return a record of an object, and count it."""
+        self.inert[str(cls)] += 1
+        return Record(cls, args)
+
+    def find_class(self, module: str, name: str) -> Global:
+        return self.find_global(Global(_PYTHON_2_MODULES.get(module, module), name))
+
+    def get_extension(self, code: int) -> NoReturn:
+        raise Refusal("refers to Python's extension registry")
+
+    def load_reduce(self) -> None:
+        args, function = self.stack.pop(), self.stack.pop()
+        _check_call(function, args)
+        self.append(self.call(function, args))
+
+    def load_newobj(self) -> None:
+        args, cls = self.stack.pop(), self.stack.pop()
+        _check_call(cls, args)
+        self.append(self.record(cls, args))
+
+    def load_newobj_ex(self) -> None:
+        keywords, args, cls = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        _check_call(cls, args)
+        self.append(self.record(cls, (args, keywords)))
+
+    def load_obj(self) -> None:
+        cls, *args = self.pop_mark() or [None]
+        self._instantiate(cls, args)
+
+    def _instantiate(self, klass: Any, args: list) -> None:  # INST and OBJ
+        _check_call(klass, tuple(args))
+        self.append(self.call(klass, tuple(args)))
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Record):
+            target.state = state
+        elif isinstance(target, _IMMUTABLE):  # attributes of containers and tensors are ignored
+            raise Damage("it gives attributes to a plain value")
+
+    def load_frame(self) -> None:
+        # Framing only saves calls to `read`, and would copy what the stream can give without a copy.
+        (length,) = struct.unpack("<Q", self.read(8))
+        if length > len(self.stream.data) - self.stream.position:
+            raise Damage(f"it announces a frame of {length:,} bytes beyond its end")
+
+    def load_binbytes(self) -> None:
+        (length,) = struct.unpack("<I", self.read(4))
+        self.append(self.stream.view(length))
+
+    def load_binbytes8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(self.stream.view(length))
+
+    load_bytearray8 = load_binbytes8
+
+    def load_next_buffer(self) -> NoReturn:
+        raise Refusal("refers to memory outside of the file")
+
+    load_readonly_buffer = load_next_buffer
+
+    def load_unknown(self) -> NoReturn:
+        raise Damage("it has a byte that is no pickle instruction")
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        set_items(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        set_items(self.stack[-1], items)
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(set_items({}, items))
+
+    def load_additems(self) -> None:
+        check_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        check_keys(self.stack)
+        super().load_frozenset()
 
 
-_INSTRUCTIONS = _instructions()
+def _limited(opcode: int) -> Callable[[InertUnpickler], None]:
+    """Return the method that executes an instruction, within the limits."""
+    inherited = pickle._Unpickler.dispatch.get(opcode)
+    execute = getattr(InertUnpickler, inherited.__name__) if inherited else InertUnpickler.load_unknown
+    makes_integer = bytes([opcode]) in (pickle.INT, pickle.LONG, pickle.LONG1, pickle.LONG4)
+
+    @functools.wraps(execute)
+    def limited(unpickler: InertUnpickler) -> None:
+        budget = unpickler.stream.budget
+        budget.instructions -= 1
+        if budget.instructions < 0:
+            budget.spend()
+        execute(unpickler)
+        if makes_integer and unpickler.stack[-1].bit_length() > MAX_INTEGER_BITS:
+            raise Refusal(f"holds an integer of more than {MAX_INTEGER_BITS} bits")
+
+    return limited
+
+
+InertUnpickler.dispatch = {opcode: _limited(opcode) for opcode in range(256)}

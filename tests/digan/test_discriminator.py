@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from digan import Discriminator, DiscriminatorConfig
-from digan import official as official_names
+from digan.official import names as official_names
 from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
 from digan.losses import squared_gradient
 

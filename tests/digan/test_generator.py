@@ -15,7 +15,7 @@ from torch import nn
 
 import fused_inr as fi
 from digan import Generator, GeneratorConfig, pretrained
-from digan import official as official_names
+from digan.official import names as official_names
 from digan.errors import NetworkError, NetworkNotFound
 from digan.layout import list_snapshots, snapshot_number, snapshot_path
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from digan import Generator
-from digan import official as official_names
+from digan.official import names as official_names
 from digan.mapping import Mapping, normalize_second_moment
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "generator_small.safetensors"

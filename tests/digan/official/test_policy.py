@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from digan.errors import NetworkError
-from digan.inert_pickle import Global, Record
-from digan.inert_snapshot import StoredTensor, load
+from digan.official.policy import StoredTensor, load
+from digan.official.unpickle import Global, Record
 
 MODULE = "a_library_of_payloads"  # not a standard one
 
@@ -296,7 +296,7 @@ class TestTensorMemory:
         for _ in range(depth):
             evil = stored(storage(description=evil + b"."))
         assert is_live(evil + b".", marker)
-        refuses(tmp_path, evil + b".", marker, "where the memory of a tensor is described")
+        refuses(tmp_path, evil + b".", marker, "where the storage of a tensor is described")
 
     def test_hostile_zip_file_inside(self, tmp_path, marker):
         buffer = io.BytesIO()
@@ -311,7 +311,7 @@ class TestTensorMemory:
         named = b"(" + text("storage") + b"cos\nsystem\n" + text("0") + text("cpu") + b"K\x01Nt"
         module = b"(" + text("module") + b"ctorch\nFloatStorage\n" + text("a.py") + text("source") + b"t"
         for identity in (calls, named, module, b"K\x01"):
-            refuses(tmp_path, stored(storage(persistent=identity)) + b".", marker, "memory of a tensor is described")
+            refuses(tmp_path, stored(storage(persistent=identity)) + b".", marker, "storage of a tensor is described")
         for data in (b"Pos.system\n.", text("storage") + b"Q."):
             refuses(tmp_path, data, marker, "outside of the file")
 

@@ -17,14 +17,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from digan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, official
+from digan import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from digan.cli import main
-from digan.convert import load_discriminators
 from digan.errors import NetworkError
-from digan.official_snapshot import OfficialSnapshot
+from digan.official import names as official_names
+from digan.official.snapshot import OfficialSnapshot, load_discriminators
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-FULL = Path(__file__).parents[3] / "shared" / "parity"  # every pixel, if it is there
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+FULL = Path(__file__).parents[4] / "shared" / "parity"  # every pixel, if it is there
 PARITY = 1e-5  # relative difference in float32; measured: below 1e-6
 SMALL = GeneratorConfig(
     resolution=128, z_dim=16, w_dim=16, fourier_dim=8, fmm_rank=4, channel_base=1024, channel_max=16
@@ -181,7 +181,7 @@ def dump(monkeypatch, tmp_path):
 
 
 def official_tensors(generator, names):
-    return {name: generator.state_dict()[official.generator_name(name)] for name in names}
+    return {name: generator.state_dict()[official_names.generator_name(name)] for name in names}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import tracemalloc
 
 import pytest
 
-from digan.inert_pickle import MAX_INSTRUCTIONS, Budget, Damage, Global, Machine, Record, Refusal, Stream
+from digan.official.unpickle import MAX_INSTRUCTIONS, Budget, Damage, Global, InertUnpickler, Record, Refusal, Stream
 
 SHARED = ["shared"]
 PLAIN = {
@@ -35,21 +35,21 @@ PLAIN = {
 BYTES = [b"", b"short", bytes(range(256)) * 2, bytearray(b"array")]
 
 
-class Naming(Machine):
+class Naming(InertUnpickler):
     """Lets every name, call and persistent id through, as records."""
 
-    def name(self, name):
+    def find_global(self, name):
         return name
 
     def call(self, function, args):
         return self.record(function, args)
 
-    def persistent(self, identity):
-        return ["outside", identity]
+    def persistent_load(self, pid):
+        return ["outside", pid]
 
 
-def read(data, machine=Machine, budget=None):
-    return machine(Stream(memoryview(data), budget or Budget())).run()
+def read(data, unpickler=InertUnpickler, budget=None):
+    return unpickler(Stream(memoryview(data), budget or Budget())).load()
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -236,7 +236,7 @@ def test_bombs_are_refused_in_time_and_memory(data):
 @pytest.mark.parametrize("repeated", ENDLESS, ids="PROTO MARK DICT-POP MEMOIZE DUP TUPLE1".split())
 def test_what_has_no_end(repeated):
     with pytest.raises(Refusal, match="instructions"):
-        read(repeated * 10_000, budget=Budget(instructions=10_000))
+        read(repeated * 10_001, budget=Budget(instructions=10_000))
 
 
 @pytest.mark.parametrize("data", [BOMBS["text"], BOMBS["keys that nest"], DAMAGED["BINBYTES8"], DAMAGED["LONG4"]])

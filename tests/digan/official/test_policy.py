@@ -1,8 +1,11 @@
 """Hostile files: each payload is shown to be live in Python's own reader, and to do nothing in ours."""
 
 import contextlib
+import copyreg
 import io
+import os
 import pickle
+import random
 import struct
 import subprocess
 import sys
@@ -17,7 +20,7 @@ import pytest
 import torch
 
 from digan.errors import NetworkError
-from digan.official.policy import StoredTensor, load
+from digan.official.policy import _CALLS, StoredTensor, load
 from digan.official.unpickle import Global, Record
 
 MODULE = "a_library_of_payloads"  # not a standard one
@@ -74,12 +77,25 @@ def library(monkeypatch):
 
         append = extend
 
+    class OnKeywords:
+        def __new__(cls, *, path):
+            Path(path).touch()
+            return super().__new__(cls)
+
+    class OnSetItem(dict):
+        def __setitem__(self, key, value):
+            Path(key).touch()
+
+    class OnAdd:
+        def add(self, item):
+            Path(item).touch()
+
     def run_source(meta):
         exec(meta["module_src"])
         return {}
 
     module.run_source = run_source
-    for cls in (OnInit, OnNew, OnSetState, OnHash, OnAppend):
+    for cls in (OnInit, OnNew, OnSetState, OnHash, OnAppend, OnKeywords, OnSetItem, OnAdd):
         cls.__module__, cls.__qualname__ = MODULE, cls.__name__
         setattr(module, cls.__name__, cls)
     monkeypatch.setitem(sys.modules, MODULE, module)
@@ -182,6 +198,8 @@ CALLS = {
     "function of a library": lambda m: called("torch.serialization os.system", shell(m)),
     "library's own function": lambda m: called("numpy savetxt", text(m), b"]"),
     "text as a name": lambda m: text("torch") + text("serialization.os.system") + b"\x93(" + shell(m) + b"tR",
+    "dotted name in a module that may be named": lambda m: text("typing") + text("contextlib.os.system") + b"\x93("
+    + shell(m) + b"tR",
     "INST": lambda m: b"(" + shell(m) + b"ios\nsystem\n",
     "OBJ": lambda m: b"(cos\nsystem\n" + shell(m) + b"o",
     "a class": lambda m: called(f"{MODULE} OnInit", text(m)),
@@ -243,6 +261,42 @@ class TestObjects:
         assert not marker.exists()
         assert loaded.value.state == {"path": str(marker)}
         assert sum(loaded.inert.values()) == 1
+
+    def test_new_with_keywords(self, tmp_path, marker, library):
+        data = b"\x80\x04" + f"c{MODULE}\nOnKeywords\n".encode() + b")}" + text("path") + text(marker) + b"s\x92."
+        assert is_live(data, marker)
+        assert load(snapshot(tmp_path, data)).value.args == ((), {"path": str(marker)})
+        assert not marker.exists()
+
+    @pytest.mark.parametrize("items", [b"s", b"u"], ids=["SETITEM", "SETITEMS"])
+    def test_setting_items(self, items, tmp_path, marker, library):
+        mark = b"(" if items == b"u" else b""
+        data = b"\x80\x04" + f"c{MODULE}\nOnSetItem\n".encode() + b")\x81" + mark + text(marker) + b"N" + items + b"."
+        assert is_live(data, marker)
+        assert load(snapshot(tmp_path, data)).value.entries == {str(marker): None}
+        assert not marker.exists()
+
+    def test_adding_items(self, tmp_path, marker, library):
+        data = b"\x80\x04" + f"c{MODULE}\nOnAdd\n".encode() + b")\x81(" + text(marker) + b"\x90."
+        assert is_live(data, marker)
+        assert load(snapshot(tmp_path, data)).value.items == [str(marker)]
+        assert not marker.exists()
+
+    def test_setting_attributes_of_a_class(self, tmp_path, library):
+        data = b"\x80\x04" + f"c{MODULE}\nOnAdd\n".encode() + b"N}" + text("payload") + b"K\x01s\x86b."
+        pickle.loads(data)
+        assert library.OnAdd.payload == 1
+        del library.OnAdd.payload
+        with pytest.raises(NetworkError, match="attributes to a plain value"):
+            load(snapshot(tmp_path, data))
+        assert not hasattr(library.OnAdd, "payload")
+
+    def test_extension_registry(self, tmp_path, marker, monkeypatch):
+        monkeypatch.setitem(copyreg._extension_cache, 0xF0, os.system)
+        for code in (b"\x82\xf0", b"\x83\xf0\x00", b"\x84\xf0\x00\x00\x00"):
+            data = b"\x80\x04" + code + b"(" + shell(marker) + b"tR."
+            assert is_live(data, marker)
+            refuses(tmp_path, data, marker, "extension registry")
 
     def test_appending(self, tmp_path, marker, library):
         data = b"\x80\x04" + f"c{MODULE}\nOnAppend\n".encode() + b")\x81(" + text(marker) + b"e."
@@ -342,6 +396,47 @@ class TestTensorMemory:
     )
     def test_sizes_that_are_not_there(self, data, tmp_path, marker):
         refuses(tmp_path, data + b".", marker, "damaged")
+
+    def test_slots_do_not_change_what_was_checked(self, tmp_path):
+        evil = pickle.dumps((None, {"shape": (2**40,), "stride": (0,), "offset": 10**9, "numel": 2**40}), 2)[2:-1]
+        data = tensor(stored(storage()) + evil + b"b") + evil + b"b."
+        value = load(snapshot(tmp_path, data)).value
+        assert (value.offset, value.shape, value.stride, value.storage.numel) == (0, (1,), (1,), 1)
+        assert value.read().shape == (1,)
+
+    def test_key_whose_hash_never_ends(self, tmp_path, marker):
+        # torch.load(weights_only=True) computes it.
+        nested = b"K\x01" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
+        data = stored(storage(description=b"\x80\x02}" + nested + b"Ns.")) + b"."
+        refuses(tmp_path, data, marker, "key that is no plain value")
+
+    def test_storage_without_elements(self, tmp_path, marker):
+        data = storage().replace(pickle.dumps(["0"], 2), pickle.dumps([], 2))
+        refuses(tmp_path, stored(data) + b".", marker, "damaged")
+
+    def test_any_damage_is_noticed_or_harmless(self, tmp_path):
+        rng = random.Random(0)
+        data = pickle.dumps({"a": [OrderedDict(b=np.float32(1)), torch.Size([2])], "c": {1, 2}}, 2)[:-1] + b"0"
+        data += tensor(stored(storage(data=bytes(24), numel=6)), 1, (2, 2), (2, 1)) + b"."
+        for _ in range(800):
+            changed = bytearray(data)
+            for _ in range(rng.randint(1, 3)):
+                changed[rng.randrange(len(data))] = rng.randrange(256)
+            with contextlib.suppress(NetworkError):
+                value = load(snapshot(tmp_path, changed)).value
+                if isinstance(value, StoredTensor):
+                    assert value.read().numel() <= 6
+
+
+@pytest.mark.parametrize("function", _CALLS, ids=str)
+def test_calls_with_any_arguments(function, tmp_path):
+    values = [b"N", b"K\x01", b"J\xff\xff\xff\xff", text("latin1"), b"]", b"}", b"(K\x01K\x02t", b"]K\x01a", b"\x8f"]
+    values += [b"cnumpy\ndtype\n", called("numpy dtype", text("f4")), b"B\x04\x00\x00\x00abcd", b"](]K\x01ee"]
+    values += [stored(storage()), tensor(stored(storage()))]
+    for args in [(), *((a,) for a in values), *((a, b) for a in values for b in values), (values[1],) * 4]:
+        data = b"\x80\x04" + called(f"{function.module} {function.name}", *args) + b"."
+        with contextlib.suppress(NetworkError):
+            load(snapshot(tmp_path, data))
 
 
 BOMBS = {

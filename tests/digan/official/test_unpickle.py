@@ -376,7 +376,7 @@ HOSTILE = {
     "memo index 2**31": b"Nr" + struct.pack("<I", 2**31) + b".",
     "memo index of 5,000 digits": b"Np" + b"9" * 5000 + b"\n.",
     "GET of 5,000 digits": b"g" + b"9" * 5000 + b"\n.",
-    "text that is no latin1": b"V\\ud800\\U00110000\n.",
+    "text that is not Unicode": b"V\\ud800\\U00110000\n.",
 }
 
 

@@ -64,19 +64,11 @@ _STANDARD_NAMES = {
 _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zip files
 _STORAGE_VERSION = 1001
 _STORAGE_DTYPES = {
-    f"{name}Storage": dtype
-    for name, dtype in [
-        ("Double", torch.float64),
-        ("Float", torch.float32),
-        ("Half", torch.float16),
-        ("BFloat16", torch.bfloat16),
-        ("Long", torch.int64),
-        ("Int", torch.int32),
-        ("Short", torch.int16),
-        ("Char", torch.int8),
-        ("Byte", torch.uint8),
-        ("Bool", torch.bool),
-    ]
+    **{
+        f"{name}Storage": getattr(torch, name.lower())
+        for name in "Double Float Half BFloat16 Long Int Short Bool".split()
+    },
+    **{"CharStorage": torch.int8, "ByteStorage": torch.uint8},
 }
 _MAX_DIMENSIONS = 8
 _MAX_ARGUMENTS = 8
@@ -193,7 +185,7 @@ class _SnapshotUnpickler(InertUnpickler):
 
 
 class _StorageUnpickler(InertUnpickler):
-    """Reads the pickles that describe a storage: plain values, and a persistent id in place of the storage itself."""
+    """Read the pickles that describe a storage: plain values, and a persistent id in place of the storage itself."""
 
     def find_global(self, name: Global) -> Global:
         if name.module not in ("torch", "torch.cuda") or name.name not in _STORAGE_DTYPES:
@@ -204,7 +196,7 @@ class _StorageUnpickler(InertUnpickler):
         match pid:
             case ("storage", Global(name=name), str(), str(), int(numel), None):
                 return Storage(_STORAGE_DTYPES[name], numel)
-        raise Refusal("refers to an object outside of the file where the storage of a tensor is described")
+        raise Refusal("refers to an object outside the file where the storage of a tensor is described")
 
 
 def _storage(unpickler: InertUnpickler, data: bytes | memoryview) -> Storage:
@@ -229,7 +221,7 @@ def _storage(unpickler: InertUnpickler, data: bytes | memoryview) -> Storage:
 
 
 def _tensor(
-    unpickler: InertUnpickler, storage: Storage, offset: int, shape: tuple, stride: tuple, *unused: Any
+    _: InertUnpickler, storage: Storage, offset: int, shape: tuple, stride: tuple, *unused: Any
 ) -> StoredTensor:
     # The file could change the length of a list after this check.
     tuples = isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= _MAX_DIMENSIONS
@@ -273,7 +265,7 @@ def _copied(unpickler: InertUnpickler, items: list | tuple = ()) -> list:
 
 
 def _encoded(unpickler: InertUnpickler, text: str, encoding: str) -> bytes:
-    """Byte strings of protocols 0 to 2."""
+    """Return a byte string of protocols 0 to 2."""
     if not isinstance(text, str) or encoding != "latin1":
         raise Refusal("asks to encode text in a way that pickle does not")
     unpickler.stream.budget.spend(text=len(text))
@@ -281,22 +273,18 @@ def _encoded(unpickler: InertUnpickler, text: str, encoding: str) -> bytes:
 
 
 def _subscripted(unpickler: InertUnpickler, origin: Any, parameters: Any) -> Record:
-    """Types such as Optional[int] in a typed configuration."""
+    """Return a record of a type such as Optional[int] in a typed configuration."""
     if not isinstance(origin, Global) or origin.module != "typing":
         raise Refusal("asks to call operator.getitem")
     return unpickler.record(origin, (parameters,))
-
-
-def _parameter(unpickler: InertUnpickler, data: Any, *unused: Any) -> Any:
-    return data
 
 
 # The unpickler, then the arguments that the file passes -> the value.
 _CALLS: dict[Global, Callable[..., Any]] = {
     Global("torch.storage", "_load_from_bytes"): _storage,
     Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    Global("torch._utils", "_rebuild_parameter"): _parameter,
-    Global("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    Global("torch._utils", "_rebuild_parameter"): lambda unpickler, data, *unused: data,
+    Global("torch._utils", "_rebuild_parameter_with_state"): lambda unpickler, data, *unused: data,
     Global("torch", "Size"): lambda *args: tuple(_copied(*args)),
     Global("numpy.core.multiarray", "scalar"): _scalar,
     Global("numpy._core.multiarray", "scalar"): _scalar,

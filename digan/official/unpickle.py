@@ -191,7 +191,7 @@ class InertUnpickler(pickle._Unpickler):
             return super().load()
         except (Refusal, Damage):
             raise
-        except Exception as error:  # malformed instructions fail inside the base class in any way
+        except Exception as error:  # the base class does not check what instructions find on the stack
             raise Damage(f"{type(error).__name__}: {printable(str(error))}") from None
 
     def find_global(self, name: Global) -> Global:
@@ -204,7 +204,7 @@ class InertUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """Return what stands for an object outside the pickle."""
-        raise Refusal("refers to an object outside of the file")
+        raise Refusal("refers to an object outside the file")
 
     def record(self, cls: Global, args: tuple) -> Record:
         """Return a record of an object, and count it."""
@@ -265,7 +265,7 @@ class InertUnpickler(pickle._Unpickler):
     load_bytearray8 = load_binbytes8
 
     def load_next_buffer(self) -> NoReturn:
-        raise Refusal("refers to memory outside of the file")
+        raise Refusal("refers to memory outside the file")
 
     load_readonly_buffer = load_next_buffer
 

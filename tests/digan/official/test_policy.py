@@ -1,4 +1,4 @@
-"""Hostile files: each payload is shown to be live in Python's own reader, and to do nothing in ours."""
+"""Hostile files: each payload takes effect in Python's own unpickler, and has no effect in ours."""
 
 import contextlib
 import copyreg
@@ -27,7 +27,7 @@ MODULE = "a_library_of_payloads"  # not a standard one
 
 
 class Calls:
-    """Is pickled as the call of a function or class."""
+    """An object that is pickled as the call of a function or class."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -38,7 +38,7 @@ class Calls:
 
 @pytest.fixture
 def library(monkeypatch):
-    """A module whose classes have effects: each touches the file that it is given or finds in its state."""
+    """Make a module whose classes have effects: each touches the file that is its argument or in its state."""
     module = types.ModuleType(MODULE)
 
     class OnInit:
@@ -114,7 +114,7 @@ def snapshot(tmp_path, data):
 
 
 def is_live(data, marker):
-    """Whether Python's reader lets the payload touch the marker; removes it."""
+    """Return whether Python's unpickler lets the payload touch the marker, and remove it."""
     with contextlib.suppress(Exception):  # many payloads fail after their effect
         pickle.loads(data)
     live = marker.exists()
@@ -136,12 +136,12 @@ def text(value):
 
 
 def called(name, *args):
-    """Instructions for a call in the oldest way that binary pickles have."""
+    """Return the instructions for a call, as in the oldest binary protocol."""
     return b"c" + name.replace(" ", "\n").encode() + b"\n(" + b"".join(args) + b"tR"
 
 
 def storage(description=None, data=bytes(4), numel=1, persistent=None):
-    """What torch.save writes of a storage, its third pickle replaced, or the persistent id of the fourth."""
+    """Return what torch.save wrote of a storage; `description` replaces its third pickle, `persistent` its identity."""
     pickles = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}]
     parts = [pickle.dumps(value, 2) for value in pickles]
     parts[2] = description or parts[2]
@@ -153,13 +153,13 @@ def storage(description=None, data=bytes(4), numel=1, persistent=None):
 
 
 def encodable(data):
-    """Instructions for the text whose latin1 encoding this is."""
+    """Return the instructions for the text whose latin1 encoding is `data`."""
     encoded = data.decode("latin1").encode()
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
 def stored(data):
-    """Instructions for the storage inside a snapshot."""
+    """Return the instructions for a storage inside a snapshot."""
     return called("torch.storage _load_from_bytes", b"B" + struct.pack("<I", len(data)) + data)
 
 
@@ -223,7 +223,7 @@ class TestCalls:
             assert is_live(data, marker)
             refuses(tmp_path, data, marker, "asks to call|names")
 
-    def test_where_it_stands_makes_no_difference(self, tmp_path, marker):
+    def test_in_any_position(self, tmp_path, marker):
         evil = called("os system", text(f"touch {marker}"))
         for data in (b"](" + evil + b"e.", b"}(" + text("G_ema") + evil + b"u.", evil + b"0N.", b"(" + evil + b"1N."):
             assert is_live(data, marker)
@@ -238,7 +238,7 @@ class TestCalls:
 
 
 class TestObjects:
-    """Making an object and giving it its state calls methods of its class: here it calls nothing, so all may pass."""
+    """Creating an object and setting its state would call methods of its class; records call nothing and may pass."""
 
     def test_new(self, tmp_path, marker, library):
         thing = library.OnNew(str(marker))
@@ -315,13 +315,13 @@ class TestObjects:
         assert load(snapshot(tmp_path, data)).value.args[0]["class_name"] == "Generator"
         assert not marker.exists()
 
-    def test_of_classes_that_have_no_business_there(self, tmp_path, marker):
+    def test_of_standard_classes(self, tmp_path, marker):
         data = b"\x80\x02csubprocess\nPopen\n)\x81."
         refuses(tmp_path, data, marker, "names subprocess.Popen")
 
 
-class TestTensorMemory:
-    """torch.storage._load_from_bytes reads pickles inside the pickle, and runs what they ask for."""
+class TestStorages:
+    """torch.storage._load_from_bytes unpickles the pickles inside the pickle, and runs what they call."""
 
     @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
     def test_genuine(self, tmp_path):
@@ -367,7 +367,7 @@ class TestTensorMemory:
         for identity in (calls, named, module, b"K\x01"):
             refuses(tmp_path, stored(storage(persistent=identity)) + b".", marker, "storage of a tensor is described")
         for data in (b"Pos.system\n.", text("storage") + b"Q."):
-            refuses(tmp_path, data, marker, "outside of the file")
+            refuses(tmp_path, data, marker, "outside the file")
 
     @pytest.mark.parametrize(
         "data",
@@ -394,7 +394,7 @@ class TestTensorMemory:
             stored(b""),
         ],
     )
-    def test_sizes_that_are_not_there(self, data, tmp_path, marker):
+    def test_wrong_sizes(self, data, tmp_path, marker):
         refuses(tmp_path, data + b".", marker, "damaged")
 
     def test_slots_do_not_change_what_was_checked(self, tmp_path):
@@ -466,14 +466,14 @@ def test_large_arguments_are_not_passed_on(data, tmp_path, marker):
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_few_instructions_that_make_much(bomb, tmp_path, marker):
+def test_amplification_is_refused_in_time(bomb, tmp_path, marker):
     started = time.process_time()
     refuses(tmp_path, b"\x80\x04" + bomb + b".", marker, "more than")
     assert time.process_time() - started < 10  # seconds; measured: below 1.1
 
 
 @pytest.mark.parametrize("bomb", [name for name in BOMBS if name != "tensors read again"])  # which keeps nothing
-def test_and_would_fill_the_memory(bomb, tmp_path, marker):
+def test_amplification_is_refused_in_memory(bomb, tmp_path, marker):
     tracemalloc.start()
     try:
         refuses(tmp_path, b"\x80\x04" + BOMBS[bomb] + b".", marker, "more than")

@@ -38,7 +38,7 @@ BYTES = [b"", b"short", bytes(range(256)) * 2, bytearray(b"array")]
 
 
 class Naming(InertUnpickler):
-    """Lets every name, call and persistent id through, as records."""
+    """Let every name, call and persistent id through, as records."""
 
     def find_global(self, name):
         return name
@@ -60,12 +60,12 @@ def test_plain_values(value, protocol):
     assert read(pickle.dumps(value, protocol)) == value
 
 
-def test_what_is_shared_stays_shared():
+def test_sharing_is_kept():
     value = read(pickle.dumps(PLAIN["shared"]))
     assert value[0] is value[1] is value[2]["again"]
 
 
-def test_a_value_that_holds_itself():
+def test_a_list_that_contains_itself():
     value = []
     value.append(value)
     again = read(pickle.dumps(value))
@@ -81,7 +81,7 @@ def test_bytes_and_sets(protocol):
     assert read(pickle.dumps(frozenset([1, (2, 3)]), 4)) == frozenset([1, (2, 3)])
 
 
-def test_long_byte_strings_are_windows_on_the_file():
+def test_long_byte_strings_are_views_of_the_file():
     data = pickle.dumps(bytes(1000))
     value = read(data)
     assert isinstance(value, memoryview)
@@ -89,7 +89,7 @@ def test_long_byte_strings_are_windows_on_the_file():
 
 
 class Thing:
-    """Has attributes, items and, as a list, elements."""
+    """An object with attributes."""
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -126,7 +126,7 @@ def test_objects_are_records(protocol):
     ids="OBJ INST NEWOBJ_EX APPEND ADDITEMS SETITEM Python-2 PERSID BINPERSID "
     "DUP POP POP-mark POP_MARK LIST DICT TUPLE".split(),
 )
-def test_instructions_that_are_rare(data, check):
+def test_rare_instructions(data, check):
     assert check(read(data, Naming))
 
 
@@ -143,13 +143,13 @@ def test_instructions_that_are_rare(data, check):
     ],
     ids="GLOBAL STACK_GLOBAL INST PERSID BINPERSID EXT1 NEXT_BUFFER".split(),
 )
-def test_the_bare_machine_refuses_everything_outside_of_the_file(data):
+def test_everything_outside_the_file_is_refused(data):
     with pytest.raises(Refusal):
         read(data)
 
 
 @pytest.mark.parametrize("data", [b"K\x01)R.", b"cm\nf\nK\x01R.", b"(o.", b"K\x01)\x81.", b"cm\nf\n]\x81."])
-def test_calls_of_what_is_no_name(data):
+def test_calls_of_other_values(data):
     with pytest.raises(Refusal, match="asks"):
         read(data, Naming)
 
@@ -236,7 +236,7 @@ def test_bombs_are_refused_in_time_and_memory(data):
 
 
 @pytest.mark.parametrize("repeated", ENDLESS, ids="PROTO MARK DICT-POP MEMOIZE DUP TUPLE1".split())
-def test_what_has_no_end(repeated):
+def test_endless_instructions(repeated):
     with pytest.raises(Refusal, match="instructions"):
         read(repeated * 10_001, budget=Budget(instructions=10_000))
 
@@ -257,11 +257,11 @@ def test_bombs_take_little_memory(data):
     [b"]" * NESTED + b"a" * (NESTED - 1) + b".", b")" + b"\x85" * NESTED + b".", b"cm\nf\n)\x81" + b"2b" * 10 + b"."],
     ids=["lists", "tuples", "state of itself"],
 )
-def test_deep_nesting_is_no_recursion(data):
+def test_deep_nesting_does_not_recurse(data):
     assert read(data, Naming) is not None
 
 
-def test_what_would_unfold_to_billions_stays_folded():
+def test_exponential_expansion_stays_shared():
     data = b"(" + b"N" * 10 + b"l"
     for level in range(40):  # each list holds the one before ten times
         data += b"r" + struct.pack("<I", level) + b"0(" + 10 * (b"j" + struct.pack("<I", level)) + b"l"
@@ -286,7 +286,7 @@ def test_pickles_in_one_file_share_a_budget():
         read(b"N.", budget=budget)
 
 
-def test_names_are_shown_without_control_characters():
+def test_names_are_printed_without_control_characters():
     assert str(Global("a\x1b[31m\n", "b")) == "a\\x1b[31m\\n.b"
     assert len(str(Global("x" * 1000, "y"))) < 100
 
@@ -317,8 +317,8 @@ def test_every_instruction_on_every_value(stack):
                     read(stack + marked + bytes([opcode]) + argument + b".", Naming)
 
 
-def test_the_instructions_that_the_base_class_executes():
-    """Each of these does nothing but read its argument or move plain values; a new one has to be examined."""
+def test_inherited_instructions():
+    """Each of these only reads its argument or moves plain values; a new one must be examined."""
     names = {opcode.code: opcode.name for opcode in pickletools.opcodes}
     inherited = {
         names[chr(code)]
@@ -432,7 +432,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("data", SLOW.values(), ids=SLOW)
-def test_what_could_take_long(data):
+def test_slow_values(data):
     started = time.process_time()
     tracemalloc.start()
     try:

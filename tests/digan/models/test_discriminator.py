@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from digan import Discriminator, DiscriminatorConfig
-from digan import official as official_names
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
+from digan.official import names as official_names
 from digan.training.losses import squared_gradient
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "discriminator_small.safetensors"

@@ -15,9 +15,9 @@ from torch import nn
 
 import fused_inr as fi
 from digan import Generator, GeneratorConfig
-from digan import official as official_names
 from digan.errors import NetworkError, NetworkNotFound
 from digan.models import hub as hub_module
+from digan.official import names as official_names
 from digan.run_dir import list_snapshots, snapshot_number, snapshot_path
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "generator_small.safetensors"

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from digan import Generator
-from digan import official as official_names
 from digan.models.mapping import Mapping, normalize_second_moment
+from digan.official import names as official_names
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "generator_small.safetensors"
 PARITY = 1e-5  # relative difference in float32; measured: 0

@@ -1,4 +1,4 @@
-"""Networks of the official implementation: their parameters' names in ours, and the configuration they imply."""
+"""Translate networks of the official implementation: parameter names, and the configuration that they imply."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from digan.config import DiscriminatorConfig, GeneratorConfig
 
-_IGNORED = re.compile(r"(^|\.)resample_filter$")  # a constant, which ours builds itself
+_IGNORED = re.compile(r"(^|\.)resample_filter$")  # a constant that our networks compute
 
-# (pattern of an official name, ours); \1.. are the groups, and a callable is given the match.
+# (pattern of an official name, our name as a template or a function of the match).
 _GENERATOR_NAMES = [
     (r"mapping\.w_avg", r"mapping.w_avg"),
     (r"mapping\.fc(\d+)\.(weight|bias)", r"mapping.layers.\1.\2"),
@@ -35,7 +35,7 @@ _DISCRIMINATOR_NAMES = [
     (r"mapping\.embed\.(weight|bias)", r"label_mapping.embed.\1"),
 ]
 
-# Attributes of the official modules and the field of ours that says the same; what shapes do not tell.
+# Pattern of an official attribute -> the field of our configuration; only what shapes do not imply.
 _FUSER = r"synthesis\.b\d+\.(?:input\.input\.)?coord_fuser"
 _GENERATOR_CONSTANTS = {
     r"mapping\.fc\d+\.bias_gain": "mapping_lr_mult",
@@ -45,7 +45,7 @@ _GENERATOR_CONSTANTS = {
 }
 _DISCRIMINATOR_CONSTANTS = {r"(?:image|video)D\.b4\.mbstd\.group_size": "mbstd_group"}
 
-# Switches of the official modules that ours do not have, in the only position that ours implement.
+# Pattern of an official attribute -> the only value that our networks implement.
 _GENERATOR_SWITCHES = {
     r"ours": True,
     rf"{_FUSER}\.use_cosine": True,
@@ -57,27 +57,27 @@ _DISCRIMINATOR_SWITCHES = {r"(?:image|video)D\.b\d+\.architecture": "resnet"}
 
 
 def generator_constants(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Fields of ``GeneratorConfig`` that an official generator's attributes tell.
+    """Return the fields of `GeneratorConfig` that an official generator's attributes determine.
 
     Args:
-        attributes: plain values of its modules, by dotted name, e.g. "mapping.w_avg_beta".
+        attributes: Plain values of its modules by dotted name, e.g. "mapping.w_avg_beta".
 
     Raises:
-        ValueError: the attributes contradict each other, or tell of a variant that ``Generator`` is not.
+        ValueError: The attributes contradict each other, or belong to a variant that `Generator` does not implement.
     """
     return _constants(attributes, _GENERATOR_CONSTANTS, _GENERATOR_SWITCHES)
 
 
 def discriminator_constants(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Fields of ``DiscriminatorConfig`` that an official discriminator's attributes tell; see above."""
+    """Do the same as `generator_constants`, for `DiscriminatorConfig`."""
     return _constants(attributes, _DISCRIMINATOR_CONSTANTS, _DISCRIMINATOR_SWITCHES)
 
 
 def generator_state(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of an official generator -> state dict of ``Generator``.
+    """Convert the state dict of an official generator to one of `Generator`.
 
     Raises:
-        ValueError: a name that the official generator does not have.
+        ValueError: A name is not one of the official generator's.
     """
     # The official layers are 1x1 convolutions; ours are matrices.
     return {
@@ -88,26 +88,26 @@ def generator_state(official: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def discriminator_states(official: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State dict of an official discriminator -> state dicts of the image and of the motion ``Discriminator``.
+    """Convert the state dict of an official discriminator to those of the image and the motion `Discriminator`.
 
     Raises:
-        ValueError: a name that the official discriminator does not have.
+        ValueError: A name is not one of the official discriminator's.
     """
     return _discriminator_state(official, "imageD."), _discriminator_state(official, "videoD.")
 
 
 def generator_name(official: str) -> str:
-    """Our name of an official generator's parameter or buffer; ValueError if it has none."""
+    """Return our name of an official generator's parameter or buffer; ValueError if there is none."""
     return _rename(official, _GENERATOR_NAMES)
 
 
 def discriminator_name(official: str) -> str:
-    """Our name of an official parameter, given without imageD. or videoD.; ValueError if it has none."""
+    """Return our name of an official parameter, passed without imageD. or videoD.; ValueError if there is none."""
     return _rename(official, _DISCRIMINATOR_NAMES)
 
 
 def generator_config(state: dict[str, Tensor]) -> GeneratorConfig:
-    """The configuration that a state dict of ``Generator`` implies; defaults for what shapes do not tell."""
+    """Return the configuration that a state dict of `Generator` implies, with defaults for what shapes do not imply."""
     widths = _widths(state, r"blocks\.(\d+)\.layers\.0\.weight")
     depth = {size: len(_numbers(state, rf"blocks\.{size}\.layers\.(\d+)\.weight")) for size in widths}
     with_extra = [size for size, layers in depth.items() if layers > (1 if size == 4 else 2)]
@@ -132,7 +132,7 @@ def generator_config(state: dict[str, Tensor]) -> GeneratorConfig:
 
 
 def discriminator_config(state: dict[str, Tensor]) -> DiscriminatorConfig:
-    """The configuration that a state dict of ``Discriminator`` implies; defaults for what shapes do not tell."""
+    """Return the configuration that a state dict of `Discriminator` implies, with defaults as above."""
     widths = _widths(state, r"blocks\.(\d+)\.conv0\.weight") | {4: len(state["conv.bias"])}
     embed = state.get("label_mapping.embed.weight")
     layers = len(_numbers(state, r"label_mapping\.layers\.(\d+)\.weight"))
@@ -183,13 +183,13 @@ def _numbers(state: dict[str, Tensor], pattern: str) -> list[int]:
 
 
 def _widths(state: dict[str, Tensor], pattern: str) -> dict[int, int]:
-    """Channels of each resolution, read off the first dimension of the weights whose names match."""
+    """Return resolution -> channels, from the first dimension of the weights whose names match."""
     matches = [(re.fullmatch(pattern, name), tensor) for name, tensor in state.items()]
     return {int(match[1]): len(tensor) for match, tensor in matches if match}
 
 
 def _channels(widths: dict[int, int]) -> tuple[int, int]:
-    """channel_base and channel_max with min(channel_base / R, channel_max) = widths[R]."""
+    """Return channel_base and channel_max such that min(channel_base / R, channel_max) = widths[R]."""
     channel_max = max(widths.values())
     reduced = {size: width for size, width in widths.items() if width < channel_max}
     size = min(reduced) if reduced else max(widths)

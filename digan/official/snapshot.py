@@ -1,32 +1,38 @@
-"""The networks of an official snapshot as ours: what is stored, under which names, and whether it fits."""
+"""The networks of an official snapshot: find them in the pickle, and build ours from them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from digan import official
+from digan.config import DiscriminatorConfig
 from digan.errors import NetworkError
-from digan.inert_pickle import Record
-from digan.inert_snapshot import PERSISTENT_OBJECT, StoredTensor, load
+from digan.files import atomic_path
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.models.generator import Generator
+from digan.official import names
+from digan.official.policy import PERSISTENT_OBJECT, StoredTensor, load
+from digan.official.unpickle import Record
 
 NETWORKS = ("G_ema", "G", "D")
-DISCRIMINATORS = {"d_image": IMAGE_CHANNELS, "d_motion": MOTION_CHANNELS}  # by the names that checkpoints have
+DISCRIMINATORS = {"d_image": IMAGE_CHANNELS, "d_motion": MOTION_CHANNELS}  # name in checkpoints -> image channels
 
-_MAX_PARTS = 100_000  # attributes, parameters and modules; a network has about 3,000. One part may stand at many places
-_MAX_NAME = 200
-_MAX_TEXT = 1000  # of an attribute worth keeping
-_MAX_LEFT_OUT = 20
+# Attributes, parameters and modules, each counted wherever it occurs; a network has about 3,000.
+_MAX_PARTS = 100_000
+_MAX_NAME = 200  # characters of a dotted name
+_MAX_TEXT = 1000  # characters of an attribute or a message
+_MAX_LEFT_OUT = 20  # classes listed
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -36,10 +42,10 @@ class StoredNetwork:
     """A network as the snapshot stores it.
 
     Attributes:
-        kind: name of its class.
-        tensors: parameters and buffers by their official names.
-        parameters: how many numbers the parameters are.
-        attributes: plain values (None, truth values, numbers, text) of its modules, by dotted name.
+        kind: Name of its class.
+        tensors: Parameters and buffers by their official names.
+        parameters: Number of elements of all parameters.
+        attributes: Plain values (None, bool, numbers, text) of its modules, by dotted name.
     """
 
     kind: str
@@ -48,21 +54,21 @@ class StoredNetwork:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def read(self) -> dict[str, Tensor]:
-        """The tensors themselves, floats as float32."""
+        """Return copies of the tensors, with floating-point ones as float32."""
         tensors = {name: stored.read() for name, stored in self.tensors.items()}
         return {name: x.float() if x.is_floating_point() else x for name, x in tensors.items()}
 
 
 class OfficialSnapshot:
-    """The networks of an official snapshot, read without executing anything of it.
+    """The networks of an official snapshot, read without executing anything in it.
 
     Attributes:
-        names: which of G_ema, G and D it holds.
-        left_out: classes whose objects are neither modules nor numbers, with how many there are, most frequent first.
+        names: Which of G_ema, G and D it holds.
+        left_out: Classes whose objects are neither modules nor numbers -> number of objects, most frequent first.
 
     Raises:
-        NetworkError: the file is no official snapshot, or holds what none does (see ``inert_snapshot``); the methods
-            raise it too, for a network that is absent or that is not the published model.
+        NetworkError: The file is not an official snapshot, or holds what none does (see `policy`). The methods raise
+            it too, for a network that is absent or that is not the published model.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -79,7 +85,7 @@ class OfficialSnapshot:
         self.left_out = dict(left_out[:_MAX_LEFT_OUT])
 
     def stored(self, name: str) -> StoredNetwork:
-        """G_ema, G or D as it is stored."""
+        """Return G_ema, G or D as it is stored."""
         if name not in self._records:
             other = next((other for other in ("G_ema", "G") if name != "D" and other in self._records), None)
             remedy = f": give --network {other}" if other else ""
@@ -88,20 +94,20 @@ class OfficialSnapshot:
             return _stored(self._records[name], self.path.stat().st_size)
 
     def generator(self, name: str = "G_ema") -> Generator:
-        """G_ema or G as ours, on the CPU in evaluation mode."""
+        """Return G_ema or G as a `Generator`, on the CPU in evaluation mode."""
         stored = self.stored(name)
         with self._fitting(name):
-            state = official.generator_state(stored.read())
-            config = replace(official.generator_config(state), **official.generator_constants(stored.attributes))
+            state = names.generator_state(stored.read())
+            config = replace(names.generator_config(state), **names.generator_constants(stored.attributes))
             return filled(lambda: Generator(config), state)
 
     def discriminators(self) -> dict[str, Discriminator]:
-        """The image discriminator, d_image, and the motion discriminator, d_motion, of one configuration."""
+        """Return the image discriminator d_image and the motion discriminator d_motion, which share a configuration."""
         stored = self.stored("D")
         with self._fitting("D"):
-            constants = official.discriminator_constants(stored.attributes)
-            states = official.discriminator_states(stored.read())
-            configs = [replace(official.discriminator_config(state), **constants) for state in states]
+            constants = names.discriminator_constants(stored.attributes)
+            states = names.discriminator_states(stored.read())
+            configs = [replace(names.discriminator_config(state), **constants) for state in states]
             if configs[0] != configs[1]:
                 raise ValueError("imageD and videoD differ in resolution or width")
             return {
@@ -110,15 +116,15 @@ class OfficialSnapshot:
             }
 
     def provenance(self) -> dict[str, Any]:
-        """Where the networks come from, as JSON: file, sha256, the data they were trained on, what was left out."""
+        """Describe the origin of the networks in JSON types: file, sha256, training data, what was left out."""
         with self.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        known = _plain(self._training_set)
-        return {"file": self.path.name, "sha256": digest, "training_set": known, "left_out": self.left_out}
+        training_set = _plain(self._training_set)
+        return {"file": self.path.name, "sha256": digest, "training_set": training_set, "left_out": self.left_out}
 
     @contextmanager
     def _fitting(self, name: str) -> Iterator[None]:
-        """Whatever does not fit when a network is taken over becomes one sentence."""
+        """Turn any error that a malformed network causes into one sentence."""
         try:
             yield
         except (ValueError, RuntimeError, LookupError, TypeError, ArithmeticError) as error:
@@ -131,9 +137,12 @@ class OfficialSnapshot:
 
 
 def filled(make: Callable[[], _Network], state: dict[str, Tensor]) -> _Network:
-    """The network that ``make`` builds, with this state, in evaluation mode; RuntimeError if they do not fit.
+    """Build a network with `make` and load a state dict into it, in evaluation mode.
 
-    That is seen before any memory is taken: sizes read off a file need not belong together.
+    They are first compared without allocating memory, since the sizes in a file need not be consistent.
+
+    Raises:
+        RuntimeError: They do not fit.
     """
     with torch.device("meta"):
         make().load_state_dict(state, assign=True)
@@ -142,8 +151,41 @@ def filled(make: Callable[[], _Network], state: dict[str, Tensor]) -> _Network:
     return network.eval()
 
 
+def save_discriminators(networks: dict[str, Discriminator], path: str | os.PathLike[str], **metadata: Any) -> None:
+    """Write d_image and d_motion, which share a configuration, to a safetensors file, completely or not at all."""
+    header = {"config": asdict(networks["d_image"].config), **metadata}
+    tensors = {
+        f"{name}.{key}": tensor.contiguous()
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
+
+
+def load_discriminators(path: str | os.PathLike[str]) -> dict[str, Discriminator]:
+    """Read d_image and d_motion from a file of `save_discriminators`, on the CPU in evaluation mode.
+
+    Raises:
+        NetworkError: The file is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as reader:
+            config = DiscriminatorConfig(**json.loads((reader.metadata() or {})["config"]))
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+        networks = {}
+        for name, channels in DISCRIMINATORS.items():
+            state = {key.removeprefix(f"{name}."): x for key, x in tensors.items() if key.startswith(f"{name}.")}
+            networks[name] = filled(lambda channels=channels: Discriminator(config, channels), state)
+        return networks
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise NetworkError(
+            f"{path} holds no discriminators: give a file that `digan convert --discriminators` wrote."
+        ) from error
+
+
 def _stored(root: Record, file_size: int) -> StoredNetwork:
-    """Tensors and attributes of a module and of all below it, named as in state_dict."""
+    """Collect tensors and attributes of a module and its submodules, named as in `state_dict`."""
     network = StoredNetwork(_module(root)[0])
     pending = [("", root)]
     parts = 0
@@ -151,7 +193,7 @@ def _stored(root: Record, file_size: int) -> StoredNetwork:
         prefix, module = pending.pop()
         state = _module(module)[1]
         parameters, buffers = _children(state, "_parameters", prefix), _children(state, "_buffers", prefix)
-        for name in state.get("_non_persistent_buffers_set", ()):  # state_dict leaves them out
+        for name in state.get("_non_persistent_buffers_set", ()):  # as state_dict does
             buffers.pop(f"{prefix}{name}", None)
         for name, tensor in (parameters | buffers).items():
             if not isinstance(tensor, StoredTensor):
@@ -164,14 +206,14 @@ def _stored(root: Record, file_size: int) -> StoredNetwork:
         parts += len(state) + len(parameters) + len(buffers) + len(modules)
         if parts > _MAX_PARTS or len(prefix) > _MAX_NAME:
             raise ValueError("its modules contain each other")
-    # Tensors may share their memory, and a few bytes more name the same one again: they could fill any memory.
+    # Any number of tensors may share one storage, and copies of them could fill the memory.
     if sum(tensor.numel * tensor.storage.dtype.itemsize for tensor in network.tensors.values()) > file_size:
         raise ValueError("its tensors are larger than the file")
     return network
 
 
 def _module(record: Any) -> tuple[str, dict]:
-    """Class name and __dict__ of a module, whose class the file may bring along (persistent) or not (torch.nn's)."""
+    """Return the class name and `__dict__` of a module, either of a class stored in the file or of torch.nn."""
     match record:
         case Record(cls=cls, args=({"class_name": str(kind), "state": dict(state)},)) if cls == PERSISTENT_OBJECT:
             return kind, state
@@ -181,7 +223,7 @@ def _module(record: Any) -> tuple[str, dict]:
 
 
 def _children(state: dict, kind: str, prefix: str) -> dict[str, Any]:
-    """Entries of a module's _parameters, _buffers or _modules by their full names, without those that are None."""
+    """Return the entries of a module's _parameters, _buffers or _modules that are not None, by their full names."""
     children = state.get(kind)
     if not isinstance(children, dict) or not all(isinstance(name, str) for name in children):
         raise ValueError(f"a part of it has no {kind}")
@@ -189,13 +231,13 @@ def _children(state: dict, kind: str, prefix: str) -> dict[str, Any]:
 
 
 def _entries(value: Any) -> dict:
-    """A mapping, of a plain or of an unknown class such as EasyDict."""
+    """Return the entries of a dict, or of a record of a subclass such as EasyDict; else nothing."""
     value = value.entries if isinstance(value, Record) else value
     return value if isinstance(value, dict) else {}
 
 
 def _plain(values: dict) -> dict[str, Any]:
-    """What of a mapping is None, a truth value, a number or a short text."""
+    """Return the entries that are None, a bool, a number or a short text."""
     return {
         name: value
         for name, value in values.items()

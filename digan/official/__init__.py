@@ -1,0 +1,1 @@
+"""Reading the snapshots that the official implementation publishes, and converting their networks."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def source_hash(folder: Path, patterns: Sequence[str]) -> str:
-    """16 hex digits of the contents of the sources that match: what a library says it was built from.
+    """Return a hash, 16 hex digits, of the sources that match; a library carries the hash it was built from.
 
-    `setup.py` has the same sum, as it runs before there is a package to import.
+    `setup.py` runs this file, as there is no package to import at build time.
     """
     digest = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
@@ -20,7 +20,7 @@ def source_hash(folder: Path, patterns: Sequence[str]) -> str:
 def opened(
     folder: Path, sources: Path, patterns: Sequence[str], name: str, missing: str
 ) -> tuple[ctypes.CDLL | None, str]:
-    """(library, "ready"), or (None, one line that says why there is none).
+    """Open a library and compare it with its sources.
 
     Args:
         folder: where the library `_native*` is.

@@ -7,7 +7,7 @@ from fused_inr.ops.dispatch import call
 
 
 def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, *, demodulate: bool = True) -> Tensor:
-    """Weights of N layers from one shared weight and low-rank factors: W = weight * (1 + left right / sqrt(R)).
+    """Return weights of N layers from one shared weight and low-rank factors: W = weight * (1 + left right / sqrt(R)).
 
     Differentiable in every tensor to any order. Computed in float32, or float64 if a tensor is; autocast is ignored,
     because demodulation is a statistic.

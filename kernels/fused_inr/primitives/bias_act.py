@@ -54,7 +54,7 @@ def bias_act(
     dim: int,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Arguments as of `reference.bias_act`; what kernels see is dense, in one layout, its bias in float32."""
+    """Apply bias and activation; arguments as of `reference.bias_act`. Kernels get dense tensors and a float32 bias."""
     if bias is None:
         dim = min(1, x.ndim - 1) if x.ndim else 0  # any axis will do
     # The bias runs along the channels of an image or along an axis of a contiguous tensor.
@@ -65,7 +65,7 @@ def bias_act(
 
 
 def supports(x: Tensor, bias: Tensor | None, act: str, alpha: float, *others: Any) -> tuple[bool, str]:
-    """What the kernels of every backend have in common."""
+    """Return whether the kernels of all backends support a call, and if not, why."""
     if alpha < 0:
         return False, "the output of a negative slope does not tell the sign of the input"
     return memory_format.supports(x)
@@ -132,7 +132,7 @@ def _slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
 
 
 def _composed_slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
-    """Gradients of the slope of a curved activation for all four tensors, in PyTorch calls on aliases of them."""
+    """Differentiate the slope of a curved activation in all four tensors with PyTorch calls, on aliases."""
     dim = ctx.options.dim
     create = torch.is_grad_enabled()
     with torch.enable_grad():

@@ -17,12 +17,12 @@ _gradient = torch.ops.fused_inr.minibatch_stddev_backward.default
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
-    """Arguments as of `reference.minibatch_stddev`; kernels see contiguous tensors."""
+    """Append the planes; arguments as of `reference.minibatch_stddev`. Kernels get contiguous tensors."""
     return _forward(x.contiguous(), group, channels)
 
 
 def supports(x: Tensor, group: int, channels: int) -> tuple[bool, str]:
-    """What the kernels of every backend have in common."""
+    """Return whether the kernels of all backends support a call, and if not, why."""
     return memory_format.supports(x)
 
 

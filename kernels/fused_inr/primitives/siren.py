@@ -39,7 +39,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         final_sine: bool,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Values [N, P, C] float32 of coords [N, P, K], weights [N, O, I] and biases [N, O], products in `dtype`."""
+        """Return values [N, P, C] of coords [N, P, K], weights [N, O, I] and biases [N, O], products in `dtype`."""
         empty = values_like(coords, weights)
         return values(coords, weights, biases, omega, first_omega, final_sine, dtype) if empty.numel() else empty
 
@@ -59,7 +59,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         dtype: torch.dtype,
         with_coords: bool,
     ) -> list[Tensor]:
-        """Gradients of the coordinates (no elements unless `with_coords`), then of the weights, then of the biases."""
+        """Return gradients of coordinates (empty unless `with_coords`), then of weights, then of biases."""
         if not gradient.numel():
             return [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
         return gradients(gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
@@ -96,14 +96,14 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
 
 
 def values_like(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Values [N, P, C], not yet written."""
+    """Allocate values [N, P, C]."""
     return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])
 
 
 def gradients_like(
     coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], with_coords: bool
 ) -> list[Tensor]:
-    """Gradients, not yet written; that of the coordinates has no elements where it is not wanted."""
+    """Allocate gradients; that of the coordinates is empty unless `with_coords`."""
     of_coords = coords.new_empty(coords.shape if with_coords else 0)
     return [of_coords, *(tensor.new_empty(tensor.shape) for tensor in (*weights, *biases))]
 

@@ -23,7 +23,7 @@ _STATUS = native.load()[1]
 
 
 def status() -> str:
-    """ "ready", or why the compiled library cannot be used."""
+    """Return "ready", or why the compiled library cannot be used."""
     return _STATUS
 
 
@@ -34,7 +34,7 @@ def _supports_render(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, st
 
 
 def _has_native_gradients(inr: INR) -> bool:
-    """Whether the kernels differentiate an INR: they tell a derivative from the output, which a sine hides."""
+    """Return whether the kernels differentiate an INR. They derive slopes from outputs, which a sine does not allow."""
     layers = [layer for stage in inr.stages for layer in stage.layers]
     small = len(layers) <= native.MOST_LAYERS and len(inr.stages) <= native.MOST_STAGES
     return small and all(layer.activation != "sine" for layer in layers)

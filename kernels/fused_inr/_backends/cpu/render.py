@@ -21,7 +21,7 @@ class KeptTensors:
         self._kept: list[Tensor] = []
 
     def keep(self, tensor: Tensor, dense: int) -> Tensor:
-        """`tensor` in float32 with its last `dense` axes laid out row by row; rows may be further apart."""
+        """Return `tensor` in float32 with the last `dense` axes in row-major order; rows may be padded."""
         tensor = tensor.detach().to(torch.float32)
         rows = tensor.stride()[-dense:]
         if rows[-1] != 1 or (dense > 1 and (rows[0] < tensor.shape[-1] or rows[0] == 0)):
@@ -31,7 +31,7 @@ class KeptTensors:
 
 
 def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
-    """A bias with its strides per clip and per frame."""
+    """Return a bias with its strides per clip and per frame."""
     bias = keep.keep(layer_bias, 1)
     clip = batch_stride(bias) if bias.ndim > 1 else 0
     time = bias.stride(1) if bias.ndim == 3 and bias.shape[1] > 1 else 0
@@ -104,7 +104,7 @@ def _program(inr: INR, grid: Grid, dtype: torch.dtype, keep: KeptTensors) -> nat
 
 
 def workspace(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Bytes that the native kernels take for a call beyond its result, with the threads that PyTorch has now."""
+    """Return the bytes that a call takes beyond its result, with PyTorch's current number of threads."""
     program = _program(inr, grid, dtype, KeptTensors())
     threads = torch.get_num_threads()
     return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
@@ -171,7 +171,7 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
 
 
 def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
-    """A gradient per clip and frame, summed to the shape of what the clips and frames share."""
+    """Sum a gradient per clip and frame to the shape of the tensor that clips or frames share."""
     while gradient.ndim > tensor.ndim:
         # A bias [O] or [N, O] lacks the frames, and [O] lacks the clips too; a read-out's bias [C] lacks the clips.
         gradient = gradient.sum(dim=gradient.ndim - 2)

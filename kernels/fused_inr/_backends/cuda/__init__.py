@@ -25,7 +25,7 @@ _BUILT_FOR = tuple(native.architectures())
 
 
 def status() -> str:
-    """ "ready", or why the kernels cannot be used on the current device."""
+    """Return "ready", or why the kernels cannot be used on the current device."""
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA"
     if not torch.cuda.is_available():

@@ -25,7 +25,7 @@ HOST = Limits((9, 0), 227 * 1024, 3)
 
 
 def limits(device: int | None) -> Limits:
-    """What a CUDA device has; None is the current one, -1 the CPU of a library built to run there."""
+    """Return the limits of a CUDA device; None is the current one, -1 the CPU that tests run the library on."""
     if device == -1:
         return HOST
     found = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
@@ -113,7 +113,7 @@ class _Call:
         self.run("fused_inr_siren_forward")
 
     def backward(self, gradient: Tensor, found: Sequence[Tensor], with_coords: bool) -> None:
-        """Writes the gradients of the coordinates (if asked for), the weights and the biases to `found`."""
+        """Write the gradients of the coordinates (if `with_coords`), the weights and the biases to `gradients`."""
         has, shape, siren = limits(self.device), self.shape, self.siren
         warps = shape.backward_warps(has.shared)
         if warps is None:

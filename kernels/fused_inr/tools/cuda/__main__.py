@@ -12,7 +12,7 @@ _LAYERS = 5
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints one line for each kernel and target; needs nvcc and the sources, and no GPU."""
+    """Print one line for each kernel and target; needs nvcc and the sources, and no GPU."""
     parser = argparse.ArgumentParser(prog="python -m fused_inr.tools.cuda", description=main.__doc__)
     parser.add_argument(
         "--target", choices=ahead_of_time.MOST_SHARED, action="append", help="a GPU; may be repeated; default all"

@@ -15,7 +15,7 @@ _SUMS = (fourier_features.table_kernel, to_rgb.image_kernel)
 
 
 def _generator() -> INR:
-    """DIGAN's: of the last stage the last layer alone is read out."""
+    """Return DIGAN's generator, in whose last stage only the last layer is read out."""
     *stages, last = inr_of(WIDTHS, "lrelu").stages
     layers = [*(replace(layer, to_rgb=None) for layer in last.layers[:-1]), last.layers[-1]]
     return INR([*stages, replace(last, layers=layers)])

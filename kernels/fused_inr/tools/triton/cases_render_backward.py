@@ -26,7 +26,7 @@ def _numbers(*shape: int) -> Tensor:
 
 
 def inr_of(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
-    """Stages of layers, of which every other one from the last is read out."""
+    """Return an INR in which every other layer, counted from the last, is read out."""
     made, before = [], 0
     for scale, width, count in stages:
         fourier = Fourier(_numbers(CLIPS, FREQUENCIES, 2), _numbers(CLIPS, TIMES, FREQUENCIES))
@@ -41,7 +41,7 @@ def inr_of(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
 
 
 def _launches(inr: INR, kind: str, multiplies: bool) -> list[Launch]:
-    """The gradients' own launches, with or without a product."""
+    """Return the gradients' own launches, with or without a product."""
     grid, found = Grid(32, 32), []
     size = (CLIPS, TIMES, COLOURS, 32 * inr.stages[-1].scale, 32 * inr.stages[-1].scale)
     with products_in(kind) as dtype:

@@ -26,7 +26,7 @@ def _numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _network(width: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Coordinates, weights and biases of SIRENs of five layers."""
+    """Return coordinates, weights and biases of SIRENs of five layers."""
     sizes = [2, width, width, width, width, 3]
     coords = _numbers(1, _POINTS, 2).expand(_SAMPLES, -1, -1)
     weights = [_numbers(_SAMPLES, outputs, inputs) for inputs, outputs in pairwise(sizes)]
@@ -34,7 +34,7 @@ def _network(width: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 
 def _layers(width: int, dtype: torch.dtype) -> list[Launch]:
-    """The products of a layer between two others, of the last layer, and of their gradients and the coordinates'."""
+    """Return launches of a hidden layer, of the last layer, of their gradients and of the coordinates' gradient."""
     x, slopes = (_numbers(_SAMPLES, _POINTS, width, dtype=dtype) for _ in range(2))
     square, bias = _numbers(_SAMPLES, width, width, dtype=dtype), _numbers(_SAMPLES, width)
     last, out = _numbers(_SAMPLES, 3, width, dtype=dtype), _numbers(_SAMPLES, _POINTS, 3)
@@ -53,7 +53,7 @@ def _layers(width: int, dtype: torch.dtype) -> list[Launch]:
 
 
 def _launches(width: int, kind: str, backward: bool) -> list[Launch]:
-    """Those of the values or of the gradients."""
+    """Return the launches of the values or of the gradients."""
     dtype, tf32 = _TYPES[kind]
     coords, weights, biases = _network(width)
     allowed, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32

@@ -20,7 +20,7 @@ _LONGEST = 2**62  # of a hole's sides, so that its end is an int64
 
 @triton.jit
 def _source(place, offset, hole, clip, size, hole_size, AXIS: tl.constexpr, ADJOINT: tl.constexpr):
-    """Where outputs along an axis come from, whether that is inside, and whether the hole spans them.
+    """Return where outputs along an axis come from, whether that is inside, and whether the hole spans them.
 
     `offset` and `hole` may be None. What they hold may be anything and is limited before it is added.
     """
@@ -51,8 +51,8 @@ def _tile(
     TILE_Y: tl.constexpr,
     TILE_X: tl.constexpr,
 ):
-    """The program's frame, the outputs' places in a plane [TILE_Y, TILE_X], which of them there are, where each comes
-    from in a plane, and which of them are seen: there, from inside, and not in the hole."""
+    """Return the program's frame and, for its outputs [TILE_Y, TILE_X], their offsets in a plane, the mask of the frame,
+    the offsets of their sources, and the mask of visible ones: in the frame, from inside, and not in the hole."""
     tiles_x = tl.cdiv(width, TILE_X)
     tiles_y = tl.cdiv(height, TILE_Y)
     program = tl.program_id(0)
@@ -86,7 +86,7 @@ def seen_sum_kernel(
     TILE_Y: tl.constexpr,
     TILE_X: tl.constexpr,
 ):
-    """Writes the sum over what is seen of a tile to partial [frames, tiles]."""
+    """Write the sum over the visible pixels of a tile to partial [frames, tiles]."""
     frame, _, _, source, seen = _tile(
         offset, hole, times, height, width, hole_height, hole_width, ADJOINT, TILE_Y, TILE_X
     )
@@ -167,7 +167,7 @@ def augment_kernel(
 
 
 def forward(x: Tensor, options: Options) -> tuple[Tensor, list[Launch]]:
-    """What fused_inr::augment returns, once the launches have run."""
+    """Return the result of fused_inr::augment, which the launches fill."""
     out = torch.empty_like(x)
     if not x.numel():
         return out, []

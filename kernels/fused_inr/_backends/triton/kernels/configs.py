@@ -29,19 +29,19 @@ _seen: set[Entry] | None = None
 
 @functools.cache
 def table() -> Table:
-    """The shipped table."""
+    """Return the shipped table."""
     return json.loads(PATH.read_text())
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """ "half" (bfloat16 and float16), "tf32" where PyTorch's matrix products may round to it, or "float32"."""
+    """Return "half" (bfloat16 and float16), "tf32" where PyTorch's matrix products may round to it, or "float32"."""
     if dtype != torch.float32:
         return "half"
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
 
 
 def input_precision(dtype: torch.dtype) -> str:
-    """`input_precision` of tl.dot for products of a type."""
+    """Return `input_precision` of tl.dot for products of a type."""
     return "tf32" if kind_of(dtype) == "tf32" else "ieee"
 
 
@@ -76,14 +76,14 @@ def _architecture_of(index: int | None) -> str:
 
 
 def architecture(device: torch.device) -> str:
-    """The table's name of a device's architecture, whether or not the table has it."""
+    """Return the table's name of a device's architecture, whether or not the table has it."""
     if device.type == "cuda":
         return _architecture_of(device.index)
     return _compiled_for or FALLBACK
 
 
 def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, int]]:
-    """A kernel's entries for a type by width: of the device's architecture, else of the fallback, else none."""
+    """Return a kernel's entries by width, of the device's architecture or else of the fallback."""
     for name in (architecture(device), FALLBACK):
         found = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
         if found is not None:
@@ -109,14 +109,14 @@ def _options(kernel: str, dtype: torch.dtype, widths: dict[str, dict[str, int]],
 
 
 def fitting(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int] | None:
-    """Options of a kernel that only some widths fit into: of the smallest width that is at least `width`, or None."""
+    """Return the options of the smallest entry that holds `width`, or None if there is none."""
     widths = _widths(kernel, dtype, device)
     limit = min((limit for limit in widths if width <= int(limit)), default=None, key=int)
     return None if limit is None else _options(kernel, dtype, widths, limit)
 
 
 def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int]:
-    """Options of a kernel for products of a type with `width` outputs, on a device.
+    """Return options of a kernel for products of a type with `width` outputs, on a device.
 
     The entry of the device's architecture, else of the fallback; of its widths, the smallest that is at least `width`,
     else the largest.
@@ -134,13 +134,13 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
 
 
 def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """What `chosen` gives, taken apart: the kernel's constants, and what a `Launch` takes."""
+    """Return the result of `chosen` in two parts: constants of the kernel, and options of a `Launch`."""
     found = chosen(kernel, dtype, width, device)
     return found, {name: found.pop(name) for name in ("num_warps", "num_stages")}
 
 
 def text(entries: Table) -> str:
-    """A table as it is stored: a line for every entry."""
+    """Return a table as the text of the JSON file, a line for every entry."""
 
     def block(lines: list[str], indent: str) -> str:
         return "{\n" + ",\n".join(indent + "  " + line for line in lines) + "\n" + indent + "}"

@@ -53,7 +53,7 @@ def phase_gradient_kernel(
     BLOCK_K: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """Sums of g, g X and g Y over one tile of a frame's pixels, for BLOCK_N frequencies.
+    """Sum g, g X and g Y over one tile of a frame's pixels, for BLOCK_N frequencies.
 
     dz [N, T, H, W, outputs]; weight [N or 1, outputs, 2 D or, without COSINES, D]; tables as in
     `fourier_features`; partial [N, T, tiles, 3, D] float32.
@@ -158,7 +158,7 @@ def feature_weight_kernel(
 
 
 def phase_gradient(dz: Tensor, weight: Tensor, tables: Tables, grid: Grid) -> tuple[Tensor, list[Launch]]:
-    """Partial sums [N, T, tiles, 3, D] float32 of the gradients of phase and of frequency's X and Y.
+    """Return partial sums [N, T, tiles, 3, D] float32 of the gradients of phase and of frequency's X and Y.
 
     Args:
         dz: [N, T, H, W, O].
@@ -201,7 +201,7 @@ def phase_gradient(dz: Tensor, weight: Tensor, tables: Tables, grid: Grid) -> tu
 
 
 def feature_weight_gradient(dz: Tensor, tables: Tables) -> tuple[Tensor, list[Launch]]:
-    """Partial sums [N, splits, O, F] float32 of the gradient of the features' weight; see `phase_gradient`."""
+    """Return partial sums [N, splits, O, F] float32 of the gradient of the features' weight; see `phase_gradient`."""
     n, t, height, width, outputs = dz.shape
     features = tables.columns.shape[-1]
     most, options = configs.options("feature_weight", dz.dtype, features, dz.device)

@@ -43,7 +43,7 @@ MOST_LAYERS = 3
 
 @triton.jit
 def computed_later(number):
-    """An int32 the compiler does not know: what follows from it is computed there, not kept in registers till then."""
+    """Return `number` through an opaque instruction, so that values derived from it are computed here, not kept."""
     if INTERPRETED or is_hip():
         found = number
     else:
@@ -53,7 +53,7 @@ def computed_later(number):
 
 @triton.jit
 def whose(program, tiles, times):
-    """Tile, frame (of all clips' frames), clip and time of a program."""
+    """Return the tile, the frame (counted over all clips), the clip and the time of a program."""
     frame = (program // tiles).to(tl.int64)
     return program % tiles, frame, frame // times, frame % times
 
@@ -62,7 +62,7 @@ def whose(program, tiles, times):
 def block_of_layer(
     y, weight, row, bias, BLOCK_N: tl.constexpr, gain, omega, ACT: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """The first BLOCK_N outputs, [BLOCK_N, BLOCK_M], of a weight whose inputs y [WIDTH, BLOCK_M] are on chip."""
+    """Return the first BLOCK_N outputs, [BLOCK_N, BLOCK_M], of a weight whose inputs y [WIDTH, BLOCK_M] are on chip."""
     o = tl.arange(0, BLOCK_N)[:, None]
     k = tl.arange(0, y.shape[0])[None, :]
     # Sizes of one weight: its offsets are 32 bits, which take half the registers of pointers.
@@ -221,7 +221,7 @@ def stage_kernel(
 
 
 def cuts(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) -> list[int]:
-    """How many layers of a stage go into each kernel, in order: 1 is a kernel of `layers`.
+    """Return how many layers of a stage go into each kernel, in order: 1 is a kernel of `layers`.
 
     A layer that is read out is the last of its kernel.
     """
@@ -238,7 +238,7 @@ def cuts(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) -> l
 
 
 def _options(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) -> dict[str, int] | None:
-    """The table's options of a kernel of these layers, or None if they do not fit on the chip."""
+    """Return the options of a kernel for these layers, or None if they do not fit on the chip."""
     if any(layer.outputs < 16 or layer.outputs != power_of_two(layer.outputs) for layer in layers):
         return None
     width = max(layer.outputs for layer in layers)
@@ -248,7 +248,7 @@ def _options(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) 
 def stage(
     layers: Sequence[Layer], weights: Sequence[Tensor], source: Input, *, store: bool, canvas: Canvas
 ) -> tuple[Tensor | None, list[Launch]]:
-    """What the last of two or three layers puts out, [N, T, H, W, O] in the type of the products, if it is wanted.
+    """Return the output of the last of two or three layers, [N, T, H, W, O] in the type of the products.
 
     Args:
         layers: as `cuts` cut them; the last one's read-out goes to `canvas`.
@@ -279,7 +279,7 @@ def stage(
 
 
 def _numbered(suffix: str, layers: Sequence[Layer], weights: Sequence[Tensor], index: int) -> dict[str, Any]:
-    """The kernel's arguments of one layer, or what stands for one that is not there."""
+    """Return the kernel's arguments of one layer, or placeholders for a missing one."""
     if index >= len(layers):
         absent = {f"weight{suffix}": None, f"weight{suffix}_clip": 0, f"weight{suffix}_row": 0}
         absent |= bias_arguments(None, suffix)

@@ -35,9 +35,9 @@ from fused_inr.primitives.memory_format import batch_stride
 
 @triton.jit
 def add_product(total, x, weight, inputs, there, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    """total [BLOCK_M, BLOCK_N] + x W^T, from pointers to each pixel's inputs [BLOCK_M, 1] and W's rows [1, BLOCK_N].
+    """Add x W^T to total [BLOCK_M, BLOCK_N]; x points to the pixels [BLOCK_M, 1], weight to the rows [1, BLOCK_N].
 
-    there: [1, BLOCK_N], which rows there are.
+    there: [1, BLOCK_N], mask of the rows.
     """
     k = tl.arange(0, BLOCK_K)
     left = x + k[None, :]
@@ -64,7 +64,7 @@ def add_features(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """total + the product with Fourier features; arguments as of `sines_of_patch` and `add_product`."""
+    """Add the product with Fourier features; arguments as of `sines_of_patch` and `add_product`."""
     k = tl.arange(0, BLOCK_K)
     right = weight + k[:, None]
     for first in range(0, features, BLOCK_K):
@@ -108,7 +108,7 @@ def layer_sums(
     BLOCK_K: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """W x [BLOCK_M, BLOCK_N] of a tile of pixels and the outputs o [1, BLOCK_N], from every input that is not None.
+    """Return W x [BLOCK_M, BLOCK_N] of a tile of pixels and the outputs o, from every input that is not None.
 
     weight: pointers to the rows of W [1, BLOCK_N]. pixel, beside: as of `pixels_from_first`. The other arguments are
     those of `layer_kernel`.
@@ -132,7 +132,7 @@ def layer_sums(
 
 @triton.jit
 def activated(z, gain, omega, ACT: tl.constexpr):
-    """gain act(z) in float32."""
+    """Return gain act(z) in float32."""
     if ACT == "sine":
         y = sine(omega * z)
     else:
@@ -282,7 +282,7 @@ class Input:
         return 0 if self.tables is None else self.tables.rows.shape[-1]
 
     def arguments(self) -> dict[str, Tensor | int | bool | None]:
-        """Of a kernel that reads this."""
+        """Return the arguments of a kernel that reads this input."""
         _, times, height, width = self.size
         tables = self.tables if self.features else None
         return {
@@ -303,13 +303,13 @@ class Input:
 
 
 def rows_dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in `dtype` without gradients, its last axis contiguous; rows may be further apart."""
+    """Return `tensor` in `dtype` without gradients, its last axis contiguous; rows may be padded."""
     tensor = tensor.detach().to(dtype)
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def weight_arguments(weight: Tensor, suffix: str = "") -> dict[str, Tensor | int]:
-    """A weight [N or 1, O, K], its last axis contiguous, and its strides by clip and by row."""
+    """Return a weight [N or 1, O, K], its last axis contiguous, and its strides by clip and by row."""
     return {
         f"weight{suffix}": weight,
         f"weight{suffix}_clip": batch_stride(weight),
@@ -318,7 +318,7 @@ def weight_arguments(weight: Tensor, suffix: str = "") -> dict[str, Tensor | int
 
 
 def bias_arguments(bias: Tensor | None, suffix: str = "") -> dict[str, Tensor | int | None]:
-    """A bias [O], [N, O] or [N, T, O] in float32 and its strides by clip and by frame."""
+    """Return a bias [O], [N, O] or [N, T, O] in float32 and its strides by clip and by frame."""
     if bias is not None:
         bias = bias.detach().to(torch.float32).contiguous()
     return {
@@ -335,7 +335,7 @@ def _out(weight: Tensor, source: Input, dtype: torch.dtype) -> Tensor:
 def _arguments(
     weight: Tensor, source: Input, out: Tensor | None, planes: bool
 ) -> tuple[dict[str, Any], dict[str, int], int]:
-    """What all layers' launches have in common, Triton's options, and the number of blocks of outputs."""
+    """Return the arguments that all launches of layers share, Triton's options, and the number of blocks of outputs."""
     outputs, (n, t, height, width) = weight.shape[1], source.size
     options, taken = configs.options(
         "feature_layer" if source.features else "layer", weight.dtype, outputs, weight.device
@@ -361,7 +361,7 @@ def _launch(arguments: dict[str, Any], taken: dict[str, int], blocks: int) -> La
 
 
 def linear(weight: Tensor, source: Input, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, list[Launch]]:
-    """W x, or W x + b, [N, T, H, W, O] in `dtype`; the weight as of `layer`."""
+    """Return W x, or W x + b, [N, T, H, W, O] in `dtype`; the weight as of `layer`."""
     out = _out(weight, source, dtype)
     arguments, taken, blocks = _arguments(weight, source, out, False)
     arguments |= bias_arguments(bias) | to_rgb.arguments(None, weight.dtype, None, 1)
@@ -377,7 +377,7 @@ def layer(
     planes: bool = False,
     canvas: Canvas | None = None,
 ) -> tuple[Tensor | None, list[Launch]]:
-    """What a layer puts out, [N, T, H, W, O] in the type of the products.
+    """Return the output of a layer, [N, T, H, W, O] in the type of the products.
 
     Args:
         layer: its activation, bias and read-out.

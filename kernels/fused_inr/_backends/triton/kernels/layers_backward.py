@@ -185,7 +185,7 @@ def children_sum_kernel(
     COLS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Sums of RATIO x RATIO pixels: x [rows, RATIO, width, RATIO, channels] to `out` [rows, width, channels]."""
+    """Sum RATIO x RATIO pixels: x [rows, RATIO, width, RATIO, channels] to `out` [rows, width, channels]."""
     channel_tiles = tl.cdiv(channels, CHANNELS)
     col_tiles = tl.cdiv(width, COLS)
     program = tl.program_id(0)
@@ -211,7 +211,7 @@ _POINTWISE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16}
 
 
 def fitted(blocks: dict[str, int], m: int, n: int, k: int) -> dict[str, int]:
-    """Blocks no larger than a product of these sizes asks; matrix instructions take no less than 16 of each."""
+    """Return blocks no larger than a product of these sizes needs, and at least 16, as matrix instructions do."""
     sizes = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}
     return {name: min(blocks[name], max(16, power_of_two(size))) for name, size in sizes.items()}
 
@@ -243,7 +243,7 @@ def output_gradient(
     given: Tensor | None,
     colours: Tensor | None,
 ) -> tuple[OutputGradient, list[Launch]]:
-    """The gradient of W x + b from what reaches the layer's output; at least one of the three does.
+    """Return the gradient of W x + b from the gradients that reach the layer's output, of which one is not None.
 
     Args:
         saved: y [N, T, H, W, O] in `dtype`, or W x + b, float32, of a sine.
@@ -302,7 +302,7 @@ def pixel_splits(pixels: int, tiles: int, block: int) -> tuple[int, int]:
 
 
 def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[Launch]]:
-    """Partial sums [N, splits, O, I] float32 of the gradient of W; N is 1 where it is shared.
+    """Return partial sums [N, splits, O, I] float32 of the gradient of W; N is 1 where it is shared.
 
     Args:
         dz: [N, T, H, W, O].
@@ -333,7 +333,7 @@ def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[L
 
 
 def children_sum(x: Tensor, ratio: int) -> tuple[Tensor, list[Launch]]:
-    """The gradient of what nearest upsampling by `ratio` made x [N, T, H, W, C] of: [N, T, H/ratio, W/ratio, C]."""
+    """Sum the children of each parent pixel, x [N, T, H, W, C] to [N, T, H/ratio, W/ratio, C]."""
     if ratio == 1:
         return x, []
     n, t, height, width, channels = x.shape

@@ -38,7 +38,7 @@ class _Reached:
 
 
 def _summed(partial: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Partial sums, added along axes and then along those that clips or frames share in `like`, in its type."""
+    """Add partial sums along `axes` and the axes that are shared in `like`; return its type and shape."""
     return partial.sum(axes).sum_to_size(like.shape).to(like.dtype).contiguous()
 
 
@@ -46,14 +46,14 @@ class _Backward:
     """The gradients of one call, found from the last tensor to the first."""
 
     def __init__(self, gradient: Tensor, shown: bool, dtype: torch.dtype, launched: Callable[[tuple], Any]) -> None:
-        """Starts from the gradient [N, T, C, H, W] of the running image, if it is shown, else of the last outputs."""
+        """Start from the gradient [N, T, C, H, W] of the running image if `shown`, else of the last outputs."""
         self._dtype, self._launched = dtype, launched
         self.found: list[Tensor] = []
         rows = gradient.detach().to(torch.float32).movedim(2, -1).contiguous()
         self._reached = _Reached(image=rows, colours=rows.sum((0, 1, 2, 3))) if shown else _Reached(given=rows)
 
     def output(self, layer: Layer, saved: Tensor) -> Tensor | None:
-        """dz of a layer, or None if no gradient reaches it; finds the gradients of its read-out and bias.
+        """Return dz of a layer, or None if no gradient reaches it; store the gradients of its read-out and bias.
 
         saved: y, or W x + b of a sine.
         """
@@ -71,7 +71,7 @@ class _Backward:
         return made.dz
 
     def inner_layer(self, layer: Layer, dz: Tensor | None, x: Tensor) -> None:
-        """Finds the gradient of the weight of a layer that multiplies outputs x of the layer before."""
+        """Compute the gradient of the weight of a layer whose input is x, the output of the layer before."""
         if dz is None:
             self.found.append(torch.zeros_like(layer.weight))
             return
@@ -79,7 +79,7 @@ class _Backward:
         self._reached.following = Following(dz, rows_dense(layer.weight, self._dtype))
 
     def first_layer(self, plan: StagePlan, dz: Tensor | None, before: Tensor | None, tables: Tables | None) -> None:
-        """Finds the gradients of a stage's first weight, phases and frequencies; goes on to the stage before.
+        """Compute the gradients of a stage's first weight, phases and frequencies, and move to the stage before.
 
         before: what that put out, or None.
         """
@@ -128,7 +128,7 @@ class _Outputs:
             self._last.append(self._computed(index, len(plans[index].layers))[-1])
 
     def _computed(self, index: int, count: int) -> list[Tensor]:
-        """The outputs of the first `count` layers of a stage."""
+        """Return the outputs of the first `count` layers of a stage."""
         before, made = self.before(index), []
         for number in range(count):
             made.append(
@@ -137,13 +137,13 @@ class _Outputs:
         return made
 
     def before(self, index: int) -> Tensor | None:
-        """What the stage before put out."""
+        """Return the output of the stage before."""
         if index == 0:
             return None
         return self._last[index - 1] if self._stored is None else self._stored[index - 1][-1]
 
     def stage(self, index: int) -> list[Tensor]:
-        """The outputs of a stage's layers, a list to take from; stages are asked for from the last to the first."""
+        """Return the outputs of a stage's layers as a list to pop from; call from the last stage to the first."""
         if self._stored is not None:
             return self._stored[index]
         count = len(self._plans[index].layers)
@@ -160,7 +160,7 @@ def backward(
     kept: Sequence[Tensor] | None = None,
     run: Run = launch.run,
 ) -> list[Tensor]:
-    """Gradients of every tensor of an INR, in the order of `INR.tensors` and of its types.
+    """Return the gradients of every tensor of an INR, in the order of `INR.tensors` and in their types.
 
     Args:
         inr: on a device, none of its tensors float64.
@@ -195,7 +195,7 @@ def _differentiate(
     x: Tensor | None,
     tables: Tables | None,
 ) -> None:
-    """Finds the gradients of a layer that made `saved` of x, and if it is a stage's first, of the stage's features."""
+    """Compute the gradients of a layer with input x, and of the features if it is the first of its stage."""
     layer = plan.layers[number]
     if layer.activation == "sine":
         saved = forward.before_activation(plan, number, x, tables)

@@ -27,12 +27,12 @@ def versions() -> list[tuple[str, str]]:
 
 def devices() -> list[tuple[str, str]]:
     """Return (device, description) of the CPU and every CUDA device."""
-    found = [("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
+    rows = [("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
     for index in range(torch.cuda.device_count()):
         props = torch.cuda.get_device_properties(index)
         size = f"{props.total_memory / 2**30:.0f} GiB"
-        found.append((f"cuda:{index}", f"{props.name}, compute capability {props.major}.{props.minor}, {size}"))
-    return found
+        rows.append((f"cuda:{index}", f"{props.name}, compute capability {props.major}.{props.minor}, {size}"))
+    return rows
 
 
 def services() -> list[tuple[str, str]]:

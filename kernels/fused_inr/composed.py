@@ -105,12 +105,12 @@ def gradients(
 ) -> list[Tensor | None]:
     """Return differentiable gradients of the frames of an INR in the form of `flatten`."""
     # On aliases, because a tensor may stand at two places, or be computed from one that stands at another.
-    own = [tensor.view_as(tensor) for tensor in tensors]
-    wanted = [tensor for tensor in own if tensor.requires_grad]
-    inr = unflatten(own, structure, numbers)
+    aliases = [tensor.view_as(tensor) for tensor in tensors]
+    differentiable = [tensor for tensor in aliases if tensor.requires_grad]
+    inr = unflatten(aliases, structure, numbers)
     frames = render(inr, grid_of(inr, shape, window), dtype)
-    rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
-    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+    results = iter(torch.autograd.grad(frames, differentiable, gradient, create_graph=True, allow_unused=True))
+    return [next(results) if tensor.requires_grad else None for tensor in tensors]
 
 
 def siren_gradients(
@@ -122,10 +122,10 @@ def siren_gradients(
     dtype: torch.dtype,
 ) -> list[Tensor | None]:
     """Return differentiable gradients of a SIREN's coordinates, weights and biases, in this order."""
-    own = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
-    coords, count = own[0], len(own) // 2
+    aliases = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
+    coords, count = aliases[0], len(aliases) // 2
     final = "sine" if final_sine else "linear"
-    values = reference.siren(coords, own[1 : 1 + count], own[1 + count :], omega, first_omega, final, dtype)
-    wanted = [tensor for tensor in own if tensor.requires_grad]
-    rest = iter(torch.autograd.grad(values, wanted, gradient, create_graph=True, allow_unused=True))
-    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+    values = reference.siren(coords, aliases[1 : 1 + count], aliases[1 + count :], omega, first_omega, final, dtype)
+    differentiable = [tensor for tensor in aliases if tensor.requires_grad]
+    results = iter(torch.autograd.grad(values, differentiable, gradient, create_graph=True, allow_unused=True))
+    return [next(results) if tensor.requires_grad else None for tensor in tensors]

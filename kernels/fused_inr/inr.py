@@ -62,8 +62,8 @@ class Grid:
 def _check_floating(owner: str, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{owner} {name} must be a floating-point tensor, not {found}.")
+            actual = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{owner} {name} must be a floating-point tensor, not {actual}.")
 
 
 def _check_shape(owner: str, name: str, tensor: Tensor, letters: str, **sizes: int) -> None:
@@ -72,8 +72,8 @@ def _check_shape(owner: str, name: str, tensor: Tensor, letters: str, **sizes: i
     if len(shape) != len(letters) or any(
         sizes.get(letter, size) != size for letter, size in zip(letters, shape, strict=True)
     ):
-        wanted = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
-        raise ValueError(f"{owner} {name} must have shape [{wanted}], not {list(shape)}.")
+        expected = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
+        raise ValueError(f"{owner} {name} must have shape [{expected}], not {list(shape)}.")
 
 
 @dataclass(frozen=True, eq=False)

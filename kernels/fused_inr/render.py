@@ -60,11 +60,11 @@ def _frames(inr: INR, grid: Grid, clips: list[slice], rows: list[slice], **optio
     scale = inr.stages[-1].scale
     size = (inr.batch, inr.channels, grid.height * scale, grid.width * scale)
     frame = torch.empty(size, dtype=inr.dtype, device=inr.device)
-    for some in clips:
-        part = inr.at_clips(some)
+    for clip_range in clips:
+        part = inr.at_clips(clip_range)
         for band in rows:
             pixels = slice(band.start * scale, band.stop * scale)
-            frame[some, :, pixels] = render(part, grid.rows(band.start, band.stop), **options)[:, 0]
+            frame[clip_range, :, pixels] = render(part, grid.rows(band.start, band.stop), **options)[:, 0]
     return [frame]
 
 
@@ -99,4 +99,4 @@ def render_chunks(
     if not (inr.batch and inr.times):
         return iter(_frames(inr, grid, [slice(0, inr.batch)], [slice(0, grid.height)], **options))
     times, clips, rows = _plan(inr, grid, memory, **options)
-    return _one_by_one(_frames(inr.at_times(some), grid, clips, rows, **options) for some in times)
+    return _one_by_one(_frames(inr.at_times(time_range), grid, clips, rows, **options) for time_range in times)

@@ -29,11 +29,11 @@ def opened(
         name: what the sentences call the library.
         missing: the sentence for a library that is not there.
     """
-    found = sorted(folder.glob("_native*.so")) + sorted(folder.glob("_native*.pyd"))
-    if not found:
+    libraries = sorted(folder.glob("_native*.so")) + sorted(folder.glob("_native*.pyd"))
+    if not libraries:
         return None, missing
     try:
-        library = ctypes.CDLL(str(found[-1]))
+        library = ctypes.CDLL(str(libraries[-1]))
         library.fused_inr_source_hash.restype = ctypes.c_char_p
         built_from = library.fused_inr_source_hash().decode()
     except (OSError, AttributeError) as error:

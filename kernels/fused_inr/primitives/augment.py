@@ -54,8 +54,8 @@ def supports(
     x: Tensor, brightness: Tensor | None, saturation: Tensor | None, contrast: Tensor | None, *others: Any
 ) -> tuple[bool, str]:
     """Return whether the kernels of all backends support a call, and if not, why."""
-    wanted = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
-    if torch.is_grad_enabled() and wanted:
+    needs_gradients = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
+    if torch.is_grad_enabled() and needs_gradients:
         return False, "it has no gradient for the draw"
     return memory_format.supports(x)
 

@@ -93,8 +93,8 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         tensors, *structure = flatten(inr)
         shape = frames_shape(inr, grid)
         options = (*structure, shape, [*grid.x, *grid.y], dtype)
-        wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if wanted and activation_storage.stored() and not torch.compiler.is_compiling() and math.prod(shape):
+        needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        if needs_gradients and activation_storage.stored() and not torch.compiler.is_compiling() and math.prod(shape):
             return _StoringRender.apply(evaluate, gradients, options, *tensors)
         return frames(tensors, *options)
 

@@ -72,11 +72,11 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         saved, with_coords = ctx.saved_tensors, ctx.needs_input_grad[0]
         count = len(saved) // 2
         if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
-            of_coords, *found = composed.siren_gradients(gradient, saved, *ctx.options)
+            of_coords, *of_parameters = composed.siren_gradients(gradient, saved, *ctx.options)
         else:
             weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
-            of_coords, *found = network_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
-        return of_coords if with_coords else None, found[:count], found[count:], None, None, None, None
+            of_coords, *of_parameters = network_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
+        return of_coords if with_coords else None, of_parameters[:count], of_parameters[count:], None, None, None, None
 
     network.register_autograd(backward, setup_context=_save_for_backward)
 

@@ -155,8 +155,8 @@ def upfirdn2d(x: Tensor, filter: Tensor, up: int = 1, down: int = 1, padding: in
         filter, up, down: as of `fi.upfirdn2d`.
         padding: an integer, (x, y) or (x0, x1, y0, y1).
     """
-    given = [padding] if isinstance(padding, int) else list(padding)
-    x0, x1, y0, y1 = given if len(given) == 4 else [given[0]] * 2 + [given[-1]] * 2
+    sides = [padding] if isinstance(padding, int) else list(padding)
+    x0, x1, y0, y1 = sides if len(sides) == 4 else [sides[0]] * 2 + [sides[-1]] * 2
     height = (x.shape[2] * up + y0 + y1 - filter.shape[0]) // down + 1
     width = (x.shape[3] * up + x0 + x1 - filter.shape[-1]) // down + 1
     return Counts(bytes=x.nbytes + x.shape[0] * x.shape[1] * height * width * x.itemsize + _bytes(filter))
@@ -211,13 +211,13 @@ def _render_program(inr: INR, grid: Grid, size: int) -> Program:
     return Program(stages, *frames_of_result)
 
 
-def _parent(stage: str, weight: Tensor, given: dict[str, int], rows: int, size: int) -> LayerKernels:
+def _parent(stage: str, weight: Tensor, source: dict[str, int], rows: int, size: int) -> LayerKernels:
     """Return the product with the output of the stage before, `rows` pixels of all frames."""
     _, outputs, inputs = weight.shape
     name = f"{stage} parent"
     values = {f"{name} output": rows * outputs * size}
     weights = {f"{name} weight": _bytes(weight)}
-    return LayerKernels(name, 2 * rows * outputs * inputs, values, multiplied=given, weights=weights, sloped=False)
+    return LayerKernels(name, 2 * rows * outputs * inputs, values, multiplied=source, weights=weights, sloped=False)
 
 
 def _layer(name: str, layer: Layer, weight: Tensor, rows: int) -> LayerKernels:
@@ -260,7 +260,7 @@ def _siren_program(
     batched = [(coords, 3), *((w, 3) for w in weights), *((b, 2) for b in biases)]
     batch = max(tensor.shape[0] if tensor.ndim == axes else 1 for tensor, axes in batched)
     wide = 8 if any(tensor.dtype == torch.float64 for tensor, _ in batched) else 4
-    rows, layers, given = batch * coords.shape[-2], [], {"coords": _bytes(coords)}
+    rows, layers, source = batch * coords.shape[-2], [], {"coords": _bytes(coords)}
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         outputs, inputs = weight.shape[-2:]
         last = index == len(weights) - 1
@@ -271,7 +271,7 @@ def _siren_program(
                 name,
                 2 * rows * outputs * inputs,
                 {f"{name} output": rows * outputs * size},
-                multiplied=given,
+                multiplied=source,
                 weights={f"{name} weight": _bytes(weight)},
                 biases={f"{name} bias": _bytes(bias)},
                 sines=rows * outputs * sine,
@@ -279,8 +279,8 @@ def _siren_program(
                 input_gradient=index > 0 or coords_gradient,
             )
         )
-        given = layers[-1].outputs
-    return Program([StageKernels("network", [], layers)], *given)
+        source = layers[-1].outputs
+    return Program([StageKernels("network", [], layers)], *source)
 
 
 def _colours(layer: Layer) -> int:

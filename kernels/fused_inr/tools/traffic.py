@@ -78,8 +78,8 @@ def _counted(kernels: Sequence[Kernel], results: Collection[str]) -> list[Step]:
     """Return every kernel with its work; outputs that nothing reads, and that are no result, are not written."""
     steps = []
     for kernel in kernels:
-        wanted = {*results, *(tensor for other in kernels if other is not kernel for tensor in other.reads)}
-        moved = sum(kernel.reads.values()) + sum(size for name, size in kernel.writes.items() if name in wanted)
+        needed = {*results, *(tensor for other in kernels if other is not kernel for tensor in other.reads)}
+        moved = sum(kernel.reads.values()) + sum(size for name, size in kernel.writes.items() if name in needed)
         steps.append(Step(kernel.name, Counts(kernel.flops, moved, kernel.sines)))
     return steps
 

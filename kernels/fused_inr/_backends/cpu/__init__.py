@@ -41,8 +41,8 @@ def _has_native_gradients(inr: INR) -> bool:
 
 
 def _render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
-    if wanted and not _has_native_gradients(inr):
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
+    if needs_gradients and not _has_native_gradients(inr):
         return composed.render(inr, grid, dtype)
     return render.render(inr, grid, dtype)
 

@@ -128,19 +128,19 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
     program = _program(inr, grid, dtype, alive)
     program.kept = kept[0].data_ptr() if kept else None
     n, t = inr.batch, inr.times
-    found: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
+    results: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
     layers, stages = [], []
     for index, stage in enumerate(inr.stages):
         struct = native.StageGradStruct()
         if stage.fourier is not None:
-            found += [
+            results += [
                 gradient.new_empty(n, *stage.fourier.frequency.shape[1:]),
                 gradient.new_empty(n, t, stage.fourier.phase.shape[2]),
             ]
-            struct.frequency, struct.phase = found[-2].data_ptr(), found[-1].data_ptr()
+            struct.frequency, struct.phase = results[-2].data_ptr(), results[-1].data_ptr()
         for number, layer in enumerate(stage.layers):
             weight, bias = gradient.new_empty(n, layer.outputs, layer.inputs), gradient.new_empty(n, t, layer.outputs)
-            found += [weight, bias]
+            results += [weight, bias]
             inner = weight
             if number == 0 and index:
                 channels = inr.stages[index - 1].layers[-1].outputs
@@ -154,11 +154,11 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
                 weight=inner.data_ptr(), weight_clip=weight.stride(0), weight_row=weight.stride(1), bias=bias.data_ptr()
             )
             if layer.to_rgb is not None:
-                found += [
+                results += [
                     gradient.new_empty(n, *layer.to_rgb[0].shape[1:]),
                     gradient.new_empty(n, len(layer.to_rgb[1])),
                 ]
-                entry.rgb_weight, entry.rgb_bias = found[-2].data_ptr(), found[-1].data_ptr()
+                entry.rgb_weight, entry.rgb_bias = results[-2].data_ptr(), results[-1].data_ptr()
             layers.append(entry)
         stages.append(struct)
     gradients = native.GradientsStruct(
@@ -167,7 +167,7 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
         out=alive.keep(gradient.contiguous(), 2).data_ptr(),
     )
     native.run(native.load()[0].fused_inr_backward, program, gradients)
-    return [_reduced(one, tensor) for one, tensor in zip(found, flatten(inr)[0], strict=True)]
+    return [_reduced(one, tensor) for one, tensor in zip(results, flatten(inr)[0], strict=True)]
 
 
 def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:

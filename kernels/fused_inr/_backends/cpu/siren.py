@@ -55,16 +55,16 @@ def _gradients(
     *options, with_coords = options
     keep, count = KeptTensors(), len(weights)
     program = _program(coords, weights, biases, *options, keep)
-    found = [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in found[1:]]
+    results = [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in results[1:]]
     gradients = native.PointsGradientsStruct(
         weights=(ctypes.c_void_p * count)(*pointers[:count]),
         biases=(ctypes.c_void_p * count)(*pointers[count:]),
-        coords=found[0].data_ptr() if with_coords else None,
+        coords=results[0].data_ptr() if with_coords else None,
         out=keep.keep(gradient.contiguous(), 2).data_ptr(),
     )
     native.run(native.load()[0].fused_inr_points_backward, program, gradients)
-    return found
+    return results
 
 
 siren = register("cpu", _values, _gradients)

@@ -29,8 +29,8 @@ def find() -> str | None:
     """Return the path of nvcc in CUDA_HOME or CUDA_PATH, else on PATH, else in /usr/local/cuda."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     places = [str(Path(home) / "bin") for home in homes if home]
-    found = (shutil.which("nvcc", path=place) for place in [*places, None, "/usr/local/cuda/bin"])
-    return next((path for path in found if path), None)
+    candidates = (shutil.which("nvcc", path=place) for place in [*places, None, "/usr/local/cuda/bin"])
+    return next((path for path in candidates if path), None)
 
 
 def architectures(text: str | None = None) -> list[str]:
@@ -42,17 +42,17 @@ def architectures(text: str | None = None) -> list[str]:
     Raises:
         ValueError: an entry is no architecture, or all are too old.
     """
-    found: list[str] = []
+    selected: list[str] = []
     for entry in re.split(r"[;\s,]+", (text or DEFAULT_ARCHITECTURES).strip("; ,")):
         for name in _NAMES.get(entry.lower(), entry).split(";"):
             match = _ARCHITECTURE.fullmatch(name)
             if match is None:
                 raise ValueError(f"TORCH_CUDA_ARCH_LIST must hold entries such as 8.0 or 9.0a+PTX, not {entry!r}.")
-            if (int(match[1]), int(match[2])) >= OLDEST and name not in found:
-                found.append(name)
-    if not found:
+            if (int(match[1]), int(match[2])) >= OLDEST and name not in selected:
+                selected.append(name)
+    if not selected:
         raise ValueError(f"TORCH_CUDA_ARCH_LIST={text} holds nothing from 8.0 on, which the kernels need.")
-    return found
+    return selected
 
 
 def code_flags(names: Sequence[str]) -> list[str]:

@@ -28,9 +28,9 @@ def limits(device: int | None) -> Limits:
     """Return the limits of a CUDA device; None is the current one, -1 the CPU that tests run the library on."""
     if device == -1:
         return HOST
-    found = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
-    shared = getattr(found, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
-    return Limits((found.major, found.minor), shared, found.multi_processor_count)
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
+    shared = getattr(properties, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
+    return Limits((properties.major, properties.minor), shared, properties.multi_processor_count)
 
 
 # What torch.compiler.assume_constant_result does; that would import the compiler, which takes a second.
@@ -112,7 +112,7 @@ class _Call:
         siren.out = out.data_ptr()
         self.run("fused_inr_siren_forward")
 
-    def backward(self, gradient: Tensor, found: Sequence[Tensor], with_coords: bool) -> None:
+    def backward(self, gradient: Tensor, gradients: Sequence[Tensor], with_coords: bool) -> None:
         """Write the gradients of the coordinates (if `with_coords`), the weights and the biases to `gradients`."""
         has, shape, siren = limits(self.device), self.shape, self.siren
         warps = shape.backward_warps(has.shared)
@@ -128,10 +128,10 @@ class _Call:
         sums = self.library.fused_inr_siren_partials(siren)
         siren.partials = self.kept(gradient.new_empty(siren.samples * siren.blocks * sums)).data_ptr()
         siren.gradient = self.kept(gradient.contiguous()).data_ptr()
-        siren.coords_gradient = found[0].data_ptr() if with_coords else None
+        siren.coords_gradient = gradients[0].data_ptr() if with_coords else None
         for index in range(siren.num_layers):
-            siren.layers[index].weight_gradient = found[1 + index].data_ptr()
-            siren.layers[index].bias_gradient = found[1 + siren.num_layers + index].data_ptr()
+            siren.layers[index].weight_gradient = gradients[1 + index].data_ptr()
+            siren.layers[index].bias_gradient = gradients[1 + siren.num_layers + index].data_ptr()
         self.run("fused_inr_siren_backward")
 
 
@@ -145,9 +145,9 @@ def _gradients(
     gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> list[Tensor]:
     *options, with_coords = options
-    found = gradients_like(coords, weights, biases, with_coords)
-    _Call(coords, weights, biases, *options).backward(gradient, found, with_coords)
-    return found
+    gradients = gradients_like(coords, weights, biases, with_coords)
+    _Call(coords, weights, biases, *options).backward(gradient, gradients, with_coords)
+    return gradients
 
 
 siren = register("cuda", _values, _gradients)

@@ -51,8 +51,8 @@ def cuobjdump() -> str | None:
     compiler, triton = nvcc.find(), importlib.util.find_spec("triton")
     places = [str(Path(compiler).resolve().parent)] if compiler else []
     places += [str(Path(triton.origin).parent / "backends/nvidia/bin")] if triton and triton.origin else []
-    found = (shutil.which("cuobjdump", path=place) for place in [None, *places])
-    return next((path for path in found if path), None)
+    candidates = (shutil.which("cuobjdump", path=place) for place in [None, *places])
+    return next((path for path in candidates if path), None)
 
 
 def compiled(targets: list[str], work: Path) -> list[Resources]:
@@ -69,7 +69,7 @@ def compiled(targets: list[str], work: Path) -> list[Resources]:
     with ThreadPoolExecutor(2) as pool:
         objects = [work / f"{path.stem}.o" for path in files]
         list(pool.map(lambda pair: nvcc.compile_one(compiler, *pair, targets, ""), zip(files, objects, strict=True)))
-    return [found for path in objects for found in resources(path)]
+    return [needs for path in objects for needs in resources(path)]
 
 
 def resources(path: Path) -> list[Resources]:

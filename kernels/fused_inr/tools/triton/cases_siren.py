@@ -1,6 +1,7 @@
 """siren among the cases: networks in one kernel, forwards and back, and the layers of those that are too wide."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -81,8 +82,8 @@ def _cases() -> Iterator[Case]:
     calls += [(width, kind, True) for kind in widths for width in widths[kind] if (width, kind) != (128, "tf32")]
     for width, kind, backward in calls:
         name = f"siren{'_backward' if backward else ''}-{kind}-W{width}"
-        given = (width, kind, backward)
-        yield Case(name, lambda given=given: _launches(*given), tuple(TARGETS))
+        arguments = (width, kind, backward)
+        yield Case(name, partial(_launches, *arguments), tuple(TARGETS))
     yield Case("siren_layer-first", _first_layer)
 
 

@@ -42,12 +42,12 @@ def _per_lane(values, row, col, rows, cols, channels, COLUMN_LANES, ROWS: tl.con
     """Return the numbers [channels] of a tile's lanes, shaped to go with the tile."""
     if COLUMN_LANES:
         lane = col + tl.arange(0, COLS)
-        found = tl.load(values + lane, lane < cols, 0.0)[None, :]
+        result = tl.load(values + lane, lane < cols, 0.0)[None, :]
     else:
         i = tl.arange(0, ROWS)
         first = (row % channels).to(tl.int32)
-        found = tl.load(values + (first + i) % channels, row + i < rows, 0.0)[:, None]
-    return found
+        result = tl.load(values + (first + i) % channels, row + i < rows, 0.0)[:, None]
+    return result
 
 
 @triton.jit

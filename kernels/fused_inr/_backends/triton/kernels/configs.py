@@ -85,9 +85,9 @@ def architecture(device: torch.device) -> str:
 def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, int]]:
     """Return a kernel's entries by width, of the device's architecture or else of the fallback."""
     for name in (architecture(device), FALLBACK):
-        found = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
-        if found is not None:
-            return found
+        widths = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
+        if widths is not None:
+            return widths
     return {}
 
 
@@ -124,9 +124,9 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
     Raises:
         KeyError: neither has such a kernel and kind.
     """
-    found = fitting(kernel, dtype, width, device)
-    if found is not None:
-        return found
+    entry = fitting(kernel, dtype, width, device)
+    if entry is not None:
+        return entry
     widths = _widths(kernel, dtype, device)
     if not widths:
         raise KeyError(f"the table has no {kernel} of kind {kind_of(dtype)}")
@@ -135,8 +135,8 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
 
 def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
     """Return the result of `chosen` in two parts: constants of the kernel, and options of a `Launch`."""
-    found = chosen(kernel, dtype, width, device)
-    return found, {name: found.pop(name) for name in ("num_warps", "num_stages")}
+    constants = chosen(kernel, dtype, width, device)
+    return constants, {name: constants.pop(name) for name in ("num_warps", "num_stages")}
 
 
 def text(entries: Table) -> str:
@@ -148,7 +148,7 @@ def text(entries: Table) -> str:
     def kernel_text(kinds: dict[str, dict[str, dict[str, int]]]) -> str:
         lines = []
         for kind, widths in kinds.items():
-            entry = [f"{json.dumps(width)}: {json.dumps(found)}" for width, found in widths.items()]
+            entry = [f"{json.dumps(width)}: {json.dumps(options)}" for width, options in widths.items()]
             inner = "{" + entry[0] + "}" if len(entry) == 1 else block(entry, " " * 6)
             lines.append(f"{json.dumps(kind)}: {inner}")
         return block(lines, " " * 4)

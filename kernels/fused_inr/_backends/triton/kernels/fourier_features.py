@@ -68,7 +68,7 @@ def table_kernel(
 
 @triton.jit
 def pixels_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
-    """Return row y and column x [BLOCK_M, 1] of a tile's pixels, and which there are; the others get the last row or column.
+    """Return row y, column x and a mask [BLOCK_M, 1] of a tile's pixels; masked ones get the last row or column.
 
     A tile is a patch of BLOCK_M / PATCH_W x PATCH_W pixels, so that it meets few rows, columns and parents.
     """
@@ -82,10 +82,10 @@ def pixels_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.const
 
 @triton.jit
 def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
-    """Return where the parents of a tile's pixels (y, x), `RATIO` per side each, are in their frame.
+    """Return the offsets of the parents of a tile's pixels (y, x) in their frame; a parent has RATIO pixels per side.
 
-    Returns the number of the first one, int64, and those of all [BLOCK_M, 1] less that, which are small: offsets of 32
-    bits take half the registers.
+    The offset of the first one is int64; those of all [BLOCK_M, 1] relative to it are small, as offsets of 32 bits take
+    half the registers.
     """
     tiles_x = tl.cdiv(width, PATCH_W)
     top = tile // tiles_x * (BLOCK_M // PATCH_W) // RATIO
@@ -96,7 +96,7 @@ def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: t
 
 @triton.jit
 def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
-    """Return rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of the pixels of a tile, none beyond the last ones."""
+    """Return the rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of a tile, limited to the last ones."""
     tiles_x = tl.cdiv(width, PATCH_W)
     y = tile // tiles_x * (BLOCK_M // PATCH_W) + tl.arange(0, BLOCK_M // PATCH_W)[:, None]
     x = tile % tiles_x * PATCH_W + tl.arange(0, PATCH_W)[:, None]
@@ -110,11 +110,11 @@ def sines_of_patch(row, column, d, features):
     row, column: pointers to the entries of the tile's rows [R, 1] and columns [C, 1], of which each is loaded once.
     d: [1, BLOCK_D] frequencies.
     """
-    there = d < features
-    su = tl.expand_dims(tl.load(row + d, there, 0.0).to(tl.float32), 1)  # [R, 1, BLOCK_D]
-    cu = tl.expand_dims(tl.load(row + features + d, there, 0.0).to(tl.float32), 1)
-    sv = tl.expand_dims(tl.load(column + d, there, 0.0).to(tl.float32), 0)  # [1, C, BLOCK_D]
-    cv = tl.expand_dims(tl.load(column + features + d, there, 0.0).to(tl.float32), 0)
+    valid = d < features
+    su = tl.expand_dims(tl.load(row + d, valid, 0.0).to(tl.float32), 1)  # [R, 1, BLOCK_D]
+    cu = tl.expand_dims(tl.load(row + features + d, valid, 0.0).to(tl.float32), 1)
+    sv = tl.expand_dims(tl.load(column + d, valid, 0.0).to(tl.float32), 0)  # [1, C, BLOCK_D]
+    cv = tl.expand_dims(tl.load(column + features + d, valid, 0.0).to(tl.float32), 0)
     pixels: tl.constexpr = row.shape[0] * column.shape[0]
     s = su * cv + cu * sv  # [R, C, BLOCK_D]
     c = cu * cv - su * sv

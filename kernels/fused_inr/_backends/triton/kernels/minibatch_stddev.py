@@ -58,8 +58,8 @@ def deviation_kernel(
         x, program // tiles, first, groups, group, planes, length, sample, SAMPLES, POSITIONS
     )
     tl.store(out + number * out_sample + place, stored, inside)
-    there = first + tl.arange(0, POSITIONS)[None, :] < length
-    tl.store(partial + program, tl.sum(tl.where(there, deviation, 0.0)))
+    valid = first + tl.arange(0, POSITIONS)[None, :] < length
+    tl.store(partial + program, tl.sum(tl.where(valid, deviation, 0.0)))
 
 
 @triton.jit

@@ -47,11 +47,11 @@ class _Evaluation:
 
     def kept(self, plan: StagePlan, x: Tensor | None) -> list[Tensor]:
         """Return the outputs of all layers of a stage, each from a kernel of its own."""
-        tables, found = self._forward.tables(plan), []
+        tables, outputs = self._forward.tables(plan), []
         for number in range(len(plan.layers)):
             x = self._forward.layer(plan, number, x, tables, canvas=self.canvas)
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs
 
 
 def evaluate(
@@ -67,19 +67,19 @@ def evaluate(
         dtype: of the products and of activations.
         run: what to do with launches; they may be collected instead where tensors are on "meta".
     """
-    plans, found, kept, x = lower(inr, grid), _Evaluation(inr, dtype, run), [], None
+    plans, evaluation, kept, x = lower(inr, grid), _Evaluation(inr, dtype, run), [], None
     shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
     for plan in plans:
         last = plan is plans[-1]
         if keep:
-            kept += found.kept(plan, x)
+            kept += evaluation.kept(plan, x)
         if not keep or (last and not shown):  # frames are float32: what is kept of the last layer is not
-            x = found.stage(plan, x, wanted=not last or not shown, planes=last and not shown)
+            x = evaluation.stage(plan, x, wanted=not last or not shown, planes=last and not shown)
         else:
             x = kept[-1]
     if not shown:
         return x, kept
-    canvas, size = found.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
+    canvas, size = evaluation.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
     if canvas.scale < plans[-1].scale:  # the last stages read nothing out
         run([to_rgb.added(canvas, None, None, size, plans[-1].scale)], inr.device)
     return canvas.pixels, kept

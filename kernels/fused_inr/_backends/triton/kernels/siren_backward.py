@@ -184,9 +184,9 @@ def backward(
     batch, points, inputs = coords.shape
     network = Network.of(coords, weights, biases, dtype)
     width, layers = network.width, network.layers
-    found, options = configs.options("siren_backward", dtype, width, coords.device)
-    block = found["BLOCK_M"]
-    splits = min(max(1, found["programs"] // batch), cdiv(points, block))
+    constants, options = configs.options("siren_backward", dtype, width, coords.device)
+    block = constants["BLOCK_M"]
+    splits = min(max(1, constants["programs"] // batch), cdiv(points, block))
     of_coords = gradient.new_empty(batch, points, inputs) if with_coords else None
     of_rows = gradient.new_empty(batch, splits, network.rows.shape[1] + layers * width, width)
     stored = torch.float32 if dtype == torch.float32 else torch.int16

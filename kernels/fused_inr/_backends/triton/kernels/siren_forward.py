@@ -111,14 +111,14 @@ def siren_kernel(
         weight += W * W
     last = rows + (inputs + layers + 1) * W
     channel = tl.arange(0, C)
-    there = channel < channels
-    w = tl.load(last + unit[:, None] + channel[None, :] * W, there[None, :], 0.0)
-    sums = tl.zeros([BLOCK_M, C], tl.float32) + tl.load(last + channels * W + channel, there, 0.0)[None, :]
+    valid = channel < channels
+    w = tl.load(last + unit[:, None] + channel[None, :] * W, valid[None, :], 0.0)
+    sums = tl.zeros([BLOCK_M, C], tl.float32) + tl.load(last + channels * W + channel, valid, 0.0)[None, :]
     y = product(x, w.to(dtype), sums, PRECISION)
     if FINAL_SINE:
         y = sine(omega * y)
     to = out + (sample * points + point)[:, None] * channels + channel[None, :]
-    tl.store(to, y, inside[:, None] & there[None, :])
+    tl.store(to, y, inside[:, None] & valid[None, :])
 
 
 def is_shared(tensors: Sequence[Tensor]) -> bool:
@@ -221,7 +221,7 @@ def forward(
     final_sine: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, list[Launch]]:
-    """Return values [N, P, C], filled by the launches, of a network that `fits`; arguments of fused_inr::triton_siren."""
+    """Return values [N, P, C] of a network that `fits`, filled by the launches; arguments as of the op."""
     batch, points = coords.shape[:2]
     out = coords.new_empty(batch, points, weights[-1].shape[1])
     if not out.numel():

@@ -56,26 +56,26 @@ def siren_layer_kernel(
     tile = program % tiles
     point = (tile // column_tiles).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     unit = tile % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside, there = point < points, unit < outputs
+    inside, valid = point < points, unit < outputs
     x += sample * x_sample + point * inputs
     weight += sample * weight_sample + unit.to(tl.int64) * weight_row
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if FEW_INPUTS:
         for k in range(inputs):
             a = tl.load(x + k, inside, 0.0).to(tl.float32)
-            sums += a[:, None] * tl.load(weight + k * weight_column, there, 0.0).to(tl.float32)[None, :]
+            sums += a[:, None] * tl.load(weight + k * weight_column, valid, 0.0).to(tl.float32)[None, :]
     else:
         k = tl.arange(0, BLOCK_K)
         for first in range(0, inputs, BLOCK_K):
             left = first + k < inputs
             a = tl.load(x[:, None] + (first + k)[None, :], inside[:, None] & left[None, :], 0.0)
             place = (first + k).to(tl.int64) * weight_column
-            b = tl.load(weight[None, :] + place[:, None], left[:, None] & there[None, :], 0.0)
+            b = tl.load(weight[None, :] + place[:, None], left[:, None] & valid[None, :], 0.0)
             sums = product(a.to(b.dtype), b, sums, PRECISION)
     if bias is not None:
-        sums += tl.load(bias + sample * bias_sample + unit, there, 0.0)[None, :]
+        sums += tl.load(bias + sample * bias_sample + unit, valid, 0.0)[None, :]
     to = (sample * points + point)[:, None] * outputs + unit[None, :]
-    written = inside[:, None] & there[None, :]
+    written = inside[:, None] & valid[None, :]
     if EPILOGUE == "sine":
         if slopes is None:
             y = sine(omega * sums)

@@ -31,8 +31,8 @@ def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, P
             total += tl.where((c == colour)[None, :], tl.sum(y * w, 1, keep_dims=True), 0.0)
     else:
         place = tl.trans(o)
-        there = (place < outputs) & (c < colours)[None, :]
-        b = tl.load(weight + c[None, :] * outputs + place, there, 0.0)
+        valid = (place < outputs) & (c < colours)[None, :]
+        b = tl.load(weight + c[None, :] * outputs + place, valid, 0.0)
         total = tl.dot(y.to(b.dtype), b, total, input_precision=PRECISION)
     return total
 
@@ -49,13 +49,13 @@ def finish_read_out(
 ):
     """Store total [BLOCK_M, COLOURS] + bias + upsampled running image in planes; the last two may be None."""
     c = tl.arange(0, COLOURS)[None, :]
-    there = inside & (c < colours)
+    valid = inside & (c < colours)
     if bias is not None:
         total += tl.load(bias + c, c < colours, 0.0)
     if image is not None:
         parent = place_in_planes(frame, c, y // RATIO, x // RATIO, height // RATIO, width // RATIO, colours)
-        total += tl.load(image + parent, there, 0.0)
-    tl.store(out + place_in_planes(frame, c, y, x, height, width, colours), total, there)
+        total += tl.load(image + parent, valid, 0.0)
+    tl.store(out + place_in_planes(frame, c, y, x, height, width, colours), total, valid)
 
 
 @triton.jit

@@ -1,8 +1,11 @@
-"""INRs as programs of the native kernels: tensors become pointers and strides."""
+"""`render` on the native kernels: an INR becomes a C struct of pointers and strides."""
+
+import math
 
 import torch
 from torch import Tensor
 
+from fused_inr import composed
 from fused_inr._backends.cpu import native
 from fused_inr.flattening import flatten, frames_shape
 from fused_inr.inr import INR, Grid, Layer
@@ -11,6 +14,7 @@ from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.render import register
 from fused_inr.reference import LRELU_SLOPE
 
+_TYPES = (torch.float32, torch.bfloat16)
 _CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
 
 
@@ -103,13 +107,6 @@ def _program(inr: INR, grid: Grid, dtype: torch.dtype, keep: KeptTensors) -> nat
     )
 
 
-def workspace(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Return the bytes that a call takes beyond its result, with PyTorch's current number of threads."""
-    program = _program(inr, grid, dtype, KeptTensors())
-    threads = torch.get_num_threads()
-    return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
-
-
 def _evaluate(inr: INR, grid: Grid, dtype: torch.dtype, keep: bool) -> tuple[Tensor, list[Tensor]]:
     alive = KeptTensors()
     program = _program(inr, grid, dtype, alive)
@@ -178,4 +175,33 @@ def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
     return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
 
 
-render = register("cpu", _evaluate, _differentiate)
+_native_render = register("cpu", _evaluate, _differentiate)
+
+
+def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
+    """Return whether the kernels support a call, and if not, why."""
+    if inr.dtype != torch.float32 or dtype not in _TYPES:
+        return False, f"it computes in float32 or bfloat16, not in {dtype if inr.dtype == torch.float32 else inr.dtype}"
+    return True, ""
+
+
+def _has_native_gradients(inr: INR) -> bool:
+    """Return whether the kernels differentiate an INR. They derive slopes from outputs, which a sine does not allow."""
+    layers = [layer for stage in inr.stages for layer in stage.layers]
+    small = len(layers) <= native.MOST_LAYERS and len(inr.stages) <= native.MOST_STAGES
+    return small and all(layer.activation != "sine" for layer in layers)
+
+
+def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """Return frames [N, T, C, H, W] float32; arguments as of `reference.render`."""
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
+    if needs_gradients and not _has_native_gradients(inr):
+        return composed.render(inr, grid, dtype)
+    return _native_render(inr, grid, dtype)
+
+
+def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
+    """Return the peak bytes of a call without gradients, result included, with PyTorch's current number of threads."""
+    program = _program(inr, grid, dtype, KeptTensors())
+    workspace = native.load()[0].fused_inr_render_workspace(program, torch.get_num_threads(), native.isa())
+    return 4 * math.prod(frames_shape(inr, grid)) + workspace

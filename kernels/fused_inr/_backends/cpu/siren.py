@@ -1,4 +1,4 @@
-"""SIRENs at points as programs of the native kernels."""
+"""`siren` on the native kernels."""
 
 import ctypes
 from collections.abc import Sequence
@@ -68,3 +68,13 @@ def _gradients(
 
 
 siren = register("cpu", _values, _gradients)
+
+
+def supports(
+    coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: float | str | torch.dtype
+) -> tuple[bool, str]:
+    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
+    dtype = options[-1]
+    if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
+        return False, f"it computes in float32 or bfloat16, not in {dtype}"
+    return True, ""

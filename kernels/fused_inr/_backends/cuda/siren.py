@@ -11,6 +11,13 @@ from fused_inr._backends.splits import splits_to_fill
 from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.siren import gradients_like, register, values_like
 
+PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
+"""Widest hidden layers, by compute type, up to which these kernels take precedence over those of Triton.
+
+In half precision the activations stay in the registers of the matrix instructions, which Triton cannot express. In
+float32 the three products of each matrix instruction dominate, and Triton uses the same. Neither has been measured.
+"""
+
 
 class Limits(NamedTuple):
     """What a device has."""
@@ -151,3 +158,26 @@ def _gradients(
 
 
 siren = register("cuda", _values, _gradients)
+
+
+def supports(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final: str,
+    dtype: torch.dtype,
+) -> tuple[bool, str]:
+    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
+    if coords.dtype != torch.float32:
+        return False, f"it computes in float32, bfloat16 or float16, not in {coords.dtype}"
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (coords, *weights, *biases))
+    shared = limits(coords.device.index if coords.is_cuda else -1).shared
+    reason = layout.refusal(weights, dtype.itemsize, shared, needs_gradients)
+    return reason is None, reason or ""
+
+
+def preferred(coords: Tensor, weights: list[Tensor], *options: list[Tensor] | float | str | torch.dtype) -> bool:
+    """Return whether the kernels take precedence over those of Triton for a call that they support."""
+    return max(weight.shape[1] for weight in weights[:-1]) <= PREFERRED[options[-1]]

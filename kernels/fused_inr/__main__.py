@@ -11,7 +11,7 @@ from fused_inr.ops.dispatch import backends, service
 
 
 def versions() -> list[tuple[str, str]]:
-    """(package, version) of what decides how fast this machine can be."""
+    """Return (package, version) of everything that affects speed on this machine."""
     try:
         triton = version("triton")
     except PackageNotFoundError:
@@ -26,17 +26,17 @@ def versions() -> list[tuple[str, str]]:
 
 
 def devices() -> list[tuple[str, str]]:
-    """(device, description) of the CPU and every CUDA device."""
-    found = [("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
+    """Return (device, description) of the CPU and every CUDA device."""
+    rows = [("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
     for index in range(torch.cuda.device_count()):
         props = torch.cuda.get_device_properties(index)
         size = f"{props.total_memory / 2**30:.0f} GiB"
-        found.append((f"cuda:{index}", f"{props.name}, compute capability {props.major}.{props.minor}, {size}"))
-    return found
+        rows.append((f"cuda:{index}", f"{props.name}, compute capability {props.major}.{props.minor}, {size}"))
+    return rows
 
 
 def services() -> list[tuple[str, str]]:
-    """(op, the backend that serves it on each device type and why no faster one does)."""
+    """Return (op, the backend that serves it on each device type and why no faster one does)."""
     types = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     lines: dict[str, list[str]] = {}
     for device in types:
@@ -47,7 +47,7 @@ def services() -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Prints everything."""
+    """Print the report."""
     sections = {"versions": versions(), "devices": devices(), "backends": list(backends().items()), "ops": services()}
     width = max(len(name) for rows in sections.values() for name, _ in rows)
     for title, rows in sections.items():

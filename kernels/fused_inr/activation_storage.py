@@ -1,4 +1,4 @@
-"""What the backward pass of `render` does about the outputs of the layers: compute them again, or find them stored."""
+"""Whether the backward pass of `render` recomputes the outputs of the layers or stores them in the forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ _stored = False
 
 
 def stored() -> bool:
-    """Whether outputs are stored where a backend can choose."""
+    """Return whether backends store the outputs of layers."""
     return _stored
 
 
 @contextmanager
 def store_activations() -> Iterator[None]:
-    """Inside the `with` block, `render` stores the outputs of its layers for its backward pass.
+    """Make `render` store the outputs of its layers for the backward pass, inside the `with` block.
 
     Otherwise the kernels compute them again, band by band: a third more arithmetic in forward and backward together,
     and memory that does not grow with the number of frames. The gradients have the same bits. It holds for all threads,

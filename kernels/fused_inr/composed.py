@@ -16,7 +16,7 @@ from fused_inr.lowering import StagePlan, lower
 
 
 def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-    """Frames [N, T, C, H, W] in `inr.dtype`; `dtype` is the compute type of the products."""
+    """Return frames [N, T, C, H, W] in `inr.dtype`; `dtype` is the compute type of the products."""
     n, t, wide = inr.batch, inr.times, inr.dtype
     x = image = None  # [N, T, H, W, C] of the stage before
     for plan in lower(inr, grid):
@@ -35,7 +35,7 @@ def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
 
 
 def _first_layer(plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float, dtype: torch.dtype) -> Tensor:
-    """Features times `inner` plus the upsampled product of the stage before with `parent`: [N, T, H, W, O]."""
+    """Multiply features by `inner` and add the upsampled product of `parent` and x: [N, T, H, W, O]."""
     parent = None if x is None else _product(x, plan.parent * scale, dtype)  # [N, T, h, w, O]
     if plan.fourier is None:
         return _children(parent, plan.ratio)
@@ -50,7 +50,7 @@ def _first_layer(plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float
 
 
 def _features(fourier: Fourier, grid: Grid, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
-    """sin(a), then cos(a), of every pixel, from tables of rows and columns: [N, T, H, W, F] in `dtype`."""
+    """Return sin(a), then cos(a), of every pixel, from tables of rows and columns: [N, T, H, W, F] in `dtype`."""
     wide = torch.promote_types(wide, torch.float32)
     (x0, x1), (y0, y1) = grid.x, grid.y
     device = fourier.phase.device
@@ -67,13 +67,13 @@ def _features(fourier: Fourier, grid: Grid, dtype: torch.dtype, wide: torch.dtyp
 
 
 def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """x [N, T, H, W, I] times weights [N, O, I] or [1, O, I]: [N, T, H, W, O] in `dtype`."""
+    """Multiply x [N, T, H, W, I] by weights [N, O, I] or [1, O, I]: [N, T, H, W, O] in `dtype`."""
     rows = x.to(dtype).flatten(1, 3)  # [N, T H W, I]
     return torch.bmm(rows, weight.to(dtype).mT.expand(len(x), -1, -1)).unflatten(1, x.shape[1:4])
 
 
 def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
-    """Bias, activation and gain; `scale` is the part of the gain that the product already has."""
+    """Apply bias, activation and gain; `scale` is the part of the gain already in the product."""
     bias = layer.bias * scale
     if bias.ndim > 1:
         bias = bias[:, None, None, None] if bias.ndim == 2 else bias[:, :, None, None]  # [N, 1 or T, 1, 1, O]
@@ -87,7 +87,7 @@ def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
 
 
 def _children(x: Tensor, ratio: int) -> Tensor:
-    """Nearest upsampling of [N, T, H, W, C]."""
+    """Upsample [N, T, H, W, C] to the nearest pixel."""
     if ratio == 1:
         return x
     n, t, h, w, c = x.shape
@@ -103,14 +103,14 @@ def gradients(
     window: Sequence[float],
     dtype: torch.dtype,
 ) -> list[Tensor | None]:
-    """Gradients of the frames of an INR that `flattening` took apart, which can be differentiated again."""
+    """Return differentiable gradients of the frames of an INR in the form of `flatten`."""
     # On aliases, because a tensor may stand at two places, or be computed from one that stands at another.
-    own = [tensor.view_as(tensor) for tensor in tensors]
-    wanted = [tensor for tensor in own if tensor.requires_grad]
-    inr = unflatten(own, structure, numbers)
+    aliases = [tensor.view_as(tensor) for tensor in tensors]
+    differentiable = [tensor for tensor in aliases if tensor.requires_grad]
+    inr = unflatten(aliases, structure, numbers)
     frames = render(inr, grid_of(inr, shape, window), dtype)
-    rest = iter(torch.autograd.grad(frames, wanted, gradient, create_graph=True, allow_unused=True))
-    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+    results = iter(torch.autograd.grad(frames, differentiable, gradient, create_graph=True, allow_unused=True))
+    return [next(results) if tensor.requires_grad else None for tensor in tensors]
 
 
 def siren_gradients(
@@ -121,11 +121,11 @@ def siren_gradients(
     final_sine: bool,
     dtype: torch.dtype,
 ) -> list[Tensor | None]:
-    """Gradients of a SIREN's coordinates, weights and biases, in this order, to be differentiated again."""
-    own = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
-    coords, count = own[0], len(own) // 2
+    """Return differentiable gradients of a SIREN's coordinates, weights and biases, in this order."""
+    aliases = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
+    coords, count = aliases[0], len(aliases) // 2
     final = "sine" if final_sine else "linear"
-    values = reference.siren(coords, own[1 : 1 + count], own[1 + count :], omega, first_omega, final, dtype)
-    wanted = [tensor for tensor in own if tensor.requires_grad]
-    rest = iter(torch.autograd.grad(values, wanted, gradient, create_graph=True, allow_unused=True))
-    return [next(rest) if tensor.requires_grad else None for tensor in tensors]
+    values = reference.siren(coords, aliases[1 : 1 + count], aliases[1 + count :], omega, first_omega, final, dtype)
+    differentiable = [tensor for tensor in aliases if tensor.requires_grad]
+    results = iter(torch.autograd.grad(values, differentiable, gradient, create_graph=True, allow_unused=True))
+    return [next(results) if tensor.requires_grad else None for tensor in tensors]

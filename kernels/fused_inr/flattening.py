@@ -8,7 +8,7 @@ from fused_inr.inr import ACTIVATIONS, FEATURE_PARTS, INR, Fourier, Grid, Layer,
 
 
 def flatten(inr: INR) -> tuple[list[Tensor], list[int], list[float]]:
-    """An INR as lists of what an op can take: its tensors, its structure, and the gain and omega of every layer."""
+    """Return an INR as lists of tensors, integers (structure) and floats (gain and omega of every layer)."""
     tensors: list[Tensor] = []
     structure: list[int] = []
     numbers: list[float] = []
@@ -25,7 +25,7 @@ def flatten(inr: INR) -> tuple[list[Tensor], list[int], list[float]]:
 
 
 def unflatten(tensors: Sequence[Tensor], structure: Sequence[int], numbers: Sequence[float]) -> INR:
-    """The INR that `flatten` took apart."""
+    """Rebuild the INR from the lists of `flatten`."""
     rest, codes, values = iter(tensors), iter(structure), iter(numbers)
     stages = []
     for scale in codes:
@@ -41,12 +41,12 @@ def unflatten(tensors: Sequence[Tensor], structure: Sequence[int], numbers: Sequ
 
 
 def frames_shape(inr: INR, grid: Grid) -> list[int]:
-    """Shape [N, T, C, H, W] of the frames of an INR on a base grid."""
+    """Return the shape [N, T, C, H, W] of the frames of an INR on a base grid."""
     scale = inr.stages[-1].scale
     return [inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale]
 
 
 def grid_of(inr: INR, shape: Sequence[int], window: Sequence[float]) -> Grid:
-    """The base grid of frames of a shape; `window` is its x, then its y."""
+    """Return the base grid of frames of a given shape; `window` is its x, then its y."""
     scale = inr.stages[-1].scale
     return Grid(shape[3] // scale, shape[4] // scale, tuple(window[:2]), tuple(window[2:]))

@@ -46,11 +46,11 @@ class Grid:
             object.__setattr__(self, name, (float(bounds[0]), float(bounds[1])))
 
     def scaled(self, factor: int) -> "Grid":
-        """The same region with `factor` times the pixels per side."""
+        """Return the same region with `factor` times the pixels per side."""
         return Grid(self.height * factor, self.width * factor, self.x, self.y)
 
     def rows(self, start: int, stop: int) -> "Grid":
-        """The pixel rows start <= i < stop as a grid of their own: its pixels keep their X and Y."""
+        """Return the pixel rows start <= i < stop as a grid of their own: its pixels keep their X and Y."""
         if not 0 <= start < stop <= self.height:
             raise ValueError(f"Grid rows must satisfy 0 <= start < stop <= {self.height}, not {start} and {stop}.")
         y0, y1 = self.y
@@ -62,18 +62,18 @@ class Grid:
 def _check_floating(owner: str, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{owner} {name} must be a floating-point tensor, not {found}.")
+            actual = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{owner} {name} must be a floating-point tensor, not {actual}.")
 
 
 def _check_shape(owner: str, name: str, tensor: Tensor, letters: str, **sizes: int) -> None:
-    """Checks the rank of `tensor` against one letter per axis, and the axes whose size is given."""
+    """Check that `tensor` has one axis per letter, and the sizes that are given by letter."""
     shape = tuple(tensor.shape)
     if len(shape) != len(letters) or any(
         sizes.get(letter, size) != size for letter, size in zip(letters, shape, strict=True)
     ):
-        wanted = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
-        raise ValueError(f"{owner} {name} must have shape [{wanted}], not {list(shape)}.")
+        expected = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
+        raise ValueError(f"{owner} {name} must have shape [{expected}], not {list(shape)}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,11 +240,11 @@ class INR:
             raise ValueError(f"The tensors of an INR must be on one device, not {sorted(map(str, devices))}.")
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor of the INR."""
+        """Yield every tensor of the INR."""
         return (tensor for tensor, _ in self._tensors())
 
     def _tensors(self) -> Iterator[tuple[Tensor, bool]]:
-        """Every tensor, and whether its first axis is N."""
+        """Yield every tensor, and whether its first axis is N."""
         for stage in self.stages:
             if stage.fourier is not None:
                 yield stage.fourier.frequency, True
@@ -290,15 +290,15 @@ class INR:
         return self.stages[0].fourier.phase.device
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "INR":
-        """The same INR with `function` applied to every tensor: another type or device, gradients asked for."""
+        """Return the same INR with `function` applied to every tensor, such as a change of type or device."""
         return self._rebuilt(lambda tensor, axes: function(tensor))
 
     def at_times(self, times: slice) -> "INR":
-        """The same videos at a slice of their times; the tensors are views."""
+        """Return the same videos at a slice of their times; the tensors are views."""
         return self._rebuilt(lambda tensor, axes: tensor[:, times] if axes == "NT" else tensor)
 
     def at_clips(self, clips: slice) -> "INR":
-        """A slice of the videos; shared tensors stay shared, the others are views."""
+        """Return a slice of the videos; shared tensors stay shared, the others are views."""
         alone = self.batch == 1
         if alone:
             clips = slice(0, len(range(1)[clips]))

@@ -43,7 +43,7 @@ class StagePlan:
 
 
 def lower(inr: INR, grid: Grid) -> list[StagePlan]:
-    """The products of every stage, in order; `grid` is the base grid. All tensors are views of the INR's."""
+    """Return the products of every stage, in order; `grid` is the base grid. All tensors are views."""
     plans: list[StagePlan] = []
     channels, scale = 0, 1
     for stage in inr.stages:

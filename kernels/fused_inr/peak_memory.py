@@ -29,7 +29,7 @@ def reference_render_memory(inr: INR, grid: Grid, dtype: torch.dtype | None = No
 
 
 class _AllocationCounter(TorchDispatchMode):
-    """Follows the storages that operators allocate, from their first tensor to the last."""
+    """Counts the bytes of storages that operators allocate, each from its first tensor to its last."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The naive path: what one writes by hand in PyTorch. It is the specification of every op.
 
 Everything here is composed of separate differentiable PyTorch calls, so gradients of any order follow from autograd.
-Arguments are taken as checked; the public functions that check them, and say what they mean, are in `fused_inr.ops`.
+The public functions in `fused_inr.ops` document and check the arguments; nothing is checked here.
 Nothing of the library is imported: an INR and a grid are any objects with the attributes of `Grid`, `Fourier`,
 `Layer`, `Stage` and `INR`.
 """
@@ -17,7 +17,7 @@ LRELU_SLOPE = 0.2
 
 
 def coordinates(grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """X [width] of the columns and Y [height] of the rows of a grid."""
+    """Return X [width] of the columns and Y [height] of the rows of a grid."""
     (x0, x1), (y0, y1) = grid.x, grid.y
     column = torch.arange(grid.width, dtype=dtype, device=device)
     row = torch.arange(grid.height, dtype=dtype, device=device)
@@ -25,7 +25,7 @@ def coordinates(grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor,
 
 
 def fourier_features(fourier, grid, batch: int, dtype: torch.dtype) -> Tensor:
-    """sin(a), cos(a) with a = frequency . (X, Y) + phase, for every frame and pixel: [N T, F, H, W]."""
+    """Return sin(a), cos(a) with a = frequency . (X, Y) + phase, for every frame and pixel: [N T, F, H, W]."""
     x, y = coordinates(grid, dtype, fourier.phase.device)
     frequency = fourier.frequency.to(dtype)[:, None, :, :, None, None]  # [N, 1, D, 2, 1, 1]
     phase = fourier.phase.to(dtype)[:, :, :, None, None]  # [N, T, D, 1, 1]
@@ -37,7 +37,7 @@ def fourier_features(fourier, grid, batch: int, dtype: torch.dtype) -> Tensor:
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """Nearest upsampling of [B, C, H, W] by an integer factor."""
+    """Upsample [B, C, H, W] to the nearest pixel by an integer factor."""
     if factor == 1:
         return x
     # "nearest" rounds dst / factor in float32 and can land one pixel low; "nearest-exact" aims at pixel centres.
@@ -45,21 +45,21 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 
 def product(weight: Tensor, x: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tensor:
-    """W x for weights [N, O, I] or [1, O, I] copied to every frame, and x [N T, I, H, W]: [N T, O, H, W] in `dtype`."""
+    """Multiply weights [N, O, I] or [1, O, I], copied to every frame, by x [N T, I, H, W]: [N T, O, H, W]."""
     weight = weight.expand(batch, -1, -1).repeat_interleave(times, dim=0)  # [N T, O, I]
     y = torch.bmm(weight.to(dtype), x.flatten(2).to(dtype))  # [N T, O, H W]
     return y.unflatten(2, x.shape[2:])
 
 
 def frame_bias(bias: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tensor:
-    """A bias [O], [N, O] or [N, T, O] copied to every frame: [N T, O, 1, 1]."""
+    """Return a bias [O], [N, O] or [N, T, O] copied to every frame: [N T, O, 1, 1]."""
     if bias.ndim < 3:
         bias = bias.unsqueeze(-2)  # [1, O] or [N, 1, O]
     return bias.to(dtype).expand(batch, times, -1).flatten(0, 1)[:, :, None, None]
 
 
 def activation(x: Tensor, name: str, omega: float) -> Tensor:
-    """The activation of a `Layer`, without its gain."""
+    """Apply the activation of a `Layer`, without its gain."""
     if name == "lrelu":
         return F.leaky_relu(x, LRELU_SLOPE)
     if name == "relu":
@@ -70,7 +70,7 @@ def activation(x: Tensor, name: str, omega: float) -> Tensor:
 
 
 def render(inr, grid, dtype: torch.dtype | None = None) -> Tensor:
-    """Frames [N, T, C, H, W] of an INR, stage after stage, every frame on its own."""
+    """Render frames [N, T, C, H, W] of an INR, stage after stage, every frame on its own."""
     n, t, wide = inr.batch, inr.times, inr.dtype
     dtype = dtype or wide
     x = image = None  # [N T, C, H, W] at the scale of the stage before
@@ -108,7 +108,7 @@ def siren(
     final: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Sine layers at coordinates [N, P, K], weights [N, O, I], biases [N, O]: [N, P, C] in the type of coords."""
+    """Evaluate sine layers with weights [N, O, I] and biases [N, O] at coordinates [N, P, K]: [N, P, C]."""
     x = coords
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = torch.bmm(x.to(dtype), weight.to(dtype).mT)  # [N, P, O]
@@ -119,7 +119,7 @@ def siren(
 
 
 def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, demodulate: bool) -> Tensor:
-    """weight * (1 + L R / sqrt(rank)), its rows divided by (2-norm + 1e-8): [N, O, I]."""
+    """Return weight * (1 + L R / sqrt(rank)), its rows divided by (2-norm + 1e-8): [N, O, I]."""
     modulated = weight * (1 + torch.bmm(left, right) / math.sqrt(left.shape[2]))  # [N, O, I]
     if demodulate:
         modulated = modulated / (modulated.norm(dim=2, keepdim=True) + 1e-8)
@@ -149,7 +149,7 @@ def bias_act(
     dim: int,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """residual + clamp(act(x + bias along dim) * gain, -clamp, clamp)."""
+    """Return residual + clamp(act(x + bias along dim) * gain, -clamp, clamp)."""
     if bias is not None:
         x = x + bias.to(x.dtype).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
     x = BIAS_ACTIVATIONS[act](x, alpha)
@@ -193,7 +193,7 @@ def upfirdn2d(
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
-    """Appends `channels` planes: standard deviation over a group, averaged over a share of the channels and pixels."""
+    """Append `channels` planes: the standard deviation over a group, averaged over a run of channels and pixels."""
     n, c, h, w = x.shape
     y = x.to(torch.promote_types(x.dtype, torch.float32))
     y = y.reshape(group, n // group, channels, c // channels, h, w)  # [G, N/G, channels, C/channels, H, W]
@@ -205,7 +205,7 @@ def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
 
 
 def change_color(x: Tensor, brightness: Tensor | None, saturation: Tensor | None, contrast: Tensor | None) -> Tensor:
-    """Clips [N, T, C, H, W], each brightened, saturated and contrasted by its own numbers [N]."""
+    """Change brightness, saturation and contrast of clips [N, T, C, H, W], each by its own numbers [N]."""
     if brightness is not None:
         x = x + brightness.to(x.dtype)[:, None, None, None, None]
     if saturation is not None:
@@ -218,7 +218,7 @@ def change_color(x: Tensor, brightness: Tensor | None, saturation: Tensor | None
 
 
 def translate(x: Tensor, offset: Tensor) -> Tensor:
-    """Clips [N, T, C, H, W], each moved by its own numbers of rows and columns [N, 2]; zeros come from outside."""
+    """Move clips [N, T, C, H, W], each by its own rows and columns [N, 2]; zeros come from outside."""
     n, t, c, height, width = x.shape
     rows = torch.arange(height, device=x.device) - offset[:, :1]  # [N, H], where each row comes from
     columns = torch.arange(width, device=x.device) - offset[:, 1:]  # [N, W]
@@ -229,7 +229,7 @@ def translate(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def cut_out(x: Tensor, hole: Tensor, size: tuple[int, int]) -> Tensor:
-    """Clips [N, T, C, H, W], in each of which a rectangle whose first row and column are [N, 2] is zero."""
+    """Set a rectangle of each clip [N, T, C, H, W], with first row and column [N, 2], to zero."""
     first = hole[:, :, None]  # [N, 2, 1]
     row, column = (torch.arange(length, device=x.device) for length in x.shape[3:])
     rows = (row >= first[:, 0]) & (row < first[:, 0] + size[0])  # [N, H]

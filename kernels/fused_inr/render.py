@@ -13,7 +13,7 @@ __all__ = ["render", "render_chunks"]
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int:
-    """The largest number in 0..limit that fits, given that all smaller ones fit too."""
+    """Return the largest number in 0..limit that fits, by bisection."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
@@ -22,14 +22,14 @@ def _most(limit: int, fits: Callable[[int], bool]) -> int:
 
 
 def _even_cuts(total: int, most: int) -> list[slice]:
-    """Cuts 0..total into the fewest slices of at most `most`, their sizes as equal as possible."""
+    """Cut 0..total into the fewest slices of at most `most`, their sizes as equal as possible."""
     pieces = -(-total // most)
     edges = [total * piece // pieces for piece in range(pieces + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _plan(inr: INR, grid: Grid, memory: int, **options) -> tuple[list[slice], list[slice], list[slice]]:
-    """Cuts of the times, the clips and the base grid's rows such that rendering one piece takes at most `memory` bytes.
+    """Cut times, clips and rows of the base grid so that rendering one piece takes at most `memory` bytes.
 
     Whole frames of all clips are rendered several at a time where they fit, because a call has work that all its frames
     share; otherwise one frame at a time, in bands.
@@ -54,22 +54,22 @@ def _plan(inr: INR, grid: Grid, memory: int, **options) -> tuple[list[slice], li
 
 @torch.no_grad()
 def _frames(inr: INR, grid: Grid, clips: list[slice], rows: list[slice], **options) -> list[Tensor]:
-    """The frames [N, C, H, W] of a few times, put together from their pieces."""
+    """Render the frames [N, C, H, W] of a few times and assemble them from their pieces."""
     if len(clips) == len(rows) == 1:
         return list(render(inr, grid, **options).unbind(1))
     scale = inr.stages[-1].scale
     size = (inr.batch, inr.channels, grid.height * scale, grid.width * scale)
     frame = torch.empty(size, dtype=inr.dtype, device=inr.device)
-    for some in clips:
-        part = inr.at_clips(some)
+    for clip_range in clips:
+        part = inr.at_clips(clip_range)
         for band in rows:
             pixels = slice(band.start * scale, band.stop * scale)
-            frame[some, :, pixels] = render(part, grid.rows(band.start, band.stop), **options)[:, 0]
+            frame[clip_range, :, pixels] = render(part, grid.rows(band.start, band.stop), **options)[:, 0]
     return [frame]
 
 
 def _one_by_one(groups: Iterator[list[Tensor]]) -> Iterator[Tensor]:
-    """The frames of all groups; keeps none of them alive while the next group is rendered."""
+    """Yield the frames of all groups, and keep none of them alive while the next group is rendered."""
     for frames in groups:
         while frames:
             yield frames.pop(0)
@@ -78,10 +78,10 @@ def _one_by_one(groups: Iterator[list[Tensor]]) -> Iterator[Tensor]:
 def render_chunks(
     inr: INR, grid: Grid, *, memory: int = 256 << 20, dtype: torch.dtype | None = None, backend: str | None = None
 ) -> Iterator[Tensor]:
-    """Evaluates an INR as `render` does, frame by frame and without gradients, in a bounded amount of memory.
+    """Evaluate an INR as `render` does, frame by frame and without gradients, in a bounded amount of memory.
 
     Several frames are rendered at a time where `memory` holds them; otherwise one, in bands of rows of the base grid.
-    How much a piece takes is the answer of the backend that renders it; the naive path's is an exact count of its
+    The backend that renders a piece says how much memory it takes; for the reference this is an exact count of its
     tensors. Beyond `memory` there are the INR itself, the frame being put together, and the frames the caller keeps.
 
     Args:
@@ -99,4 +99,4 @@ def render_chunks(
     if not (inr.batch and inr.times):
         return iter(_frames(inr, grid, [slice(0, inr.batch)], [slice(0, grid.height)], **options))
     times, clips, rows = _plan(inr, grid, memory, **options)
-    return _one_by_one(_frames(inr.at_times(some), grid, clips, rows, **options) for some in times)
+    return _one_by_one(_frames(inr.at_times(time_range), grid, clips, rows, **options) for time_range in times)

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 
 class Implementation(NamedTuple):
-    """One backend's implementation of one op; the functions take the op's arguments as `reference` defines them."""
+    """One backend's implementation of one op; the functions take the op's arguments as in `reference`."""
 
     supports: Callable[..., tuple[bool, str]]
-    """(True, "") or (False, reason) for these very arguments; the device type has been checked before."""
+    """(True, "") or (False, reason) for these arguments; the device type has been checked."""
     run: Callable[..., Any]
     memory: Callable[..., int] | None = None
-    """Peak bytes of the call, its output included, if the backend can tell."""
+    """Peak bytes of the call, its output included, if known."""
     preferred: Callable[..., bool] | None = None
-    """Whether it goes before the backends after it; if not, it serves where only the reference would. None: always."""
+    """True: takes precedence over later backends. False: used only when the sole alternative is the
+    reference. None: always True."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def source_hash(folder: Path, patterns: Sequence[str]) -> str:
-    """16 hex digits of the contents of the sources that match: what a library says it was built from.
+    """Return a hash, 16 hex digits, of the sources that match; a library carries the hash it was built from.
 
-    `setup.py` has the same sum, as it runs before there is a package to import.
+    `setup.py` runs this file, as there is no package to import at build time.
     """
     digest = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
@@ -20,7 +20,7 @@ def source_hash(folder: Path, patterns: Sequence[str]) -> str:
 def opened(
     folder: Path, sources: Path, patterns: Sequence[str], name: str, missing: str
 ) -> tuple[ctypes.CDLL | None, str]:
-    """(library, "ready"), or (None, one line that says why there is none).
+    """Open a library and compare it with its sources.
 
     Args:
         folder: where the library `_native*` is.
@@ -29,11 +29,11 @@ def opened(
         name: what the sentences call the library.
         missing: the sentence for a library that is not there.
     """
-    found = sorted(folder.glob("_native*.so")) + sorted(folder.glob("_native*.pyd"))
-    if not found:
+    libraries = sorted(folder.glob("_native*.so")) + sorted(folder.glob("_native*.pyd"))
+    if not libraries:
         return None, missing
     try:
-        library = ctypes.CDLL(str(found[-1]))
+        library = ctypes.CDLL(str(libraries[-1]))
         library.fused_inr_source_hash.restype = ctypes.c_char_p
         built_from = library.fused_inr_source_hash().decode()
     except (OSError, AttributeError) as error:

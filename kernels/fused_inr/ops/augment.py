@@ -16,7 +16,7 @@ def augment(
     cutout_size: tuple[int, int] | None = None,
     color_last: bool = False,
 ) -> Tensor:
-    """Augments clips, every frame of a clip by the same amounts; what is None is left out.
+    """Augment clips, every frame of a clip by the same amounts; changes that are None are skipped.
 
     In this order: brightness, x + b; saturation, (x - m) s + m with m the mean over the channels of a pixel; contrast,
     (x - M) k + M with M the mean over a frame; translation, pixels from outside being 0; cutout, a rectangle set to 0.

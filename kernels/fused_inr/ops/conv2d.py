@@ -9,7 +9,7 @@ __all__ = ["conv2d", "no_weight_gradients"]
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlates x with a weight, zeros beyond the edges.
+    """Correlate x with a weight, padding with zeros.
 
     The same numbers as `torch.nn.functional.conv2d`. Its derivatives of every order are convolutions of the same kind,
     where PyTorch's second derivative takes several times as long; `no_weight_gradients` leaves those of weights out.

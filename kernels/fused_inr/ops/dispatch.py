@@ -65,7 +65,7 @@ def _kernels(name: str) -> dict[str, Implementation]:
 
 
 def _requirement(name: str) -> str | None:
-    """What this machine lacks for a backend, whether or not the backend has kernels."""
+    """Return what this machine lacks for a backend, or None; does not ask whether the backend has kernels."""
     if name == "triton" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if name == "cuda" and not torch.backends.cuda.is_built():
@@ -84,7 +84,7 @@ def _status(name: str) -> str:
 
 
 def backends() -> dict[str, str]:
-    """Every backend's state on this machine: "ready", or one line saying why it cannot run.
+    """Return the state of every backend on this machine: "ready", or one line saying why it cannot run.
 
     Returns:
         {"reference": "ready", "cpu": ..., "triton": ..., "cuda": ...}
@@ -113,7 +113,7 @@ def _require_ready(name: str) -> None:
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Makes every op inside the `with` block run on one backend, for example `with fi.backend("reference"): ...`.
+    """Run every op inside the `with` block on one backend, for example `with fi.backend("reference"): ...`.
 
     The choice belongs to the current context (thread, asyncio task). Enter it outside of functions given to
     `torch.compile`; compiled code sees the choice made last in any thread.
@@ -136,7 +136,7 @@ def backend(name: str) -> Iterator[None]:
 
 
 def _refusal(name: str, op: str, device: str, args: tuple) -> str | None:
-    """Why a ready backend does not serve a call, or None if it does."""
+    """Return why a ready backend does not serve a call, or None if it does."""
     kernel = _kernels(name).get(op)
     if kernel is None:
         return f"it has no kernel for {op}"
@@ -147,13 +147,13 @@ def _refusal(name: str, op: str, device: str, args: tuple) -> str | None:
 
 
 def select(op: str, device: str, args: tuple, backend: str | None = None) -> Implementation:
-    """The kernel that serves a call: of the backend asked for, else of the fastest one that supports it.
+    """Return the implementation that serves a call: of the requested backend, else of the fastest that supports it.
 
     Args:
         op: one of `OPS`.
         device: type of the device the call's tensors are on, such as "cpu".
         args: the op's arguments.
-        backend: an explicit choice, which goes before that of `with backend(...)`.
+        backend: an explicit choice, which takes precedence over `with backend(...)`.
 
     Raises:
         RuntimeError: the backend asked for cannot serve this call; the message says why.
@@ -178,7 +178,7 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Imp
 
 
 def call(op: str, device: str, args: tuple, backend: str | None = None) -> Any:
-    """Runs an op on the backend that serves it. Ops choose their precision themselves: autocast is off inside."""
+    """Run an op on the backend that serves it, with autocast off, as ops choose their own precision."""
     run = select(op, device, args, backend).run
     if not autocast_enabled(device):
         return run(*args)
@@ -187,7 +187,7 @@ def call(op: str, device: str, args: tuple, backend: str | None = None) -> Any:
 
 
 def service(device: str) -> dict[str, tuple[str, dict[str, str]]]:
-    """Which backend serves which op on a device type, and why the faster ones do not.
+    """Return which backend serves which op on a device type, and why the faster ones do not.
 
     Returns:
         op -> (backend, {faster backend: reason}). A backend that serves an op may still decline single calls.

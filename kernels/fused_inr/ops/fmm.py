@@ -7,7 +7,7 @@ from fused_inr.ops.dispatch import call
 
 
 def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, *, demodulate: bool = True) -> Tensor:
-    """Weights of N layers from one shared weight and low-rank factors: W = weight * (1 + left right / sqrt(R)).
+    """Return weights of N layers from one shared weight and low-rank factors: W = weight * (1 + left right / sqrt(R)).
 
     Differentiable in every tensor to any order. Computed in float32, or float64 if a tensor is; autocast is ignored,
     because demodulation is a statistic.
@@ -25,8 +25,8 @@ def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, *, demodulate: bool 
         ValueError: the shapes do not fit together.
     """
     if weight.ndim != 2 or left.ndim != 3 or right.ndim != 3:
-        found = ", ".join(str(list(tensor.shape)) for tensor in (weight, left, right))
-        raise ValueError(f"fmm_weight needs weight [O, I], left [N, O, R] and right [N, R, I], not {found}.")
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in (weight, left, right))
+        raise ValueError(f"fmm_weight needs weight [O, I], left [N, O, R] and right [N, R, I], not {shapes}.")
     (outputs, inputs), (batch, _, rank) = weight.shape, left.shape
     if rank < 1 or left.shape[1] != outputs or right.shape != (batch, rank, inputs):
         raise ValueError(

@@ -6,7 +6,7 @@ from fused_inr.ops.dispatch import call
 
 
 def minibatch_stddev(x: Tensor, group_size: int = 4, channels: int = 1) -> Tensor:
-    """Appends planes that hold how much the samples of a group differ.
+    """Append planes with the standard deviation over a group of samples.
 
     Groups have G = min(group_size, N) samples; sample i is in group i % (N / G). The channels are split into `channels`
     runs; each gives one plane, the mean over the run and the pixels of sqrt(variance over the group + 1e-8). Statistics

@@ -12,7 +12,7 @@ def autocast_enabled(device: str) -> bool:
 
 
 def product_dtype(dtype: torch.dtype | None, wide: torch.dtype, device: torch.device) -> torch.dtype:
-    """Compute type of the matrix products: as asked for, else autocast's where it is on, else that of the result."""
+    """Return the type of the matrix products: `dtype` if given, else autocast's if it is on, else `wide`."""
     if wide == torch.float64:
         if dtype not in (None, torch.float64):
             raise ValueError(

@@ -9,7 +9,7 @@ from fused_inr.ops.precision import product_dtype
 
 
 def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: str | None = None) -> Tensor:
-    """Evaluates a batch of INRs on a pixel grid (DIGAN, ICLR 2022).
+    """Evaluate a batch of INRs on a pixel grid (DIGAN, ICLR 2022).
 
     Each stage runs on `grid.scaled(stage.scale)`. The result is the running image, the sum of all to_rgb read-outs, at
     the scale of the last stage; without any to_rgb, the output of the last layer. Differentiable in every tensor of the
@@ -35,9 +35,9 @@ def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: s
 
 
 def render_memory(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: str | None = None) -> int:
-    """Peak bytes that `render` with these arguments allocates without gradients, its result included.
+    """Return the peak bytes that `render` allocates for these arguments without gradients, its result included.
 
-    The backend that would serve the call answers; where it cannot tell, the naive path's count is given.
+    The count is that of the backend that would serve the call, or of the reference if that backend has none.
     """
     args = (inr, grid, product_dtype(dtype, inr.dtype, inr.device))
     kernel = select("render", inr.device.type, args, backend)

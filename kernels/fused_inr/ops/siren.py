@@ -12,7 +12,7 @@ FINAL_ACTIVATIONS = ("linear", "sine")
 
 
 def _batched(name: str, tensors: Sequence[Tensor], ranks: tuple[int, int]) -> list[Tensor]:
-    """Checks ranks (without N, with N) and adds the axis N = 1 where it is missing."""
+    """Check ranks (without N, with N) and add the axis N = 1 where it is missing."""
     for index, tensor in enumerate(tensors):
         if tensor.ndim not in ranks or not tensor.is_floating_point():
             raise ValueError(
@@ -23,7 +23,7 @@ def _batched(name: str, tensors: Sequence[Tensor], ranks: tuple[int, int]) -> li
 
 
 def _check_siren(coords: Tensor, weights: list[Tensor], biases: list[Tensor]) -> int:
-    """Checks that batched tensors fit together; returns N."""
+    """Check that batched tensors fit together, and return N."""
     inputs = coords.shape[2]
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if weight.shape[2] != inputs:
@@ -57,7 +57,7 @@ def siren(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Evaluates N sinusoidal networks at P points: x <- sin(omega (W x + b)) layer by layer (SIREN, NeurIPS 2020).
+    """Evaluate N sinusoidal networks at P points: x <- sin(omega (W x + b)) layer by layer (SIREN, NeurIPS 2020).
 
     Differentiable in every tensor, coordinates included, to any order on the reference backend.
 

@@ -26,7 +26,7 @@ def _padding(value: int | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
-    """The filter, [h, w] or separable [n]; a single tap of 1 for None."""
+    """Return the filter, [h, w] or separable [n]; a single tap of 1 for None."""
     if filter is None:
         return torch.ones([1, 1], dtype=x.dtype, device=x.device)
     if filter.ndim not in (1, 2) or filter.numel() == 0:
@@ -39,7 +39,7 @@ def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _filter_size(filter: Tensor | None) -> tuple[int, int]:
-    """Width and height in taps."""
+    """Return width and height in taps."""
     return (1, 1) if filter is None else (filter.shape[-1], filter.shape[0])
 
 
@@ -52,7 +52,7 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Every channel on its own: insert zeros, pad or crop, filter, keep every `down`-th pixel.
+    """Insert zeros, pad or crop, filter, and keep every `down`-th pixel, channel by channel.
 
     1. `up` - 1 zeros follow every pixel. 2. `padding` zeros are added at the sides; a negative number crops. 3. The
     image is filtered, keeping only what the filter covers wholly. 4. Every `down`-th pixel is kept, the first included.

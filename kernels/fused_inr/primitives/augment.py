@@ -44,7 +44,7 @@ def augment(
     hole_size: tuple[int, int],
     color_last: bool,
 ) -> Tensor:
-    """Arguments as of `reference.augment`; what kernels see is contiguous, the draw in float32 and int64."""
+    """Augment clips; arguments as of `reference.augment`. Kernels get contiguous float32 and int64 amounts."""
     amounts = [None if t is None else t.float().contiguous() for t in (brightness, saturation, contrast)]
     places = [None if t is None else t.long().contiguous() for t in (offset, hole)]
     return _augment(x.contiguous(), *amounts, *places, hole_size, color_last, False)
@@ -53,9 +53,9 @@ def augment(
 def supports(
     x: Tensor, brightness: Tensor | None, saturation: Tensor | None, contrast: Tensor | None, *others: Any
 ) -> tuple[bool, str]:
-    """What the kernels of every backend have in common."""
-    wanted = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
-    if torch.is_grad_enabled() and wanted:
+    """Return whether the kernels of all backends support a call, and if not, why."""
+    needs_gradients = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
+    if torch.is_grad_enabled() and needs_gradients:
         return False, "it has no gradient for the draw"
     return memory_format.supports(x)
 

@@ -54,7 +54,7 @@ def bias_act(
     dim: int,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Arguments as of `reference.bias_act`; what kernels see is dense, in one layout, its bias in float32."""
+    """Apply bias and activation; arguments as of `reference.bias_act`. Kernels get dense tensors and a float32 bias."""
     if bias is None:
         dim = min(1, x.ndim - 1) if x.ndim else 0  # any axis will do
     # The bias runs along the channels of an image or along an axis of a contiguous tensor.
@@ -65,7 +65,7 @@ def bias_act(
 
 
 def supports(x: Tensor, bias: Tensor | None, act: str, alpha: float, *others: Any) -> tuple[bool, str]:
-    """What the kernels of every backend have in common."""
+    """Return whether the kernels of all backends support a call, and if not, why."""
     if alpha < 0:
         return False, "the output of a negative slope does not tell the sign of the input"
     return memory_format.supports(x)
@@ -118,27 +118,27 @@ def _save_slope(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(gradient if curved else None, shift if curved else None, saved, bias)
 
 
-def _slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
+def _slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
     _, _, saved, bias = ctx.saved_tensors
     if ctx.options.act not in PIECEWISE_LINEAR:
-        return _composed_slope_backward(ctx, again, again_sums)
+        return _composed_slope_backward(ctx, grad_dx, grad_sums)
     with_gradient, with_shift = ctx.needs_input_grad[:2]
     if not (with_gradient or with_shift):
         return (None,) * 11
-    level = again_sums.contiguous() if ctx.with_sums else None  # autograd expands one number for a sum
-    dense = memory_format.like(saved, again)
-    found, sums = _slope(dense, level, saved, bias, ctx.from_output, with_shift, *ctx.options)
-    return (found if with_gradient else None, sums if with_shift else None, *[None] * 9)
+    level = grad_sums.contiguous() if ctx.with_sums else None  # autograd expands one number for a sum
+    dense = memory_format.like(saved, grad_dx)
+    gradient, sums = _slope(dense, level, saved, bias, ctx.from_output, with_shift, *ctx.options)
+    return (gradient if with_gradient else None, sums if with_shift else None, *[None] * 9)
 
 
-def _composed_slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tuple:
-    """Gradients of the slope of a curved activation for all four tensors, in PyTorch calls on aliases of them."""
+def _composed_slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
+    """Differentiate the slope of a curved activation in all four tensors with PyTorch calls, on aliases."""
     dim = ctx.options.dim
     create = torch.is_grad_enabled()
     with torch.enable_grad():
-        given = [t if t is None else t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
-        wanted = [t if t is None or t.requires_grad else t.requires_grad_() for t in given]
-        gradient, shift, x, bias = wanted
+        aliases = [t if t is None else t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
+        leaves = [t if t is None or t.requires_grad else t.requires_grad_() for t in aliases]
+        gradient, shift, x, bias = leaves
         wide = x.float()
         wide_bias = wide.new_zeros(x.shape[dim] if x.ndim else 1).requires_grad_() if bias is None else bias
         y = reference.bias_act(wide, wide_bias, *ctx.options)
@@ -146,12 +146,12 @@ def _composed_slope_backward(ctx: Any, again: Tensor, again_sums: Tensor) -> tup
         if shift is not None:
             upstream = upstream + shift.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
         dx, sums = torch.autograd.grad(y, [wide, wide_bias], upstream, create_graph=True)
-        total = (dx * again.float()).sum()
+        total = (dx * grad_dx.float()).sum()
         if ctx.with_sums:
-            total = total + (sums * again_sums).sum()
-        inputs = [t for t in wanted if t is not None]
-        found = iter(torch.autograd.grad(total, inputs, create_graph=create, allow_unused=True))
-    grads = [None if t is None else next(found) for t in wanted]
+            total = total + (sums * grad_sums).sum()
+        inputs = [t for t in leaves if t is not None]
+        gradients = iter(torch.autograd.grad(total, inputs, create_graph=create, allow_unused=True))
+    grads = [None if t is None else next(gradients) for t in leaves]
     return (*grads, *[None] * 7)
 
 

@@ -28,23 +28,23 @@ _weight_gradient = torch.ops.fused_inr.conv2d_weight.default
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Arguments as of `reference.conv2d`."""
+    """Convolve; arguments as of `reference.conv2d`."""
     return _Convolution.apply(x, weight, stride, padding)
 
 
 def supports(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[bool, str]:
-    """What the kernels of every backend have in common: PyTorch's convolutions, of any type."""
+    """Return (True, ""): PyTorch's convolutions support every type."""
     return True, ""
 
 
 def pytorch_weight(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int) -> Tensor:
-    """The weight's gradient as PyTorch computes it."""
+    """Return the weight's gradient as PyTorch computes it."""
     like = weight_like(x, gradient, kernel)
     if x.device.type == "cpu" and x.dtype == torch.float32:
         # oneDNN 3.7's gradient of a float32 weight takes 1.3 to 3.5 times as long in channels_last.
         x, gradient = x.contiguous(), gradient.contiguous()
-    found = _pytorch_gradient(gradient, x, like, stride, padding, of_x=False)
-    return found.contiguous(memory_format=memory_format.format_of(like))
+    result = _pytorch_gradient(gradient, x, like, stride, padding, of_x=False)
+    return result.contiguous(memory_format=memory_format.format_of(like))
 
 
 torch.library.impl("fused_inr::conv2d_weight", "CompositeExplicitAutograd", pytorch_weight)
@@ -56,7 +56,7 @@ def _(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int)
 
 
 def weight_like(x: Tensor, gradient: Tensor, kernel: list[int]) -> Tensor:
-    """A weight's gradient, not yet written: in the type and memory format of x."""
+    """Allocate a weight's gradient in the type and memory format of x."""
     shape = [gradient.shape[1], x.shape[1], *kernel]
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 
@@ -79,11 +79,11 @@ def no_weight_gradients() -> Iterator[None]:
 
 
 def _pytorch_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, of_x: bool) -> Tensor:
-    """One of the gradients; of x (of the weight) only the shape, type and memory format are looked at."""
+    """Return one of the gradients; only the shape, type and memory format of its own tensor are used."""
     dilation, transposed, output_padding, groups = [1, 1], False, [0, 0], 1
     geometry = ([stride, stride], [padding, padding], dilation, transposed, output_padding, groups)
-    wanted = [of_x, not of_x, False]
-    dx, dw, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, wanted)
+    output_mask = [of_x, not of_x, False]
+    dx, dw, _ = torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, output_mask)
     return dx if of_x else dw
 
 
@@ -114,9 +114,9 @@ class _Back(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, ddx: Tensor) -> tuple:
         dy, weight = ctx.saved_tensors
-        again = _Convolution.apply(ddx, weight, *ctx.options) if ctx.needs_input_grad[0] else None
+        d_dy = _Convolution.apply(ddx, weight, *ctx.options) if ctx.needs_input_grad[0] else None
         dw = _Weight.apply(ddx, dy, weight.shape, *ctx.options) if ctx.needs_input_grad[1] else None
-        return again, dw, None, None, None
+        return d_dy, dw, None, None, None
 
 
 class _Weight(torch.autograd.Function):
@@ -130,5 +130,5 @@ class _Weight(torch.autograd.Function):
     def backward(ctx: Any, ddw: Tensor) -> tuple:
         x, dy = ctx.saved_tensors
         dx = _Back.apply(dy, ddw, x.shape, *ctx.options) if ctx.needs_input_grad[0] else None
-        again = _Convolution.apply(x, ddw, *ctx.options) if ctx.needs_input_grad[1] else None
-        return dx, again, None, None, None
+        d_dy = _Convolution.apply(x, ddw, *ctx.options) if ctx.needs_input_grad[1] else None
+        return dx, d_dy, None, None, None

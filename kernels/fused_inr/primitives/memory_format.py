@@ -9,17 +9,17 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether x is an image whose channels lie together; False where both layouts are the same."""
+    """Return whether x is channels_last; False where it is contiguous as well."""
     return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def format_of(x: Tensor) -> torch.memory_format:
-    """The layout of a dense x."""
+    """Return the memory format of a dense x."""
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def dense(x: Tensor) -> Tensor:
-    """x itself where it is contiguous or channels_last, else a contiguous copy."""
+    """Return x itself where it is contiguous or channels_last, else a contiguous copy."""
     return x if is_channels_last(x) else x.contiguous()
 
 
@@ -31,7 +31,7 @@ def like(x: Tensor, y: Tensor) -> Tensor:
 
 
 def extents(x: Tensor, dim: int) -> tuple[int, int, int]:
-    """A dense x as [outer, channels, inner] in the order of memory, channels being axis `dim`; [1, 1, 1] of a scalar.
+    """Return the sizes [outer, channels, inner] of a dense x in memory order, channels being axis `dim`.
 
     Raises:
         ValueError: x is channels_last and the axis is another than its channels.
@@ -49,5 +49,5 @@ def batch_stride(x: Tensor) -> int:
 
 
 def supports(x: Tensor) -> tuple[bool, str]:
-    """What the kernels of every backend say of their input."""
+    """Return whether the kernels of all backends support the type of x, and if not, why."""
     return x.dtype in TYPES, f"it computes in float32, bfloat16 and float16, not in {x.dtype}"

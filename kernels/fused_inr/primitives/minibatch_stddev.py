@@ -17,12 +17,12 @@ _gradient = torch.ops.fused_inr.minibatch_stddev_backward.default
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
-    """Arguments as of `reference.minibatch_stddev`; kernels see contiguous tensors."""
+    """Append the planes; arguments as of `reference.minibatch_stddev`. Kernels get contiguous tensors."""
     return _forward(x.contiguous(), group, channels)
 
 
 def supports(x: Tensor, group: int, channels: int) -> tuple[bool, str]:
-    """What the kernels of every backend have in common."""
+    """Return whether the kernels of all backends support a call, and if not, why."""
     return memory_format.supports(x)
 
 
@@ -54,7 +54,7 @@ def _save_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(gradient, x)
 
 
-def _backward_of_gradient(ctx: Any, again: Tensor) -> tuple:
+def _backward_of_gradient(ctx: Any, grad_dx: Tensor) -> tuple:
     create = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, as a tensor may be computed from another one here.
@@ -62,8 +62,8 @@ def _backward_of_gradient(ctx: Any, again: Tensor) -> tuple:
         gradient, x = [t if t.requires_grad else t.requires_grad_() for t in (gradient, x)]
         y = reference.minibatch_stddev(x, *ctx.options)
         (dx,) = torch.autograd.grad(y, x, gradient, create_graph=True)
-        found = torch.autograd.grad(dx, (gradient, x), again, create_graph=create, allow_unused=True)
-    return *found, None, None
+        gradients = torch.autograd.grad(dx, (gradient, x), grad_dx, create_graph=create, allow_unused=True)
+    return *gradients, None, None
 
 
 torch.library.register_autograd(

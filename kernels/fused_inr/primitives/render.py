@@ -19,7 +19,7 @@ Differentiate = Callable[[INR, Grid, Tensor, torch.dtype, list[Tensor]], list[Te
 
 
 def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> Callable[..., Tensor]:
-    """Registers fused_inr::<backend>_render and fused_inr::<backend>_render_backward, and returns `render` on them.
+    """Register fused_inr::<backend>_render and fused_inr::<backend>_render_backward, and return `render` on them.
 
     Second derivatives are those of a composition of PyTorch calls. Neither function is called where there are no
     frames.
@@ -41,7 +41,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         window: list[float],
         dtype: torch.dtype,
     ) -> Tensor:
-        """Frames of the INR that `flatten` took apart; `dtype` is the type of the products."""
+        """Return the frames of an INR in the form of `flatten`; `dtype` is the type of the products."""
         if not math.prod(shape):
             return _frames_like(tensors, shape)
         inr = unflatten(tensors, structure, numbers)
@@ -62,7 +62,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         dtype: torch.dtype,
         kept: list[Tensor],
     ) -> list[Tensor]:
-        """Gradients of `tensors`; `kept` is what the forward pass kept, if it did."""
+        """Return the gradients of `tensors`; `kept` holds the stored outputs of the forward pass, if any."""
         if not math.prod(shape):
             return [tensor.zero_() for tensor in _gradients_like(tensors)]
         inr = unflatten(tensors, structure, numbers)
@@ -85,7 +85,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
     frames.register_autograd(backward, setup_context=_save_for_backward)
 
     def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-        """Frames [N, T, C, H, W] float32, differentiable in every tensor to any order.
+        """Return frames [N, T, C, H, W] float32, differentiable in every tensor to any order.
 
         First gradients come from the kernels, which compute the outputs of layers again or find them stored
         (`fused_inr.activations`); gradients of these come from the lowered form in PyTorch calls.
@@ -93,8 +93,8 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         tensors, *structure = flatten(inr)
         shape = frames_shape(inr, grid)
         options = (*structure, shape, [*grid.x, *grid.y], dtype)
-        wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if wanted and activation_storage.stored() and not torch.compiler.is_compiling() and math.prod(shape):
+        needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        if needs_gradients and activation_storage.stored() and not torch.compiler.is_compiling() and math.prod(shape):
             return _StoringRender.apply(evaluate, gradients, options, *tensors)
         return frames(tensors, *options)
 
@@ -128,10 +128,10 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _frames_like(tensors: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Frames, not yet written."""
+    """Allocate frames."""
     return tensors[0].new_empty(shape, dtype=torch.float32)
 
 
 def _gradients_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients, not yet written."""
+    """Allocate gradients."""
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]

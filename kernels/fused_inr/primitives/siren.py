@@ -39,7 +39,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         final_sine: bool,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Values [N, P, C] float32 of coords [N, P, K], weights [N, O, I] and biases [N, O], products in `dtype`."""
+        """Return values [N, P, C] of coords [N, P, K], weights [N, O, I] and biases [N, O], products in `dtype`."""
         empty = values_like(coords, weights)
         return values(coords, weights, biases, omega, first_omega, final_sine, dtype) if empty.numel() else empty
 
@@ -59,7 +59,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         dtype: torch.dtype,
         with_coords: bool,
     ) -> list[Tensor]:
-        """Gradients of the coordinates (no elements unless `with_coords`), then of the weights, then of the biases."""
+        """Return gradients of coordinates (empty unless `with_coords`), then of weights, then of biases."""
         if not gradient.numel():
             return [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
         return gradients(gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
@@ -72,11 +72,11 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         saved, with_coords = ctx.saved_tensors, ctx.needs_input_grad[0]
         count = len(saved) // 2
         if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
-            of_coords, *found = composed.siren_gradients(gradient, saved, *ctx.options)
+            of_coords, *of_parameters = composed.siren_gradients(gradient, saved, *ctx.options)
         else:
             weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
-            of_coords, *found = network_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
-        return of_coords if with_coords else None, found[:count], found[count:], None, None, None, None
+            of_coords, *of_parameters = network_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
+        return of_coords if with_coords else None, of_parameters[:count], of_parameters[count:], None, None, None, None
 
     network.register_autograd(backward, setup_context=_save_for_backward)
 
@@ -96,14 +96,14 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
 
 
 def values_like(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Values [N, P, C], not yet written."""
+    """Allocate values [N, P, C]."""
     return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])
 
 
 def gradients_like(
     coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], with_coords: bool
 ) -> list[Tensor]:
-    """Gradients, not yet written; that of the coordinates has no elements where it is not wanted."""
+    """Allocate gradients; that of the coordinates is empty unless `with_coords`."""
     of_coords = coords.new_empty(coords.shape if with_coords else 0)
     return [of_coords, *(tensor.new_empty(tensor.shape) for tensor in (*weights, *biases))]
 

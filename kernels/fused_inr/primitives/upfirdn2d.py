@@ -40,10 +40,10 @@ def upfirdn2d(
     flip_filter: bool,
     gain: float,
 ) -> Tensor:
-    """Arguments as of `reference.upfirdn2d`.
+    """Resample and filter; arguments as of `reference.upfirdn2d`.
 
-    What kernels see: x dense; taps [h, w] float32 that correlate, the gain in them; pad the left and the top padding
-    only, as `size`, the height and width of the output, tells the others. `up` and `down` are [x, y].
+    Kernels get a dense x; taps [h, w] float32 for correlation, multiplied by the gain; pad, the left and top padding
+    only, as `size`, the height and width of the output, determines the others. `up` and `down` are [x, y].
     """
     taps = filter.float() * gain
     if taps.ndim == 1:
@@ -56,7 +56,7 @@ def upfirdn2d(
 
 
 def supports(x: Tensor, filter: Tensor, *others: Any) -> tuple[bool, str]:
-    """What the kernels of every backend have in common."""
+    """Return whether the kernels of all backends support a call, and if not, why."""
     if torch.is_grad_enabled() and filter.requires_grad:
         return False, "it has no gradient for the filter"
     return memory_format.supports(x)
@@ -68,7 +68,7 @@ def _(x: Tensor, taps: Tensor, *options: Any) -> Tensor:
 
 
 def output(x: Tensor, size: list[int]) -> Tensor:
-    """What the op returns, not yet written: in the type and layout of x."""
+    """Allocate the result of the op in the type and memory format of x."""
     shape = [*x.shape[:2], *size]
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 

@@ -38,7 +38,7 @@ __all__ = [
 
 
 def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backward: bool = False) -> Counts:
-    """The least that `fi.render` takes: every tensor of the INR read once and the frames written once.
+    """Count the minimum work of `fi.render`: every tensor of the INR read once and the frames written once.
 
     Args:
         inr, grid, dtype: as of `fi.render`; no dtype is that of the result.
@@ -50,7 +50,7 @@ def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backward: 
 
 
 def naive_flops(inr: INR, grid: Grid) -> int:
-    """Operations of the matrix products of the naive path, which multiplies what was upsampled and concatenated."""
+    """Count the operations of the matrix products of the naive path, with upsampling and concatenation."""
     flops = 0
     for stage in inr.stages:
         rows = inr.batch * inr.times * grid.height * grid.width * stage.scale**2
@@ -67,7 +67,7 @@ def render_steps(
     stored: bool = False,
     fused: Collection[int] = (),
 ) -> list[Step]:
-    """`fi.render` kernel by kernel, in the order in which they run.
+    """Count the work of `fi.render` kernel by kernel, in the order in which they run.
 
     Every stage with features has a kernel for the sines and cosines of their rows and columns ("tables"). Then either
     each layer has one, with bias, activation, gain and read-out in it, and the product with the output of the stage
@@ -96,7 +96,7 @@ def siren(
     backward: bool = False,
     coords_gradient: bool = False,
 ) -> Counts:
-    """The least that `fi.siren` takes: every tensor read once and the result written once.
+    """Count the minimum work of `fi.siren`: every tensor read once and the result written once.
 
     Args:
         coords, weights, biases, final, dtype: as of `fi.siren`; no dtype is that of the result.
@@ -118,7 +118,7 @@ def siren_steps(
     stored: bool = False,
     fused: bool = True,
 ) -> list[Step]:
-    """`fi.siren` kernel by kernel: the whole network in one, or a kernel for each layer.
+    """Count the work of `fi.siren` kernel by kernel: the whole network in one, or a kernel for each layer.
 
     Args:
         coords, weights, biases, final, dtype, backward, coords_gradient: as of `siren`; activations in memory have this
@@ -138,7 +138,7 @@ def bias_act(
     clamp: float | None = None,
     backward: bool = False,
 ) -> Counts:
-    """The bytes that `fi.bias_act` moves at least; `residual` says whether one is added.
+    """Count the minimum bytes that `fi.bias_act` moves; `residual` says whether one is added.
 
     The backward pass reads the gradient and what tells the slope, x or the output, unless all slopes are the same.
     """
@@ -148,22 +148,22 @@ def bias_act(
 
 
 def upfirdn2d(x: Tensor, filter: Tensor, up: int = 1, down: int = 1, padding: int | Sequence[int] = 0) -> Counts:
-    """The bytes that `fi.upfirdn2d` moves at least, and its backward pass the same: x and the result, each once.
+    """Count the minimum bytes that `fi.upfirdn2d` moves, forward or backward: x and the result, once each.
 
     Args:
         x: [N, C, H, W].
         filter, up, down: as of `fi.upfirdn2d`.
         padding: an integer, (x, y) or (x0, x1, y0, y1).
     """
-    given = [padding] if isinstance(padding, int) else list(padding)
-    x0, x1, y0, y1 = given if len(given) == 4 else [given[0]] * 2 + [given[-1]] * 2
+    sides = [padding] if isinstance(padding, int) else list(padding)
+    x0, x1, y0, y1 = sides if len(sides) == 4 else [sides[0]] * 2 + [sides[-1]] * 2
     height = (x.shape[2] * up + y0 + y1 - filter.shape[0]) // down + 1
     width = (x.shape[3] * up + x0 + x1 - filter.shape[-1]) // down + 1
     return Counts(bytes=x.nbytes + x.shape[0] * x.shape[1] * height * width * x.itemsize + _bytes(filter))
 
 
 def minibatch_stddev(x: Tensor, channels: int = 1, *, backward: bool = False) -> Counts:
-    """The bytes that `fi.minibatch_stddev` moves at least: x and the result; backwards x and the gradients of both.
+    """Count the minimum bytes of `fi.minibatch_stddev`: x and the result, or backward x and both gradients.
 
     Args:
         x: [N, C, H, W].
@@ -174,7 +174,7 @@ def minibatch_stddev(x: Tensor, channels: int = 1, *, backward: bool = False) ->
 
 
 def _render_program(inr: INR, grid: Grid, size: int) -> Program:
-    """An INR whose activations in memory have `size` bytes."""
+    """Return the program of an INR whose activations take `size` bytes each."""
     frames, wide, plans = inr.batch * inr.times, inr.dtype.itemsize, lower(inr, grid)
     read_out = any(_colours(layer) for plan in plans for layer in plan.layers)
     stages: list[StageKernels] = []
@@ -211,17 +211,17 @@ def _render_program(inr: INR, grid: Grid, size: int) -> Program:
     return Program(stages, *frames_of_result)
 
 
-def _parent(stage: str, weight: Tensor, given: dict[str, int], rows: int, size: int) -> LayerKernels:
-    """The product with the output of the stage before, `rows` pixels of all frames."""
+def _parent(stage: str, weight: Tensor, source: dict[str, int], rows: int, size: int) -> LayerKernels:
+    """Return the product with the output of the stage before, `rows` pixels of all frames."""
     _, outputs, inputs = weight.shape
     name = f"{stage} parent"
     values = {f"{name} output": rows * outputs * size}
     weights = {f"{name} weight": _bytes(weight)}
-    return LayerKernels(name, 2 * rows * outputs * inputs, values, multiplied=given, weights=weights, sloped=False)
+    return LayerKernels(name, 2 * rows * outputs * inputs, values, multiplied=source, weights=weights, sloped=False)
 
 
 def _layer(name: str, layer: Layer, weight: Tensor, rows: int) -> LayerKernels:
-    """A layer with its tensors, before it is decided what it reads and writes."""
+    """Return a layer with its tensors, before it is decided which of them it reads and writes."""
     weights, biases = {f"{name} weight": _bytes(weight)}, {f"{name} bias": _bytes(layer.bias)}
     if layer.to_rgb is not None:
         weights[f"{name} read-out weight"], biases[f"{name} read-out bias"] = map(_bytes, layer.to_rgb)
@@ -237,7 +237,7 @@ def _layer(name: str, layer: Layer, weight: Tensor, rows: int) -> LayerKernels:
 
 
 def _give_tables(layer: LayerKernels, plan: StagePlan, wide: int) -> list[Kernel]:
-    """Lets a layer read the sines and cosines of the angles of rows, which contain the phase, and of columns."""
+    """Let a layer read the sines and cosines of the angles of rows, which contain the phase, and of columns."""
     if plan.fourier is None:
         return []
     frequency, phase = plan.fourier.frequency, plan.fourier.phase
@@ -260,7 +260,7 @@ def _siren_program(
     batched = [(coords, 3), *((w, 3) for w in weights), *((b, 2) for b in biases)]
     batch = max(tensor.shape[0] if tensor.ndim == axes else 1 for tensor, axes in batched)
     wide = 8 if any(tensor.dtype == torch.float64 for tensor, _ in batched) else 4
-    rows, layers, given = batch * coords.shape[-2], [], {"coords": _bytes(coords)}
+    rows, layers, source = batch * coords.shape[-2], [], {"coords": _bytes(coords)}
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         outputs, inputs = weight.shape[-2:]
         last = index == len(weights) - 1
@@ -271,7 +271,7 @@ def _siren_program(
                 name,
                 2 * rows * outputs * inputs,
                 {f"{name} output": rows * outputs * size},
-                multiplied=given,
+                multiplied=source,
                 weights={f"{name} weight": _bytes(weight)},
                 biases={f"{name} bias": _bytes(bias)},
                 sines=rows * outputs * sine,
@@ -279,8 +279,8 @@ def _siren_program(
                 input_gradient=index > 0 or coords_gradient,
             )
         )
-        given = layers[-1].outputs
-    return Program([StageKernels("network", [], layers)], *given)
+        source = layers[-1].outputs
+    return Program([StageKernels("network", [], layers)], *source)
 
 
 def _colours(layer: Layer) -> int:
@@ -288,6 +288,6 @@ def _colours(layer: Layer) -> int:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Of a tensor's values, those that it shows several times counted once."""
+    """Return the bytes of a tensor's storage that it covers, counting expanded values once."""
     sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size]
     return math.prod(sizes) * tensor.itemsize

@@ -25,7 +25,7 @@ class Counts:
         return Counts(self.flops + other.flops, self.bytes + other.bytes, self.sines + other.sines)
 
     def roofline_seconds(self, peak_flops: float, bandwidth: float, peak_sines: float = math.inf) -> float:
-        """The seconds below which no machine of these rates does the work: the longest of its parts.
+        """Return the roofline time, the longest of the times of operations, bytes and sines, in seconds.
 
         Args:
             peak_flops: operations of matrix products per second.
@@ -49,7 +49,7 @@ class Step:
 
 
 def total(steps: Iterable[Step]) -> Counts:
-    """All steps together."""
+    """Return the sum over all steps."""
     return sum((step.counts for step in steps), Counts())
 
 
@@ -65,7 +65,7 @@ class Kernel:
 
 
 def _fused(name: str, kernels: Sequence[Kernel]) -> Kernel:
-    """One kernel that does the work of several: what one writes and another reads need not be read."""
+    """Fuse kernels into one: what one writes and another reads is not read from memory."""
     one = Kernel(name, {}, {})
     for kernel in kernels:
         one.reads |= {tensor: size for tensor, size in kernel.reads.items() if tensor not in one.writes}
@@ -75,11 +75,11 @@ def _fused(name: str, kernels: Sequence[Kernel]) -> Kernel:
 
 
 def _counted(kernels: Sequence[Kernel], results: Collection[str]) -> list[Step]:
-    """Every kernel with its work; what no other one reads, and is no result, is not written."""
+    """Return every kernel with its work; outputs that nothing reads, and that are no result, are not written."""
     steps = []
     for kernel in kernels:
-        wanted = {*results, *(tensor for other in kernels if other is not kernel for tensor in other.reads)}
-        moved = sum(kernel.reads.values()) + sum(size for name, size in kernel.writes.items() if name in wanted)
+        needed = {*results, *(tensor for other in kernels if other is not kernel for tensor in other.reads)}
+        moved = sum(kernel.reads.values()) + sum(size for name, size in kernel.writes.items() if name in needed)
         steps.append(Step(kernel.name, Counts(kernel.flops, moved, kernel.sines)))
     return steps
 
@@ -154,7 +154,7 @@ class Program:
         return _counted(kernels, self._results(backward) | (self._gradient_names()[0] if stored else set()))
 
     def least(self, backward: bool) -> Counts:
-        """Products as if the forward pass stored everything, bytes as if the op were one kernel."""
+        """Count operations as if the forward pass stored everything, and bytes as if the op were one kernel."""
         work = total(self.steps(backward, True, ()))
         kernels = [k for stage in self.stages for k in stage.kernels(False, False, False)]
         if backward:
@@ -169,6 +169,6 @@ class Program:
         return written - read
 
     def _gradient_names(self) -> tuple[set[str], set[str]]:
-        """What the backward pass reads, and what it writes."""
+        """Return what the backward pass reads, and what it writes."""
         kernels = [k for stage in self.stages for k in stage.gradients()]
         return {name for k in kernels for name in k.reads}, {name for k in kernels for name in k.writes}

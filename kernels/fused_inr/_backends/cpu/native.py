@@ -263,7 +263,7 @@ class AugmentStruct(ctypes.Structure):
 
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """(library, "ready"), or (None, one line that says why there is none). Looks once."""
+    """Return (library, "ready"), or (None, the reason why there is none). Cached."""
     missing = "the native extension is not built: install with a C++ compiler at hand"
     library, state = native_library.opened(_FOLDER, _SOURCES, SOURCE_NAMES, "the native extension", missing)
     if library is None:
@@ -302,7 +302,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
 
 @functools.cache
 def best_isa() -> int:
-    """The widest instruction set of `ISAS` that this processor has, as a number."""
+    """Return the widest instruction set of `ISAS` that this processor has, as a number."""
     return load()[0].fused_inr_best_isa()
 
 
@@ -310,12 +310,12 @@ _isa: int | None = None
 
 
 def isa() -> int:
-    """The instruction set in use: the best one, unless `use_isa` chose another."""
+    """Return the instruction set in use: the best one, unless `use_isa` chose another."""
     return best_isa() if _isa is None else _isa
 
 
 def use_isa(name: str | None) -> None:
-    """Makes later calls use an instruction set of `ISAS`, up to the best one; None goes back to that. For tests.
+    """Select an instruction set of `ISAS` for later calls; None selects the best one. For tests.
 
     Raises:
         ValueError: this processor does not have it.
@@ -328,7 +328,7 @@ def use_isa(name: str | None) -> None:
 
 @functools.cache
 def parallel_for() -> Callable:
-    """libtorch's parallel_for; where a PyTorch does not export it, a loop on the calling thread."""
+    """Return libtorch's parallel_for, or a serial loop where this PyTorch does not export it."""
     folder = Path(torch.__file__).parent / "lib"
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
         if (folder / name).exists():
@@ -345,7 +345,12 @@ def parallel_for() -> Callable:
 
 
 def run(function: Callable, *programs: ctypes.Structure) -> None:
-    """Calls an entry point. Raises MemoryError or RuntimeError where it fails."""
+    """Call an entry point.
+
+    Raises:
+        MemoryError: the workspace could not be allocated.
+        RuntimeError: the call failed for another reason.
+    """
     status = function(*map(ctypes.byref, programs), ctypes.cast(parallel_for(), _ptr), isa())
     if status == 1:
         raise MemoryError("The native kernels could not allocate their workspace: render fewer pixels at a time.")

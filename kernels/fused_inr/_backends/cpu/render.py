@@ -1,8 +1,11 @@
-"""INRs as programs of the native kernels: tensors become pointers and strides."""
+"""`render` on the native kernels: an INR becomes a C struct of pointers and strides."""
+
+import math
 
 import torch
 from torch import Tensor
 
+from fused_inr import composed
 from fused_inr._backends.cpu import native
 from fused_inr.flattening import flatten, frames_shape
 from fused_inr.inr import INR, Grid, Layer
@@ -11,6 +14,7 @@ from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.render import register
 from fused_inr.reference import LRELU_SLOPE
 
+_TYPES = (torch.float32, torch.bfloat16)
 _CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
 
 
@@ -21,7 +25,7 @@ class KeptTensors:
         self._kept: list[Tensor] = []
 
     def keep(self, tensor: Tensor, dense: int) -> Tensor:
-        """`tensor` in float32 with its last `dense` axes laid out row by row; rows may be further apart."""
+        """Return `tensor` in float32 with the last `dense` axes in row-major order; rows may be padded."""
         tensor = tensor.detach().to(torch.float32)
         rows = tensor.stride()[-dense:]
         if rows[-1] != 1 or (dense > 1 and (rows[0] < tensor.shape[-1] or rows[0] == 0)):
@@ -31,7 +35,7 @@ class KeptTensors:
 
 
 def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
-    """A bias with its strides per clip and per frame."""
+    """Return a bias with its strides per clip and per frame."""
     bias = keep.keep(layer_bias, 1)
     clip = batch_stride(bias) if bias.ndim > 1 else 0
     time = bias.stride(1) if bias.ndim == 3 and bias.shape[1] > 1 else 0
@@ -103,13 +107,6 @@ def _program(inr: INR, grid: Grid, dtype: torch.dtype, keep: KeptTensors) -> nat
     )
 
 
-def workspace(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Bytes that the native kernels take for a call beyond its result, with the threads that PyTorch has now."""
-    program = _program(inr, grid, dtype, KeptTensors())
-    threads = torch.get_num_threads()
-    return native.load()[0].fused_inr_render_workspace(program, threads, native.isa())
-
-
 def _evaluate(inr: INR, grid: Grid, dtype: torch.dtype, keep: bool) -> tuple[Tensor, list[Tensor]]:
     alive = KeptTensors()
     program = _program(inr, grid, dtype, alive)
@@ -128,19 +125,19 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
     program = _program(inr, grid, dtype, alive)
     program.kept = kept[0].data_ptr() if kept else None
     n, t = inr.batch, inr.times
-    found: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
+    results: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
     layers, stages = [], []
     for index, stage in enumerate(inr.stages):
         struct = native.StageGradStruct()
         if stage.fourier is not None:
-            found += [
+            results += [
                 gradient.new_empty(n, *stage.fourier.frequency.shape[1:]),
                 gradient.new_empty(n, t, stage.fourier.phase.shape[2]),
             ]
-            struct.frequency, struct.phase = found[-2].data_ptr(), found[-1].data_ptr()
+            struct.frequency, struct.phase = results[-2].data_ptr(), results[-1].data_ptr()
         for number, layer in enumerate(stage.layers):
             weight, bias = gradient.new_empty(n, layer.outputs, layer.inputs), gradient.new_empty(n, t, layer.outputs)
-            found += [weight, bias]
+            results += [weight, bias]
             inner = weight
             if number == 0 and index:
                 channels = inr.stages[index - 1].layers[-1].outputs
@@ -154,11 +151,11 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
                 weight=inner.data_ptr(), weight_clip=weight.stride(0), weight_row=weight.stride(1), bias=bias.data_ptr()
             )
             if layer.to_rgb is not None:
-                found += [
+                results += [
                     gradient.new_empty(n, *layer.to_rgb[0].shape[1:]),
                     gradient.new_empty(n, len(layer.to_rgb[1])),
                 ]
-                entry.rgb_weight, entry.rgb_bias = found[-2].data_ptr(), found[-1].data_ptr()
+                entry.rgb_weight, entry.rgb_bias = results[-2].data_ptr(), results[-1].data_ptr()
             layers.append(entry)
         stages.append(struct)
     gradients = native.GradientsStruct(
@@ -167,15 +164,44 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
         out=alive.keep(gradient.contiguous(), 2).data_ptr(),
     )
     native.run(native.load()[0].fused_inr_backward, program, gradients)
-    return [_reduced(one, tensor) for one, tensor in zip(found, flatten(inr)[0], strict=True)]
+    return [_reduced(one, tensor) for one, tensor in zip(results, flatten(inr)[0], strict=True)]
 
 
 def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
-    """A gradient per clip and frame, summed to the shape of what the clips and frames share."""
+    """Sum a gradient per clip and frame to the shape of the tensor that clips or frames share."""
     while gradient.ndim > tensor.ndim:
         # A bias [O] or [N, O] lacks the frames, and [O] lacks the clips too; a read-out's bias [C] lacks the clips.
         gradient = gradient.sum(dim=gradient.ndim - 2)
     return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
 
 
-render = register("cpu", _evaluate, _differentiate)
+_native_render = register("cpu", _evaluate, _differentiate)
+
+
+def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
+    """Return whether the kernels support a call, and if not, why."""
+    if inr.dtype != torch.float32 or dtype not in _TYPES:
+        return False, f"it computes in float32 or bfloat16, not in {dtype if inr.dtype == torch.float32 else inr.dtype}"
+    return True, ""
+
+
+def _has_native_gradients(inr: INR) -> bool:
+    """Return whether the kernels differentiate an INR. They derive slopes from outputs, which a sine does not allow."""
+    layers = [layer for stage in inr.stages for layer in stage.layers]
+    small = len(layers) <= native.MOST_LAYERS and len(inr.stages) <= native.MOST_STAGES
+    return small and all(layer.activation != "sine" for layer in layers)
+
+
+def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """Return frames [N, T, C, H, W] float32; arguments as of `reference.render`."""
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
+    if needs_gradients and not _has_native_gradients(inr):
+        return composed.render(inr, grid, dtype)
+    return _native_render(inr, grid, dtype)
+
+
+def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
+    """Return the peak bytes of a call without gradients, result included, with PyTorch's current number of threads."""
+    program = _program(inr, grid, dtype, KeptTensors())
+    workspace = native.load()[0].fused_inr_render_workspace(program, torch.get_num_threads(), native.isa())
+    return 4 * math.prod(frames_shape(inr, grid)) + workspace

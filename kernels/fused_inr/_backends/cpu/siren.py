@@ -1,4 +1,4 @@
-"""SIRENs at points as programs of the native kernels."""
+"""`siren` on the native kernels."""
 
 import ctypes
 from collections.abc import Sequence
@@ -55,16 +55,26 @@ def _gradients(
     *options, with_coords = options
     keep, count = KeptTensors(), len(weights)
     program = _program(coords, weights, biases, *options, keep)
-    found = [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in found[1:]]
+    results = [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in results[1:]]
     gradients = native.PointsGradientsStruct(
         weights=(ctypes.c_void_p * count)(*pointers[:count]),
         biases=(ctypes.c_void_p * count)(*pointers[count:]),
-        coords=found[0].data_ptr() if with_coords else None,
+        coords=results[0].data_ptr() if with_coords else None,
         out=keep.keep(gradient.contiguous(), 2).data_ptr(),
     )
     native.run(native.load()[0].fused_inr_points_backward, program, gradients)
-    return found
+    return results
 
 
 siren = register("cpu", _values, _gradients)
+
+
+def supports(
+    coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: float | str | torch.dtype
+) -> tuple[bool, str]:
+    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
+    dtype = options[-1]
+    if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
+        return False, f"it computes in float32 or bfloat16, not in {dtype}"
+    return True, ""

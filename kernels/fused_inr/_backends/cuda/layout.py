@@ -53,37 +53,37 @@ class Shape:
         return _up(self.packed, 128) + _up(rows * (self.inputs | 1) * 4, 128)
 
     def forward_shared(self, warps: int) -> int:
-        """Bytes of shared memory of a block of the forward kernel."""
+        """Return bytes of shared memory of a block of the forward kernel."""
         return self._with_coords(self.rows * warps)
 
     def backward_shared(self, warps: int) -> int:
-        """Bytes of shared memory of a block of the backward kernel: an activation of each hidden layer, and more."""
+        """Return the bytes of shared memory of a block of the backward kernel."""
         rows = 16 * warps
         columns = 16 if self.element == 4 or self.inputs <= 8 else 32
         return self._with_coords(rows) + rows * self.element * (self.layers * self.width + MOST_OUTPUTS + columns)
 
     def forward_warps(self, limit: int) -> int | None:
-        """Warps of a block of the forward kernel within `limit` bytes of shared memory; None if none fits."""
+        """Return warps of a block of the forward kernel within `limit` bytes of shared memory; None if none fits."""
         return next((n for n in (8, 4, 2, 1) if n <= self.most_warps and self.forward_shared(n) <= limit), None)
 
     def backward_warps(self, limit: int) -> int | None:
-        """The same for the backward kernel."""
+        """Return the same for the backward kernel."""
         return next((n for n in (8, 4, 2, 1) if self.backward_shared(n) <= limit), None)
 
 
 def padded_width(weights: Sequence[Tensor]) -> int | None:
-    """The width of the kernel for some hidden layers; None if they are too wide."""
+    """Return the width of the kernel for these hidden layers, or None if they are too wide."""
     widest = max([0, *(weight.shape[1] for weight in weights[:-1])])
     return next((width for width in WIDTHS if width >= widest), None)
 
 
 def shape_of(weights: Sequence[Tensor], element: int) -> Shape:
-    """The shape of a network that `refusal` has no objection to."""
+    """Return the shape of a network that `refusal` accepts."""
     return Shape(padded_width(weights), len(weights), weights[0].shape[2], element)
 
 
 def refusal(weights: Sequence[Tensor], element: int, limit: int, backward: bool) -> str | None:
-    """Why the kernels do not take a network, or None if they do.
+    """Return why the kernels do not support a network, or None if they do.
 
     Args:
         weights: [N, O, I] of every layer.

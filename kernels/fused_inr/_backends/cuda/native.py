@@ -66,7 +66,7 @@ class SirenStruct(ctypes.Structure):
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Tells ctypes the types of the library's functions."""
+    """Declare the argument and result types of the library's functions."""
     siren = ctypes.POINTER(SirenStruct)
     for name, result, arguments in (
         ("siren_packed", _i64, (siren,)),
@@ -86,20 +86,20 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """(library, "ready"), or (None, one line that says why there is none). Looks once, and asks for no device."""
+    """Return (library, "ready"), or (None, the reason why there is none). Needs no device; cached."""
     missing = "not built: install with nvcc at hand (FUSED_INR_CUDA=1 makes its absence an error)"
     library, state = native_library.opened(_FOLDER, _SOURCES, nvcc.SOURCE_NAMES, "the CUDA library", missing)
     return (None, state) if library is None else (declare(library), state)
 
 
 def architectures() -> list[str]:
-    """What the library was built for, such as ["8.0", "9.0+PTX"]."""
+    """Return the architectures that the library was built for, such as ["8.0", "9.0+PTX"]."""
     library = load()[0]
     return [] if library is None else library.fused_inr_architectures().decode().split()
 
 
 def runs_on(built: Sequence[str], capability: tuple[int, int]) -> bool:
-    """Whether code for some architectures runs on a device.
+    """Return whether code built for these architectures runs on a device.
 
     Machine code runs on devices of its major version that are not older than it; PTX is compiled by the driver for any
     that is not older. Features of one architecture ("9.0a") run there alone, as machine code and as PTX.
@@ -116,7 +116,7 @@ def runs_on(built: Sequence[str], capability: tuple[int, int]) -> bool:
 
 
 def run(function: Callable, siren: SirenStruct, stream: int) -> None:
-    """Calls an entry point.
+    """Call an entry point.
 
     Raises:
         RuntimeError: it could not be launched.

@@ -26,15 +26,15 @@ class CompileError(Exception):
 
 
 def find() -> str | None:
-    """nvcc of CUDA_HOME or CUDA_PATH, else that on PATH, else that of /usr/local/cuda."""
+    """Return the path of nvcc in CUDA_HOME or CUDA_PATH, else on PATH, else in /usr/local/cuda."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     places = [str(Path(home) / "bin") for home in homes if home]
-    found = (shutil.which("nvcc", path=place) for place in [*places, None, "/usr/local/cuda/bin"])
-    return next((path for path in found if path), None)
+    candidates = (shutil.which("nvcc", path=place) for place in [*places, None, "/usr/local/cuda/bin"])
+    return next((path for path in candidates if path), None)
 
 
 def architectures(text: str | None = None) -> list[str]:
-    """What to build for, such as ["8.0", "9.0+PTX"], without those that are too old for the kernels.
+    """Return the architectures to build for, such as ["8.0", "9.0+PTX"], without those too old for the kernels.
 
     Args:
         text: as TORCH_CUDA_ARCH_LIST: numbers or names between semicolons or blanks; None or empty takes the default.
@@ -42,21 +42,21 @@ def architectures(text: str | None = None) -> list[str]:
     Raises:
         ValueError: an entry is no architecture, or all are too old.
     """
-    found: list[str] = []
+    selected: list[str] = []
     for entry in re.split(r"[;\s,]+", (text or DEFAULT_ARCHITECTURES).strip("; ,")):
         for name in _NAMES.get(entry.lower(), entry).split(";"):
             match = _ARCHITECTURE.fullmatch(name)
             if match is None:
                 raise ValueError(f"TORCH_CUDA_ARCH_LIST must hold entries such as 8.0 or 9.0a+PTX, not {entry!r}.")
-            if (int(match[1]), int(match[2])) >= OLDEST and name not in found:
-                found.append(name)
-    if not found:
+            if (int(match[1]), int(match[2])) >= OLDEST and name not in selected:
+                selected.append(name)
+    if not selected:
         raise ValueError(f"TORCH_CUDA_ARCH_LIST={text} holds nothing from 8.0 on, which the kernels need.")
-    return found
+    return selected
 
 
 def code_flags(names: Sequence[str]) -> list[str]:
-    """nvcc's options for some architectures.
+    """Return the options of nvcc for these architectures.
 
     The kernels use nothing newer than the oldest, so the PTX of the oldest in the list is made once and machine code
     for all is made from that, in half the time. Features of one architecture ("9.0a") have PTX of their own.
@@ -74,7 +74,7 @@ def code_flags(names: Sequence[str]) -> list[str]:
 
 
 def compile_one(nvcc: str, source: Path, to: Path, names: Sequence[str], source_hash: str, *flags: str) -> str:
-    """Compiles one .cu file for some architectures to an object, and returns what nvcc says.
+    """Compile one .cu file to an object for these architectures, and return the output of nvcc.
 
     Raises:
         CompileError: with the errors, if there are any.
@@ -84,7 +84,7 @@ def compile_one(nvcc: str, source: Path, to: Path, names: Sequence[str], source_
 
 
 def build(nvcc: str, sources: Path, library: Path, names: Sequence[str], source_hash: str, work: Path) -> None:
-    """Builds the shared library, with a CUDA runtime of its own, from all .cu files of a folder side by side.
+    """Compile all .cu files of a folder in parallel and link them into a library with its own CUDA runtime.
 
     Args:
         work: a folder for objects; it is made if it is missing.

@@ -11,6 +11,13 @@ from fused_inr._backends.splits import splits_to_fill
 from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.siren import gradients_like, register, values_like
 
+PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
+"""Widest hidden layers, by compute type, up to which these kernels take precedence over those of Triton.
+
+In half precision the activations stay in the registers of the matrix instructions, which Triton cannot express. In
+float32 the three products of each matrix instruction dominate, and Triton uses the same. Neither has been measured.
+"""
+
 
 class Limits(NamedTuple):
     """What a device has."""
@@ -25,12 +32,12 @@ HOST = Limits((9, 0), 227 * 1024, 3)
 
 
 def limits(device: int | None) -> Limits:
-    """What a CUDA device has; None is the current one, -1 the CPU of a library built to run there."""
+    """Return the limits of a CUDA device; None is the current one, -1 the CPU that tests run the library on."""
     if device == -1:
         return HOST
-    found = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
-    shared = getattr(found, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
-    return Limits((found.major, found.minor), shared, found.multi_processor_count)
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
+    shared = getattr(properties, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
+    return Limits((properties.major, properties.minor), shared, properties.multi_processor_count)
 
 
 # What torch.compiler.assume_constant_result does; that would import the compiler, which takes a second.
@@ -112,8 +119,8 @@ class _Call:
         siren.out = out.data_ptr()
         self.run("fused_inr_siren_forward")
 
-    def backward(self, gradient: Tensor, found: Sequence[Tensor], with_coords: bool) -> None:
-        """Writes the gradients of the coordinates (if asked for), the weights and the biases to `found`."""
+    def backward(self, gradient: Tensor, gradients: Sequence[Tensor], with_coords: bool) -> None:
+        """Write the gradients of the coordinates (if `with_coords`), the weights and the biases to `gradients`."""
         has, shape, siren = limits(self.device), self.shape, self.siren
         warps = shape.backward_warps(has.shared)
         if warps is None:
@@ -128,10 +135,10 @@ class _Call:
         sums = self.library.fused_inr_siren_partials(siren)
         siren.partials = self.kept(gradient.new_empty(siren.samples * siren.blocks * sums)).data_ptr()
         siren.gradient = self.kept(gradient.contiguous()).data_ptr()
-        siren.coords_gradient = found[0].data_ptr() if with_coords else None
+        siren.coords_gradient = gradients[0].data_ptr() if with_coords else None
         for index in range(siren.num_layers):
-            siren.layers[index].weight_gradient = found[1 + index].data_ptr()
-            siren.layers[index].bias_gradient = found[1 + siren.num_layers + index].data_ptr()
+            siren.layers[index].weight_gradient = gradients[1 + index].data_ptr()
+            siren.layers[index].bias_gradient = gradients[1 + siren.num_layers + index].data_ptr()
         self.run("fused_inr_siren_backward")
 
 
@@ -145,9 +152,32 @@ def _gradients(
     gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> list[Tensor]:
     *options, with_coords = options
-    found = gradients_like(coords, weights, biases, with_coords)
-    _Call(coords, weights, biases, *options).backward(gradient, found, with_coords)
-    return found
+    gradients = gradients_like(coords, weights, biases, with_coords)
+    _Call(coords, weights, biases, *options).backward(gradient, gradients, with_coords)
+    return gradients
 
 
 siren = register("cuda", _values, _gradients)
+
+
+def supports(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    omega: float,
+    first_omega: float,
+    final: str,
+    dtype: torch.dtype,
+) -> tuple[bool, str]:
+    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
+    if coords.dtype != torch.float32:
+        return False, f"it computes in float32, bfloat16 or float16, not in {coords.dtype}"
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (coords, *weights, *biases))
+    shared = limits(coords.device.index if coords.is_cuda else -1).shared
+    reason = layout.refusal(weights, dtype.itemsize, shared, needs_gradients)
+    return reason is None, reason or ""
+
+
+def preferred(coords: Tensor, weights: list[Tensor], *options: list[Tensor] | float | str | torch.dtype) -> bool:
+    """Return whether the kernels take precedence over those of Triton for a call that they support."""
+    return max(weight.shape[1] for weight in weights[:-1]) <= PREFERRED[options[-1]]

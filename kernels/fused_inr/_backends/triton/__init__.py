@@ -21,7 +21,7 @@ _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def status() -> str:
-    """ "ready", or one line saying what is missing."""
+    """Return "ready", or one line saying what is missing."""
     if not _INSTALLED:
         return "triton is not installed"
     return "ready" if torch.cuda.is_available() else "no CUDA device"

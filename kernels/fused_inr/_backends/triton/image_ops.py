@@ -16,7 +16,7 @@ from fused_inr.primitives.upfirdn2d import Options as UpfirdnOptions
 
 
 def bias_act(x: Tensor, bias: Tensor | None, residual: Tensor | None, *options: Any) -> Tensor:
-    """fused_inr::bias_act."""
+    """Run fused_inr::bias_act."""
     out, launches = bias_act_kernels.forward(x, bias, residual, BiasActOptions(*options))
     run(launches, x.device)
     return out
@@ -31,7 +31,7 @@ def bias_act_slope(
     with_sums: bool,
     *others: Any,
 ) -> tuple[Tensor, Tensor]:
-    """fused_inr::bias_act_slope. The sums of stretches are added by PyTorch, whose sum has the same bits every time."""
+    """Run fused_inr::bias_act_slope. PyTorch adds the partial sums, in the same order every time."""
     options = BiasActOptions(*others)
     out, partial, launches = bias_act_kernels.backward(gradient, shift, saved, bias, from_output, with_sums, options)
     run(launches, saved.device)
@@ -39,28 +39,28 @@ def bias_act_slope(
 
 
 def upfirdn2d(x: Tensor, taps: Tensor, *options: list[int]) -> Tensor:
-    """fused_inr::upfirdn2d."""
+    """Run fused_inr::upfirdn2d."""
     out, launches = upfirdn_kernels.forward(x, taps, UpfirdnOptions(*options))
     run(launches, x.device)
     return out
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
-    """fused_inr::minibatch_stddev."""
+    """Run fused_inr::minibatch_stddev."""
     out, launches = stddev_kernels.forward(x, group, channels)
     run(launches, x.device)
     return out
 
 
 def minibatch_stddev_backward(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
-    """fused_inr::minibatch_stddev_backward."""
+    """Run fused_inr::minibatch_stddev_backward."""
     out, launches = stddev_kernels.backward(gradient, x, group, channels)
     run(launches, x.device)
     return out
 
 
 def augment(x: Tensor, *options: Any) -> Tensor:
-    """fused_inr::augment."""
+    """Run fused_inr::augment."""
     out, launches = augment_kernels.forward(x, AugmentOptions(*options))
     run(launches, x.device)
     return out

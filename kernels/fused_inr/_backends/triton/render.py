@@ -30,7 +30,7 @@ render = register("triton", _evaluate, _differentiate)
 
 
 def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
-    """Whether the kernels serve a call, and if not, why."""
+    """Return whether the kernels support a call, and if not, why."""
     if inr.dtype != torch.float32 or dtype not in _TYPES:
         return False, f"it computes in float32, bfloat16 or float16, not in {torch.float64}"
     read_outs = any(layer.to_rgb is not None for stage in inr.stages for layer in stage.layers)
@@ -40,5 +40,5 @@ def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
 
 
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Peak bytes of the tensors of a call without gradients, result included, before the allocator rounds them up."""
+    """Return the peak bytes of a call without gradients, result included, before the allocator's rounding."""
     return _kernels("render_forward").memory(inr, grid, dtype)

@@ -39,7 +39,7 @@ siren = register("triton", _values, _gradients)
 def supports(
     coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: float | str | torch.dtype
 ) -> tuple[bool, str]:
-    """Whether the kernels take a call, else why not; arguments as of `reference.siren`."""
+    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
     dtype = options[-1]
     if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False, f"it computes in float32, bfloat16 or float16, not in {dtype}"

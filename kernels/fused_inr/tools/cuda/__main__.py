@@ -12,7 +12,7 @@ _LAYERS = 5
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints one line for each kernel and target; needs nvcc and the sources, and no GPU."""
+    """Print one line for each kernel and target; needs nvcc and the sources, and no GPU."""
     parser = argparse.ArgumentParser(prog="python -m fused_inr.tools.cuda", description=main.__doc__)
     parser.add_argument(
         "--target", choices=ahead_of_time.MOST_SHARED, action="append", help="a GPU; may be repeated; default all"
@@ -22,10 +22,10 @@ def main(arguments: list[str] | None = None) -> None:
     targets = options.target or list(ahead_of_time.MOST_SHARED)
     try:
         if options.library:
-            found = [needs for needs in ahead_of_time.resources(options.library) if needs.target in targets]
+            table = [needs for needs in ahead_of_time.resources(options.library) if needs.target in targets]
         else:
             with tempfile.TemporaryDirectory() as folder:
-                found = ahead_of_time.compiled(targets, Path(folder))
+                table = ahead_of_time.compiled(targets, Path(folder))
     except (RuntimeError, nvcc.CompileError) as error:
         sys.exit(str(error))
     print(
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     columns = ("registers", "local", "spills", "instructions", "matrix_instructions")
     heads = ["target", "kernel", "type", "width", "shared", "warps", *columns]
     print(f"{heads[0]:6} {heads[1]:17} {heads[2]:9}", *(f"{name:>12.12}" for name in heads[3:]))
-    for needs in sorted(found, key=lambda one: (one.target, one.kernel, one.type, one.width)):
+    for needs in sorted(table, key=lambda row: (row.target, row.kernel, row.type, row.width)):
         numbers = (needs.width, *needs.shared(_LAYERS), *(getattr(needs, name) for name in columns))
         print(f"{needs.target:6} {needs.kernel:17} {needs.type:9}", *(f"{number:12}" for number in numbers))
 

@@ -34,7 +34,7 @@ class Resources:
     matrix_instructions: int
 
     def shared(self, layers: int, inputs: int = 2) -> tuple[int, int]:
-        """(bytes of shared memory, warps) of a block for a network of so many layers; (0, 0) if it does not fit."""
+        """Return (bytes of shared memory, warps) of a block for this many layers, or (0, 0) if it does not fit."""
         if not self.width:
             return 0, 0
         shape = layout.Shape(self.width, layers, inputs, ELEMENTS[self.type])
@@ -47,16 +47,16 @@ class Resources:
 
 
 def cuobjdump() -> str | None:
-    """The disassembler: beside nvcc, on PATH, or in the package of Triton."""
+    """Return the path of cuobjdump: beside nvcc, on PATH, or in the package of Triton."""
     compiler, triton = nvcc.find(), importlib.util.find_spec("triton")
     places = [str(Path(compiler).resolve().parent)] if compiler else []
     places += [str(Path(triton.origin).parent / "backends/nvidia/bin")] if triton and triton.origin else []
-    found = (shutil.which("cuobjdump", path=place) for place in [None, *places])
-    return next((path for path in found if path), None)
+    candidates = (shutil.which("cuobjdump", path=place) for place in [None, *places])
+    return next((path for path in candidates if path), None)
 
 
 def compiled(targets: list[str], work: Path) -> list[Resources]:
-    """Compiles every .cu file for some architectures into a folder, and returns what each kernel needs.
+    """Compile every .cu file for these architectures into a folder, and return the resources of each kernel.
 
     Raises:
         RuntimeError: nvcc or cuobjdump is missing.
@@ -69,11 +69,11 @@ def compiled(targets: list[str], work: Path) -> list[Resources]:
     with ThreadPoolExecutor(2) as pool:
         objects = [work / f"{path.stem}.o" for path in files]
         list(pool.map(lambda pair: nvcc.compile_one(compiler, *pair, targets, ""), zip(files, objects, strict=True)))
-    return [found for path in objects for found in resources(path)]
+    return [needs for path in objects for needs in resources(path)]
 
 
 def resources(path: Path) -> list[Resources]:
-    """What every kernel of an object or a library needs, by its machine code; a kernel once for each architecture.
+    """Return the resources of every kernel of an object or library, once per architecture, from its machine code.
 
     Raises:
         RuntimeError: cuobjdump is missing.
@@ -90,7 +90,7 @@ def _run(tool: str, option: str, path: Path) -> str:
 
 
 def _by_kernel(text: str) -> dict[tuple[str, str], str]:
-    """(architecture, mangled name) -> what cuobjdump prints of it; of the same function in several objects, one."""
+    """Return {(architecture, mangled name): what cuobjdump prints of the kernel}."""
     return {(arch, name): body for arch, part in _by_architecture(text) for name, body in _by_function(part)}
 
 

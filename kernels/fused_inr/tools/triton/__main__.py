@@ -13,7 +13,7 @@ _COLUMNS = ("registers", "shared", "local", "spills", "instructions", "matrix_in
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints one line for each kernel, case and target as soon as it is compiled."""
+    """Print one line for each kernel, case and target as soon as it is compiled."""
     parser = argparse.ArgumentParser(prog="python -m fused_inr.tools.triton", description=main.__doc__)
     parser.add_argument("command", nargs="?", choices=["compile", "tune"], default="compile", help="default compile")
     parser.add_argument(

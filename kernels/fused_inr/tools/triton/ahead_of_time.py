@@ -68,7 +68,7 @@ def _compiling_for(target: GPUTarget) -> Iterator[None]:
 
 
 def compiled(launch: Launch, target: str) -> Any:
-    """Triton's compiled kernel of a launch for one of `TARGETS`, made exactly as if it were launched there.
+    """Compile the kernel of a launch for one of `TARGETS`, exactly as if it were launched there.
 
     Tensors of the launch may be on "meta"; they are taken to be aligned to 16 bytes.
 
@@ -82,7 +82,7 @@ def compiled(launch: Launch, target: str) -> Any:
 
 
 def resources(kernel: Any) -> Resources:
-    """What a kernel that `compiled` returned needs."""
+    """Return the resources of a kernel that `compiled` returned."""
     if "cubin" in kernel.asm:
         return _nvidia_resources(kernel)
     return _amd_resources(kernel.asm["amdgcn"], kernel.metadata.shared)

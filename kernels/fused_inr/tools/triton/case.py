@@ -26,13 +26,13 @@ class Case:
     matrix_instructions: tuple[str, ...] = ()
 
     def launches_on(self, target: str) -> list[Launch]:
-        """Its launches on one of `ahead_of_time.TARGETS`."""
+        """Return the launches on one of `ahead_of_time.TARGETS`."""
         with configs.compiling_for(target):
             return self.launches()
 
 
 def differing(launches: Iterable[Launch]) -> list[Launch]:
-    """Of launches, one for each that Triton would compile a kernel for: by types, constants and divisibility by 16."""
+    """Return one launch for each kernel that Triton would compile, by types, constants and divisibility by 16."""
     kinds = {}
     for launch in launches:
         kind = [launch.kernel, launch.num_warps, launch.num_stages]

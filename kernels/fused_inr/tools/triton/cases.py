@@ -5,6 +5,7 @@ are 1 or divide by 16. Ops add theirs to `CASES`.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,8 +43,8 @@ def _slope(dtype: str, channels_last: bool, act: str, from_output: bool) -> list
     x = _image(dtype, channels_last)
     options = bias_act.Options(act, LRELU_SLOPE, 1.0, 256.0, 1)
     first = bias_act_kernels.backward(x, None, x, _numbers(128), from_output, True, options)[-1]
-    again = bias_act_kernels.backward(x, _numbers(128), x, None, from_output, True, options)[-1]
-    return first if act in _CURVED else [*first, *again]
+    second = bias_act_kernels.backward(x, _numbers(128), x, None, from_output, True, options)[-1]
+    return first if act in _CURVED else [*first, *second]
 
 
 def _upfirdn2d(dtype: str, channels_last: bool, up: int, down: int, taps: int) -> list[Launch]:
@@ -72,16 +73,16 @@ def _cases() -> Iterator[Case]:
             where = f"{dtype}-{'channels_last' if channels_last else 'contiguous'}"
             acts = ("lrelu", "linear", "relu", *_CURVED) if where == "float32-contiguous" else ("lrelu",)
             for act in acts:
-                given = (dtype, channels_last, act)
-                yield Case(f"bias_act-{act}-{where}", lambda given=given: _bias_act(*given))
-                slope = (*given, act not in _CURVED)
-                yield Case(f"bias_act_slope-{act}-{where}", lambda slope=slope: _slope(*slope))
+                arguments = (dtype, channels_last, act)
+                yield Case(f"bias_act-{act}-{where}", partial(_bias_act, *arguments))
+                slope_arguments = (*arguments, act not in _CURVED)
+                yield Case(f"bias_act_slope-{act}-{where}", partial(_slope, *slope_arguments))
             for up, down, taps in ((1, 2, 4), (2, 1, 4), (1, 1, 4)):
                 rates = (dtype, channels_last, up, down, taps)
-                yield Case(f"upfirdn2d-up{up}-down{down}-{where}", lambda rates=rates: _upfirdn2d(*rates))
-        yield Case(f"minibatch_stddev-{dtype}", lambda dtype=dtype: _minibatch_stddev(dtype))
-        yield Case(f"augment-{dtype}", lambda dtype=dtype: _augment(dtype, False, False, False))
-        yield Case(f"augment-adjoint-{dtype}", lambda dtype=dtype: _augment(dtype, False, False, True))
+                yield Case(f"upfirdn2d-up{up}-down{down}-{where}", partial(_upfirdn2d, *rates))
+        yield Case(f"minibatch_stddev-{dtype}", partial(_minibatch_stddev, dtype))
+        yield Case(f"augment-{dtype}", partial(_augment, dtype, False, False, False))
+        yield Case(f"augment-adjoint-{dtype}", partial(_augment, dtype, False, False, True))
     yield Case("augment-cutout-float32", lambda: _augment("float32", True, False, False))
     yield Case("augment-cutout-color-last-float32", lambda: _augment("float32", True, True, False))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from fused_inr._backends.triton.kernels import fourier_features, render_forward, to_rgb
 from fused_inr._backends.triton.kernels.launch import Launch
@@ -15,19 +16,19 @@ _SUMS = (fourier_features.table_kernel, to_rgb.image_kernel)
 
 
 def _generator() -> INR:
-    """DIGAN's: of the last stage the last layer alone is read out."""
+    """Return DIGAN's generator, in whose last stage only the last layer is read out."""
     *stages, last = inr_of(WIDTHS, "lrelu").stages
     layers = [*(replace(layer, to_rgb=None) for layer in last.layers[:-1]), last.layers[-1]]
     return INR([*stages, replace(last, layers=layers)])
 
 
 def _launches(inr: INR, kind: str, keep: bool, multiplies: bool) -> list[Launch]:
-    found: list[Launch] = []
+    collected: list[Launch] = []
     with products_in(kind) as dtype:
         render_forward.evaluate(
-            inr, Grid(32, 32), dtype, keep=keep, run=lambda launches, device: found.extend(launches)
+            inr, Grid(32, 32), dtype, keep=keep, run=lambda launches, device: collected.extend(launches)
         )
-    return differing(launch for launch in found if (launch.kernel not in _SUMS) == multiplies)
+    return differing(launch for launch in collected if (launch.kernel not in _SUMS) == multiplies)
 
 
 def _cases() -> Iterator[Case]:
@@ -35,7 +36,7 @@ def _cases() -> Iterator[Case]:
     wide = inr_of(((1, 512, 1), (2, 256, 2)), "lrelu")
     for kind in ("tf32", "float32"):  # layer by layer: of those of 512 all kinds are among these
         targets = ("gfx942",) if kind == "float32" else every
-        yield Case(f"render-wide-{kind}", lambda kind=kind: _launches(wide, kind, False, True), targets)
+        yield Case(f"render-wide-{kind}", partial(_launches, wide, kind, False, True), targets)
     yield Case("render-generator-bfloat16", lambda: _launches(generator, "bfloat16", False, True), every)
     yield Case("render-generator-bfloat16-sums", lambda: _launches(generator, "bfloat16", False, False))
     yield Case("render-wide-bfloat16-stored", lambda: _launches(wide, "bfloat16", True, True), every)

@@ -1,6 +1,7 @@
 """The gradients of render among the cases: all kernels that those of DIGAN's generator at 128x128 launch."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ def _numbers(*shape: int) -> Tensor:
 
 
 def inr_of(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
-    """Stages of layers, of which every other one from the last is read out."""
+    """Return an INR in which every other layer, counted from the last, is read out."""
     made, before = [], 0
     for scale, width, count in stages:
         fourier = Fourier(_numbers(CLIPS, FREQUENCIES, 2), _numbers(CLIPS, TIMES, FREQUENCIES))
@@ -41,8 +42,8 @@ def inr_of(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
 
 
 def _launches(inr: INR, kind: str, multiplies: bool) -> list[Launch]:
-    """The gradients' own launches, with or without a product."""
-    grid, found = Grid(32, 32), []
+    """Return the gradients' own launches, with or without a product."""
+    grid, collected = Grid(32, 32), []
     size = (CLIPS, TIMES, COLOURS, 32 * inr.stages[-1].scale, 32 * inr.stages[-1].scale)
     with products_in(kind) as dtype:
         kept = [
@@ -51,7 +52,7 @@ def _launches(inr: INR, kind: str, multiplies: bool) -> list[Launch]:
             for layer in stage.layers
         ]
         render_backward.backward(
-            inr, grid, _numbers(*size), dtype, kept, run=lambda launches, device: found.extend(launches)
+            inr, grid, _numbers(*size), dtype, kept, run=lambda launches, device: collected.extend(launches)
         )
 
     def chosen(launch: Launch) -> bool:
@@ -60,16 +61,16 @@ def _launches(inr: INR, kind: str, multiplies: bool) -> list[Launch]:
         product = launch.kernel in _PRODUCTS and launch.arguments.get("following", launch) is not None
         return product == multiplies
 
-    return differing(filter(chosen, found))
+    return differing(filter(chosen, collected))
 
 
 def _cases() -> Iterator[Case]:
     for kind in ("bfloat16", "float16", "tf32", "float32"):
         targets = ("gfx942",) if kind == "float32" else tuple(TARGETS)
         for name, stages, activation in (("lrelu", WIDTHS, "lrelu"), ("sine", WIDTHS[:1], "sine")):
-            given = (inr_of(stages, activation), kind)
-            yield Case(f"render_backward-{name}-{kind}", lambda given=given: _launches(*given, True), targets)
-            yield Case(f"render_backward-{name}-{kind}-sums", lambda given=given: _launches(*given, False))
+            arguments = (inr_of(stages, activation), kind)
+            yield Case(f"render_backward-{name}-{kind}", partial(_launches, *arguments, True), targets)
+            yield Case(f"render_backward-{name}-{kind}-sums", partial(_launches, *arguments, False))
 
 
 CASES: list[Case] = [*_cases()]

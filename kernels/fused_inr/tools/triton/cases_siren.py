@@ -1,6 +1,7 @@
 """siren among the cases: networks in one kernel, forwards and back, and the layers of those that are too wide."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -26,7 +27,7 @@ def _numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _network(width: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Coordinates, weights and biases of SIRENs of five layers."""
+    """Return coordinates, weights and biases of SIRENs of five layers."""
     sizes = [2, width, width, width, width, 3]
     coords = _numbers(1, _POINTS, 2).expand(_SAMPLES, -1, -1)
     weights = [_numbers(_SAMPLES, outputs, inputs) for inputs, outputs in pairwise(sizes)]
@@ -34,7 +35,7 @@ def _network(width: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 
 def _layers(width: int, dtype: torch.dtype) -> list[Launch]:
-    """The products of a layer between two others, of the last layer, and of their gradients and the coordinates'."""
+    """Return launches of a hidden layer, of the last layer, of their gradients and of the coordinates' gradient."""
     x, slopes = (_numbers(_SAMPLES, _POINTS, width, dtype=dtype) for _ in range(2))
     square, bias = _numbers(_SAMPLES, width, width, dtype=dtype), _numbers(_SAMPLES, width)
     last, out = _numbers(_SAMPLES, 3, width, dtype=dtype), _numbers(_SAMPLES, _POINTS, 3)
@@ -53,7 +54,7 @@ def _layers(width: int, dtype: torch.dtype) -> list[Launch]:
 
 
 def _launches(width: int, kind: str, backward: bool) -> list[Launch]:
-    """Those of the values or of the gradients."""
+    """Return the launches of the values or of the gradients."""
     dtype, tf32 = _TYPES[kind]
     coords, weights, biases = _network(width)
     allowed, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
@@ -81,8 +82,8 @@ def _cases() -> Iterator[Case]:
     calls += [(width, kind, True) for kind in widths for width in widths[kind] if (width, kind) != (128, "tf32")]
     for width, kind, backward in calls:
         name = f"siren{'_backward' if backward else ''}-{kind}-W{width}"
-        given = (width, kind, backward)
-        yield Case(name, lambda given=given: _launches(*given), tuple(TARGETS))
+        arguments = (width, kind, backward)
+        yield Case(name, partial(_launches, *arguments), tuple(TARGETS))
     yield Case("siren_layer-first", _first_layer)
 
 

@@ -29,7 +29,7 @@ _BLOCK_BOUNDS = (16, 256)
 
 
 def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
-    """Options with one block size, the warps or the pipeline stages changed by a step, within bounds."""
+    """Yield options with one block size, the warps or the pipeline stages changed by a step, within bounds."""
     for name, value in options.items():
         if name not in _BOUNDS and not name.startswith("BLOCK_"):
             continue
@@ -41,7 +41,7 @@ def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
 
 
 def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float]) -> tuple[dict[str, int], float]:
-    """The options that no neighbour of theirs is faster than, and their time; `seconds` is infinite where they fail."""
+    """Return options that no neighbour is faster than, and their time; `seconds` is infinite for those that fail."""
     best, tried = seconds(options), {json.dumps(options, sort_keys=True)}
     faster = True
     while faster:
@@ -59,7 +59,7 @@ def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float])
 
 
 def on_device(launch: Launch) -> Launch:
-    """A launch on random tensors with the shapes and strides of its own, which are on "meta"."""
+    """Return a launch with random tensors of the same shapes and strides in place of "meta" tensors."""
 
     def made(value: object) -> object:
         if not isinstance(value, Tensor):
@@ -72,7 +72,7 @@ def on_device(launch: Launch) -> Launch:
 
 
 def seconds_of(launches: Iterable[Launch]) -> float:
-    """Median time of launches one after the other; infinite if a kernel does not fit or spills registers."""
+    """Return the median time of running launches in order; infinite if a kernel does not fit or spills registers."""
     ready = [on_device(launch) for launch in launches]
     try:
         for launch in ready:
@@ -87,7 +87,7 @@ def seconds_of(launches: Iterable[Launch]) -> float:
 
 
 def _tune_entry(entry: Entry, cases: Iterable[Case], target: str) -> str:
-    """Puts the fastest options found into the table, in memory; returns a line that says so."""
+    """Put the fastest options into the table in memory, and return a line that reports them."""
     kernel, kind, width = entry
     table = configs.table()
     shipped = table.get(target, {}).get(kernel, {}).get(kind) or table[configs.FALLBACK][kernel][kind]
@@ -104,7 +104,7 @@ def _tune_entry(entry: Entry, cases: Iterable[Case], target: str) -> str:
 
 
 def tune(cases: Iterable[Case]) -> None:
-    """Times all entries that cases fall on and writes the table, a line for each.
+    """Tune all entries that the cases use, print a line for each, and write the table.
 
     Raises:
         SystemExit: there is no GPU.

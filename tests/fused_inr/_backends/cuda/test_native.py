@@ -22,16 +22,16 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cuda, "_STATE", "ready")
     monkeypatch.setattr(cuda, "_BUILT_FOR", ("8.0", "9.0+PTX"))
-    cuda._remembered_state.cache_clear()
+    cuda._cached_state.cache_clear()
     yield lambda *capability: monkeypatch.setattr(siren, "limits", lambda device: siren.Limits(capability, 0, 1))
-    cuda._remembered_state.cache_clear()
+    cuda._cached_state.cache_clear()
 
 
 def test_states(device, monkeypatch, built_library):
     device(7, 5)
     monkeypatch.setattr(native, "load", lambda: (built_library, "ready"))
     assert cuda.status() == "built for sm_80, sm_90+PTX, this device is sm_75, and the kernels need sm_80"
-    cuda._remembered_state.cache_clear()
+    cuda._cached_state.cache_clear()
     device(8, 6)
     assert cuda.status() == "ready"
     monkeypatch.setattr(cuda, "_STATE", "not built: for some reason")
@@ -61,14 +61,14 @@ def test_what_the_driver_says_is_passed_on(device, monkeypatch):
 def test_compiled_code_can_ask_for_the_state(monkeypatch, built_library):
     monkeypatch.setattr(native, "load", lambda: (built_library, "ready"))
     monkeypatch.setattr(cuda, "_BUILT_FOR", ("9.0",))
-    cuda._remembered_state.cache_clear()
+    cuda._cached_state.cache_clear()
 
     def function(x: torch.Tensor) -> torch.Tensor:
         return x + (siren.limits(-1).shared if cuda._state_of(-1) == "ready" else 0)  # -1: a library on the CPU
 
     compiled = torch.compile(function, fullgraph=True, backend="eager")
     assert compiled(torch.zeros(1)) == siren.HOST.shared
-    cuda._remembered_state.cache_clear()
+    cuda._cached_state.cache_clear()
 
 
 @pytest.mark.parametrize(

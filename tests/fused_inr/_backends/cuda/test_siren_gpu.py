@@ -60,7 +60,7 @@ def test_every_element_of_the_results_is_written(dtype, network, check_written):
 
 def test_half_precision_goes_here_and_float32_where_the_table_says(network):
     tensors = network(1, 9, (2, 64, 64, 3), device="cuda")
-    for dtype, widest in cuda.PREFERRED.items():
+    for dtype, widest in siren.PREFERRED.items():
         arguments = (tensors[0], tensors[1:4], tensors[4:], 30.0, 30.0, "linear", dtype)
         assert (select("siren", "cuda", arguments) is cuda.KERNELS["siren"]) == (widest >= 64)
 

@@ -15,7 +15,7 @@ LRELU_SLOPE = tl.constexpr(reference.LRELU_SLOPE)
 
 @triton.jit
 def _expm1(v):
-    """exp(v) - 1 for v <= 0.5."""
+    """Return exp(v) - 1 for v <= 0.5."""
     p = v * (1.0 / 40320.0) + 1.0 / 5040.0  # Taylor's series, good to 1e-8 where |v| < 0.5
     p = p * v + 1.0 / 720.0
     p = p * v + 1.0 / 120.0
@@ -28,7 +28,7 @@ def _expm1(v):
 
 @triton.jit
 def _log1p(v):
-    """log(1 + v) for 0 <= v <= 1, as 2 artanh(v / (2 + v))."""
+    """Return log(1 + v) for 0 <= v <= 1, as 2 artanh(v / (2 + v))."""
     s = v / (2.0 + v)  # at most 1/3
     q = s * s
     p = q * (1.0 / 15.0) + 1.0 / 13.0
@@ -55,7 +55,7 @@ def _sigmoid(v):
 
 @triton.jit
 def activated(v, alpha, ACT: tl.constexpr):
-    """act(v); `alpha` is the slope of lrelu below zero."""
+    """Return act(v); `alpha` is the slope of lrelu below zero."""
     if ACT == "linear":
         y = v
     elif ACT == "relu":
@@ -80,7 +80,7 @@ def activated(v, alpha, ACT: tl.constexpr):
 
 @triton.jit
 def slope(v, alpha, ACT: tl.constexpr):
-    """act'(v)."""
+    """Return act'(v)."""
     if ACT == "linear":
         d = tl.full(v.shape, 1.0, tl.float32)
     elif ACT == "relu":

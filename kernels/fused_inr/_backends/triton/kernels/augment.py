@@ -20,7 +20,7 @@ _LONGEST = 2**62  # of a hole's sides, so that its end is an int64
 
 @triton.jit
 def _source(place, offset, hole, clip, size, hole_size, AXIS: tl.constexpr, ADJOINT: tl.constexpr):
-    """Where outputs along an axis come from, whether that is inside, and whether the hole spans them.
+    """Return where outputs along an axis come from, whether that is inside, and whether the hole spans them.
 
     `offset` and `hole` may be None. What they hold may be anything and is limited before it is added.
     """
@@ -51,8 +51,8 @@ def _tile(
     TILE_Y: tl.constexpr,
     TILE_X: tl.constexpr,
 ):
-    """The program's frame, the outputs' places in a plane [TILE_Y, TILE_X], which of them there are, where each comes
-    from in a plane, and which of them are seen: there, from inside, and not in the hole."""
+    """Return the frame of the program and, for its outputs [TILE_Y, TILE_X], the offsets in a plane, the mask of the
+    frame, the offsets of the sources, and the mask of visible outputs: in the frame, from inside, not in the hole."""
     tiles_x = tl.cdiv(width, TILE_X)
     tiles_y = tl.cdiv(height, TILE_Y)
     program = tl.program_id(0)
@@ -61,11 +61,11 @@ def _tile(
     row = program % tiles_y * TILE_Y + tl.arange(0, TILE_Y)[:, None]
     frame = (program // tiles_y).to(tl.int64)
     clip = frame // times
-    there = (row < height) & (column < width)
+    valid = (row < height) & (column < width)
     from_row, row_inside, row_spanned = _source(row, offset, hole, clip, height, hole_height, 0, ADJOINT)
     from_column, column_inside, column_spanned = _source(column, offset, hole, clip, width, hole_width, 1, ADJOINT)
-    seen = there & row_inside & column_inside & ~(row_spanned & column_spanned)
-    return frame, row.to(tl.int64) * width + column, there, from_row * width + from_column, seen
+    seen = valid & row_inside & column_inside & ~(row_spanned & column_spanned)
+    return frame, row.to(tl.int64) * width + column, valid, from_row * width + from_column, seen
 
 
 @triton.jit
@@ -86,7 +86,7 @@ def seen_sum_kernel(
     TILE_Y: tl.constexpr,
     TILE_X: tl.constexpr,
 ):
-    """Writes the sum over what is seen of a tile to partial [frames, tiles]."""
+    """Write the sum over the visible pixels of a tile to partial [frames, tiles]."""
     frame, _, _, source, seen = _tile(
         offset, hole, times, height, width, hole_height, hole_width, ADJOINT, TILE_Y, TILE_X
     )
@@ -127,7 +127,7 @@ def augment_kernel(
     """With m the mean over the channels of a pixel and M that over the frame, b, s and k the brightness, saturation and
     contrast, a pixel x becomes k s x + k (1 - s) m + (1 - k) M + b. Pixels that are not seen become zero, or the last
     two terms where color comes after."""
-    frame, place, there, source, seen = _tile(
+    frame, place, valid, source, seen = _tile(
         offset, hole, times, height, width, hole_height, hole_width, ADJOINT, TILE_Y, TILE_X
     )
     clip = frame // times
@@ -161,13 +161,13 @@ def augment_kernel(
         value = tl.load(plane + source, seen, 0.0)
         if COLORED:
             value = tl.where(seen, value.to(tl.float32) * own + level, rest).to(out.dtype.element_ty)
-        tl.store(target + place, value, there)
+        tl.store(target + place, value, valid)
         plane += plane_size
         target += plane_size
 
 
 def forward(x: Tensor, options: Options) -> tuple[Tensor, list[Launch]]:
-    """What fused_inr::augment returns, once the launches have run."""
+    """Return the result of fused_inr::augment, which the launches fill."""
     out = torch.empty_like(x)
     if not x.numel():
         return out, []

@@ -24,7 +24,7 @@ _SUMMING_PROGRAMS = 2048
 
 @triton.jit
 def _tile(part, lane_tile, rows, cols, COLUMN_LANES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Of a tile: its first row and column, its offsets from the first element, and what of it is in the matrix."""
+    """Return a tile's first row and column, the offsets from its first element, and a mask of the matrix."""
     if COLUMN_LANES:
         row = part.to(tl.int64) * ROWS
         col = lane_tile.to(tl.int64) * COLS
@@ -39,15 +39,15 @@ def _tile(part, lane_tile, rows, cols, COLUMN_LANES: tl.constexpr, ROWS: tl.cons
 
 @triton.jit
 def _per_lane(values, row, col, rows, cols, channels, COLUMN_LANES, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """The numbers [channels] of a tile's lanes, shaped to go with the tile."""
+    """Return the numbers [channels] of a tile's lanes, shaped to go with the tile."""
     if COLUMN_LANES:
         lane = col + tl.arange(0, COLS)
-        found = tl.load(values + lane, lane < cols, 0.0)[None, :]
+        result = tl.load(values + lane, lane < cols, 0.0)[None, :]
     else:
         i = tl.arange(0, ROWS)
         first = (row % channels).to(tl.int32)
-        found = tl.load(values + (first + i) % channels, row + i < rows, 0.0)[:, None]
-    return found
+        result = tl.load(values + (first + i) % channels, row + i < rows, 0.0)[:, None]
+    return result
 
 
 @triton.jit
@@ -175,7 +175,7 @@ def _arguments(options: Options) -> dict[str, float | str]:
 
 
 def forward(x: Tensor, bias: Tensor | None, residual: Tensor | None, options: Options) -> tuple[Tensor, list[Launch]]:
-    """What fused_inr::bias_act returns, once the launches have run."""
+    """Return the result of fused_inr::bias_act, which the launches fill."""
     out = torch.empty_like(x)
     if not x.numel():
         return out, []
@@ -194,7 +194,7 @@ def backward(
     with_sums: bool,
     options: Options,
 ) -> tuple[Tensor, Tensor | None, list[Launch]]:
-    """The slope applied to a gradient, and its sums [stretches, channels] over stretches or None; see `forward`."""
+    """Return the slope times a gradient, and its sums [stretches, channels] or None; see `forward`."""
     out = torch.empty_like(saved)
     if not saved.numel():
         return out, saved.new_zeros(0, saved.shape[options.dim], dtype=torch.float32) if with_sums else None, []

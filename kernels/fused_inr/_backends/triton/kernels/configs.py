@@ -29,19 +29,19 @@ _seen: set[Entry] | None = None
 
 @functools.cache
 def table() -> Table:
-    """The shipped table."""
+    """Return the shipped table."""
     return json.loads(PATH.read_text())
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """ "half" (bfloat16 and float16), "tf32" where PyTorch's matrix products may round to it, or "float32"."""
+    """Return "half" (bfloat16 and float16), "tf32" where PyTorch's matrix products may round to it, or "float32"."""
     if dtype != torch.float32:
         return "half"
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
 
 
 def input_precision(dtype: torch.dtype) -> str:
-    """`input_precision` of tl.dot for products of a type."""
+    """Return `input_precision` of tl.dot for products of a type."""
     return "tf32" if kind_of(dtype) == "tf32" else "ieee"
 
 
@@ -76,18 +76,18 @@ def _architecture_of(index: int | None) -> str:
 
 
 def architecture(device: torch.device) -> str:
-    """The table's name of a device's architecture, whether or not the table has it."""
+    """Return the table's name of a device's architecture, whether or not the table has it."""
     if device.type == "cuda":
         return _architecture_of(device.index)
     return _compiled_for or FALLBACK
 
 
 def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, int]]:
-    """A kernel's entries for a type by width: of the device's architecture, else of the fallback, else none."""
+    """Return a kernel's entries by width, of the device's architecture or else of the fallback."""
     for name in (architecture(device), FALLBACK):
-        found = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
-        if found is not None:
-            return found
+        widths = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
+        if widths is not None:
+            return widths
     return {}
 
 
@@ -109,14 +109,14 @@ def _options(kernel: str, dtype: torch.dtype, widths: dict[str, dict[str, int]],
 
 
 def fitting(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int] | None:
-    """Options of a kernel that only some widths fit into: of the smallest width that is at least `width`, or None."""
+    """Return the options of the smallest entry that holds `width`, or None if there is none."""
     widths = _widths(kernel, dtype, device)
     limit = min((limit for limit in widths if width <= int(limit)), default=None, key=int)
     return None if limit is None else _options(kernel, dtype, widths, limit)
 
 
 def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int]:
-    """Options of a kernel for products of a type with `width` outputs, on a device.
+    """Return options of a kernel for products of a type with `width` outputs, on a device.
 
     The entry of the device's architecture, else of the fallback; of its widths, the smallest that is at least `width`,
     else the largest.
@@ -124,9 +124,9 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
     Raises:
         KeyError: neither has such a kernel and kind.
     """
-    found = fitting(kernel, dtype, width, device)
-    if found is not None:
-        return found
+    entry = fitting(kernel, dtype, width, device)
+    if entry is not None:
+        return entry
     widths = _widths(kernel, dtype, device)
     if not widths:
         raise KeyError(f"the table has no {kernel} of kind {kind_of(dtype)}")
@@ -134,13 +134,13 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
 
 
 def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """What `chosen` gives, taken apart: the kernel's constants, and what a `Launch` takes."""
-    found = chosen(kernel, dtype, width, device)
-    return found, {name: found.pop(name) for name in ("num_warps", "num_stages")}
+    """Return the result of `chosen` in two parts: constants of the kernel, and options of a `Launch`."""
+    constants = chosen(kernel, dtype, width, device)
+    return constants, {name: constants.pop(name) for name in ("num_warps", "num_stages")}
 
 
 def text(entries: Table) -> str:
-    """A table as it is stored: a line for every entry."""
+    """Return a table as the text of the JSON file, a line for every entry."""
 
     def block(lines: list[str], indent: str) -> str:
         return "{\n" + ",\n".join(indent + "  " + line for line in lines) + "\n" + indent + "}"
@@ -148,7 +148,7 @@ def text(entries: Table) -> str:
     def kernel_text(kinds: dict[str, dict[str, dict[str, int]]]) -> str:
         lines = []
         for kind, widths in kinds.items():
-            entry = [f"{json.dumps(width)}: {json.dumps(found)}" for width, found in widths.items()]
+            entry = [f"{json.dumps(width)}: {json.dumps(options)}" for width, options in widths.items()]
             inner = "{" + entry[0] + "}" if len(entry) == 1 else block(entry, " " * 6)
             lines.append(f"{json.dumps(kind)}: {inner}")
         return block(lines, " " * 4)

@@ -68,7 +68,7 @@ def table_kernel(
 
 @triton.jit
 def pixels_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
-    """Row y and column x [BLOCK_M, 1] of a tile's pixels, and which there are; the others get the last row or column.
+    """Return row y, column x and a mask [BLOCK_M, 1] of a tile's pixels; masked ones get the last row or column.
 
     A tile is a patch of BLOCK_M / PATCH_W x PATCH_W pixels, so that it meets few rows, columns and parents.
     """
@@ -82,10 +82,10 @@ def pixels_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.const
 
 @triton.jit
 def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
-    """Where the parents of a tile's pixels (y, x), `RATIO` per side each, are in their frame.
+    """Return the offsets of the parents of a tile's pixels (y, x) in their frame; a parent has RATIO pixels per side.
 
-    Returns the number of the first one, int64, and those of all [BLOCK_M, 1] less that, which are small: offsets of 32
-    bits take half the registers.
+    The offset of the first one is int64; those of all [BLOCK_M, 1] relative to it are small, as offsets of 32 bits take
+    half the registers.
     """
     tiles_x = tl.cdiv(width, PATCH_W)
     top = tile // tiles_x * (BLOCK_M // PATCH_W) // RATIO
@@ -96,7 +96,7 @@ def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: t
 
 @triton.jit
 def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
-    """Rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of the pixels of a tile, none beyond the last ones."""
+    """Return the rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of a tile, limited to the last ones."""
     tiles_x = tl.cdiv(width, PATCH_W)
     y = tile // tiles_x * (BLOCK_M // PATCH_W) + tl.arange(0, BLOCK_M // PATCH_W)[:, None]
     x = tile % tiles_x * PATCH_W + tl.arange(0, PATCH_W)[:, None]
@@ -105,16 +105,16 @@ def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.conste
 
 @triton.jit
 def sines_of_patch(row, column, d, features):
-    """sin(a) and cos(a) [R C, BLOCK_D] of a tile's pixels in float32; 0 where d >= features.
+    """Return sin(a) and cos(a) [R C, BLOCK_D] of a tile's pixels in float32; 0 where d >= features.
 
     row, column: pointers to the entries of the tile's rows [R, 1] and columns [C, 1], of which each is loaded once.
     d: [1, BLOCK_D] frequencies.
     """
-    there = d < features
-    su = tl.expand_dims(tl.load(row + d, there, 0.0).to(tl.float32), 1)  # [R, 1, BLOCK_D]
-    cu = tl.expand_dims(tl.load(row + features + d, there, 0.0).to(tl.float32), 1)
-    sv = tl.expand_dims(tl.load(column + d, there, 0.0).to(tl.float32), 0)  # [1, C, BLOCK_D]
-    cv = tl.expand_dims(tl.load(column + features + d, there, 0.0).to(tl.float32), 0)
+    valid = d < features
+    su = tl.expand_dims(tl.load(row + d, valid, 0.0).to(tl.float32), 1)  # [R, 1, BLOCK_D]
+    cu = tl.expand_dims(tl.load(row + features + d, valid, 0.0).to(tl.float32), 1)
+    sv = tl.expand_dims(tl.load(column + d, valid, 0.0).to(tl.float32), 0)  # [1, C, BLOCK_D]
+    cv = tl.expand_dims(tl.load(column + features + d, valid, 0.0).to(tl.float32), 0)
     pixels: tl.constexpr = row.shape[0] * column.shape[0]
     s = su * cv + cu * sv  # [R, C, BLOCK_D]
     c = cu * cv - su * sv
@@ -122,12 +122,12 @@ def sines_of_patch(row, column, d, features):
 
 
 def table_type(dtype: torch.dtype) -> torch.dtype:
-    """Type of the tables for products in `dtype`."""
+    """Return the type of the tables for products in `dtype`."""
     return torch.float32 if dtype == torch.float32 else torch.float16
 
 
 def _table(fourier: Fourier, axis: int, positions: int, bounds: tuple[float, float], out: Tensor) -> Launch:
-    """The launch that fills a table: of columns (axis 0) or, with phases, of rows (axis 1)."""
+    """Return the launch that fills a table: of columns (axis 0) or, with phases, of rows (axis 1)."""
     frequency = fourier.frequency.detach().to(torch.float32).contiguous()  # [N or 1, D, 2]
     phase = fourier.phase.detach().to(torch.float32).contiguous()  # [N or 1, T, D]
     _, times, features = phase.shape
@@ -154,7 +154,7 @@ def _table(fourier: Fourier, axis: int, positions: int, bounds: tuple[float, flo
 
 
 def tables(fourier: Fourier, grid: Grid, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[Launch]]:
-    """Tables of rows [N, T, H, 2, D] and of columns [N, W, 2, D] for products in `dtype`, once the launches have run.
+    """Return the tables of rows [N, T, H, 2, D] and of columns [N, W, 2, D], which the launches fill.
 
     The rows' N is 1 where neither frequencies nor phases are a clip's own, the columns' where frequencies are shared.
     """
@@ -174,23 +174,23 @@ def tables(fourier: Fourier, grid: Grid, dtype: torch.dtype) -> tuple[Tensor, Te
 
 
 def patch_width(height: int, width: int, block_m: int) -> int:
-    """Columns of a tile of `block_m` pixels: 16 where the frame allows it, which makes tiles nearly square."""
+    """Return the columns of a tile of `block_m` pixels: 16 where the frame allows it, for nearly square tiles."""
     narrow = min(power_of_two(width), 16, block_m)
     return max(narrow, block_m // power_of_two(height))
 
 
 def block_pixels(height: int, width: int, block_m: int) -> int:
-    """`block_m`, or less for frames smaller than a tile; at least 16, the fewest rows of a matrix product."""
+    """Return `block_m`, or less for smaller frames; at least 16, the minimum of matrix instructions."""
     return min(block_m, max(16, power_of_two(height) * power_of_two(width)))
 
 
 def tile_count(height: int, width: int, block_m: int, patch_w: int) -> int:
-    """Tiles of a frame."""
+    """Return the number of tiles of a frame."""
     return cdiv(height, block_m // patch_w) * cdiv(width, patch_w)
 
 
 def tiles_of(height: int, width: int, most: int) -> tuple[dict[str, int], int]:
-    """Constants of a kernel whose tiles have at most `most` pixels, and how many tiles a frame has."""
+    """Return the constants of a kernel whose tiles have at most `most` pixels, and the tiles per frame."""
     block_m = block_pixels(height, width, most)
     patch_w = patch_width(height, width, block_m)
     return {"BLOCK_M": block_m, "PATCH_W": patch_w}, tile_count(height, width, block_m, patch_w)

@@ -53,7 +53,7 @@ def phase_gradient_kernel(
     BLOCK_K: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """Sums of g, g X and g Y over one tile of a frame's pixels, for BLOCK_N frequencies.
+    """Sum g, g X and g Y over one tile of a frame's pixels, for BLOCK_N frequencies.
 
     dz [N, T, H, W, outputs]; weight [N or 1, outputs, 2 D or, without COSINES, D]; tables as in
     `fourier_features`; partial [N, T, tiles, 3, D] float32.
@@ -66,7 +66,7 @@ def phase_gradient_kernel(
     clip = frame // times
     y, x, inside = pixels_of_tile((part % tiles).to(tl.int32), height, width, BLOCK_M, PATCH_W)
     d = program % blocks * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    there = d < features
+    valid = d < features
     k = tl.arange(0, BLOCK_K)
     a = dz + ((frame * height + y) * width + x) * outputs + k[None, :]
     b = weight + clip * weight_clip + k[:, None] * weight_row + d
@@ -75,10 +75,10 @@ def phase_gradient_kernel(
     for first in range(0, outputs, BLOCK_K):
         left = outputs - first
         tile = tl.load(a, inside & (k < left)[None, :], 0.0)
-        factor = tl.load(b, (k < left)[:, None] & there, 0.0)
+        factor = tl.load(b, (k < left)[:, None] & valid, 0.0)
         of_sine = tl.dot(tile, factor, of_sine, input_precision=PRECISION)
         if COSINES:
-            factor = tl.load(b + features, (k < left)[:, None] & there, 0.0)
+            factor = tl.load(b + features, (k < left)[:, None] & valid, 0.0)
             of_cosine = tl.dot(tile, factor, of_cosine, input_precision=PRECISION)
         a += BLOCK_K
         b += BLOCK_K * tl.cast(weight_row, tl.int64)
@@ -90,11 +90,11 @@ def phase_gradient_kernel(
     if COSINES:
         g -= of_cosine * sine
     target = partial + part * 3 * features + d
-    tl.store(target, tl.sum(g, 0, keep_dims=True), there)
+    tl.store(target, tl.sum(g, 0, keep_dims=True), valid)
     g_x = g * (x_start + x * x_step)
-    tl.store(target + features, tl.sum(g_x, 0, keep_dims=True), there)
+    tl.store(target + features, tl.sum(g_x, 0, keep_dims=True), valid)
     g_y = g * (y_start + (height - 1 - y) * y_step)
-    tl.store(target + 2 * features, tl.sum(g_y, 0, keep_dims=True), there)
+    tl.store(target + 2 * features, tl.sum(g_y, 0, keep_dims=True), valid)
 
 
 @triton.jit
@@ -158,7 +158,7 @@ def feature_weight_kernel(
 
 
 def phase_gradient(dz: Tensor, weight: Tensor, tables: Tables, grid: Grid) -> tuple[Tensor, list[Launch]]:
-    """Partial sums [N, T, tiles, 3, D] float32 of the gradients of phase and of frequency's X and Y.
+    """Return partial sums [N, T, tiles, 3, D] float32 of the gradients of phase and of frequency's X and Y.
 
     Args:
         dz: [N, T, H, W, O].
@@ -168,9 +168,9 @@ def phase_gradient(dz: Tensor, weight: Tensor, tables: Tables, grid: Grid) -> tu
     """
     n, t, height, width, outputs = dz.shape
     features = tables.columns.shape[-1]
-    most, options = configs.options("phase_gradient", dz.dtype, features, dz.device)
-    pixels, tiles = tiles_of(height, width, most["BLOCK_M"])
-    blocks = fitted(most, pixels["BLOCK_M"], features, outputs)
+    limits, options = configs.options("phase_gradient", dz.dtype, features, dz.device)
+    pixels, tiles = tiles_of(height, width, limits["BLOCK_M"])
+    blocks = fitted(limits, pixels["BLOCK_M"], features, outputs)
     partial = torch.empty(n, t, tiles, 3, features, dtype=torch.float32, device=dz.device)
     (x0, x1), (y0, y1) = grid.x, grid.y
     arguments = {
@@ -201,12 +201,12 @@ def phase_gradient(dz: Tensor, weight: Tensor, tables: Tables, grid: Grid) -> tu
 
 
 def feature_weight_gradient(dz: Tensor, tables: Tables) -> tuple[Tensor, list[Launch]]:
-    """Partial sums [N, splits, O, F] float32 of the gradient of the features' weight; see `phase_gradient`."""
+    """Return partial sums [N, splits, O, F] float32 of the gradient of the features' weight; see `phase_gradient`."""
     n, t, height, width, outputs = dz.shape
     features = tables.columns.shape[-1]
-    most, options = configs.options("feature_weight", dz.dtype, features, dz.device)
-    pixels, tiles = tiles_of(height, width, most["BLOCK_K"])
-    blocks = fitted(most, outputs, features, pixels["BLOCK_M"])
+    limits, options = configs.options("feature_weight", dz.dtype, features, dz.device)
+    pixels, tiles = tiles_of(height, width, limits["BLOCK_K"])
+    blocks = fitted(limits, outputs, features, pixels["BLOCK_M"])
     programs = n * cdiv(outputs, blocks["BLOCK_M"]) * cdiv(features, blocks["BLOCK_N"])
     splits, span = pixel_splits(t * tiles * blocks["BLOCK_K"], programs, blocks["BLOCK_K"])
     out = torch.empty(

@@ -43,17 +43,17 @@ MOST_LAYERS = 3
 
 @triton.jit
 def computed_later(number):
-    """An int32 the compiler does not know: what follows from it is computed there, not kept in registers till then."""
+    """Return `number` through an opaque instruction, so that values derived from it are computed here, not kept."""
     if INTERPRETED or is_hip():
-        found = number
+        result = number
     else:
-        found = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [number], tl.int32, is_pure=False, pack=1)
-    return found
+        result = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [number], tl.int32, is_pure=False, pack=1)
+    return result
 
 
 @triton.jit
-def whose(program, tiles, times):
-    """Tile, frame (of all clips' frames), clip and time of a program."""
+def tile_owner(program, tiles, times):
+    """Return the tile, the frame (counted over all clips), the clip and the time of a program."""
     frame = (program // tiles).to(tl.int64)
     return program % tiles, frame, frame // times, frame % times
 
@@ -62,7 +62,7 @@ def whose(program, tiles, times):
 def block_of_layer(
     y, weight, row, bias, BLOCK_N: tl.constexpr, gain, omega, ACT: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """The first BLOCK_N outputs, [BLOCK_N, BLOCK_M], of a weight whose inputs y [WIDTH, BLOCK_M] are on chip."""
+    """Return the first BLOCK_N outputs, [BLOCK_N, BLOCK_M], of a weight whose inputs y [WIDTH, BLOCK_M] are on chip."""
     o = tl.arange(0, BLOCK_N)[:, None]
     k = tl.arange(0, y.shape[0])[None, :]
     # Sizes of one weight: its offsets are 32 bits, which take half the registers of pointers.
@@ -135,7 +135,7 @@ def stage_kernel(
     Arguments with a number are those of the second and third layer; ACT2 is None where there are two.
     """
     tiles = tl.cdiv(height, BLOCK_M // PATCH_W) * tl.cdiv(width, PATCH_W)
-    tile, frame, clip, time = whose(tl.program_id(0), tiles, times)
+    tile, frame, clip, time = tile_owner(tl.program_id(0), tiles, times)
     py, px, inside = pixels_of_tile(tile, height, width, BLOCK_M, PATCH_W)
     pixel, beside = pixels_from_first(tile, py, px, height, width, 1, BLOCK_M, PATCH_W)
     pixel += frame * height * width
@@ -171,7 +171,7 @@ def stage_kernel(
         PATCH_W,
     )
     program = computed_later(tl.program_id(0))
-    tile, frame, clip, time = whose(program, tiles, times)
+    tile, frame, clip, time = tile_owner(program, tiles, times)
     z += tl.load(bias + clip * bias_clip + time * bias_time + o)
     # From here on pixels are columns: what a layer put out is a right operand, which the matrix unit reads from shared
     # memory, and takes no registers of the sums.
@@ -203,7 +203,7 @@ def stage_kernel(
             b1 += BLOCK_N
             w2 += BLOCK_N
         program = computed_later(tl.program_id(0))
-        tile, frame, clip, time = whose(program, tiles, times)
+        tile, frame, clip, time = tile_owner(program, tiles, times)
         py, px, inside = pixels_of_tile(tile, height, width, BLOCK_M, PATCH_W)
         pixel, beside = pixels_from_first(tile, py, px, height, width, 1, BLOCK_M, PATCH_W)
         pixel += frame * height * width
@@ -221,24 +221,24 @@ def stage_kernel(
 
 
 def cuts(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) -> list[int]:
-    """How many layers of a stage go into each kernel, in order: 1 is a kernel of `layers`.
+    """Return how many layers of a stage go into each kernel, in order: 1 is a kernel of `layers`.
 
     A layer that is read out is the last of its kernel.
     """
-    found, start = [], 0
+    counts, start = [], 0
     while start < len(layers):
         count = 1
         while start + count < len(layers) and count < MOST_LAYERS and layers[start + count - 1].to_rgb is None:
             count += 1
         while count > 1 and _options(layers[start : start + count], dtype, device) is None:
             count -= 1
-        found.append(count)
+        counts.append(count)
         start += count
-    return found
+    return counts
 
 
 def _options(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) -> dict[str, int] | None:
-    """The table's options of a kernel of these layers, or None if they do not fit on the chip."""
+    """Return the options of a kernel for these layers, or None if they do not fit on the chip."""
     if any(layer.outputs < 16 or layer.outputs != power_of_two(layer.outputs) for layer in layers):
         return None
     width = max(layer.outputs for layer in layers)
@@ -248,7 +248,7 @@ def _options(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) 
 def stage(
     layers: Sequence[Layer], weights: Sequence[Tensor], source: Input, *, store: bool, canvas: Canvas
 ) -> tuple[Tensor | None, list[Launch]]:
-    """What the last of two or three layers puts out, [N, T, H, W, O] in the type of the products, if it is wanted.
+    """Return the output of the last of two or three layers, [N, T, H, W, O] in the type of the products.
 
     Args:
         layers: as `cuts` cut them; the last one's read-out goes to `canvas`.
@@ -257,7 +257,7 @@ def stage(
     """
     dtype, device, (n, t, height, width) = weights[0].dtype, weights[0].device, source.size
     options = dict(_options(layers, dtype, device))
-    taken = {name: options.pop(name) for name in ("num_warps", "num_stages")}
+    launch_options = {name: options.pop(name) for name in ("num_warps", "num_stages")}
     tiles, _ = tiles_of(height, width, options["BLOCK_M"])
     last = layers[-1]
     out = torch.empty(*source.size, last.outputs, dtype=dtype, device=device) if store else None
@@ -275,11 +275,11 @@ def stage(
         "BLOCK_K": min(options["BLOCK_K"], max(16, power_of_two(max(source.inputs, source.features)))),
     }
     programs = n * t * tile_count(height, width, tiles["BLOCK_M"], tiles["PATCH_W"])
-    return out, [Launch(stage_kernel, programs, arguments, **taken)]
+    return out, [Launch(stage_kernel, programs, arguments, **launch_options)]
 
 
 def _numbered(suffix: str, layers: Sequence[Layer], weights: Sequence[Tensor], index: int) -> dict[str, Any]:
-    """The kernel's arguments of one layer, or what stands for one that is not there."""
+    """Return the kernel's arguments of one layer, or placeholders for a missing one."""
     if index >= len(layers):
         absent = {f"weight{suffix}": None, f"weight{suffix}_clip": 0, f"weight{suffix}_row": 0}
         absent |= bias_arguments(None, suffix)

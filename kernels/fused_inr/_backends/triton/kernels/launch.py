@@ -35,23 +35,23 @@ class Launch:
         return {"num_warps": self.num_warps} | stages
 
     def run(self) -> None:
-        """Launches it on the current device and stream, or runs it on the CPU where Triton interprets."""
+        """Launch on the current device and stream, or run on the CPU in Triton's interpreter."""
         if self.programs:
             self.kernel[(self.programs,)](**self.arguments, **self.options)
 
 
 def power_of_two(size: int) -> int:
-    """The smallest power of two that is at least `size` and 1."""
+    """Return the smallest power of two that is at least `size` and 1."""
     return 1 << max(0, size - 1).bit_length()
 
 
 def cdiv(a: int, b: int) -> int:
-    """a / b rounded up."""
+    """Return a / b rounded up."""
     return -(-a // b)
 
 
 def run(launches: Iterable[Launch], device: torch.device) -> None:
-    """Runs launches in order on a device, which need not be the current one."""
+    """Run launches in order on a device, which need not be the current one."""
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         for launch in launches:
             launch.run()

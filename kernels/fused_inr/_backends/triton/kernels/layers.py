@@ -34,10 +34,10 @@ from fused_inr.primitives.memory_format import batch_stride
 
 
 @triton.jit
-def add_product(total, x, weight, inputs, there, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
-    """total [BLOCK_M, BLOCK_N] + x W^T, from pointers to each pixel's inputs [BLOCK_M, 1] and W's rows [1, BLOCK_N].
+def add_product(total, x, weight, inputs, valid, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
+    """Add x W^T to total [BLOCK_M, BLOCK_N]; x points to the pixels [BLOCK_M, 1], weight to the rows [1, BLOCK_N].
 
-    there: [1, BLOCK_N], which rows there are.
+    valid: [1, BLOCK_N], mask of the rows.
     """
     k = tl.arange(0, BLOCK_K)
     left = x + k[None, :]
@@ -45,7 +45,7 @@ def add_product(total, x, weight, inputs, there, BLOCK_K: tl.constexpr, PRECISIO
     for first in range(0, inputs, BLOCK_K):
         rest = inputs - first
         a = tl.load(left, (k < rest)[None, :], 0.0)
-        b = tl.load(right, (k < rest)[:, None] & there, 0.0)
+        b = tl.load(right, (k < rest)[:, None] & valid, 0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
         left += BLOCK_K
         right += BLOCK_K
@@ -59,17 +59,17 @@ def add_features(
     column,
     weight,
     features,
-    there,
+    valid,
     COSINES: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """total + the product with Fourier features; arguments as of `sines_of_patch` and `add_product`."""
+    """Add the product with Fourier features; arguments as of `sines_of_patch` and `add_product`."""
     k = tl.arange(0, BLOCK_K)
     right = weight + k[:, None]
     for first in range(0, features, BLOCK_K):
         s, c = sines_of_patch(row, column, first + k[None, :], features)
-        inside = (k < features - first)[:, None] & there
+        inside = (k < features - first)[:, None] & valid
         b = tl.load(right, inside, 0.0)
         total = tl.dot(s.to(b.dtype), b, total, input_precision=PRECISION)
         if COSINES:
@@ -108,31 +108,31 @@ def layer_sums(
     BLOCK_K: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """W x [BLOCK_M, BLOCK_N] of a tile of pixels and the outputs o [1, BLOCK_N], from every input that is not None.
+    """Return W x [BLOCK_M, BLOCK_N] of a tile of pixels and the outputs o, from every input that is not None.
 
     weight: pointers to the rows of W [1, BLOCK_N]. pixel, beside: as of `pixels_from_first`. The other arguments are
     those of `layer_kernel`.
     """
-    there = o < outputs
+    valid = o < outputs
     z = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if parent is not None:
         py, px, _ = pixels_of_tile(tile, height, width, BLOCK_M, PATCH_W)
         above, aside = pixels_from_first(tile, py, px, height, width, PARENT_RATIO, BLOCK_M, PATCH_W)
         above += frame * (height // PARENT_RATIO) * (width // PARENT_RATIO)
-        z += tl.load(parent + above * outputs + (aside * outputs + o), there, 0.0).to(tl.float32)
+        z += tl.load(parent + above * outputs + (aside * outputs + o), valid, 0.0).to(tl.float32)
     if x is not None:
-        z = add_product(z, x + pixel * inputs + beside * inputs, weight, inputs, there, BLOCK_K, PRECISION)
+        z = add_product(z, x + pixel * inputs + beside * inputs, weight, inputs, valid, BLOCK_K, PRECISION)
     if rows is not None:
         ry, cx = patch_of_tile(tile, height, width, BLOCK_M, PATCH_W)
         row = rows + clip * rows_clip + (time * height + ry) * 2 * features
         column = columns + clip * columns_clip + cx.to(tl.int64) * 2 * features
-        z = add_features(z, row, column, weight + inputs, features, there, COSINES, BLOCK_K, PRECISION)
+        z = add_features(z, row, column, weight + inputs, features, valid, COSINES, BLOCK_K, PRECISION)
     return z
 
 
 @triton.jit
 def activated(z, gain, omega, ACT: tl.constexpr):
-    """gain act(z) in float32."""
+    """Return gain act(z) in float32."""
     if ACT == "sine":
         y = sine(omega * z)
     else:
@@ -198,7 +198,7 @@ def layer_kernel(
     pixel, beside = pixels_from_first(tile, py, px, height, width, 1, BLOCK_M, PATCH_W)
     pixel += frame * height * width
     o = block * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    there = o < outputs
+    valid = o < outputs
     w = weight + clip * weight_clip + o.to(tl.int64) * weight_row
     z = layer_sums(
         x,
@@ -229,12 +229,12 @@ def layer_kernel(
         PATCH_W,
     )
     if bias is not None:
-        z += tl.load(bias + clip * bias_clip + frame % times * bias_time + o, there, 0.0)
+        z += tl.load(bias + clip * bias_clip + frame % times * bias_time + o, valid, 0.0)
     y = activated(z, gain, omega, ACT)
     if out is not None:
         begin = frame * height * width
         target = out + begin * outputs + (pixel - begin) * out_pixel + beside * out_pixel
-        tl.store(target + o.to(tl.int64) * out_channel, y.to(out.dtype.element_ty), inside & there)
+        tl.store(target + o.to(tl.int64) * out_channel, y.to(out.dtype.element_ty), inside & valid)
     if rgb is not None:
         total = tl.zeros([BLOCK_M, COLOURS], tl.float32)
         total = add_read_out(total, y, rgb + clip * rgb_clip, outputs, colours, o, COLOURS, PRECISION)
@@ -282,7 +282,7 @@ class Input:
         return 0 if self.tables is None else self.tables.rows.shape[-1]
 
     def arguments(self) -> dict[str, Tensor | int | bool | None]:
-        """Of a kernel that reads this."""
+        """Return the arguments of a kernel that reads this input."""
         _, times, height, width = self.size
         tables = self.tables if self.features else None
         return {
@@ -303,13 +303,13 @@ class Input:
 
 
 def rows_dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in `dtype` without gradients, its last axis contiguous; rows may be further apart."""
+    """Return `tensor` in `dtype` without gradients, its last axis contiguous; rows may be padded."""
     tensor = tensor.detach().to(dtype)
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def weight_arguments(weight: Tensor, suffix: str = "") -> dict[str, Tensor | int]:
-    """A weight [N or 1, O, K], its last axis contiguous, and its strides by clip and by row."""
+    """Return a weight [N or 1, O, K], its last axis contiguous, and its strides by clip and by row."""
     return {
         f"weight{suffix}": weight,
         f"weight{suffix}_clip": batch_stride(weight),
@@ -318,7 +318,7 @@ def weight_arguments(weight: Tensor, suffix: str = "") -> dict[str, Tensor | int
 
 
 def bias_arguments(bias: Tensor | None, suffix: str = "") -> dict[str, Tensor | int | None]:
-    """A bias [O], [N, O] or [N, T, O] in float32 and its strides by clip and by frame."""
+    """Return a bias [O], [N, O] or [N, T, O] in float32 and its strides by clip and by frame."""
     if bias is not None:
         bias = bias.detach().to(torch.float32).contiguous()
     return {
@@ -335,9 +335,9 @@ def _out(weight: Tensor, source: Input, dtype: torch.dtype) -> Tensor:
 def _arguments(
     weight: Tensor, source: Input, out: Tensor | None, planes: bool
 ) -> tuple[dict[str, Any], dict[str, int], int]:
-    """What all layers' launches have in common, Triton's options, and the number of blocks of outputs."""
+    """Return the arguments that all launches of layers share, Triton's options, and the number of blocks of outputs."""
     outputs, (n, t, height, width) = weight.shape[1], source.size
-    options, taken = configs.options(
+    options, launch_options = configs.options(
         "feature_layer" if source.features else "layer", weight.dtype, outputs, weight.device
     )
     tiles, _ = tiles_of(height, width, options["BLOCK_M"])
@@ -352,20 +352,20 @@ def _arguments(
         "BLOCK_N": block_n,
         "BLOCK_K": min(options["BLOCK_K"], max(16, power_of_two(max(source.inputs, source.features)))),
     }
-    return arguments | source.arguments() | weight_arguments(weight) | tiles, taken, cdiv(outputs, block_n)
+    return arguments | source.arguments() | weight_arguments(weight) | tiles, launch_options, cdiv(outputs, block_n)
 
 
-def _launch(arguments: dict[str, Any], taken: dict[str, int], blocks: int) -> Launch:
+def _launch(arguments: dict[str, Any], launch_options: dict[str, int], blocks: int) -> Launch:
     tiles = tile_count(*(arguments[name] for name in ("height", "width", "BLOCK_M", "PATCH_W")))
-    return Launch(layer_kernel, arguments["frames"] * tiles * blocks, arguments, **taken)
+    return Launch(layer_kernel, arguments["frames"] * tiles * blocks, arguments, **launch_options)
 
 
 def linear(weight: Tensor, source: Input, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, list[Launch]]:
-    """W x, or W x + b, [N, T, H, W, O] in `dtype`; the weight as of `layer`."""
+    """Return W x, or W x + b, [N, T, H, W, O] in `dtype`; the weight as of `layer`."""
     out = _out(weight, source, dtype)
-    arguments, taken, blocks = _arguments(weight, source, out, False)
+    arguments, launch_options, blocks = _arguments(weight, source, out, False)
     arguments |= bias_arguments(bias) | to_rgb.arguments(None, weight.dtype, None, 1)
-    return out, [_launch(arguments | {"gain": 1.0, "omega": 1.0, "ACT": "linear"}, taken, blocks)]
+    return out, [_launch(arguments | {"gain": 1.0, "omega": 1.0, "ACT": "linear"}, launch_options, blocks)]
 
 
 def layer(
@@ -377,7 +377,7 @@ def layer(
     planes: bool = False,
     canvas: Canvas | None = None,
 ) -> tuple[Tensor | None, list[Launch]]:
-    """What a layer puts out, [N, T, H, W, O] in the type of the products.
+    """Return the output of a layer, [N, T, H, W, O] in the type of the products.
 
     Args:
         layer: its activation, bias and read-out.
@@ -391,16 +391,16 @@ def layer(
         out = torch.empty(n, t, weight.shape[1], height, width, dtype=torch.float32, device=weight.device)
     else:
         out = _out(weight, source, weight.dtype) if store else None
-    arguments, taken, blocks = _arguments(weight, source, out, planes)
+    arguments, launch_options, blocks = _arguments(weight, source, out, planes)
     arguments |= bias_arguments(layer.bias)
     arguments |= {"gain": float(layer.gain), "omega": float(layer.omega), "ACT": layer.activation}
     if canvas is None or layer.to_rgb is None:
-        return out, [_launch(arguments | to_rgb.arguments(None, weight.dtype, None, 1), taken, blocks)]
+        return out, [_launch(arguments | to_rgb.arguments(None, weight.dtype, None, 1), launch_options, blocks)]
     reading = to_rgb.arguments(layer.to_rgb, weight.dtype, canvas, source.scale)
     if blocks == 1:  # a program has all that the read-out of a pixel is the sum of
         reading["rgb_out"] = canvas.new(layer.to_rgb[0].shape[1], source.size, source.scale)
-        return out, [_launch(arguments | reading, taken, blocks)]
+        return out, [_launch(arguments | reading, launch_options, blocks)]
     partial = torch.empty(blocks, n, t, reading["colours"], height, width, dtype=torch.float32, device=weight.device)
     alone = reading | {"rgb_out": partial, "rgb_bias": None, "image": None}
     adding = to_rgb.added(canvas, partial, reading["rgb_bias"], source.size, source.scale)
-    return out, [_launch(arguments | alone, taken, blocks), adding]
+    return out, [_launch(arguments | alone, launch_options, blocks), adding]

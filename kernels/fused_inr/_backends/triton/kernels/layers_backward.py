@@ -40,7 +40,7 @@ _LEAST_PIXELS = 512
 def output_gradient_kernel(
     following,
     weight,
-    given,
+    direct,
     saved,
     colours,
     rgb,
@@ -63,9 +63,9 @@ def output_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """dz = (following W + given + colours W_rgb) gain act'(z) of one tile of pixels of a frame and channels.
+    """dz = (following W + direct + colours W_rgb) gain act'(z) of one tile of pixels of a frame and channels.
 
-    `following` [N, T, pixels, inner] is the next layer's dz and `weight` its W [N or 1, inner, channels]; `given` is a
+    `following` [N, T, pixels, inner] is the next layer's dz and `weight` its W [N or 1, inner, channels]; `direct` is a
     float32 gradient like `out`; `colours` [N, T, pixels, COLOURS] is the float32 gradient of the image at this layer's
     pixels and `rgb` [N or 1, COLOURS, channels] float32. Each of the three pairs may be None. `saved` is y, or z of a
     sine. Sums over the tile go to bias_partial [frames, tiles, channels] and rgb_partial [frames, tiles, COLOURS,
@@ -99,8 +99,8 @@ def output_gradient_kernel(
     # Outside of the frame all that follows is zero, as what is loaded is.
     inside = in_rows[:, None] & in_cols[None, :]
     offset = i[:, None] * channels + o[None, :]
-    if given is not None:
-        total += tl.load(given + start * channels + offset, inside, 0.0)
+    if direct is not None:
+        total += tl.load(direct + start * channels + offset, inside, 0.0)
     colour = colours + (start + i) * COLOURS if COLOURS > 0 else None
     if COLOURS > 0:
         for c in range(COLOURS):
@@ -165,9 +165,9 @@ def weight_gradient_kernel(
     b = x + (clip * pixels + start) * inputs + k[:, None] * inputs + col[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for first in range(0, count, BLOCK_K):
-        there = k < count - first
-        left = tl.load(a, in_rows[:, None] & there[None, :], 0.0)
-        right = tl.load(b, there[:, None] & in_cols[None, :], 0.0)
+        valid = k < count - first
+        left = tl.load(a, in_rows[:, None] & valid[None, :], 0.0)
+        right = tl.load(b, valid[:, None] & in_cols[None, :], 0.0)
         total = tl.dot(left, right, total, input_precision=PRECISION)
         a += BLOCK_K * tl.cast(outputs, tl.int64)
         b += BLOCK_K * tl.cast(inputs, tl.int64)
@@ -185,7 +185,7 @@ def children_sum_kernel(
     COLS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Sums of RATIO x RATIO pixels: x [rows, RATIO, width, RATIO, channels] to `out` [rows, width, channels]."""
+    """Sum RATIO x RATIO pixels: x [rows, RATIO, width, RATIO, channels] to `out` [rows, width, channels]."""
     channel_tiles = tl.cdiv(channels, CHANNELS)
     col_tiles = tl.cdiv(width, COLS)
     program = tl.program_id(0)
@@ -211,7 +211,7 @@ _POINTWISE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16}
 
 
 def fitted(blocks: dict[str, int], m: int, n: int, k: int) -> dict[str, int]:
-    """Blocks no larger than a product of these sizes asks; matrix instructions take no less than 16 of each."""
+    """Return blocks no larger than a product of these sizes needs, and at least 16, as matrix instructions do."""
     sizes = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}
     return {name: min(blocks[name], max(16, power_of_two(size))) for name, size in sizes.items()}
 
@@ -240,30 +240,30 @@ def output_gradient(
     saved: Tensor,
     dtype: torch.dtype,
     following: Following | None,
-    given: Tensor | None,
+    direct: Tensor | None,
     colours: Tensor | None,
 ) -> tuple[OutputGradient, list[Launch]]:
-    """The gradient of W x + b from what reaches the layer's output; at least one of the three does.
+    """Return the gradient of W x + b from the gradients that reach the layer's output, of which one is not None.
 
     Args:
         saved: y [N, T, H, W, O] in `dtype`, or W x + b, float32, of a sine.
         dtype: of the result, and of `following`.
-        given: gradient of y, float32.
+        direct: gradient of y, float32.
         colours: [N, T, H, W, C] float32 gradient of the image that `layer.to_rgb` was added to.
     """
     n, t, height, width, channels = saved.shape
     pixels = height * width
     inner = 1 if following is None else following.dz.shape[-1]
-    most, options = _POINTWISE, {}
+    limits, options = _POINTWISE, {}
     if following is not None:
         name = "output_gradient" if colours is None else "read_out_gradient"  # of which the second takes more registers
-        most, options = configs.options(name, dtype, channels, saved.device)
-    blocks = fitted(most, pixels, channels, inner)
+        limits, options = configs.options(name, dtype, channels, saved.device)
+    blocks = fitted(limits, pixels, channels, inner)
     row_tiles = cdiv(pixels, blocks["BLOCK_M"])
     rgb = None if colours is None else layer.to_rgb[0].detach().to(torch.float32).contiguous()
     count = 0 if colours is None else colours.shape[-1]
     wide = {"dtype": torch.float32, "device": saved.device}
-    found = OutputGradient(
+    result = OutputGradient(
         dz=torch.empty(saved.shape, dtype=dtype, device=saved.device),
         bias=torch.empty(n, t, row_tiles, channels, **wide),
         rgb=torch.empty(n, t, row_tiles, count, channels, **wide) if count else None,
@@ -272,13 +272,13 @@ def output_gradient(
     arguments = {
         "following": None if following is None else following.dz,
         "weight": weight,
-        "given": given,
+        "direct": direct,
         "saved": saved,
         "colours": colours,
         "rgb": rgb,
-        "out": found.dz,
-        "bias_partial": found.bias,
-        "rgb_partial": found.rgb,
+        "out": result.dz,
+        "bias_partial": result.bias,
+        "rgb_partial": result.rgb,
         "times": t,
         "pixels": pixels,
         "inner": inner,
@@ -293,7 +293,7 @@ def output_gradient(
         "PRECISION": configs.input_precision(dtype),
     }
     programs = n * t * row_tiles * cdiv(channels, blocks["BLOCK_N"])
-    return found, [Launch(output_gradient_kernel, programs, arguments | blocks, **options)]
+    return result, [Launch(output_gradient_kernel, programs, arguments | blocks, **options)]
 
 
 def pixel_splits(pixels: int, tiles: int, block: int) -> tuple[int, int]:
@@ -302,7 +302,7 @@ def pixel_splits(pixels: int, tiles: int, block: int) -> tuple[int, int]:
 
 
 def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[Launch]]:
-    """Partial sums [N, splits, O, I] float32 of the gradient of W; N is 1 where it is shared.
+    """Return partial sums [N, splits, O, I] float32 of the gradient of W; N is 1 where it is shared.
 
     Args:
         dz: [N, T, H, W, O].
@@ -310,8 +310,8 @@ def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[L
     """
     n, outputs, inputs = (1 if shared else dz.shape[0]), dz.shape[-1], x.shape[-1]
     pixels = math.prod(dz.shape[:-1]) // n  # clips that share the weight are one
-    most, options = configs.options("weight_gradient", x.dtype, inputs, x.device)
-    blocks = fitted(most, outputs, inputs, pixels)
+    limits, options = configs.options("weight_gradient", x.dtype, inputs, x.device)
+    blocks = fitted(limits, outputs, inputs, pixels)
     programs = n * cdiv(outputs, blocks["BLOCK_M"]) * cdiv(inputs, blocks["BLOCK_N"])
     splits, span = pixel_splits(pixels, programs, blocks["BLOCK_K"])
     out = torch.empty(n, splits, outputs, inputs, dtype=torch.float32, device=dz.device)
@@ -333,7 +333,7 @@ def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[L
 
 
 def children_sum(x: Tensor, ratio: int) -> tuple[Tensor, list[Launch]]:
-    """The gradient of what nearest upsampling by `ratio` made x [N, T, H, W, C] of: [N, T, H/ratio, W/ratio, C]."""
+    """Sum the children of each parent pixel, x [N, T, H, W, C] to [N, T, H/ratio, W/ratio, C]."""
     if ratio == 1:
         return x, []
     n, t, height, width, channels = x.shape

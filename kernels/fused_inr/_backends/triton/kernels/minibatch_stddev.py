@@ -19,7 +19,7 @@ MOST_AT_ONCE = 1024  # tiles' sums, or pixels, that a program adds or fills at o
 
 @triton.jit
 def _deviations(x, job, first, groups, group, planes, length, sample, SAMPLES: tl.constexpr, POSITIONS: tl.constexpr):
-    """x of a tile less its mean over the group, the standard deviation over it, and where the tile is in x.
+    """Return x of a tile less its mean over the group, the standard deviation over it, and where the tile is in x.
 
     Returns x [SAMPLES, POSITIONS] as it is stored, x - mean, deviation [1, POSITIONS], the number of each sample
     [SAMPLES, 1], the positions [1, POSITIONS] in a sample, and which of them there are.
@@ -58,8 +58,8 @@ def deviation_kernel(
         x, program // tiles, first, groups, group, planes, length, sample, SAMPLES, POSITIONS
     )
     tl.store(out + number * out_sample + place, stored, inside)
-    there = first + tl.arange(0, POSITIONS)[None, :] < length
-    tl.store(partial + program, tl.sum(tl.where(there, deviation, 0.0)))
+    valid = first + tl.arange(0, POSITIONS)[None, :] < length
+    tl.store(partial + program, tl.sum(tl.where(valid, deviation, 0.0)))
 
 
 @triton.jit
@@ -143,7 +143,7 @@ class _Jobs:
 
 
 def forward(x: Tensor, group: int, channels: int) -> tuple[Tensor, list[Launch]]:
-    """What fused_inr::minibatch_stddev returns, once the launches have run."""
+    """Return the result of fused_inr::minibatch_stddev, which the launches fill."""
     out = x.new_empty(x.shape[0], x.shape[1] + channels, *x.shape[2:])
     if not x.numel():
         return out, []
@@ -162,7 +162,7 @@ def forward(x: Tensor, group: int, channels: int) -> tuple[Tensor, list[Launch]]
 
 
 def backward(gradient: Tensor, x: Tensor, group: int, channels: int) -> tuple[Tensor, list[Launch]]:
-    """What fused_inr::minibatch_stddev_backward returns, once the launches have run."""
+    """Return the result of fused_inr::minibatch_stddev_backward, which the launches fill."""
     out = torch.empty_like(x)
     if not x.numel():
         return out, []

@@ -29,7 +29,7 @@ class _Reached:
     """What has reached the layer at hand from those after it."""
 
     following: Following | None = None
-    given: Tensor | None = None
+    direct: Tensor | None = None
     """[N, T, H, W, O] float32: the gradient of the frames, where they are the last layer's output."""
     image: Tensor | None = None
     """[N, T, H, W, C] float32 at the layer's resolution, where the frames are read-outs."""
@@ -38,7 +38,7 @@ class _Reached:
 
 
 def _summed(partial: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Partial sums, added along axes and then along those that clips or frames share in `like`, in its type."""
+    """Add partial sums along `axes` and the axes that are shared in `like`; return its type and shape."""
     return partial.sum(axes).sum_to_size(like.shape).to(like.dtype).contiguous()
 
 
@@ -46,40 +46,40 @@ class _Backward:
     """The gradients of one call, found from the last tensor to the first."""
 
     def __init__(self, gradient: Tensor, shown: bool, dtype: torch.dtype, launched: Callable[[tuple], Any]) -> None:
-        """Starts from the gradient [N, T, C, H, W] of the running image, if it is shown, else of the last outputs."""
+        """Start from the gradient [N, T, C, H, W] of the running image if `shown`, else of the last outputs."""
         self._dtype, self._launched = dtype, launched
-        self.found: list[Tensor] = []
+        self.gradients: list[Tensor] = []
         rows = gradient.detach().to(torch.float32).movedim(2, -1).contiguous()
-        self._reached = _Reached(image=rows, colours=rows.sum((0, 1, 2, 3))) if shown else _Reached(given=rows)
+        self._reached = _Reached(image=rows, colours=rows.sum((0, 1, 2, 3))) if shown else _Reached(direct=rows)
 
     def output(self, layer: Layer, saved: Tensor) -> Tensor | None:
-        """dz of a layer, or None if no gradient reaches it; finds the gradients of its read-out and bias.
+        """Return dz of a layer, or None if no gradient reaches it; store the gradients of its read-out and bias.
 
         saved: y, or W x + b of a sine.
         """
         reached, to_rgb = self._reached, layer.to_rgb or ()
-        if reached.following is None and reached.given is None and not to_rgb:
-            self.found.append(torch.zeros_like(layer.bias))
+        if reached.following is None and reached.direct is None and not to_rgb:
+            self.gradients.append(torch.zeros_like(layer.bias))
             return None
         colours = reached.image if to_rgb else None
-        following, given = reached.following, reached.given
-        made = self._launched(output_gradient(layer, saved, self._dtype, following, given, colours))
-        reached.following = reached.given = None
+        following, direct = reached.following, reached.direct
+        result = self._launched(output_gradient(layer, saved, self._dtype, following, direct, colours))
+        reached.following = reached.direct = None
         if to_rgb:
-            self.found += [reached.colours.to(to_rgb[1].dtype, copy=True), _summed(made.rgb, to_rgb[0], (1, 2))]
-        self.found.append(_summed(made.bias, layer.bias, ((0, 1, 2), (1, 2), (2,))[layer.bias.ndim - 1]))
-        return made.dz
+            self.gradients += [reached.colours.to(to_rgb[1].dtype, copy=True), _summed(result.rgb, to_rgb[0], (1, 2))]
+        self.gradients.append(_summed(result.bias, layer.bias, ((0, 1, 2), (1, 2), (2,))[layer.bias.ndim - 1]))
+        return result.dz
 
     def inner_layer(self, layer: Layer, dz: Tensor | None, x: Tensor) -> None:
-        """Finds the gradient of the weight of a layer that multiplies outputs x of the layer before."""
+        """Compute the gradient of the weight of a layer whose input is x, the output of the layer before."""
         if dz is None:
-            self.found.append(torch.zeros_like(layer.weight))
+            self.gradients.append(torch.zeros_like(layer.weight))
             return
-        self.found.append(self._stored_weight(dz, x, layer.weight))
+        self.gradients.append(self._stored_weight(dz, x, layer.weight))
         self._reached.following = Following(dz, rows_dense(layer.weight, self._dtype))
 
     def first_layer(self, plan: StagePlan, dz: Tensor | None, before: Tensor | None, tables: Tables | None) -> None:
-        """Finds the gradients of a stage's first weight, phases and frequencies; goes on to the stage before.
+        """Compute the gradients of a stage's first weight, phases and frequencies, and move to the stage before.
 
         before: what that put out, or None.
         """
@@ -87,8 +87,8 @@ class _Backward:
         if reached.image is not None:
             reached.image = self._launched(children_sum(reached.image, plan.ratio))
         if dz is None:
-            given = () if plan.fourier is None else (plan.fourier.phase, plan.fourier.frequency)
-            self.found += [torch.zeros_like(tensor) for tensor in (weight, *given)]
+            features = () if plan.fourier is None else (plan.fourier.phase, plan.fourier.frequency)
+            self.gradients += [torch.zeros_like(tensor) for tensor in (weight, *features)]
             return
         narrow, parts = rows_dense(weight, self._dtype), []
         if before is not None:
@@ -98,7 +98,7 @@ class _Backward:
         if tables is not None:
             partial = self._launched(feature_weight_gradient(dz, tables))
             parts.append(_summed(partial, plan.inner, (1,)))
-        self.found.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
+        self.gradients.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
         if tables is not None:
             self._fourier(plan, dz, narrow[:, :, weight.shape[2] - plan.inner.shape[2] :], tables)
 
@@ -108,8 +108,8 @@ class _Backward:
     def _fourier(self, plan: StagePlan, dz: Tensor, weight: Tensor, tables: Tables) -> None:
         partial = self._launched(phase_gradient(dz, weight, tables, plan.grid))  # [N, T, tiles, 3, D]
         fourier = plan.fourier
-        self.found.append(_summed(partial[:, :, :, 0], fourier.phase, (2,)))
-        self.found.append(_summed(partial[:, :, :, 1:].mT, fourier.frequency, (1, 2)))
+        self.gradients.append(_summed(partial[:, :, :, 0], fourier.phase, (2,)))
+        self.gradients.append(_summed(partial[:, :, :, 1:].mT, fourier.frequency, (1, 2)))
 
 
 class _Outputs:
@@ -128,22 +128,22 @@ class _Outputs:
             self._last.append(self._computed(index, len(plans[index].layers))[-1])
 
     def _computed(self, index: int, count: int) -> list[Tensor]:
-        """The outputs of the first `count` layers of a stage."""
-        before, made = self.before(index), []
+        """Return the outputs of the first `count` layers of a stage."""
+        before, outputs = self.before(index), []
         for number in range(count):
-            made.append(
-                self._forward.layer(self._plans[index], number, made[-1] if made else before, self.tables[index])
+            outputs.append(
+                self._forward.layer(self._plans[index], number, outputs[-1] if outputs else before, self.tables[index])
             )
-        return made
+        return outputs
 
     def before(self, index: int) -> Tensor | None:
-        """What the stage before put out."""
+        """Return the output of the stage before."""
         if index == 0:
             return None
         return self._last[index - 1] if self._stored is None else self._stored[index - 1][-1]
 
     def stage(self, index: int) -> list[Tensor]:
-        """The outputs of a stage's layers, a list to take from; stages are asked for from the last to the first."""
+        """Return the outputs of a stage's layers as a list to pop from; call from the last stage to the first."""
         if self._stored is not None:
             return self._stored[index]
         count = len(self._plans[index].layers)
@@ -160,7 +160,7 @@ def backward(
     kept: Sequence[Tensor] | None = None,
     run: Run = launch.run,
 ) -> list[Tensor]:
-    """Gradients of every tensor of an INR, in the order of `INR.tensors` and of its types.
+    """Return the gradients of every tensor of an INR, in the order of `INR.tensors` and in their types.
 
     Args:
         inr: on a device, none of its tensors float64.
@@ -176,18 +176,18 @@ def backward(
     shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
     forward = Forward(inr, dtype, run)
     outputs = _Outputs(plans, kept, forward)
-    found = _Backward(gradient, shown, dtype, forward.launched)
+    chain = _Backward(gradient, shown, dtype, forward.launched)
     for index in reversed(range(len(plans))):
-        made = outputs.stage(index)
+        stage_outputs = outputs.stage(index)
         for number in reversed(range(len(plans[index].layers))):
-            saved = made.pop()  # nothing refers to it once the layer is done
-            x = made[-1] if made else outputs.before(index)
-            _differentiate(found, forward, plans[index], number, saved, x, outputs.tables[index])
-    return found.found[::-1]
+            saved = stage_outputs.pop()  # nothing refers to it once the layer is done
+            x = stage_outputs[-1] if stage_outputs else outputs.before(index)
+            _differentiate(chain, forward, plans[index], number, saved, x, outputs.tables[index])
+    return chain.gradients[::-1]
 
 
 def _differentiate(
-    found: _Backward,
+    chain: _Backward,
     forward: Forward,
     plan: StagePlan,
     number: int,
@@ -195,12 +195,12 @@ def _differentiate(
     x: Tensor | None,
     tables: Tables | None,
 ) -> None:
-    """Finds the gradients of a layer that made `saved` of x, and if it is a stage's first, of the stage's features."""
+    """Compute the gradients of a layer with input x, and of the features if it is the first of its stage."""
     layer = plan.layers[number]
     if layer.activation == "sine":
         saved = forward.before_activation(plan, number, x, tables)
-    dz = found.output(layer, saved)
+    dz = chain.output(layer, saved)
     if number:
-        found.inner_layer(layer, dz, x)
+        chain.inner_layer(layer, dz, x)
     else:
-        found.first_layer(plan, dz, x, tables)
+        chain.first_layer(plan, dz, x, tables)

@@ -21,7 +21,7 @@ class _Evaluation:
         self.canvas = Canvas(None, 1, inr.device)
 
     def stage(self, plan: StagePlan, x: Tensor | None, wanted: bool, planes: bool) -> Tensor | None:
-        """What a stage puts out, if it is wanted, as frames if `planes`; x is what the one before put out."""
+        """Return the output of a stage if it is wanted, as frames if `planes`; x is the output of the stage before."""
         tables, number = self._forward.tables(plan), 0
         for count in fused_stages.cuts(plan.layers, self._dtype, self.canvas.device):
             last = number + count == len(plan.layers)
@@ -39,25 +39,25 @@ class _Evaluation:
     def _together(
         self, plan: StagePlan, number: int, count: int, x: Tensor | None, tables: Tables | None, store: bool
     ) -> Tensor | None:
-        """What `count` layers from `number` on put out, in one kernel."""
+        """Run `count` layers from `number` on in one kernel and return the output of the last."""
         layers = plan.layers[number : number + count]
         weight, source = self._forward.read(plan, number, x, tables)
         weights = [weight, *(rows_dense(layer.weight, self._dtype) for layer in layers[1:])]
         return self._forward.launched(fused_stages.stage(layers, weights, source, store=store, canvas=self.canvas))
 
     def kept(self, plan: StagePlan, x: Tensor | None) -> list[Tensor]:
-        """What all layers of a stage put out, each in a kernel of its own."""
-        tables, found = self._forward.tables(plan), []
+        """Return the outputs of all layers of a stage, each from a kernel of its own."""
+        tables, outputs = self._forward.tables(plan), []
         for number in range(len(plan.layers)):
             x = self._forward.layer(plan, number, x, tables, canvas=self.canvas)
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs
 
 
 def evaluate(
     inr: INR, grid: Grid, dtype: torch.dtype, *, keep: bool = False, run: Run = launch.run
 ) -> tuple[Tensor, list[Tensor]]:
-    """Frames [N, T, C, H, W] float32, and the outputs [N, T, H, W, O] of all layers in `dtype` if they are to be kept.
+    """Return frames [N, T, C, H, W] float32, and if `keep` the outputs [N, T, H, W, O] of all layers in `dtype`.
 
     Stages whose activations fit on the chip run in kernels of several layers, unless their outputs are kept.
 
@@ -67,19 +67,19 @@ def evaluate(
         dtype: of the products and of activations.
         run: what to do with launches; they may be collected instead where tensors are on "meta".
     """
-    plans, found, kept, x = lower(inr, grid), _Evaluation(inr, dtype, run), [], None
+    plans, evaluation, kept, x = lower(inr, grid), _Evaluation(inr, dtype, run), [], None
     shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
     for plan in plans:
         last = plan is plans[-1]
         if keep:
-            kept += found.kept(plan, x)
+            kept += evaluation.kept(plan, x)
         if not keep or (last and not shown):  # frames are float32: what is kept of the last layer is not
-            x = found.stage(plan, x, wanted=not last or not shown, planes=last and not shown)
+            x = evaluation.stage(plan, x, wanted=not last or not shown, planes=last and not shown)
         else:
             x = kept[-1]
     if not shown:
         return x, kept
-    canvas, size = found.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
+    canvas, size = evaluation.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
     if canvas.scale < plans[-1].scale:  # the last stages read nothing out
         run([to_rgb.added(canvas, None, None, size, plans[-1].scale)], inr.device)
     return canvas.pixels, kept
@@ -87,6 +87,6 @@ def evaluate(
 
 @torch.no_grad()
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Peak bytes of the tensors that `evaluate` makes, its result included: those that it makes on "meta"."""
+    """Return the peak bytes of the tensors of `evaluate`, its result included."""
     on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
     return peak_bytes(lambda: evaluate(on_meta, grid, dtype, run=lambda launches, device: None))

@@ -17,7 +17,7 @@ Run = Callable[[Sequence[Launch], torch.device], None]
 
 
 class Forward:
-    """Makes what layers put out, in the order they are asked for.
+    """Compute the outputs of layers one after the other.
 
     Args:
         inr: whose N, T and device hold for all plans.
@@ -30,12 +30,12 @@ class Forward:
         self._dtype, self._run = dtype, run
 
     def launched(self, result: tuple[Any, Sequence[Launch]]) -> Any:
-        """What a planner made, its launches run."""
+        """Run the launches of a (result, launches) pair and return the result."""
         self._run(result[1], self._device)
         return result[0]
 
     def tables(self, plan: StagePlan) -> Tables | None:
-        """The tables of a stage's Fourier features, or None if it has none."""
+        """Return the tables of a stage's Fourier features, or None if it has none."""
         if plan.fourier is None:
             return None
         rows, columns, launches = fourier_features.tables(plan.fourier, plan.grid, self._dtype)
@@ -43,7 +43,7 @@ class Forward:
         return Tables(rows, columns, plan.fourier.parts == "sincos")
 
     def read(self, plan: StagePlan, number: int, x: Tensor | None, tables: Tables | None) -> tuple[Tensor, Input]:
-        """The weight of a layer and what it meets. Of a first layer, x is what the stage before put out, or None.
+        """Return the weight of a layer and its input. For a first layer, x is the output of the stage before, or None.
 
         A parent's product is made here; where the stage before has the same pixels, it is part of the layer's own.
         """
@@ -69,13 +69,13 @@ class Forward:
         planes: bool = False,
         canvas: Canvas | None = None,
     ) -> Tensor | None:
-        """What layer `number` of a stage puts out; x as of `read`, the rest as of `layers.layer`."""
+        """Return the output of layer `number` of a stage; x as of `read`, the rest as of `layers.layer`."""
         weight, source = self.read(plan, number, x, tables)
         return self.launched(
             layers.layer(plan.layers[number], weight, source, store=store, planes=planes, canvas=canvas)
         )
 
     def before_activation(self, plan: StagePlan, number: int, x: Tensor | None, tables: Tables | None) -> Tensor:
-        """W x + b of layer `number` of a stage, [N, T, H, W, O] float32; x as of `read`."""
+        """Return W x + b of layer `number` of a stage, [N, T, H, W, O] float32; x as of `read`."""
         weight, source = self.read(plan, number, x, tables)
         return self.launched(layers.linear(weight, source, plan.layers[number].bias, torch.float32))

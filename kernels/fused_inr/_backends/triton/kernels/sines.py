@@ -20,7 +20,7 @@ INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 
 @triton.jit
 def reduced(a):
-    """a - 2 pi round(a / 2 pi), in -pi ... pi, of a float32 tensor."""
+    """Return a - 2 pi round(a / 2 pi), in -pi ... pi, of a float32 tensor."""
     # Adding and taking off 1.5 * 2^23 rounds to an integer, half to even, for |a / 2 pi| < 2^22.
     k = (a * 0.15915494309189535 + 12582912.0) - 12582912.0
     r = tl.fma(k, -6.28125, a)
@@ -55,18 +55,18 @@ def _cosine_of_reduced(r):
 
 @triton.jit
 def sine(a):
-    """sin(a) of a float32 tensor of angles in radians."""
+    """Return sin(a) of a float32 tensor of angles in radians."""
     return _sine_of_reduced(reduced(a))
 
 
 @triton.jit
 def cosine(a):
-    """cos(a) of a float32 tensor of angles in radians."""
+    """Return cos(a) of a float32 tensor of angles in radians."""
     return _cosine_of_reduced(reduced(a))
 
 
 @triton.jit
 def sine_cosine(a):
-    """(sin(a), cos(a)) of a float32 tensor of angles in radians, reduced once."""
+    """Return (sin(a), cos(a)) of a float32 tensor of angles in radians, reduced once."""
     r = reduced(a)
     return _sine_of_reduced(r), _cosine_of_reduced(r)

@@ -29,7 +29,7 @@ _FIXED_BITS = tl.constexpr(0x43400000)
 
 @triton.jit
 def stored_phase(phase, dtype: tl.constexpr):
-    """A phase in -pi ... pi as int16, in units of 2^-16 turns, or as float32."""
+    """Return a phase in -pi ... pi as int16, in units of 2^-16 turns, or as float32."""
     if dtype == tl.int16:
         turns = phase * 0.15915494309189535 + _FIXED
         return turns.to(tl.int32, bitcast=True).to(tl.int16)
@@ -39,7 +39,7 @@ def stored_phase(phase, dtype: tl.constexpr):
 
 @triton.jit
 def loaded_phase(stored):
-    """The phase that `stored_phase` was given."""
+    """Return the phase of a value of `stored_phase`."""
     if stored.dtype == tl.int16:
         turns = (stored.to(tl.int32) + _FIXED_BITS).to(tl.float32, bitcast=True)
         return (turns - _FIXED) * 6.283185307179586
@@ -49,13 +49,13 @@ def loaded_phase(stored):
 
 @triton.jit
 def add_to(pointers, sums, began):
-    """Adds to what a program has stored in an earlier tile, if there was one."""
+    """Add to the sums that the program stored for earlier tiles, if there are any."""
     tl.store(pointers, sums + tl.load(pointers, began, 0.0))
 
 
 @triton.jit
 def back_through(d, x, weight, of_weight, began, W: tl.constexpr, PRECISION: tl.constexpr):
-    """Adds d^T x to what is at of_weight [W, W], and returns d weight, for d and x [M, W] of a tile."""
+    """Add d^T x to of_weight [W, W] and return d weight, for d and x [M, W] of a tile."""
     place = tl.arange(0, W)[:, None] * W + tl.arange(0, W)[None, :]
     sums = tl.load(of_weight + place, began, 0.0)
     tl.store(of_weight + place, product(tl.trans(d), computed_once(x), sums, PRECISION))
@@ -159,7 +159,7 @@ def siren_backward_kernel(
 
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Whether the kernel takes a network; the gradients of others are computed layer by layer (`siren_layers`)."""
+    """Return whether the kernel supports a network; others go layer by layer (`siren_layers`)."""
     return siren_forward.fits(coords, weights, dtype) and siren_forward.has_room(
         "siren_backward", coords, weights, dtype
     )
@@ -176,7 +176,7 @@ def backward(
     dtype: torch.dtype,
     with_coords: bool,
 ) -> tuple[Tensor | None, Tensor, list[Launch]]:
-    """Gradients [N, P, K] of the coordinates, if asked for, and sums [N, S, R + L W, W] that `unpacked` takes apart.
+    """Return gradients [N, P, K] of the coordinates or None, and sums [N, S, R + L W, W] for `unpacked`.
 
     They are there once the launches have run. Arguments as of fused_inr::triton_siren_backward, of a network that
     `siren_forward.fits`; N and P are at least 1.
@@ -184,9 +184,9 @@ def backward(
     batch, points, inputs = coords.shape
     network = Network.of(coords, weights, biases, dtype)
     width, layers = network.width, network.layers
-    found, options = configs.options("siren_backward", dtype, width, coords.device)
-    block = found["BLOCK_M"]
-    splits = min(max(1, found["programs"] // batch), cdiv(points, block))
+    constants, options = configs.options("siren_backward", dtype, width, coords.device)
+    block = constants["BLOCK_M"]
+    splits = min(max(1, constants["programs"] // batch), cdiv(points, block))
     of_coords = gradient.new_empty(batch, points, inputs) if with_coords else None
     of_rows = gradient.new_empty(batch, splits, network.rows.shape[1] + layers * width, width)
     stored = torch.float32 if dtype == torch.float32 else torch.int16
@@ -208,7 +208,7 @@ def backward(
 
 
 def unpacked(of_rows: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of the weights, then of the biases, from the sums that `backward` returned."""
+    """Return gradients of the weights, then of the biases, from the sums that `backward` returned."""
     summed = of_rows.sum(1)
     inputs, channels, width = weights[0].shape[2], weights[-1].shape[1], summed.shape[2]
     layers = len(weights) - 2

@@ -37,7 +37,7 @@ MOST_INPUTS = 16
 
 @triton.jit
 def product(a, b, sums, PRECISION: tl.constexpr):
-    """sums + a b; float32 operands to float32's precision ("ieee") or that of TF32 ("tf32")."""
+    """Return sums + a b; float32 operands to float32's precision ("ieee") or that of TF32 ("tf32")."""
     if INTERPRETED:  # whose products of bfloat16 are those of their bits
         return tl.dot(a.to(tl.float32), b.to(tl.float32), sums)
     elif PRECISION == "ieee" and a.dtype == tl.float32 and is_cuda():
@@ -48,7 +48,7 @@ def product(a, b, sums, PRECISION: tl.constexpr):
 
 @triton.jit
 def computed_once(x):
-    """x, which the compiler would otherwise compute again in each thread that needs it for a matrix instruction."""
+    """Return x through an opaque instruction, so that the compiler does not recompute it in every thread."""
     if not INTERPRETED:
         move: tl.constexpr = "mov.b32 $0, $1;" if is_cuda() else "v_mov_b32 $0, $1"
         constraints: tl.constexpr = "=r,r" if is_cuda() else "=v,v"
@@ -60,7 +60,7 @@ def computed_once(x):
 
 @triton.jit
 def first_sums(coordinates, inside, rows, inputs, M: tl.constexpr, W: tl.constexpr):
-    """W x + b [M, W] of the first layer in float32, for points whose coordinates start at the pointers [M]."""
+    """Return W x + b [M, W] of the first layer in float32, for points whose coordinates start at the pointers [M]."""
     unit = tl.arange(0, W)
     sums = tl.zeros([M, W], tl.float32) + tl.load(rows + inputs * W + unit)[None, :]
     for axis in tl.range(0, inputs, disable_licm=True):
@@ -111,36 +111,36 @@ def siren_kernel(
         weight += W * W
     last = rows + (inputs + layers + 1) * W
     channel = tl.arange(0, C)
-    there = channel < channels
-    w = tl.load(last + unit[:, None] + channel[None, :] * W, there[None, :], 0.0)
-    sums = tl.zeros([BLOCK_M, C], tl.float32) + tl.load(last + channels * W + channel, there, 0.0)[None, :]
+    valid = channel < channels
+    w = tl.load(last + unit[:, None] + channel[None, :] * W, valid[None, :], 0.0)
+    sums = tl.zeros([BLOCK_M, C], tl.float32) + tl.load(last + channels * W + channel, valid, 0.0)[None, :]
     y = product(x, w.to(dtype), sums, PRECISION)
     if FINAL_SINE:
         y = sine(omega * y)
     to = out + (sample * points + point)[:, None] * channels + channel[None, :]
-    tl.store(to, y, inside[:, None] & there[None, :])
+    tl.store(to, y, inside[:, None] & valid[None, :])
 
 
 def is_shared(tensors: Sequence[Tensor]) -> bool:
-    """Whether every one of some tensors [N, ...] is one copy that N samples share."""
+    """Return whether N samples share each of these tensors [N, ...]."""
     return all(tensor.shape[0] == 1 or tensor.stride(0) == 0 for tensor in tensors)
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """A tensor [N, ...] whose samples are contiguous, each or the one they share; copied only where they are not."""
+    """Return a tensor [N, ...] with contiguous samples, copied only if necessary."""
     one = tensor[:1] if is_shared([tensor]) else tensor
     return tensor if tensor.shape[0] and tensor[0].is_contiguous() else one.contiguous()
 
 
 def _padded(tensor: Tensor, rows: int, columns: int) -> Tensor:
-    """Matrices [N, O, I] with rows and columns of zeros added."""
+    """Return matrices [N, O, I] with rows and columns of zeros added."""
     if tensor.shape[1:] == (rows, columns):
         return tensor
     return F.pad(tensor, (0, columns - tensor.shape[2], 0, rows - tensor.shape[1]))
 
 
 def _one_if_shared(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Tensors [N, ...], or the first sample of each if all samples share all of them."""
+    """Return tensors [N, ...], or the first sample of each if all samples share all of them."""
     return [tensor[:1] for tensor in tensors] if is_shared(tensors) else tensors
 
 
@@ -157,7 +157,7 @@ class Network:
 
     @classmethod
     def of(cls, coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dtype: torch.dtype) -> "Network":
-        """Packs float32 coords [N, P, K], weights [N, O, I] and biases [N, O] of two layers or more."""
+        """Pack float32 coords [N, P, K], weights [N, O, I] and biases [N, O] of at least two layers."""
         width, inputs, channels = kernel_width(weights), weights[0].shape[2], weights[-1].shape[1]
         between = _one_if_shared(weights[1:-1])
         if between:
@@ -180,7 +180,7 @@ class Network:
         return self.hidden.shape[2]
 
     def arguments(self) -> dict[str, Any]:
-        """Those of the kernels that are the network's tensors, their sizes and strides."""
+        """Return the arguments of the kernels for the network's tensors, sizes and strides."""
         points, inputs = self.coords.shape[1:]
         return {
             "coords": self.coords,
@@ -197,17 +197,17 @@ class Network:
 
 
 def kernel_width(weights: Sequence[Tensor]) -> int:
-    """Columns W that the kernels give to every hidden layer of a network."""
+    """Return the width W that the kernels pad every hidden layer to."""
     return max(16, power_of_two(max((weight.shape[1] for weight in weights[:-1]), default=0)))
 
 
 def has_room(kernel: str, coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Whether the table has blocks of a kernel for a network's width: wider ones have not registers enough."""
+    """Return whether the table has an entry for a network's width; wider ones need too many registers."""
     return configs.fitting(kernel, dtype, kernel_width(weights), coords.device) is not None
 
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Whether the kernel takes a network; the others are taken layer by layer (`siren_layers`)."""
+    """Return whether the kernel supports a network; others go layer by layer (`siren_layers`)."""
     small = coords.shape[2] <= MOST_INPUTS and weights[-1].shape[1] <= MOST_CHANNELS
     return len(weights) > 1 and small and has_room("siren", coords, weights, dtype)
 
@@ -221,7 +221,7 @@ def forward(
     final_sine: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, list[Launch]]:
-    """Values [N, P, C] of a network that `fits`, once the launches have run; arguments of fused_inr::triton_siren."""
+    """Return values [N, P, C] of a network that `fits`, filled by the launches; arguments as of the op."""
     batch, points = coords.shape[:2]
     out = coords.new_empty(batch, points, weights[-1].shape[1])
     if not out.numel():

@@ -56,26 +56,26 @@ def siren_layer_kernel(
     tile = program % tiles
     point = (tile // column_tiles).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     unit = tile % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside, there = point < points, unit < outputs
+    inside, valid = point < points, unit < outputs
     x += sample * x_sample + point * inputs
     weight += sample * weight_sample + unit.to(tl.int64) * weight_row
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if FEW_INPUTS:
         for k in range(inputs):
             a = tl.load(x + k, inside, 0.0).to(tl.float32)
-            sums += a[:, None] * tl.load(weight + k * weight_column, there, 0.0).to(tl.float32)[None, :]
+            sums += a[:, None] * tl.load(weight + k * weight_column, valid, 0.0).to(tl.float32)[None, :]
     else:
         k = tl.arange(0, BLOCK_K)
         for first in range(0, inputs, BLOCK_K):
             left = first + k < inputs
             a = tl.load(x[:, None] + (first + k)[None, :], inside[:, None] & left[None, :], 0.0)
             place = (first + k).to(tl.int64) * weight_column
-            b = tl.load(weight[None, :] + place[:, None], left[:, None] & there[None, :], 0.0)
+            b = tl.load(weight[None, :] + place[:, None], left[:, None] & valid[None, :], 0.0)
             sums = product(a.to(b.dtype), b, sums, PRECISION)
     if bias is not None:
-        sums += tl.load(bias + sample * bias_sample + unit, there, 0.0)[None, :]
+        sums += tl.load(bias + sample * bias_sample + unit, valid, 0.0)[None, :]
     to = (sample * points + point)[:, None] * outputs + unit[None, :]
-    written = inside[:, None] & there[None, :]
+    written = inside[:, None] & valid[None, :]
     if EPILOGUE == "sine":
         if slopes is None:
             y = sine(omega * sums)
@@ -107,7 +107,7 @@ def siren_weight_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Sums of products of gradient [N, points, outputs] and x [N, points, inputs] over a share of the points.
+    """Sum of products of gradient [N, points, outputs] and x [N, points, inputs] over a share of the points.
 
     They go to weight_sums [N, splits, outputs, inputs], tile by tile of BLOCK_M x BLOCK_N, and those of the gradient
     alone to bias_sums [N, splits, outputs]. `share` is a multiple of BLOCK_K points.
@@ -149,7 +149,7 @@ def layer(
     slopes: Tensor | None = None,
     omega: float = 1.0,
 ) -> Launch:
-    """The launch that fills out [N, P, O] from x [N, P, I] (see `dense`) and weight [N, O, I]; I of at least 1."""
+    """Return the launch that fills out [N, P, O] from x [N, P, I] (see `dense`) and weight [N, O, I], I >= 1."""
     blocks, options = configs.options("siren_layer", weight.dtype, weight.shape[1], out.device)
     batch, points, outputs = out.shape
     arguments = {
@@ -176,7 +176,7 @@ def layer(
 
 
 def weight_gradient(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Launch]:
-    """Sums [N, S, O, I] and [N, S, O] over S shares of the points, of gradient [N, P, O] with x [N, P, I] and alone."""
+    """Return partial sums over S spans of points: of gradient^T x [N, S, O, I] and of the gradient [N, S, O]."""
     batch, points, outputs = gradient.shape
     inputs = x.shape[2]
     blocks, options = configs.options("siren_weight_gradient", gradient.dtype, outputs, gradient.device)
@@ -204,12 +204,12 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Launch
 
 
 def _products(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Weights in the type of the products; what samples share is converted once."""
+    """Return weights in the type of the products; what samples share is converted once."""
     return [(tensor[:1] if is_shared([tensor]) else tensor).to(dtype) for tensor in tensors]
 
 
 def _input(coords: Tensor, dtype: torch.dtype) -> Tensor:
-    """Coordinates as the kernels take them: float32 where they are few."""
+    """Return coordinates as the kernels take them: float32 where they are few."""
     coords = dense(coords)
     if coords.shape[2] <= MOST_INPUTS:
         return coords
@@ -226,7 +226,7 @@ def forward(
     dtype: torch.dtype,
     kept: list[tuple[Tensor, Tensor | None]] | None = None,
 ) -> Tensor:
-    """Values [N, P, C]; arguments as of fused_inr::triton_siren. `kept` gets every layer's output and slope."""
+    """Return values [N, P, C]; arguments as of fused_inr::triton_siren. `kept` gets every layer's output and slope."""
     batch, points = coords.shape[:2]
     x = _input(coords, dtype)
     for index, (weight, bias) in enumerate(zip(_products(weights, dtype), biases, strict=True)):
@@ -257,7 +257,7 @@ def backward(
     dtype: torch.dtype,
     with_coords: bool,
 ) -> list[Tensor | None]:
-    """Gradients of the coordinates (None unless `with_coords`), then of the weights, then of the biases."""
+    """Return gradients of the coordinates (None unless `with_coords`), then of the weights, then of the biases."""
     kept: list[tuple[Tensor, Tensor | None]] = []
     forward(coords, weights, biases, omega, first_omega, final_sine, dtype, kept)
     slopes = kept[-1][1]

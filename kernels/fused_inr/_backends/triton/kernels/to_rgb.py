@@ -22,7 +22,7 @@ LEAST_COLOURS = 16  # of a block of colours in a matrix product
 
 @triton.jit
 def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, PRECISION: tl.constexpr):
-    """total [BLOCK_M, COLOURS] + y [BLOCK_M, BLOCK_N] times weights [colours, outputs], of which o [1, BLOCK_N]."""
+    """Add y [BLOCK_M, BLOCK_N] times the columns o of weight [colours, outputs] to total [BLOCK_M, COLOURS]."""
     c = tl.arange(0, COLOURS)
     if weight.dtype.element_ty == tl.float32 and PRECISION == "ieee":
         # No matrix instruction takes these on NVIDIA GPUs, and a product without one takes all registers.
@@ -31,15 +31,15 @@ def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, P
             total += tl.where((c == colour)[None, :], tl.sum(y * w, 1, keep_dims=True), 0.0)
     else:
         place = tl.trans(o)
-        there = (place < outputs) & (c < colours)[None, :]
-        b = tl.load(weight + c[None, :] * outputs + place, there, 0.0)
+        valid = (place < outputs) & (c < colours)[None, :]
+        b = tl.load(weight + c[None, :] * outputs + place, valid, 0.0)
         total = tl.dot(y.to(b.dtype), b, total, input_precision=PRECISION)
     return total
 
 
 @triton.jit
 def place_in_planes(frame, c, y, x, height, width, colours):
-    """Where pixels [BLOCK_M, 1] of colours c [1, COLOURS] of a frame are in planes."""
+    """Return the offsets in planes of pixels [BLOCK_M, 1] of colours c [1, COLOURS] of a frame."""
     return (frame * colours + c) * (height * width.to(tl.int64)) + y * width.to(tl.int64) + x
 
 
@@ -47,15 +47,15 @@ def place_in_planes(frame, c, y, x, height, width, colours):
 def finish_read_out(
     total, bias, image, out, frame, y, x, inside, height, width, colours, RATIO: tl.constexpr, COLOURS: tl.constexpr
 ):
-    """Stores total [BLOCK_M, COLOURS] + bias + the upsampled running image, of which either may be None, in planes."""
+    """Store total [BLOCK_M, COLOURS] + bias + upsampled running image in planes; the last two may be None."""
     c = tl.arange(0, COLOURS)[None, :]
-    there = inside & (c < colours)
+    valid = inside & (c < colours)
     if bias is not None:
         total += tl.load(bias + c, c < colours, 0.0)
     if image is not None:
         parent = place_in_planes(frame, c, y // RATIO, x // RATIO, height // RATIO, width // RATIO, colours)
-        total += tl.load(image + parent, there, 0.0)
-    tl.store(out + place_in_planes(frame, c, y, x, height, width, colours), total, there)
+        total += tl.load(image + parent, valid, 0.0)
+    tl.store(out + place_in_planes(frame, c, y, x, height, width, colours), total, valid)
 
 
 @triton.jit
@@ -100,7 +100,7 @@ class Canvas:
     device: torch.device
 
     def new(self, colours: int, size: Sequence[int], scale: int) -> Tensor:
-        """Room for the image that follows, of a grid whose N, T, H, W are `size`."""
+        """Allocate the next running image, for a grid with N, T, H, W of `size`."""
         n, t, height, width = size
         self.pixels = torch.empty(n, t, colours, height, width, dtype=torch.float32, device=self.device)
         self.scale = scale
@@ -110,7 +110,7 @@ class Canvas:
 def arguments(
     to_rgb: tuple[Tensor, Tensor] | None, dtype: torch.dtype, canvas: Canvas | None, scale: int
 ) -> dict[str, Tensor | int | None]:
-    """Of a kernel that reads out at a scale, products in `dtype`, and adds the running image; all but `rgb_out`."""
+    """Return the arguments of a kernel that reads out and adds the running image, but for `rgb_out`."""
     if to_rgb is None:
         tensors = dict.fromkeys(("rgb", "rgb_bias", "rgb_out", "image"))
         return tensors | {"rgb_clip": 0, "colours": 0, "IMAGE_RATIO": 1, "COLOURS": 0}
@@ -127,7 +127,7 @@ def arguments(
 
 
 def added(canvas: Canvas, partial: Tensor | None, bias: Tensor | None, size: Sequence[int], scale: int) -> Launch:
-    """Brings the running image to a scale and adds the sums of blocks of a read-out and its bias, if there are."""
+    """Return the launch that upsamples the running image and adds a read-out's partial sums and bias, if given."""
     n, t, height, width = size
     tiles, programs = tiles_of(height, width, 128)
     colours = canvas.pixels.shape[2] if partial is None else partial.shape[3]

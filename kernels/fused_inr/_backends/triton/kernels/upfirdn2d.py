@@ -15,7 +15,7 @@ _TILE_ELEMENTS = {(True, 2): 1024, (True, 4): 512, (False, 2): 512, (False, 4): 
 
 @triton.jit
 def _first(o, pad, lift, UP: tl.constexpr, DOWN: tl.constexpr):
-    """The first tap of outputs `o` that meets a pixel and not an inserted zero, and that pixel.
+    """Return the first tap of outputs `o` that meets a pixel and not an inserted zero, and that pixel.
 
     Padding is to the left of all pixels: `lift` pixels are added to all places and taken off, so that none is negative.
     """
@@ -91,7 +91,7 @@ def upfirdn2d_kernel(
 
 
 def _tile(out_width: int, out_height: int, planes: int, channels_last: bool, itemsize: int) -> tuple[int, int, int]:
-    """Width, height and planes of a tile."""
+    """Return width, height and planes of a tile."""
     elements = _TILE_ELEMENTS[channels_last, itemsize]
     tile_x = min(power_of_two(out_width), 4 if channels_last else 64)
     tile_planes = min(power_of_two(planes), 64) if channels_last else 1  # 64 of them are whole cache lines
@@ -102,7 +102,7 @@ def _tile(out_width: int, out_height: int, planes: int, channels_last: bool, ite
 
 
 def forward(x: Tensor, taps: Tensor, options: Options) -> tuple[Tensor, list[Launch]]:
-    """What fused_inr::upfirdn2d returns, once the launches have run."""
+    """Return the result of fused_inr::upfirdn2d, which the launches fill."""
     up, down, pad, size = options
     out = output(x, size)
     if not x.numel():

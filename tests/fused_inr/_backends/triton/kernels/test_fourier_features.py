@@ -71,7 +71,7 @@ def test_features(grid, shared, dtype, device):
     launch.run(launches, rows.device)
     tiles, count = fourier_features.tiles_of(grid.height, grid.width, 64)
     out = torch.empty(n * t, grid.height * grid.width, 2 * d, device=device)
-    strides = batch_stride(rows), fourier_features.clip_stride(columns)
+    strides = batch_stride(rows), batch_stride(columns)
     arguments = (rows, columns, out, grid.height, grid.width, d, count, *strides, t)
     feature_kernel[(n * t * count,)](*arguments, **tiles, BLOCK_D=4)
     found = out.cpu().double().mT.unflatten(2, (grid.height, grid.width))

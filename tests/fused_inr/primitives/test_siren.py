@@ -1,0 +1,73 @@
+"""The registration of a backend's `siren`: values, two orders of gradients, unused gradients, no points."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from fused_inr import composed, reference
+from fused_inr.primitives.siren import register
+
+CALLS = []
+
+
+def values(coords, weights, biases, omega, first_omega, final_sine, dtype):
+    CALLS.append("values")
+    return reference.siren(coords, weights, biases, omega, first_omega, "sine" if final_sine else "linear", dtype)
+
+
+def gradients(gradient, coords, weights, biases, *options):
+    *options, with_coords = options
+    CALLS.append(("gradients", with_coords))
+    leaves = [tensor.detach().requires_grad_() for tensor in (coords, *weights, *biases)]
+    with ThreadPoolExecutor(1) as thread:  # PyTorch turns autograd off in the thread of an op
+        results = thread.submit(composed.siren_gradients, gradient.detach(), leaves, *options).result()
+    of_coords, *others = (result.detach().contiguous() for result in results)
+    return [of_coords if with_coords else coords.new_empty(0), *others]
+
+
+siren = register("test", values, gradients)
+
+
+@pytest.fixture(autouse=True)
+def calls():
+    CALLS.clear()
+    return CALLS
+
+
+def network(points: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, points, 2), (2, 8, 2), (2, 3, 8), (2, 8), (2, 3)]
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def loss_of(function, tensors, final):
+    coords, first, last, *biases = tensors
+    return function(coords, [first, last], biases, 2.0, 3.0, final, torch.float32).square().sum()
+
+
+@pytest.mark.parametrize("final", ["linear", "sine"])
+def test_gradients_of_two_orders(final, calls, assert_close):
+    tensors, results = network(5), []
+    for function in (reference.siren, siren):
+        loss = loss_of(function, tensors, final)
+        first = torch.autograd.grad(loss, tensors, retain_graph=True)
+        again = torch.autograd.grad(loss, tensors, create_graph=True)
+        results.append([loss, *first, *torch.autograd.grad(sum(g.square().sum() for g in again), tensors)])
+    # Once for the first gradients, and once on the way back from the gradients of gradients.
+    assert calls == ["values", *[("gradients", True)] * 2]
+    for expected, result in zip(*results, strict=True):
+        assert_close("gradient", expected, result, 1e-6)  # the same calls of PyTorch on both sides
+
+
+def test_the_gradient_of_coordinates_is_asked_for_only_where_it_is_used(calls):
+    coords, *others = network(5)
+    torch.autograd.grad(loss_of(siren, [coords.detach(), *others], "linear"), others)
+    assert calls == ["values", ("gradients", False)]
+
+
+def test_nothing_is_called_without_points(calls):
+    tensors = network(0)
+    gradients = torch.autograd.grad(loss_of(siren, tensors, "linear"), tensors)
+    assert calls == []
+    assert all((gradient == 0).all() for gradient in gradients)

@@ -6,8 +6,8 @@
 //
 //     k s x + k (1 - s) m + (1 - k) M + b
 //
-// which but for b is its own adjoint. M counts all of the frame where color comes first; where it comes last, the pixels
-// that are seen, the others being zero, and these become (1 - k) M + b in turn.
+// which but for b is its own adjoint. M counts all of the frame where color comes first; where it comes last, the
+// pixels that are seen, the others being zero, and these become (1 - k) M + b in turn.
 
 // Along one axis, output i in [begin, end) is element i + source of the input, unless it is in [hole, hole_end).
 struct Axis {
@@ -101,9 +101,8 @@ static double seen_sum(const FusedInrAugment& c, const Sight& sight, const T* x)
   for (int64_t i = 0; i < c.height; i++) {
     const T* row = x + (i + sight.rows.source) * c.width + sight.columns.source;
     const auto seen = [&](int64_t begin, int64_t end) {
-      over_row(end - begin, [&](int64_t j, int n) {
-        sum.add(channel_sum(row + begin + j, c.channels, c.height * c.width, n));
-      });
+      over_row(end - begin,
+               [&](int64_t j, int n) { sum.add(channel_sum(row + begin + j, c.channels, c.height * c.width, n)); });
     };
     sight.row(i, c.width, seen, [](int64_t, int64_t) {});
   }
@@ -133,7 +132,8 @@ static void augment_frame(const FusedInrAugment& c, int64_t clip, const T* x, T*
       if (!colored) {
         if (begin < end)
           for (int64_t channel = 0; channel < c.channels; channel++)
-            __builtin_memcpy(to + channel * plane + begin, row + channel * plane + begin, size_t(end - begin) * sizeof(T));
+            __builtin_memcpy(to + channel * plane + begin, row + channel * plane + begin,
+                             size_t(end - begin) * sizeof(T));
         return;
       }
       over_stretch(end - begin, [&](int64_t j, int n) {

@@ -5,7 +5,7 @@
 // children of each coarse pixel before it meets a matrix. Weight gradients are accumulated over the bands of a slice, a
 // fixed part of a clip's bands, and the slices are added in order: the same bits for any number of threads.
 
-constexpr int64_t SLICES = 8;      // slices that are worked on together
+constexpr int64_t SLICES = 8;  // slices that are worked on together
 constexpr int64_t CLIPS_AT_ONCE = 4;
 
 // Adds slices in order, rows of `n` that are `padded` apart, and writes them to where the gradients go.
@@ -69,13 +69,13 @@ struct Backward : Engine<T> {
 
   // Sums of one slice.
   struct LayerSums {
-    float *weight, *parent;       // [O][padded I]
-    float *bias;                  // [T][padded O]
-    float *rgb_weight, *rgb_bias; // [C][padded O], [C]
+    float *weight, *parent;        // [O][padded I]
+    float* bias;                   // [T][padded O]
+    float *rgb_weight, *rgb_bias;  // [C][padded O], [C]
   };
   struct StageSums {
-    float *phase;      // [T][padded D]
-    float *frequency;  // [2][padded D]
+    float* phase;      // [T][padded D]
+    float* frequency;  // [2][padded D]
   };
   struct Sums {
     LayerSums* layers;
@@ -109,10 +109,10 @@ struct Backward : Engine<T> {
   // One thread's buffers beyond the forward pass's.
   struct Work {
     Kept<T> kept;
-    float *gradient;       // [TILE][widest]: of a layer's output
-    T *delta, *input;      // [TILE][widest]: gradient before the activation, features
+    float* gradient;   // [TILE][widest]: of a layer's output
+    T *delta, *input;  // [TILE][widest]: gradient before the activation, features
     S *delta_steps, *input_steps, *block;
-    float *image[FUSED_INR_MOST_STAGES];      // [pixels][channels] of each stage: gradient of the running image
+    float* image[FUSED_INR_MOST_STAGES];  // [pixels][channels] of each stage: gradient of the running image
     float *below, *above;  // [pixels][padded O]: gradient of a stage's output; of the upsampled product, summed
   };
 
@@ -161,7 +161,8 @@ struct Backward : Engine<T> {
   }
 
   // gradient [m][widest] of a layer's output -> delta, before its activation; bias sums.
-  void through_activation(const FusedInrLayer& l, const T* out, int64_t m, const Work& x, int64_t ld, float* bias) const {
+  void through_activation(const FusedInrLayer& l, const T* out, int64_t m, const Work& x, int64_t ld,
+                          float* bias) const {
     const int64_t np = round_up(l.out, W);
     const float low = l.activation == ACT_LRELU ? l.slope : l.activation == ACT_RELU ? 0.0f : 1.0f;
     for (int64_t j = 0; j < np; j += W) {
@@ -177,7 +178,8 @@ struct Backward : Engine<T> {
     }
   }
 
-  void add_outer(const T* input, int64_t ldi, int64_t in, int64_t out, int64_t m, int64_t ld, const Work& x, float* sum) const {
+  void add_outer(const T* input, int64_t ldi, int64_t in, int64_t out, int64_t m, int64_t ld, const Work& x,
+                 float* sum) const {
     const S* a = in_steps(x.delta, ld, m, round_up(out, W), (S*)x.delta_steps);
     const S* b = in_steps(input, ldi, m, round_up(in, W), (S*)x.input_steps);
     outer_product(a, ld, out, b, ldi, in, steps(m, T()), sum, x.block);
@@ -282,7 +284,8 @@ struct Backward : Engine<T> {
   // The product with the stage before, at that stage's resolution: from `above` to `below`.
   void parent_backward(int layer, int64_t pixels, const T* weight, Work& x, typename Base::Scratch& scratch, int64_t ld,
                        const LayerSums& sum) const {
-    const int64_t out = p.layers[layer].out, in = p.layers[layer - 1].out, lda = round_up(out, W), ldi = round_up(in, W);
+    const int64_t out = p.layers[layer].out, in = p.layers[layer - 1].out, lda = round_up(out, W),
+                  ldi = round_up(in, W);
     for (int64_t first = 0; first < pixels; first += TILE) {
       const int64_t m = std_min<int64_t>(TILE, pixels - first);
       for (int64_t r = 0; r < m; r++)
@@ -290,8 +293,7 @@ struct Backward : Engine<T> {
       add_outer(x.kept.outputs[layer - 1] + first * ldi, ldi, in, out, m, ld, x, sum.parent);
       product(x.delta, ld, m, weight, in, out, scratch.c, [&](const float* c, int64_t n0, int64_t lanes) {
         for (int64_t r = 0; r < m; r++)
-          for (int64_t j = 0; j < lanes; j += W)
-            store(x.below + (first + r) * ldi + n0 + j, load(c + r * lanes + j));
+          for (int64_t j = 0; j < lanes; j += W) store(x.below + (first + r) * ldi + n0 + j, load(c + r * lanes + j));
       });
     }
   }
@@ -323,19 +325,23 @@ struct Backward : Engine<T> {
       for (int64_t i = 0; i < count; i++) parts[i] = slices[i].layers[layer].*field;
       return parts;
     };
-    sum_slices(each(&LayerSums::weight), count, l.out, l.in, round_up(l.in, W), to.weight + clip * to.weight_clip, to.weight_row);
+    sum_slices(each(&LayerSums::weight), count, l.out, l.in, round_up(l.in, W), to.weight + clip * to.weight_clip,
+               to.weight_row);
     const int64_t np = round_up(l.out, W);
     sum_slices(each(&LayerSums::bias), count, p.times, l.out, np, to.bias + clip * p.times * l.out, l.out);
     if (l.rgb_weight) {
-      sum_slices(each(&LayerSums::rgb_weight), count, p.channels, l.out, np, to.rgb_weight + clip * p.channels * l.out, l.out);
-      sum_slices(each(&LayerSums::rgb_bias), count, 1, p.channels, p.channels, to.rgb_bias + clip * p.channels, p.channels);
+      sum_slices(each(&LayerSums::rgb_weight), count, p.channels, l.out, np, to.rgb_weight + clip * p.channels * l.out,
+                 l.out);
+      sum_slices(each(&LayerSums::rgb_bias), count, 1, p.channels, p.channels, to.rgb_bias + clip * p.channels,
+                 p.channels);
     }
     const int s = stage_of(layer);
     if (first_of(s) != layer) return;
     const FusedInrStageGrad& at = g.stages[s];
     if (s) {
       const int64_t in = p.layers[layer - 1].out;
-      sum_slices(each(&LayerSums::parent), count, l.out, in, round_up(in, W), at.parent + clip * at.parent_clip, at.parent_row);
+      sum_slices(each(&LayerSums::parent), count, l.out, in, round_up(in, W), at.parent + clip * at.parent_clip,
+                 at.parent_row);
     }
     const int64_t d = p.stages[s].features, dp = round_up(d, W);
     if (!d) return;

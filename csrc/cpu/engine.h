@@ -5,8 +5,8 @@
 // layer without any other pixel. Between stages only the product of the stage's output with the next stage's weight is
 // kept, at the coarse resolution: the next stage adds it to what its coordinate features give.
 
-constexpr int64_t TILE = 128;  // pixels that run through the layers of a stage together
-constexpr int64_t BAND = 128;  // least pixels of the base grid in a band
+constexpr int64_t TILE = 128;              // pixels that run through the layers of a stage together
+constexpr int64_t BAND = 128;              // least pixels of the base grid in a band
 constexpr int64_t GROUP_BYTES = 24 << 20;  // packed weights of the clips that are worked on together
 
 // Memory that grows from the front; `dry` only counts. Allocations are aligned to cache lines.
@@ -39,7 +39,7 @@ static inline vf activate(vf v, const FusedInrLayer& l) {
 template <class T>
 struct PackedLayer {
   const T* weight;
-  const T* parent;  // of the product with the stage before, or null
+  const T* parent;   // of the product with the stage before, or null
   const float* rgb;  // [C][padded O], rounded to T
 };
 
@@ -64,8 +64,9 @@ static void finish_rows(const float* c, int64_t n0, int64_t lanes, int64_t m, co
 }
 
 template <class T>
-static void finish_block(const float* c, int64_t n0, int64_t lanes, int64_t m, const FusedInrLayer& l, const float* bias,
-                         const float* addend, const int32_t* parent, int64_t lda, T* to, int64_t ldt) {
+static void finish_block(const float* c, int64_t n0, int64_t lanes, int64_t m, const FusedInrLayer& l,
+                         const float* bias, const float* addend, const int32_t* parent, int64_t lda, T* to,
+                         int64_t ldt) {
   switch (l.activation) {
     case ACT_LRELU: return finish_rows<ACT_LRELU>(c, n0, lanes, m, l, bias, addend, parent, lda, to, ldt);
     case ACT_RELU: return finish_rows<ACT_RELU>(c, n0, lanes, m, l, bias, addend, parent, lda, to, ldt);
@@ -155,13 +156,14 @@ struct Engine {
           PackedLayer<T> mine = {};
           const PackedLayer<T>* before = all && n ? all + layer : nullptr;
           const bool dry = !all;
-          mine.weight = n && !l.weight_clip ? (dry ? nullptr : before->weight) : arena.take<T>(packed_size(l.out, l.in));
+          mine.weight =
+              n && !l.weight_clip ? (dry ? nullptr : before->weight) : arena.take<T>(packed_size(l.out, l.in));
           if (i == 0 && s)
             mine.parent = n && !stage.parent_clip ? (dry ? nullptr : before->parent)
                                                   : arena.take<T>(packed_size(l.out, p.layers[layer - 1].out));
           if (l.rgb_weight)
-            mine.rgb = n && !l.rgb_clip ? (dry ? nullptr : before->rgb)
-                                        : arena.take<float>(p.channels * round_up(l.out, W));
+            mine.rgb =
+                n && !l.rgb_clip ? (dry ? nullptr : before->rgb) : arena.take<float>(p.channels * round_up(l.out, W));
           if (all) all[n * p.num_layers + layer] = mine;
         }
     }
@@ -209,11 +211,11 @@ struct Engine {
 
   // One thread's buffers.
   struct Scratch {
-    T *a, *b;               // [TILE][widest]
-    float* c;               // [TILE][NB]
-    float* bias;            // [layers][padded O]
-    int32_t* parents;       // [TILE]
-    float *sy, *cy;         // sin and cos of f Y + phase, of one stage: [rows][padded D]
+    T *a, *b;                     // [TILE][widest]
+    float* c;                     // [TILE][NB]
+    float* bias;                  // [layers][padded O]
+    int32_t* parents;             // [TILE]
+    float *sy, *cy;               // sin and cos of f Y + phase, of one stage: [rows][padded D]
     float *addend, *addend_next;  // [pixels of the stage before][padded O]: product waiting for the stage's first layer
     float *image, *image_before;  // [pixels][channels]
   };
@@ -225,8 +227,7 @@ struct Engine {
       const int64_t rows = band_rows * stage.scale, columns = p.width * stage.scale, d = round_up(stage.features, W);
       table_rows = std_max(table_rows, rows * d);
       pixels = std_max(pixels, rows * columns);
-      if (s + 1 < p.num_stages)
-        addend = std_max(addend, rows * columns * round_up(first_layer(s + 1).out, W));
+      if (s + 1 < p.num_stages) addend = std_max(addend, rows * columns * round_up(first_layer(s + 1).out, W));
     }
     for (int i = 0; i < p.num_layers; i++) biases += round_up(p.layers[i].out, W);
     Scratch x;
@@ -365,9 +366,9 @@ struct Engine {
           float* rest = x.addend_next + first * ldn;
           product(in, ld, m, weights[stage.layers].parent, next.out, layers[stage.layers - 1].out, x.c,
                   [&](const float* c, int64_t n0, int64_t lanes) {
-                    for (int64_t r = 0; r < m; r++)
-                      for (int64_t j = 0; j < lanes; j += W) store(rest + r * ldn + n0 + j, load(c + r * lanes + j));
-                  });
+            for (int64_t r = 0; r < m; r++)
+              for (int64_t j = 0; j < lanes; j += W) store(rest + r * ldn + n0 + j, load(c + r * lanes + j));
+          });
         } else if (p.out) {
           write(clip, time, base_row * stage.scale, width, first, m, in, ld, image);
         }
@@ -384,8 +385,8 @@ struct Engine {
   }
 
   // Pixels of the last stage into the planes of the output: the image, or the last layer where nothing is read out.
-  void write(int64_t clip, int64_t time, int64_t row0, int64_t columns, int64_t first, int64_t m, const T* x, int64_t ld,
-             const float* image) const {
+  void write(int64_t clip, int64_t time, int64_t row0, int64_t columns, int64_t first, int64_t m, const T* x,
+             int64_t ld, const float* image) const {
     const int64_t height = p.height * p.stages[p.num_stages - 1].scale;
     float* frame = p.out + (clip * p.times + time) * p.channels * height * columns + row0 * columns + first;
     for (int64_t c = 0; c < p.channels; c++)

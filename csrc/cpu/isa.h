@@ -1,7 +1,7 @@
 // One instruction set: everything in a namespace of its own (ISA_NAME), and the table through which api.cpp calls it.
 //
-// The standard library's inline functions would be shared among the instruction sets, and the linker might keep the copy
-// with the widest one: what is needed of it stands here.
+// The standard library's inline functions would be shared among the instruction sets, and the linker might keep the
+// copy with the widest one: what is needed of it stands here.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -100,8 +100,16 @@ static int32_t augment(const FusedInrAugment& c, FusedInrParallelFor run) {
 }  // namespace ISA_NAME
 
 extern const IsaTable ISA_TABLE;
-const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::kept,        ISA_NAME::backward,
-                            ISA_NAME::points, ISA_NAME::points_backward,  ISA_NAME::bias_act,    ISA_NAME::bias_act_slope,
-                            ISA_NAME::upfirdn2d, ISA_NAME::minibatch_stddev, ISA_NAME::convolution_weight,
+const IsaTable ISA_TABLE = {ISA_NAME::render,
+                            ISA_NAME::render_workspace,
+                            ISA_NAME::kept,
+                            ISA_NAME::backward,
+                            ISA_NAME::points,
+                            ISA_NAME::points_backward,
+                            ISA_NAME::bias_act,
+                            ISA_NAME::bias_act_slope,
+                            ISA_NAME::upfirdn2d,
+                            ISA_NAME::minibatch_stddev,
+                            ISA_NAME::convolution_weight,
                             ISA_NAME::augment,
                             ISA_NAME::sincos_array};

@@ -1,7 +1,7 @@
 // Bias, activation, gain, clamp and residual in one pass, and the slope of that applied to a gradient.
 //
-// A tensor [outer, channels, inner] is taken as rows of consecutive elements: with inner = 1 a row is one pixel with all
-// channels, and the bias runs along it; else it is one plane with one bias.
+// A tensor [outer, channels, inner] is taken as rows of consecutive elements: with inner = 1 a row is one pixel with
+// all channels, and the bias runs along it; else it is one plane with one bias.
 
 // act(v) and, where it is asked for, act'(v), of the activations that are not piecewise linear.
 static inline float curved(int32_t act, float v, bool slope) {

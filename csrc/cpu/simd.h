@@ -84,8 +84,8 @@ static inline vf sin_shifted(vf x, float quarter) {
   return (vf)((vi)sin_poly(r) ^ parity);
 }
 
-// sin(pi t), absolute error 7e-5 and what the rounding of t makes of it: for results that are kept in bfloat16, whose own
-// rounding is 2e-3. No reduction is needed in half turns, and three terms are enough.
+// sin(pi t), absolute error 7e-5 and what the rounding of t makes of it: for results that are kept in bfloat16, whose
+// own rounding is 2e-3. No reduction is needed in half turns, and three terms are enough.
 static inline vf sin_half_turns(vf t) {
   const float magic = 12582912.0f;
   const vf shifted = t + magic;

@@ -8,6 +8,14 @@
 //
 // which but for b is its own adjoint. M counts all of the frame where color comes first; where it comes last, the
 // pixels that are seen, the others being zero, and these become (1 - k) M + b in turn.
+#pragma once
+
+#include "abi.h"
+#include "elements.h"
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 // Along one axis, output i in [begin, end) is element i + source of the input, unless it is in [hole, hole_end).
 struct Axis {
@@ -19,7 +27,7 @@ static inline int64_t limited(int64_t value, int64_t least, int64_t most) {
 }
 
 // Numbers are limited before they are added: a draw may hold anything.
-static Axis axis_of(const FusedInrAugment& c, int64_t clip, int axis) {
+static inline Axis axis_of(const FusedInrAugment& c, int64_t clip, int axis) {
   const int64_t size = axis ? c.width : c.height;
   int64_t shift = c.offset ? limited(c.offset[2 * clip + axis], -size, size) : 0, hole_shift = 0;
   if (c.adjoint) {
@@ -160,3 +168,5 @@ static int32_t augment_of(T*, const FusedInrAugment& c, FusedInrParallelFor run)
   });
   return ok ? 0 : 2;
 }
+
+}  // namespace ISA_NAME

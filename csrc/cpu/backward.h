@@ -4,20 +4,19 @@
 // The identities of the forward pass hold backwards as well: the gradient of the upsampled product is summed over the
 // children of each coarse pixel before it meets a matrix. Weight gradients are accumulated over the bands of a slice, a
 // fixed part of a clip's bands, and the slices are added in order: the same bits for any number of threads.
+#pragma once
 
-constexpr int64_t SLICES = 8;  // slices that are worked on together
+#include "abi.h"
+#include "engine.h"
+#include "gemm.h"
+#include "layers.h"
+#include "simd.h"
+#include "slices.h"
+#include "support.h"
+
+namespace ISA_NAME {
+
 constexpr int64_t CLIPS_AT_ONCE = 4;
-
-// Adds slices in order, rows of `n` that are `padded` apart, and writes them to where the gradients go.
-static void sum_slices(const float* const* parts, int64_t count, int64_t rows, int64_t n, int64_t padded, float* to,
-                       int64_t stride, int64_t step = 1) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t j = 0; j < n; j++) {
-      float sum = 0.0f;
-      for (int64_t i = 0; i < count; i++) sum += parts[i][r * padded + j];
-      to[r * stride + j * step] = sum;
-    }
-}
 
 template <class T>
 struct Backward : Engine<T> {
@@ -412,3 +411,5 @@ static int32_t backward_program(const FusedInrProgram& p, const FusedInrGradient
   }
   return 0;
 }
+
+}  // namespace ISA_NAME

@@ -4,36 +4,17 @@
 // rows of the base grid, with all its descendants in the later stages, is computed by one thread from first to last
 // layer without any other pixel. Between stages only the product of the stage's output with the next stage's weight is
 // kept, at the coarse resolution: the next stage adds it to what its coordinate features give.
+#pragma once
 
-constexpr int64_t TILE = 128;              // pixels that run through the layers of a stage together
-constexpr int64_t BAND = 128;              // least pixels of the base grid in a band
-constexpr int64_t GROUP_BYTES = 24 << 20;  // packed weights of the clips that are worked on together
+#include "abi.h"
+#include "gemm.h"
+#include "layers.h"
+#include "simd.h"
+#include "support.h"
 
-// Memory that grows from the front; `dry` only counts. Allocations are aligned to cache lines.
-struct Arena {
-  char* base;
-  int64_t used;
-  template <class T>
-  T* take(int64_t n) {
-    T* p = base ? (T*)(base + used) : nullptr;
-    used += round_up(n * sizeof(T), 64);
-    return p;
-  }
-};
+namespace ISA_NAME {
 
-// gain * act(v); T is the type that the result is kept in, and says how exact a sine has to be.
-template <int ACTIVATION, class T>
-static inline vf activate(vf v, const FusedInrLayer& l) {
-  if (ACTIVATION == ACT_LRELU) {
-    const vf scaled = v * l.slope;
-    v = v > 0.0f ? v : scaled;
-  } else if (ACTIVATION == ACT_RELU) {
-    v = v > 0.0f ? v : vf{};
-  } else if (ACTIVATION == ACT_SINE) {
-    v = sizeof(T) == 2 ? sin_half_turns(v * (l.omega * PER_PI)) : sin_of(v * l.omega);
-  }
-  return v * l.gain;
-}
+constexpr int64_t BAND = 128;  // least pixels of the base grid in a band
 
 // What is packed of one layer for one clip.
 template <class T>
@@ -48,32 +29,6 @@ template <class T>
 struct Kept {
   T* outputs[FUSED_INR_MOST_LAYERS];
 };
-
-// Adds the addend row and the bias to a block of products, activates it, and stores it as the next layer's input.
-template <int ACTIVATION, class T>
-static void finish_rows(const float* c, int64_t n0, int64_t lanes, int64_t m, const FusedInrLayer l, const float* bias,
-                        const float* addend, const int32_t* parent, int64_t lda, T* to, int64_t ldt) {
-  for (int64_t r = 0; r < m; r++) {
-    const float* extra = addend ? addend + parent[r] * lda + n0 : nullptr;
-    for (int64_t j = 0; j < lanes; j += W) {
-      vf v = load(c + r * lanes + j) + load(bias + n0 + j);
-      if (extra) v += load(extra + j);
-      store(to + r * ldt + n0 + j, activate<ACTIVATION, T>(v, l));
-    }
-  }
-}
-
-template <class T>
-static void finish_block(const float* c, int64_t n0, int64_t lanes, int64_t m, const FusedInrLayer& l,
-                         const float* bias, const float* addend, const int32_t* parent, int64_t lda, T* to,
-                         int64_t ldt) {
-  switch (l.activation) {
-    case ACT_LRELU: return finish_rows<ACT_LRELU>(c, n0, lanes, m, l, bias, addend, parent, lda, to, ldt);
-    case ACT_RELU: return finish_rows<ACT_RELU>(c, n0, lanes, m, l, bias, addend, parent, lda, to, ldt);
-    case ACT_SINE: return finish_rows<ACT_SINE>(c, n0, lanes, m, l, bias, addend, parent, lda, to, ldt);
-    default: return finish_rows<ACT_LINEAR>(c, n0, lanes, m, l, bias, addend, parent, lda, to, ldt);
-  }
-}
 
 // image [m, channels] += rows of x times the read-out.
 template <class T>
@@ -97,8 +52,8 @@ static void read_out(const T* x, int64_t ldx, int64_t m, int64_t n, const float*
 }
 
 // sin and cos of D angles f x + p, in double up to the reduction: a table entry serves a whole row or column of pixels.
-static void angle_table(const float* frequency, int axis, double x, const float* phase, int64_t d, float* sine,
-                        float* cosine) {
+static inline void angle_table(const float* frequency, int axis, double x, const float* phase, int64_t d, float* sine,
+                               float* cosine) {
   const double turn = 6.283185307179586476925286766559, per_turn = 1 / turn;
   for (int64_t i = 0; i < d; i += W) {
     vf a = {};
@@ -405,3 +360,5 @@ struct Engine {
     return std_max<int64_t>(1, std_min(p.clips, fit));
   }
 };
+
+}  // namespace ISA_NAME

@@ -1,4 +1,14 @@
 // A chain of layers at given points, each clip with its own weights (SIREN), and its gradients.
+#pragma once
+
+#include "abi.h"
+#include "gemm.h"
+#include "layers.h"
+#include "simd.h"
+#include "slices.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 // The layers of a chain, packed for a group of clips, and one thread's way through a tile of points.
 template <class T>
@@ -266,3 +276,5 @@ static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPo
   }
   return 0;
 }
+
+}  // namespace ISA_NAME

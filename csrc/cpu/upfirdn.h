@@ -3,6 +3,16 @@
 // The filter is a sum of terms, each a column of taps times a row of taps: one where it is separable, else one for each
 // of its rows. For each output row and term, the column makes one row of float32 out of some input rows, and the row of
 // taps goes over that.
+#pragma once
+
+#include <math.h>
+
+#include "abi.h"
+#include "elements.h"
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 struct Term {
   const float *column, *row;
@@ -254,3 +264,5 @@ template <class T>
 static int32_t upfirdn2d_of(T*, const FusedInrUpfirdn& c, FusedInrParallelFor run) {
   return c.channels_last ? upfirdn_pixels<T>(c, run) : upfirdn_planes<T>(c, run);
 }
+
+}  // namespace ISA_NAME

@@ -5,13 +5,13 @@
 // fragments that the PTX ISA gives. Shared memory begins as NaN and lies between guards.
 #pragma once
 
-#include <csetjmp>
+#include <ucontext.h>
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ucontext.h>
 #include <utility>
 #include <vector>
 

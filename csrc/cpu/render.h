@@ -1,4 +1,4 @@
-// Runs an engine over all clips, frames and bands.
+// The forward pass of a program: the engine over all clips, frames and bands.
 #pragma once
 
 #include "abi.h"
@@ -37,14 +37,14 @@ static int32_t render_program(const FusedInrProgram& p, FusedInrParallelFor run)
         failed = true;
         return;
       }
-      Arena mine = {own.base, 0};
-      const auto scratch = engine.scratch(mine);
+      Arena own_arena = {own.base, 0};
+      const auto scratch = engine.scratch(own_arena);
       for (int64_t i = begin; i < end; i++) {
         const int64_t n = i / (p.times * bands);
-        const int64_t time = i / bands % p.times;
+        const Band band = engine.band_at(n, first + n, i / bands % p.times, i % bands);
         Kept<T> kept;
-        if (p.kept) kept = engine.stored(first + n, time, i % bands);
-        engine.band(n, first + n, time, i % bands, scratch, p.kept ? &kept : nullptr);
+        if (p.kept) kept = engine.stored(band);
+        engine.render_band(band, scratch, p.kept ? &kept : nullptr);
       }
     });
     if (!done) return 2;

@@ -30,12 +30,12 @@ struct FusedInrLayer {
 };
 
 struct FusedInrStage {
-  int32_t scale;   // pixels per side, in those of the base grid
-  int32_t layers;  // how many of the program's layers, in order
+  int32_t scale;        // pixels per side, in those of the base grid
+  int32_t layers;       // how many of the program's layers, in order
   const float* parent;  // [N,O,I] of the first layer's product with the stage before; null in the first stage
   int64_t parent_clip, parent_row;
-  int32_t features;  // D; 0 without coordinate features
-  int32_t cosines;   // 1: sin then cos, 2D inputs; 0: sin only, D inputs
+  int32_t features;        // D; 0 without coordinate features
+  int32_t cosines;         // 1: sin then cos, 2D inputs; 0: sin only, D inputs
   const float* frequency;  // [N,D,2]
   int64_t frequency_clip;
   const float* phase;  // [N,T,D]
@@ -63,7 +63,7 @@ struct FusedInrProgram {
 struct FusedInrLayerGrad {
   float* weight;  // [N,O,I] of the product with the features or the layer before; rows `weight_row` apart
   int64_t weight_clip, weight_row;
-  float* bias;  // [N,T,O]
+  float* bias;        // [N,T,O]
   float* rgb_weight;  // [N,C,O]
   float* rgb_bias;    // [N,C]
 };
@@ -113,8 +113,8 @@ enum FusedInrPointwise : int32_t {
   POINTWISE_SWISH = 7,
 };
 
-// out = residual + clamp(act(x + bias) * gain), or its slope applied to a gradient. Tensors are [outer, channels, inner],
-// dense, of one type; all arithmetic is float32.
+// out = residual + clamp(act(x + bias) * gain), or its slope applied to a gradient. Tensors are [outer, channels,
+// inner], dense, of one type; all arithmetic is float32.
 struct FusedInrBiasAct {
   int64_t outer, channels, inner;
   int32_t type, act;
@@ -152,8 +152,8 @@ struct FusedInrStddev {
   const void* gradient;  // of the output; null computes the output
 };
 
-// Gradient of the weight of a convolution of x [batch, height, width, inputs] to [batch, out_height, out_width, outputs],
-// all dense with the channels together, of one type; sums are float32.
+// Gradient of the weight of a convolution of x [batch, height, width, inputs] to [batch, out_height, out_width,
+// outputs], all dense with the channels together, of one type; sums are float32.
 struct FusedInrConvolutionWeight {
   int64_t batch, inputs, outputs, height, width, out_height, out_width;
   int32_t kernel_y, kernel_x, stride, padding;

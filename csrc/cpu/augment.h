@@ -6,8 +6,16 @@
 //
 //     k s x + k (1 - s) m + (1 - k) M + b
 //
-// which but for b is its own adjoint. M counts all of the frame where color comes first; where it comes last, the pixels
-// that are seen, the others being zero, and these become (1 - k) M + b in turn.
+// which but for b is its own adjoint. M counts all of the frame where color comes first; where it comes last, the
+// pixels that are seen, the others being zero, and these become (1 - k) M + b in turn.
+#pragma once
+
+#include "abi.h"
+#include "elements.h"
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 // Along one axis, output i in [begin, end) is element i + source of the input, unless it is in [hole, hole_end).
 struct Axis {
@@ -19,7 +27,7 @@ static inline int64_t limited(int64_t value, int64_t least, int64_t most) {
 }
 
 // Numbers are limited before they are added: a draw may hold anything.
-static Axis axis_of(const FusedInrAugment& c, int64_t clip, int axis) {
+static inline Axis axis_of(const FusedInrAugment& c, int64_t clip, int axis) {
   const int64_t size = axis ? c.width : c.height;
   int64_t shift = c.offset ? limited(c.offset[2 * clip + axis], -size, size) : 0, hole_shift = 0;
   if (c.adjoint) {
@@ -101,9 +109,8 @@ static double seen_sum(const FusedInrAugment& c, const Sight& sight, const T* x)
   for (int64_t i = 0; i < c.height; i++) {
     const T* row = x + (i + sight.rows.source) * c.width + sight.columns.source;
     const auto seen = [&](int64_t begin, int64_t end) {
-      over_row(end - begin, [&](int64_t j, int n) {
-        sum.add(channel_sum(row + begin + j, c.channels, c.height * c.width, n));
-      });
+      over_row(end - begin,
+               [&](int64_t j, int n) { sum.add(channel_sum(row + begin + j, c.channels, c.height * c.width, n)); });
     };
     sight.row(i, c.width, seen, [](int64_t, int64_t) {});
   }
@@ -133,7 +140,8 @@ static void augment_frame(const FusedInrAugment& c, int64_t clip, const T* x, T*
       if (!colored) {
         if (begin < end)
           for (int64_t channel = 0; channel < c.channels; channel++)
-            __builtin_memcpy(to + channel * plane + begin, row + channel * plane + begin, size_t(end - begin) * sizeof(T));
+            __builtin_memcpy(to + channel * plane + begin, row + channel * plane + begin,
+                             size_t(end - begin) * sizeof(T));
         return;
       }
       over_stretch(end - begin, [&](int64_t j, int n) {
@@ -160,3 +168,5 @@ static int32_t augment_of(T*, const FusedInrAugment& c, FusedInrParallelFor run)
   });
   return ok ? 0 : 2;
 }
+
+}  // namespace ISA_NAME

@@ -1,12 +1,24 @@
-// Gradient of a convolution's weight, channels together: out[o,ky,kx,i] = sum over pixels of dy[o] x[i] at the tap's shift.
+// Gradient of a convolution's weight, channels together: out[o,ky,kx,i] = sum over pixels of dy[o] x[i] at the tap's
+// shift.
 //
-// For each tap it is a product of two matrices of which both have the pixels as rows. A job owns some outputs o and inputs
-// i with all taps, and adds up panels of a few hundred pixels: a panel of dy is packed once, in groups of as many outputs
-// as a micro-kernel has rows; one of x for every tap, a block of channels at a time, into the first-level cache.
+// For each tap it is a product of two matrices of which both have the pixels as rows. A job owns some outputs o and
+// inputs i with all taps, and adds up panels of a few hundred pixels: a panel of dy is packed once, in groups of as
+// many outputs as a micro-kernel has rows; one of x for every tap, a block of channels at a time, into the first-level
+// cache.
+#pragma once
+
+#include "abi.h"
+#include "elements.h"
+#include "gemm.h"
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 constexpr int64_t KC = 128;  // steps of a panel: a block of x is 32 KiB with vectors of 16
 
-// Rows of the micro-kernel that comes next, with `left` outputs to do: 4 + 4 and 4 + 1 are better than 6 + 2 and a lone 5.
+// Rows of the micro-kernel that comes next, with `left` outputs to do: 4 + 4 and 4 + 1 are better than 6 + 2 and a
+// lone 5.
 static inline int rows_next(int64_t left) {
   if (left == 8 || left == 4 || left == 5) return 4;
   return left >= MR ? MR : left >= 2 ? 2 : 1;
@@ -44,10 +56,10 @@ struct WeightGradient {
 
   const FusedInrConvolutionWeight& c;
   int64_t o0, outputs, i0, inputs;  // of the job
-  S *a, *b;
-  float* sums;  // [taps][blocks of NB inputs][outputs][lanes]
-  Run runs[KC];
-  int64_t count, steps;
+  S *a = nullptr, *b = nullptr;
+  float* sums = nullptr;  // [taps][blocks of NB inputs][outputs][lanes]
+  Run runs[KC] = {};
+  int64_t count = 0, steps = 0;
 
   int64_t padded() const { return round_up(inputs, W); }
 
@@ -195,3 +207,5 @@ static int32_t convolution_weight_of(const FusedInrConvolutionWeight& c, FusedIn
   });
   return failed ? 1 : done ? 0 : 2;
 }
+
+}  // namespace ISA_NAME

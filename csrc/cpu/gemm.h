@@ -1,14 +1,19 @@
 // A tile of pixels times a packed weight: C[m, n] += sum_k A[m, k] W[n, k].
 //
-// Pixels are rows and output channels are the vector lanes, so that the result of a layer is, as it stands, the input of
-// the next. A block of NV vectors of channels is packed [K][NV*W] (bfloat16: [K/2][NV*W][2]); 6 x 4 accumulators leave
-// registers for one row of the weight, and a block of K is short enough for its weights to stay in the first-level cache.
+// Pixels are rows and output channels are the vector lanes, so that the result of a layer is, as it stands, the input
+// of the next. A block of NV vectors of channels is packed [K][NV*W] (bfloat16: [K/2][NV*W][2]); 6 x 4 accumulators
+// leave registers for one row of the weight, and a block of K is short enough for its weights to stay in the
+// first-level cache.
+#pragma once
+
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 constexpr int NV = 4;       // vectors of channels in a block
 constexpr int NB = NV * W;  // channels in a block
 constexpr int MR = 6;       // rows of A in a micro-kernel
-
-static inline int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 
 // Elements of a packed weight of n x k. Channels are padded to whole vectors, k to pairs.
 static inline int64_t packed_size(int64_t n, int64_t k) { return round_up(n, W) * round_up(k, 2); }
@@ -50,7 +55,8 @@ static inline void micro(const float* a, int64_t lda, const float* w, int64_t k,
 }
 
 template <int R, int V>
-static inline void micro(const uint16_t* a, int64_t lda, const uint16_t* w, int64_t k, float* c, int64_t ldc, bool add) {
+static inline void micro(const uint16_t* a, int64_t lda, const uint16_t* w, int64_t k, float* c, int64_t ldc,
+                         bool add) {
   vf acc[R][V];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) acc[r][v] = add ? load(c + r * ldc + v * W) : vf{};
@@ -216,3 +222,5 @@ static void outer_product(const S* a, int64_t lda, int64_t n, const S* b, int64_
     }
   }
 }
+
+}  // namespace ISA_NAME

@@ -1,4 +1,9 @@
 // IEEE half precision as an element type: loaded to and stored from float32 vectors.
+#pragma once
+
+#include "simd.h"
+
+namespace ISA_NAME {
 
 struct Half {
   uint16_t bits;
@@ -34,11 +39,17 @@ static inline uint16_t to_half(float x) {
   return sign | uint16_t((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);  // to nearest, ties to even
 }
 
+#if defined(__AVX512F__)
+// The masked conversions compile to the same instructions as the plain ones, whose definitions in GCC's headers read an
+// uninitialized vector and so warn wherever they are inlined.
+constexpr __mmask16 ALL_LANES = 0xffff;
+#endif
+
 static inline vf load(const Half* p) {
 #if defined(__AVX512F__)
   __m256i h;
   __builtin_memcpy(&h, p, sizeof h);
-  return (vf)_mm512_cvtph_ps(h);
+  return (vf)_mm512_maskz_cvtph_ps(ALL_LANES, h);
 #else
   vf v;
   for (int i = 0; i < W; i++) v[i] = from_half(p[i].bits);
@@ -48,27 +59,11 @@ static inline vf load(const Half* p) {
 
 static inline void store(Half* p, vf v) {
 #if defined(__AVX512F__)
-  const __m256i h = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256i h = _mm512_maskz_cvtps_ph(ALL_LANES, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __builtin_memcpy(p, &h, sizeof h);
 #else
   for (int i = 0; i < W; i++) p[i].bits = to_half(v[i]);
 #endif
 }
 
-static inline float number(float x) { return x; }
-static inline float number(uint16_t x) { return from_bf16(x); }
-static inline float number(Half x) { return from_half(x.bits); }
-static inline Half element(float x, Half) { return Half{to_half(x)}; }
-
-// The first `n` <= W elements; the rest is zero.
-template <class T>
-static inline vf load_some(const T* p, int64_t n) {
-  vf v = {};
-  for (int64_t i = 0; i < n; i++) v[i] = number(p[i]);
-  return v;
-}
-
-template <class T>
-static inline void store_some(T* p, vf v, int64_t n) {
-  for (int64_t i = 0; i < n; i++) p[i] = element(v[i], T());
-}
+}  // namespace ISA_NAME

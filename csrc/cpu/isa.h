@@ -1,43 +1,36 @@
-// One instruction set: everything in a namespace of its own (ISA_NAME), and the table through which api.cpp calls it.
+// The kernels of one instruction set, in the namespace ISA_NAME, and the table through which api.cpp calls them.
 //
-// The standard library's inline functions would be shared among the instruction sets, and the linker might keep the copy
-// with the widest one: what is needed of it stands here.
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
+// Each isa_*.cpp defines ISA_NAME and ISA_TABLE, includes this file, and is compiled with the flags of its instruction
+// set.
+#pragma once
 
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include <stdint.h>
 
 #include "abi.h"
+#include "augment.h"
+#include "backward.h"
+#include "convolution.h"
+#include "half.h"
+#include "points.h"
+#include "pointwise.h"
+#include "render.h"
+#include "simd.h"
+#include "stddev.h"
+#include "support.h"
 #include "table.h"
+#include "upfirdn.h"
 
 namespace ISA_NAME {
 
-template <class T>
-static inline T std_min(T a, T b) {
-  return b < a ? b : a;
+static void sincos_array(const float* x, float* sine, float* cosine, int64_t n) {
+  for (int64_t i = 0; i < n; i += W) {
+    vf v = {};
+    const int64_t some = std_min<int64_t>(W, n - i);
+    for (int64_t j = 0; j < some; j++) v[j] = x[i + j];
+    const vf s = sin_of(v), c = cos_of(v);
+    for (int64_t j = 0; j < some; j++) sine[i + j] = s[j], cosine[i + j] = c[j];
+  }
 }
-template <class T>
-static inline T std_max(T a, T b) {
-  return a < b ? b : a;
-}
-static inline void* std_malloc(int64_t bytes) { return malloc(size_t(bytes)); }
-static inline void std_free(void* p) { free(p); }
-
-#include "simd.h"
-#include "gemm.h"
-#include "engine.h"
-#include "driver.h"
-#include "backward.h"
-#include "points.h"
-#include "half.h"
-#include "pointwise.h"
-#include "upfirdn.h"
-#include "stddev.h"
-#include "convolution.h"
-#include "augment.h"
 
 static int32_t render(const FusedInrProgram& p, FusedInrParallelFor run) {
   return p.bfloat16 ? render_program<uint16_t>(p, run) : render_program<float>(p, run);
@@ -100,8 +93,16 @@ static int32_t augment(const FusedInrAugment& c, FusedInrParallelFor run) {
 }  // namespace ISA_NAME
 
 extern const IsaTable ISA_TABLE;
-const IsaTable ISA_TABLE = {ISA_NAME::render, ISA_NAME::render_workspace, ISA_NAME::kept,        ISA_NAME::backward,
-                            ISA_NAME::points, ISA_NAME::points_backward,  ISA_NAME::bias_act,    ISA_NAME::bias_act_slope,
-                            ISA_NAME::upfirdn2d, ISA_NAME::minibatch_stddev, ISA_NAME::convolution_weight,
+const IsaTable ISA_TABLE = {ISA_NAME::render,
+                            ISA_NAME::render_workspace,
+                            ISA_NAME::kept,
+                            ISA_NAME::backward,
+                            ISA_NAME::points,
+                            ISA_NAME::points_backward,
+                            ISA_NAME::bias_act,
+                            ISA_NAME::bias_act_slope,
+                            ISA_NAME::upfirdn2d,
+                            ISA_NAME::minibatch_stddev,
+                            ISA_NAME::convolution_weight,
                             ISA_NAME::augment,
                             ISA_NAME::sincos_array};

@@ -1,4 +1,14 @@
 // A chain of layers at given points, each clip with its own weights (SIREN), and its gradients.
+#pragma once
+
+#include "abi.h"
+#include "gemm.h"
+#include "layers.h"
+#include "simd.h"
+#include "slices.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 // The layers of a chain, packed for a group of clips, and one thread's way through a tile of points.
 template <class T>
@@ -35,11 +45,12 @@ struct Chain {
     const FusedInrLayer& l = p.layers[layer];
     const float* w = l.weight + clip * l.weight_clip;
     pack(weights + n * packed_all() + offset(layer, false), w, l.weight_row, l.out, l.in);
-    if (transposed) pack_transposed(transposed + n * transposed_all() + offset(layer, true), w, l.weight_row, l.out, l.in);
+    if (transposed)
+      pack_transposed(transposed + n * transposed_all() + offset(layer, true), w, l.weight_row, l.out, l.in);
   }
 
   struct Scratch {
-    T *a, *b;     // [TILE][widest]
+    T *a, *b;  // [TILE][widest]
     float *c, *bias;
   };
   Scratch scratch(Arena& arena) const {
@@ -85,8 +96,8 @@ struct Chain {
 
   // One thread's buffers of the backward pass.
   struct Work {
-    T** inputs;     // of each layer: [TILE][widest]
-    float** slopes; // derivative of each layer's activation: [TILE][widest]
+    T** inputs;      // of each layer: [TILE][widest]
+    float** slopes;  // derivative of each layer's activation: [TILE][widest]
     float* gradient;
     T* delta;
     S *delta_steps, *input_steps, *block;
@@ -121,8 +132,8 @@ struct Chain {
   }
 
   // A tile forward, keeping what the way back needs, and back.
-  void tile_backward(int64_t n, int64_t clip, int64_t at, const float* out, float* coords, const Scratch& s, const Work& x,
-                     float* sums) const {
+  void tile_backward(int64_t n, int64_t clip, int64_t at, const float* out, float* coords, const Scratch& s,
+                     const Work& x, float* sums) const {
     const int64_t m = std_min<int64_t>(TILE, p.points - at);
     load_points(clip, at, m, x.inputs[0]);
     for (int i = 0; i < p.num_layers; i++) {
@@ -131,14 +142,14 @@ struct Chain {
       const bool sine = l.activation == ACT_SINE, last = i + 1 == p.num_layers;
       product(x.inputs[i], widest, m, weights + n * packed_all() + offset(i, false), l.out, l.in, s.c,
               [&](const float* c, int64_t n0, int64_t lanes) {
-                for (int64_t r = 0; r < m; r++)
-                  for (int64_t j = 0; j < lanes; j += W) {
-                    const vf v = (load(c + r * lanes + j) + load(bias + n0 + j)) * (sine ? l.omega : 1.0f);
-                    const int64_t to = r * widest + n0 + j;
-                    store(x.slopes[i] + to, sine ? cos_of(v) * l.omega : splat(1.0f));
-                    if (!last) store(x.inputs[i + 1] + to, sine ? sin_of(v) : v);
-                  }
-              });
+        for (int64_t r = 0; r < m; r++)
+          for (int64_t j = 0; j < lanes; j += W) {
+            const vf v = (load(c + r * lanes + j) + load(bias + n0 + j)) * (sine ? l.omega : 1.0f);
+            const int64_t to = r * widest + n0 + j;
+            store(x.slopes[i] + to, sine ? cos_of(v) * l.omega : splat(1.0f));
+            if (!last) store(x.inputs[i + 1] + to, sine ? sin_of(v) : v);
+          }
+      });
     }
     const int64_t padded = round_up(outputs(), W);
     for (int64_t r = 0; r < m; r++)
@@ -163,9 +174,9 @@ struct Chain {
       if (i == 0 && !coords) break;
       product(x.delta, widest, m, transposed + n * transposed_all() + offset(i, true), l.in, l.out, s.c,
               [&](const float* c, int64_t n0, int64_t lanes) {
-                for (int64_t r = 0; r < m; r++)
-                  for (int64_t j = 0; j < lanes; j += W) store(x.gradient + r * widest + n0 + j, load(c + r * lanes + j));
-              });
+        for (int64_t r = 0; r < m; r++)
+          for (int64_t j = 0; j < lanes; j += W) store(x.gradient + r * widest + n0 + j, load(c + r * lanes + j));
+      });
     }
     if (coords)
       for (int64_t r = 0; r < m; r++)
@@ -209,7 +220,8 @@ static int32_t points_program(const FusedInrPoints& p, FusedInrParallelFor run) 
 
 // As in backward.h, a clip's tiles are cut into a fixed number of slices, whose sums are added in order.
 template <class T>
-static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPointsGradients& g, FusedInrParallelFor run) {
+static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPointsGradients& g,
+                                       FusedInrParallelFor run) {
   Chain<T> chain(p);
   const int64_t at_once = std_min<int64_t>(SLICES, p.clips);
   const int64_t slices = std_min<int64_t>(SLICES / at_once, chain.tiles), layers = p.num_layers;
@@ -264,3 +276,5 @@ static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPo
   }
   return 0;
 }
+
+}  // namespace ISA_NAME

@@ -1,7 +1,17 @@
 // Bias, activation, gain, clamp and residual in one pass, and the slope of that applied to a gradient.
 //
-// A tensor [outer, channels, inner] is taken as rows of consecutive elements: with inner = 1 a row is one pixel with all
-// channels, and the bias runs along it; else it is one plane with one bias.
+// A tensor [outer, channels, inner] is taken as rows of consecutive elements: with inner = 1 a row is one pixel with
+// all channels, and the bias runs along it; else it is one plane with one bias.
+#pragma once
+
+#include <math.h>
+
+#include "abi.h"
+#include "elements.h"
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 // act(v) and, where it is asked for, act'(v), of the activations that are not piecewise linear.
 static inline float curved(int32_t act, float v, bool slope) {
@@ -76,27 +86,6 @@ struct Rows {
         length(c.inner == 1 ? c.channels : c.inner),
         along(c.inner == 1) {}
 };
-
-// Calls step(offset, n) for the vectors of a row; n < W in the last one.
-template <class Step>
-static inline void over_row(int64_t length, const Step& step) {
-  int64_t i = 0;
-  for (; i + W <= length; i += W) step(i, W);
-  if (i < length) step(i, int(length - i));
-}
-
-template <class T>
-static inline vf load_n(const T* p, int n) {
-  return n == W ? load(p) : load_some(p, n);
-}
-
-template <class T>
-static inline void store_n(T* p, vf v, int n) {
-  if (n == W)
-    store(p, v);
-  else
-    store_some(p, v, n);
-}
 
 template <bool BENT, class T>
 static int32_t bias_act_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
@@ -185,3 +174,5 @@ template <class T>
 static int32_t bias_act_slope_of(T*, const FusedInrBiasAct& c, FusedInrParallelFor run) {
   return c.act <= POINTWISE_LRELU ? slope_rows<true, T>(c, run) : slope_rows<false, T>(c, run);
 }
+
+}  // namespace ISA_NAME

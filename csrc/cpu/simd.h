@@ -1,6 +1,17 @@
 // Vectors of the widest size that the compiler is told about, and the sine on them.
 //
 // Included by every isa_*.cpp inside its own namespace, so that no two instruction sets share an inline function.
+#pragma once
+
+#include <stdint.h>
+
+#include "support.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace ISA_NAME {
 
 #if defined(__AVX512F__)
 constexpr int W = 16;
@@ -84,8 +95,8 @@ static inline vf sin_shifted(vf x, float quarter) {
   return (vf)((vi)sin_poly(r) ^ parity);
 }
 
-// sin(pi t), absolute error 7e-5 and what the rounding of t makes of it: for results that are kept in bfloat16, whose own
-// rounding is 2e-3. No reduction is needed in half turns, and three terms are enough.
+// sin(pi t), absolute error 7e-5 and what the rounding of t makes of it: for results that are kept in bfloat16, whose
+// own rounding is 2e-3. No reduction is needed in half turns, and three terms are enough.
 static inline vf sin_half_turns(vf t) {
   const float magic = 12582912.0f;
   const vf shifted = t + magic;
@@ -99,3 +110,5 @@ static inline vf sin_half_turns(vf t) {
 
 static inline vf sin_of(vf x) { return sin_shifted(x, 0.0f); }
 static inline vf cos_of(vf x) { return sin_shifted(x, 1.0f); }
+
+}  // namespace ISA_NAME

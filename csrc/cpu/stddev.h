@@ -1,4 +1,14 @@
 // Minibatch standard deviation, forward and backward: statistics in float32, sums over them in float64.
+#pragma once
+
+#include <math.h>
+
+#include "abi.h"
+#include "elements.h"
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 // The standard deviation over a group at one vector of positions, and the mean.
 template <class T>
@@ -61,3 +71,5 @@ static int32_t minibatch_stddev_of(T*, const FusedInrStddev& c, FusedInrParallel
   });
   return ok ? 0 : 2;
 }
+
+}  // namespace ISA_NAME

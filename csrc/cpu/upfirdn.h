@@ -3,6 +3,16 @@
 // The filter is a sum of terms, each a column of taps times a row of taps: one where it is separable, else one for each
 // of its rows. For each output row and term, the column makes one row of float32 out of some input rows, and the row of
 // taps goes over that.
+#pragma once
+
+#include <math.h>
+
+#include "abi.h"
+#include "elements.h"
+#include "simd.h"
+#include "support.h"
+
+namespace ISA_NAME {
 
 struct Term {
   const float *column, *row;
@@ -207,7 +217,7 @@ static int32_t upfirdn_planes(const FusedInrUpfirdn& c, FusedInrParallelFor run)
   const int terms = filter.terms();
   // A line holds the padded row with its zeros; reading two vectors past its end is safe.
   const int64_t padded = (c.out_width - 1) * c.down_x + c.taps_x;
-  const int64_t from = std_max<int64_t>(0, (-c.pad_x + c.up_x - 1) / c.up_x);  // the first pixel that is not cropped
+  const int64_t from = std_max<int64_t>(0, (-c.pad_x + c.up_x - 1) / c.up_x);     // the first pixel that is not cropped
   const int64_t to = std_min(c.width, (padded - 1 - c.pad_x + c.up_x) / c.up_x);  // none where it is not above 0
   const auto rows = [&](const Lines<T>& mine, int64_t begin, int64_t end) {
     float* const packed = mine.line + padded + 2 * W;  // the row before zeros are inserted
@@ -219,8 +229,7 @@ static int32_t upfirdn_planes(const FusedInrUpfirdn& c, FusedInrParallelFor run)
       for (int t = 0; t < terms; t++) {
         const Term term = filter.term(t);
         const int found = source_rows(c, term, oy, mine.rows);
-        for (int j = 0; j < found; j++)
-          mine.down[j] = {image + mine.rows[j].y * c.width + from, mine.rows[j].tap};
+        for (int j = 0; j < found; j++) mine.down[j] = {image + mine.rows[j].y * c.width + from, mine.rows[j].tap};
         float* const row = c.up_x == 1 ? mine.line + c.pad_x + from : packed;
         combine(mine.down, found, nullptr, row, std_max<int64_t>(0, to - from));
         if (c.up_x > 1)
@@ -255,3 +264,5 @@ template <class T>
 static int32_t upfirdn2d_of(T*, const FusedInrUpfirdn& c, FusedInrParallelFor run) {
   return c.channels_last ? upfirdn_pixels<T>(c, run) : upfirdn_planes<T>(c, run);
 }
+
+}  // namespace ISA_NAME

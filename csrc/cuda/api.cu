@@ -46,7 +46,8 @@ int32_t fused_inr_siren_forward(const FusedInrSiren* s, void* stream) {
 
 int32_t fused_inr_siren_backward(const FusedInrSiren* s, void* stream) {
   if (const int32_t error = use_device(s->device)) return error;
-  if (const int32_t error = of_type(s->type, backward_float32, backward_bfloat16, backward_float16)(*s, stream)) return error;
+  if (const int32_t error = of_type(s->type, backward_float32, backward_bfloat16, backward_float16)(*s, stream))
+    return error;
   int64_t most = 0;
   for (int i = 0; i < s->num_layers; i++) {
     const int64_t gradients = s->samples * s->layers[i].outputs * (s->layers[i].inputs + 1);

@@ -57,7 +57,8 @@ __device__ typename T::Fragment last_delta(const Network& net, const Share& shar
     Sums angle[1];
     last_layer<T>(net, weights, x, share.lane, angle);
     reduce_angles(angle[0]);
-    UNROLL for (int i = 0; i < 8; i++) d[i / 4][i % 4] *= net.omega * cosine_near_zero(angle[0][i / 4][i % 4]);
+    UNROLL for (int i = 0; i < 8; i++)
+      d[i / 4][i % 4] *= net.omega * cosine_near_zero(angle[0][i / 4][i % 4]);
   }
   return T::fragment(d);
 }
@@ -65,11 +66,12 @@ __device__ typename T::Fragment last_delta(const Network& net, const Share& shar
 // Back through a layer's product and through the sine before it: `next` from `delta`. The sines are left for the
 // layer's weight gradients, and `next` takes the place of the angles.
 template <class T, int GROUPS, int FROM>
-__device__ void layer_back(const typename T::Fragment (&delta)[FROM], const char* w, float omega, char* angles, char* sines,
-                           int warp, int lane, typename T::Fragment (&next)[GROUPS]) {
+__device__ void layer_back(const typename T::Fragment (&delta)[FROM], const char* w, float omega, char* angles,
+                           char* sines, int warp, int lane, typename T::Fragment (&next)[GROUPS]) {
   UNROLL for (int j = 0; j < GROUPS; j++) {
     Sums d = {}, angle, sine;
-    UNROLL for (int k = 0; k < FROM; k++) T::multiply_back(d, delta[k], w, 2 * GROUPS, k, j, lane);
+    UNROLL for (int k = 0; k < FROM; k++)
+      T::multiply_back(d, delta[k], w, 2 * GROUPS, k, j, lane);
     T::decode(T::load(angles, 2 * GROUPS, warp, j, lane), angle);
     UNROLL for (int i = 0; i < 8; i++) {
       sine[i / 4][i % 4] = sine_near_zero(angle[i / 4][i % 4]);
@@ -84,8 +86,8 @@ __device__ void layer_back(const typename T::Fragment (&delta)[FROM], const char
 // Adds delta^T x over the block's rows to its sums of a layer's weights [rows of delta's columns][columns of x], and
 // the sums of delta to those of its bias. 16 x (16 UNITS) numbers belong to one warp.
 template <class T, int UNITS>
-__device__ void sum_weights(const char* delta, int delta_groups, const char* x, int x_groups, float* sums, float* bias_sums,
-                            bool first_tile, const Share& share) {
+__device__ void sum_weights(const char* delta, int delta_groups, const char* x, int x_groups, float* sums,
+                            float* bias_sums, bool first_tile, const Share& share) {
   const int lane = share.lane, across = x_groups / UNITS;
   for (int unit = share.warp; unit < delta_groups * across; unit += share.warps) {
     const int o = unit / across, i = unit % across * UNITS;
@@ -103,7 +105,8 @@ __device__ void sum_weights(const char* delta, int delta_groups, const char* x, 
     }
     for (int row = 0; row < share.warps; row++) {
       const typename T::Columns a = T::columns(delta, 2 * delta_groups, row, o, lane);
-      UNROLL for (int u = 0; u < UNITS; u++) T::multiply_rows(c[u], a, x, 2 * x_groups, row, i + u, lane);
+      UNROLL for (int u = 0; u < UNITS; u++)
+        T::multiply_rows(c[u], a, x, 2 * x_groups, row, i + u, lane);
       if (i == 0) T::sum_rows(b, a);
     }
     UNROLL for (int u = 0; u < 2 * UNITS; u++)
@@ -167,29 +170,32 @@ __global__ void __launch_bounds__(32 * FUSED_INR_MOST_WARPS, 1) siren_backward(c
     store_coords<T>(net, coords, slabs.coords(), warp, lane);
     first_layer<GROUPS, 1>(net, weights, coords, lane, [&](int j, int, Sums& angle) { keep(0, j, angle, x[j][0]); });
     ROLLED for (int layer = 1; layer < end; layer++) {
-      square_layer<T>(net, layer, weights, x, lane, [&](int j, int, Sums& angle) { keep(layer, j, angle, next[j][0]); });
-      UNROLL for (int j = 0; j < GROUPS; j++) x[j][0] = next[j][0];
+      square_layer<T>(net, layer, weights, x, lane,
+                      [&](int j, int, Sums& angle) { keep(layer, j, angle, next[j][0]); });
+      UNROLL for (int j = 0; j < GROUPS; j++)
+        x[j][0] = next[j][0];
     }
 
     typename T::Fragment last[1] = {last_delta<T>(net, share, at, weights, x)}, delta[GROUPS], before[GROUPS];
     T::store(slabs.last_delta(), 2, warp, 0, lane, last[0]);
-    layer_back<T>(last, weights + layout.last(), net.omega_of(end - 1), slabs.angles(end - 1), slabs.sines(), warp, lane,
-                  delta);
+    layer_back<T>(last, weights + layout.last(), net.omega_of(end - 1), slabs.angles(end - 1), slabs.sines(), warp,
+                  lane, delta);
     __syncthreads();
     sum_weights<T, UNITS>(slabs.last_delta(), 1, slabs.sines(), GROUPS, sums + layout.sum_weight(end),
                           sums + layout.sum_bias(end), tile == first, share);
     ROLLED for (int layer = end - 1; layer > 0; layer--) {
       __syncthreads();  // the sines are overwritten
-      layer_back<T>(delta, weights + layout.square(layer), net.omega_of(layer - 1), slabs.angles(layer - 1), slabs.sines(),
-                    warp, lane, before);
-      UNROLL for (int j = 0; j < GROUPS; j++) delta[j] = before[j];
+      layer_back<T>(delta, weights + layout.square(layer), net.omega_of(layer - 1), slabs.angles(layer - 1),
+                    slabs.sines(), warp, lane, before);
+      UNROLL for (int j = 0; j < GROUPS; j++)
+        delta[j] = before[j];
       __syncthreads();
       sum_weights<T, UNITS>(slabs.angles(layer), GROUPS, slabs.sines(), GROUPS, sums + layout.sum_weight(layer),
                             sums + layout.sum_bias(layer), tile == first, share);
     }
     if (net.coords_gradient) coords_back<T>(net, share, at, weights, delta);
-    sum_weights<T, 1>(slabs.angles(0), GROUPS, slabs.coords(), layout.coords_columns() / 16, sums, sums + layout.sum_bias(0),
-                      tile == first, share);
+    sum_weights<T, 1>(slabs.angles(0), GROUPS, slabs.coords(), layout.coords_columns() / 16, sums,
+                      sums + layout.sum_bias(0), tile == first, share);
     __syncthreads();  // the next tile overwrites everything
   }
 }

@@ -88,7 +88,8 @@ struct Half {
 
   // c += a w^T for 16 rows and 16 columns of w, from its row n and column k; the same w for all rows of `a`.
   template <int M>
-  static __device__ void multiply(Sums (&c)[M], const Fragment (&a)[M], const char* w, int wide, int n, int k, int lane) {
+  static __device__ void multiply(Sums (&c)[M], const Fragment (&a)[M], const char* w, int wide, int n, int k,
+                                  int lane) {
     uint32_t b[4];
     ldmatrix(b, row_of(w, wide, n, k, lane, false));
     UNROLL for (int m = 0; m < M; m++) {
@@ -112,7 +113,8 @@ struct Half {
     return a;
   }
   // c += a x: rows are summed over.
-  static __device__ void multiply_rows(Sums& c, const Columns& a, const char* x, int wide, int row, int column, int lane) {
+  static __device__ void multiply_rows(Sums& c, const Columns& a, const char* x, int wide, int row, int column,
+                                       int lane) {
     uint32_t b[4];
     ldmatrix_transposed(b, row_of(x, wide, row, column, lane, true));
     Traits::mma(c[0], a.r, b[0], b[1]);
@@ -126,7 +128,9 @@ struct Bfloat16Traits {
   static constexpr uint32_t ONES = 0x3f803f80;
   static __device__ uint32_t pack(float low, float high) { return pack_bf16(low, high); }
   static __device__ float2 unpack(uint32_t pair) { return {float_of(pair << 16), float_of(pair & 0xffff0000)}; }
-  static __device__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_bf16(d, a, b0, b1); }
+  static __device__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    mma_bf16(d, a, b0, b1);
+  }
 };
 struct Float16Traits {
   static constexpr uint32_t ONES = 0x3c003c00;
@@ -161,7 +165,8 @@ struct Float32 {
   static __device__ Fragment encode(const Sums& angle) { return fragment(angle); }
   static __device__ void decode(const Fragment& x, Sums& angle) { values_of(x.c, angle); }
   static __device__ void values_of(const Sums& from, Sums& to) {
-    UNROLL for (int i = 0; i < 8; i++) to[i / 4][i % 4] = from[i / 4][i % 4];
+    UNROLL for (int i = 0; i < 8; i++)
+      to[i / 4][i % 4] = from[i / 4][i % 4];
   }
 
   static __device__ const char* block(const char* matrix, int wide, int row, int column) {
@@ -199,7 +204,8 @@ struct Float32 {
   }
 
   template <int M>
-  static __device__ void multiply(Sums (&c)[M], const Fragment (&a)[M], const char* w, int wide, int n, int k, int lane) {
+  static __device__ void multiply(Sums (&c)[M], const Fragment (&a)[M], const char* w, int wide, int n, int k,
+                                  int lane) {
     UNROLL for (int kk = 0; kk < 2; kk++) {
       Parts b[2][2];
       UNROLL for (int nn = 0; nn < 2; nn++) {
@@ -209,7 +215,8 @@ struct Float32 {
       UNROLL for (int m = 0; m < M; m++) {
         Parts parts[4];
         left(parts, a[m].c[kk]);
-        UNROLL for (int nn = 0; nn < 2; nn++) mma(c[m][nn], parts, b[nn][0], b[nn][1]);
+        UNROLL for (int nn = 0; nn < 2; nn++)
+          mma(c[m][nn], parts, b[nn][0], b[nn][1]);
       }
     }
   }
@@ -229,23 +236,27 @@ struct Float32 {
   };
   static __device__ Columns columns(const char* matrix, int wide, int row, int column, int lane) {
     Columns x;
-    UNROLL for (int k = 0; k < 2; k++)
+    UNROLL for (int k = 0; k < 2; k++) {
       UNROLL for (int i = 0; i < 4; i++) {
         const float* from = (const float*)block(matrix, wide, 2 * row + k, 2 * column + i % 2);
         x.a[k][i] = split(from[(lane % 4 + i / 2 * 4) * 8 + lane / 4]);
       }
+    }
     return x;
   }
-  static __device__ void multiply_rows(Sums& c, const Columns& a, const char* x, int wide, int row, int column, int lane) {
-    UNROLL for (int k = 0; k < 2; k++)
+  static __device__ void multiply_rows(Sums& c, const Columns& a, const char* x, int wide, int row, int column,
+                                       int lane) {
+    UNROLL for (int k = 0; k < 2; k++) {
       UNROLL for (int n = 0; n < 2; n++) {
         const float* from = (const float*)block(x, wide, 2 * row + k, 2 * column + n) + lane % 4 * 8 + lane / 4;
         mma(c[n], a.a[k], split(from[0]), split(from[32]));
       }
+    }
   }
   static __device__ void sum_rows(float (&c)[4], const Columns& a) {
     const Parts one = {bits_of(1.0f), 0};
-    UNROLL for (int k = 0; k < 2; k++) mma(c, a.a[k], one, one);
+    UNROLL for (int k = 0; k < 2; k++)
+      mma(c, a.a[k], one, one);
   }
 };
 

@@ -17,7 +17,10 @@ namespace fused_inr {
 template <int WIDTH>
 constexpr int FORWARD_WARPS = WIDTH < 128 ? 4 : 8;
 template <class T, int WIDTH>
-constexpr int FORWARD_BLOCKS = WIDTH < 64 ? 4 : WIDTH == 128 ? 1 : T::ELEMENT == 4 ? 2 : 3;
+constexpr int FORWARD_BLOCKS = WIDTH < 64        ? 4
+                               : WIDTH == 128    ? 1
+                               : T::ELEMENT == 4 ? 2
+                                                 : 3;
 
 template <class T, int WIDTH, int M>
 __global__ void __launch_bounds__(32 * FORWARD_WARPS<WIDTH>, FORWARD_BLOCKS<T, WIDTH>)
@@ -44,8 +47,10 @@ __global__ void __launch_bounds__(32 * FORWARD_WARPS<WIDTH>, FORWARD_BLOCKS<T, W
         take_sines(angle);
         next[j][m] = T::fragment(angle);
       });
-      UNROLL for (int j = 0; j < GROUPS; j++)
-        UNROLL for (int m = 0; m < M; m++) x[j][m] = next[j][m];
+      UNROLL for (int j = 0; j < GROUPS; j++) {
+        UNROLL for (int m = 0; m < M; m++)
+          x[j][m] = next[j][m];
+      }
     }
     Sums c[M];
     last_layer<T>(net, weights, x, lane, c);

@@ -5,13 +5,13 @@
 // fragments that the PTX ISA gives. Shared memory begins as NaN and lies between guards.
 #pragma once
 
-#include <csetjmp>
+#include <ucontext.h>
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ucontext.h>
 #include <utility>
 #include <vector>
 
@@ -109,7 +109,8 @@ void with_warp(const char* name, const In& in, Out& out, Compute compute) {
   const int lane = thread_index.x % LANES;
   warp.in[lane] = &in, warp.out[lane] = &out;
   meet(warp.meeting, LANES, name, [&] {
-    compute([&](int i) -> const In& { return *(const In*)warp.in[i]; }, [&](int i) -> Out& { return *(Out*)warp.out[i]; });
+    compute([&](int i) -> const In& { return *(const In*)warp.in[i]; },
+            [&](int i) -> Out& { return *(Out*)warp.out[i]; });
   });
 }
 
@@ -343,4 +344,3 @@ inline int32_t use_device(int32_t) { return 0; }
 inline const char* error_text(int32_t) { return "an error of the host"; }
 
 }  // namespace fused_inr
-

@@ -49,12 +49,14 @@ int32_t pack(const FusedInrSiren& s, void* stream) {
 template <class T, int WIDTH>
 int32_t forward_of_width(const FusedInrSiren& s, void* stream) {
   constexpr int M = T::ELEMENT == 4 && WIDTH == 128 ? 1 : 2;
-  return launch(siren_forward<T, WIDTH, M>, s.samples * s.blocks, 32 * s.warps, forward_shared(s), stream, network_of(s));
+  return launch(siren_forward<T, WIDTH, M>, s.samples * s.blocks, 32 * s.warps, forward_shared(s), stream,
+                network_of(s));
 }
 
 template <class T, int WIDTH>
 int32_t backward_of_width(const FusedInrSiren& s, void* stream) {
-  return launch(siren_backward<T, WIDTH>, s.samples * s.blocks, 32 * s.warps, backward_shared(s), stream, network_of(s));
+  return launch(siren_backward<T, WIDTH>, s.samples * s.blocks, 32 * s.warps, backward_shared(s), stream,
+                network_of(s));
 }
 
 template <class T>

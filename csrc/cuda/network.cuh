@@ -30,8 +30,8 @@ struct Share {
   int warp, lane, warps;
 };
 __device__ inline Share share_of(const Network& net) {
-  return {int64_t(blockIdx.x) / net.blocks, int64_t(blockIdx.x) % net.blocks, int(threadIdx.x) / 32, int(threadIdx.x) % 32,
-          int(blockDim.x) / 32};
+  return {int64_t(blockIdx.x) / net.blocks, int64_t(blockIdx.x) % net.blocks, int(threadIdx.x) / 32,
+          int(threadIdx.x) % 32, int(blockDim.x) / 32};
 }
 
 // Starts the copy of a sample's packed weights; copies_wait and a barrier complete it.
@@ -54,16 +54,19 @@ __device__ inline void load_coords(const Network& net, int64_t sample, int64_t a
 __device__ inline void finish(Sums& c, const float* bias, float omega, int j, int lane) {
   UNROLL for (int half = 0; half < 2; half++) {
     const float2 b = *(const float2*)(bias + 16 * j + 8 * half + lane % 4 * 2);
-    UNROLL for (int i = 0; i < 4; i++) c[half][i] = fma(omega, c[half][i], i % 2 ? b.y : b.x);
+    UNROLL for (int i = 0; i < 4; i++)
+      c[half][i] = fma(omega, c[half][i], i % 2 ? b.y : b.x);
   }
 }
 
 __device__ inline void reduce_angles(Sums& c) {
-  UNROLL for (int i = 0; i < 8; i++) c[i / 4][i % 4] = remainder_of(c[i / 4][i % 4]);
+  UNROLL for (int i = 0; i < 8; i++)
+    c[i / 4][i % 4] = remainder_of(c[i / 4][i % 4]);
 }
 
 __device__ inline void take_sines(Sums& c) {
-  UNROLL for (int i = 0; i < 8; i++) c[i / 4][i % 4] = sine_near_zero(c[i / 4][i % 4]);
+  UNROLL for (int i = 0; i < 8; i++)
+    c[i / 4][i % 4] = sine_near_zero(c[i / 4][i % 4]);
 }
 
 // The first layer, in float32: remainders of the angles of 16 M rows go to use(j, m, c) for columns 16 j ...
@@ -78,7 +81,7 @@ __device__ inline void first_layer(const Network& net, const char* weights, cons
     Sums c[M] = {};
     ROLLED for (int k = 0; k < inputs; k++) {
       const float2 a = *(const float2*)(w + k * WIDTH), b = *(const float2*)(w + k * WIDTH + 8);
-      UNROLL for (int m = 0; m < M; m++)
+      UNROLL for (int m = 0; m < M; m++) {
         UNROLL for (int row = 0; row < 2; row++) {
           const float x = own[(16 * m + 8 * row) * row_floats + k];
           c[m][0][2 * row] = fma(a.x, x, c[m][0][2 * row]);
@@ -86,6 +89,7 @@ __device__ inline void first_layer(const Network& net, const char* weights, cons
           c[m][1][2 * row] = fma(b.x, x, c[m][1][2 * row]);
           c[m][1][2 * row + 1] = fma(b.y, x, c[m][1][2 * row + 1]);
         }
+      }
     }
     UNROLL for (int m = 0; m < M; m++) {
       finish(c[m], bias, net.first_omega, j, lane);
@@ -97,8 +101,10 @@ __device__ inline void first_layer(const Network& net, const char* weights, cons
 
 // W x of 16 M rows for columns 16 j ... of the output.
 template <class T, int GROUPS, int M>
-__device__ inline void product(Sums (&c)[M], const typename T::Fragment (&x)[GROUPS][M], const char* w, int j, int lane) {
-  UNROLL for (int k = 0; k < GROUPS; k++) T::multiply(c, x[k], w, 2 * GROUPS, j, k, lane);
+__device__ inline void product(Sums (&c)[M], const typename T::Fragment (&x)[GROUPS][M], const char* w, int j,
+                               int lane) {
+  UNROLL for (int k = 0; k < GROUPS; k++)
+    T::multiply(c, x[k], w, 2 * GROUPS, j, k, lane);
 }
 
 // A layer from width to width: as first_layer, from fragments x of what it is given.
@@ -123,8 +129,10 @@ template <class T, int GROUPS, int M>
 __device__ inline void last_layer(const Network& net, const char* weights, const typename T::Fragment (&x)[GROUPS][M],
                                   int lane, Sums (&c)[M]) {
   const int layer = net.layout.layers - 1;
-  UNROLL for (int m = 0; m < M; m++)
-    UNROLL for (int i = 0; i < 8; i++) c[m][i / 4][i % 4] = 0;
+  UNROLL for (int m = 0; m < M; m++) {
+    UNROLL for (int i = 0; i < 8; i++)
+      c[m][i / 4][i % 4] = 0;
+  }
   product<T>(c, x, weights + net.layout.last(), 0, lane);
   UNROLL for (int m = 0; m < M; m++)
     finish(c[m], (const float*)(weights + net.layout.bias(layer)), net.final_sine ? net.omega : 1.0f, 0, lane);

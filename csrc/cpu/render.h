@@ -1,19 +1,11 @@
-// Runs an engine over all clips, frames and bands.
+// The forward pass of a program: the engine over all clips, frames and bands.
+#pragma once
 
-// Memory that is freed with the scope, aligned to cache lines; `base` is null where there is none to be had.
-struct Block {
-  char *memory, *base;
-  explicit Block(int64_t bytes) : memory((char*)std_malloc(bytes + 64)), base(nullptr) {
-    if (memory) base = (char*)(((uintptr_t)memory + 63) / 64 * 64);
-  }
-  ~Block() { std_free(memory); }
-};
+#include "abi.h"
+#include "engine.h"
+#include "support.h"
 
-template <class Body>
-static bool parallel(FusedInrParallelFor run, int64_t n, const Body& body) {
-  const auto call = [](int64_t begin, int64_t end, void* context) { (*(const Body*)context)(begin, end); };
-  return run(0, n, 1, call, (void*)&body) == 0;
-}
+namespace ISA_NAME {
 
 template <class T>
 static int32_t render_program(const FusedInrProgram& p, FusedInrParallelFor run) {
@@ -45,14 +37,14 @@ static int32_t render_program(const FusedInrProgram& p, FusedInrParallelFor run)
         failed = true;
         return;
       }
-      Arena mine = {own.base, 0};
-      const auto scratch = engine.scratch(mine);
+      Arena own_arena = {own.base, 0};
+      const auto scratch = engine.scratch(own_arena);
       for (int64_t i = begin; i < end; i++) {
         const int64_t n = i / (p.times * bands);
-        const int64_t time = i / bands % p.times;
+        const Band band = engine.band_at(n, first + n, i / bands % p.times, i % bands);
         Kept<T> kept;
-        if (p.kept) kept = engine.stored(first + n, time, i % bands);
-        engine.band(n, first + n, time, i % bands, scratch, p.kept ? &kept : nullptr);
+        if (p.kept) kept = engine.stored(band);
+        engine.render_band(band, scratch, p.kept ? &kept : nullptr);
       }
     });
     if (!done) return 2;
@@ -76,12 +68,4 @@ static int64_t workspace(const FusedInrProgram& p, int64_t threads) {
   return shared.used + 64 + threads * (own.used + 64);
 }
 
-static void sincos_array(const float* x, float* sine, float* cosine, int64_t n) {
-  for (int64_t i = 0; i < n; i += W) {
-    vf v = {};
-    const int64_t some = std_min<int64_t>(W, n - i);
-    for (int64_t j = 0; j < some; j++) v[j] = x[i + j];
-    const vf s = sin_of(v), c = cos_of(v);
-    for (int64_t j = 0; j < some; j++) sine[i + j] = s[j], cosine[i + j] = c[j];
-  }
-}
+}  // namespace ISA_NAME

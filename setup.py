@@ -15,6 +15,7 @@ import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -74,6 +75,10 @@ def cuda_extension() -> list[Extension]:
 class BuildExt(build_ext):
     """Compiles each CPU source with the flags of its instruction set, and the CUDA sources with nvcc."""
 
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name the library without the suffix of one Python's ABI, as it serves every Python."""
+        return str(Path(*fullname.split(".")).with_suffix(".pyd" if os.name == "nt" else ".so"))
+
     def build_extension(self, ext: Extension) -> None:
         if ext.name == CUDA:
             return self.build_cuda(ext)
@@ -104,4 +109,16 @@ class BuildExt(build_ext):
             raise CompileError(f"the CUDA kernels were not built: {error}") from error
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+class BdistWheel(bdist_wheel):
+    """Tags the wheel with its platform alone: the libraries are opened with ctypes and use nothing of Python's ABI.
+
+    A wheel built without a compiler holds no library and has the same tag, so that it never stands in for the real one
+    on other platforms.
+    """
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tags of Python, ABI and platform."""
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,17 @@ COMMANDS = {
     "info": ("digan.info", "what is in a network, a run or a folder of videos"),
 }
 
+# The packages of the extra `train`, by the name under which each is imported.
+TRAIN_EXTRA = {
+    "accelerate": "accelerate",
+    "av": "av",
+    "PIL": "pillow",
+    "psutil": "psutil",
+    "yaml": "pyyaml",
+    "tensorboard": "tensorboard",
+    "tqdm": "tqdm",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, 2 with one sentence on what to change, or 130 after Ctrl-C."""
@@ -27,7 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
         if name in argv[:1]:  # the others' imports are not needed to run this one
-            modules[name] = importlib.import_module(module)
+            try:
+                modules[name] = importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.partition(".")[0] not in TRAIN_EXTRA:
+                    raise
+                missing = [package for key, package in TRAIN_EXTRA.items() if importlib.util.find_spec(key) is None]
+                needs = f"needs packages that are not installed ({', '.join(missing)}): pip install 'digan[train]'"
+                print(f"digan {name} {needs}", file=sys.stderr)
+                return 2
             modules[name].configure(sub)
     args = parser.parse_args([_dashed(word) for word in argv])
     try:

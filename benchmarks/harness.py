@@ -27,7 +27,7 @@ from torch import Tensor
 import fused_inr as fi
 from benchmarks.device import description, on_cuda, peak_allocated, pick, tf32, timed, warm_up
 from benchmarks.limits import Limit, copy_ceiling, gemm_ceiling, matrix_products
-from digan.memory import keep_freed_memory
+from digan.training.allocator import keep_freed_memory
 from fused_inr.counts import Counts
 
 Path = Callable[[], Tensor | tuple[Tensor, ...]]

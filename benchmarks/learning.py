@@ -22,7 +22,7 @@ import digan.train
 import fused_inr as fi
 from benchmarks.harness import format_table, machine
 from benchmarks.naive import NaiveTrainer
-from digan.layout import STATISTICS, list_metrics, read_records
+from digan.run_dir import STATISTICS, list_metrics, read_records
 
 PATHS = ("naive", "ours")
 

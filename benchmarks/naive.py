@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fused_inr as fi
 from benchmarks.device import device
 from digan import Discriminator
-from digan.trainer import Trainer
+from digan.training.trainer import Trainer
 
 SQRT_HALF = 0.5**0.5
 ROW = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8

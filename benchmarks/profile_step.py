@@ -20,10 +20,10 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from digan.cli.options import parse_options, resolve
 from digan.config import TrainConfig
-from digan.options import parse_options, resolve
-from digan.processes import make_accelerator
-from digan.trainer import Reals, Trainer
+from digan.training.distributed import make_accelerator
+from digan.training.trainer import Reals, Trainer
 
 WARM_UP = 2
 ITERATION = "iteration"

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, get_worker_info
 from benchmarks.harness import format_table
 from digan.data import ClipWindows, FramePairs, FrameStore, Video, VideoIndex, load_index, pair_loader
 from digan.data.decode import FrameReader
-from digan.data.picture import to_square
+from digan.data.image import to_square
 
 SIDE, RESOLUTION, FRAMES = 256, 128, 16
 BATCH, WORKERS, ROUNDS = 16, 2, 3

@@ -15,9 +15,10 @@ from benchmarks import naive
 from benchmarks.device import device, on_cuda, pick
 from benchmarks.harness import DTYPES, Case, Kept, Path, on_reference
 from benchmarks.limits import LOSS_PASSES, R1_PASSES, ConvolutionTime, convolutions_of
-from digan import Discriminator, losses
+from digan import Discriminator
 from digan.config import DiscriminatorConfig
-from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
+from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
+from digan.training import losses
 
 CLIPS = pick(cpu=2, cuda=32)
 SMALL = DiscriminatorConfig(resolution=32, channel_base=512, channel_max=16)

@@ -14,8 +14,8 @@ from benchmarks import naive
 from benchmarks.device import on_cuda, pick
 from benchmarks.harness import Case, Kept, Path, Sequel, on_reference
 from digan.config import TrainConfig
-from digan.processes import make_accelerator
-from digan.trainer import Reals, Trainer
+from digan.training.distributed import make_accelerator
+from digan.training.trainer import Reals, Trainer
 
 NAIVE = "naive, float32"
 RIVALS = ("naive, bfloat16", "compiled, bfloat16")

@@ -2,6 +2,6 @@
 
 import sys
 
-from digan.cli import main
+from digan.cli.main import main
 
 sys.exit(main())

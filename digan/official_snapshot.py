@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from digan import official
-from digan.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.errors import NetworkError
-from digan.generator import Generator
 from digan.inert_pickle import Record
 from digan.inert_snapshot import PERSISTENT_OBJECT, StoredTensor, load
+from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
+from digan.models.generator import Generator
 
 NETWORKS = ("G_ema", "G", "D")
 DISCRIMINATORS = {"d_image": IMAGE_CHANNELS, "d_motion": MOTION_CHANNELS}  # by the names that checkpoints have

@@ -19,16 +19,16 @@ if __package__ in (None, ""):
 
 from accelerate import Accelerator
 
-from digan import checkpoint, describe
+from digan.cli.options import parse_options, resolve
 from digan.config import TrainConfig
+from digan.data.training_data import TrainingData
 from digan.errors import ConfigError, DataError
-from digan.feed import Feed
-from digan.memory import keep_freed_memory
 from digan.metrics import MetricError
-from digan.options import parse_options, resolve
-from digan.processes import LaterSum, make_accelerator
-from digan.run import Run, check_trackers, make_folder
-from digan.trainer import Trainer
+from digan.training import checkpoint, summary
+from digan.training.allocator import keep_freed_memory
+from digan.training.distributed import LaterSum, make_accelerator
+from digan.training.logger import Run, check_trackers, make_folder
+from digan.training.trainer import Trainer
 
 
 def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) -> Path | None:
@@ -38,10 +38,10 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
         resume: checkpoint to continue from, in the run folder that holds it.
     """
     check_trackers(config)
-    feed = Feed(config, accelerator)
+    feed = TrainingData(config, accelerator)
     trainer = Trainer(config, accelerator, feed.num_classes)
     if accelerator.is_main_process:
-        print(describe.start(config, accelerator, trainer, feed, resume), flush=True)
+        print(summary.start(config, accelerator, trainer, feed, resume), flush=True)
     if config.dry_run:
         return None
 
@@ -80,7 +80,7 @@ def train(config: TrainConfig, accelerator: Accelerator, resume: Path | None) ->
             run.save(trainer)
             run.draw_fakes(trainer)
             break
-    run.log(describe.end(folder, config, trainer.clips_seen))
+    run.log(summary.end(folder, config, trainer.clips_seen))
     run.close()
     return folder
 

@@ -1,11 +1,12 @@
 """Videos in, training pairs out."""
 
-from digan.data.dataset import Clips, ClipWindows, FramePairs, choose
+from digan.data.clips import Clips, ClipWindows, FramePairs, choose
 from digan.data.demo import make_demo_videos
-from digan.data.index import Video, VideoIndex, load_index
+from digan.data.index import load_index
 from digan.data.loader import StreamSampler, on_device, pair_loader
 from digan.data.store import FrameStore
 from digan.data.timing import UnreadableVideo
+from digan.data.video import Video, VideoIndex
 from digan.errors import DataError
 
 __all__ = [

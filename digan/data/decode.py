@@ -7,20 +7,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from digan.data.picture import read_picture, to_square
+from digan.data.image import read_picture, to_square
 from digan.data.sources import Source
 from digan.data.store import FrameStore
 from digan.data.timing import NO_TIME, READ_ERRORS, Timing, UnreadableVideo, drain, open_indexed, reason
-
-if TYPE_CHECKING:
-    from digan.data.index import Video, VideoIndex
-
+from digan.data.video import Video, VideoIndex
 
 # Decoders that heed `skip_frame` packet by packet (others read it once, when they start).
 _SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})

@@ -10,7 +10,7 @@ from multiprocessing.context import BaseContext
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from digan.data.dataset import FramePairs
+from digan.data.clips import FramePairs
 from digan.errors import DataError
 
 

@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -20,14 +20,12 @@ import PIL
 import torch
 
 from digan.data.timing import reason
+from digan.data.video import Video, VideoIndex
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-
-if TYPE_CHECKING:
-    from digan.data.index import Video, VideoIndex
 
 BUDGET = 4 << 30  # bytes of disk for all stores of a folder together
 PRIVATE_BUDGET = 1 << 28  # bytes for a store that only its process knows

@@ -6,7 +6,7 @@ append_result(run_folder, result, clips=clips_seen)
 """
 
 from digan.errors import MetricError
-from digan.metrics.clips import Source
+from digan.metrics.clip_sets import Source
 from digan.metrics.compute import append_result, compute
 from digan.metrics.detectors import DETECTORS, Detector, check_i3d, detector_files, load_detector
 from digan.metrics.distances import frechet_distance, kernel_distance

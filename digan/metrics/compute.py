@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from digan.errors import MetricError
-from digan.layout import metric_path
-from digan.metrics.clips import ClipSet, Source
+from digan.metrics.clip_sets import ClipSet, Source
 from digan.metrics.detectors import detector_files, load_detector, missing_detector
 from digan.metrics.distances import frechet_distance, kernel_distance
 from digan.metrics.extraction import Drawn, Extraction, Gather, Progress
 from digan.metrics.features import Extractor, RandomFeatures
 from digan.metrics.inception_score import inception_score
 from digan.metrics.protocol import Protocol
+from digan.run_dir import metric_path
 
 Clips = Source | Sequence[torch.Tensor] | torch.Tensor
 Detectors = Extractor | str | Path | Mapping[str, Extractor | str | Path]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from digan.files import atomic_path
-from digan.metrics.clips import ClipSet
+from digan.metrics.clip_sets import ClipSet
 from digan.metrics.features import Extractor
 from digan.metrics.protocol import Protocol
 

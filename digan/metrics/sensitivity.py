@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from digan.data import load_index
+from digan.data.training_data import cut_clips
 from digan.errors import MetricError, UserError
-from digan.feed import cut_clips
 from digan.metrics.distances import frechet_distance
 from digan.metrics.features import Extractor, RandomFeatures
 

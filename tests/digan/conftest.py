@@ -8,9 +8,9 @@ from accelerate import Accelerator
 
 from digan.config import TrainConfig, check
 from digan.data import make_demo_videos
-from digan.feed import Feed
-from digan.run import Run, make_folder
-from digan.trainer import Trainer
+from digan.data.training_data import TrainingData
+from digan.training.logger import Run, make_folder
+from digan.training.trainer import Trainer
 
 TINY = {
     "data": "unused",
@@ -42,7 +42,7 @@ def make_run(tiny, tmp_path):
         data = make_demo_videos(tmp_path / "videos", videos=4, frames=8, resolution=32)
         config = tiny(**{"data": str(data), "outdir": str(tmp_path / "runs"), "frames": 4, "samples": 2, **options})
         accelerator = Accelerator(cpu=True, mixed_precision="no")
-        feed = Feed(config, accelerator)
+        feed = TrainingData(config, accelerator)
         trainer = Trainer(config, accelerator, feed.num_classes)
         trainer.clips_seen = clips
         return Run(folder or make_folder(config, accelerator), config, accelerator, feed, clips), trainer

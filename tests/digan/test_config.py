@@ -2,9 +2,9 @@
 
 import pytest
 
+from digan.cli.options import parse_options, resolve
 from digan.config import PRESETS, TrainConfig, micro_batches
 from digan.errors import ConfigError
-from digan.options import parse_options, resolve
 
 
 def config(*argv: str) -> TrainConfig:

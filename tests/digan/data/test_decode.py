@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from digan.data.decode import FrameReader
+from digan.data.image import centre_square, read_picture, to_square, upright
 from digan.data.index import load_index
-from digan.data.picture import centre_square, read_picture, to_square, upright
 from digan.data.store import FrameStore
 from digan.data.timing import UnreadableVideo, open_indexed, open_video
 

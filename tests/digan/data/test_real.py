@@ -8,7 +8,7 @@ import pytest
 
 from digan.data import ClipWindows, FramePairs, load_index
 from digan.data.decode import FrameReader
-from digan.data.picture import to_square
+from digan.data.image import to_square
 
 SETS = {  # windows, options of the index, videos, clips
     "sky": ({}, {}, 40, 80),

@@ -1,0 +1,366 @@
+"""`digan evaluate`: metrics of a network, of two sets of videos, and the paper's experiments."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from digan import metrics
+from digan.cli.terminal import Progress, ResultTable, plain_warnings
+from digan.config import TrainConfig
+from digan.data import Clips, UnreadableVideo, VideoIndex, choose, load_index
+from digan.data.training_data import CACHE_FOLDER, content_key, cut_clips
+from digan.errors import ConfigError, DataError
+from digan.metrics import Detector, Protocol, Source
+from digan.metrics.experiments import EXPERIMENTS, PLAIN, Maker, Model
+from digan.models.generator import Generator
+from digan.models.hub import find_network
+from digan.run_dir import is_run
+from digan.training.distributed import make_accelerator
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `digan evaluate`."""
+    texts = [textwrap.fill(f"--experiment {name}: {e.text}.", 80) for name, e in EXPERIMENTS.items()]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n\n".join(texts)
+
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--network", help="network file, run folder or snapshots folder")
+    what.add_argument("--fake", help="folder, zip or file of videos in place of a network")
+    what.add_argument(
+        "--fake-split", help="split of the fakes; without --fake, a split of --data in place of a network"
+    )
+    what.add_argument("--data", help="folder, zip or file of real videos")
+    what.add_argument(
+        "--metrics", help="comma separated; a name is its protocol [rfvd256_16f, 16 being a training clip]"
+    )
+    what.add_argument(
+        "--detector",
+        nargs="+",
+        metavar="FILE",
+        help="TorchScript detectors of the metrics that need one: FILE, or KIND=FILE",
+    )
+    what.add_argument("--experiment", choices=EXPERIMENTS, help="a table of the paper, see below")
+    what.add_argument(
+        "--trials", type=_at_least(1), default=1, help="mean and standard deviation over this many seeds [1]"
+    )
+    what.add_argument("--seed", type=_at_least(0), default=0, help="of the first trial [0]")
+
+    data = parser.add_argument_group("real clips")
+    data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
+    data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, in place of --split")
+    data.add_argument("--resolution", type=_at_least(1), help="pixels per side [the network's; that of square fakes]")
+    data.add_argument("--stride", type=_at_least(1), help="a clip takes every stride-th frame [the network's, or 1]")
+    data.add_argument(
+        "--overlap", type=_at_least(0), help="raw frames shared by neighbouring windows [the network's, or 0]"
+    )
+    data.add_argument("--one-per-video", action="store_true", help="one clip of each video, drawn by --seed")
+    data.add_argument(
+        "--fake-stride", type=_at_least(1), help="stride of the clips of --fake [1]; of --fake-split [--stride]"
+    )
+
+    fakes = parser.add_argument_group("clips of a network")
+    fakes.add_argument(
+        "--frames", type=_at_least(1), help="frames of a training clip: time 0 to 1 [the network's, or 16]"
+    )
+    fakes.add_argument("--psi", type=float, help="truncation [1: none]")
+    fakes.add_argument("--labels", type=_at_least(0), nargs="+", help="classes, in turn [as frequent as in --data]")
+
+    how = parser.add_argument_group("how")
+    how.add_argument("--outdir", help="where metric-<name>.jsonl is appended [the network's run folder, or here]")
+    how.add_argument(
+        "--cache", help=f"folder of indices and real features [{CACHE_FOLDER} in --outdir or beside the run]"
+    )
+    how.add_argument("--batch", type=_at_least(1), default=16, help="clips at once in each process [16]")
+    how.add_argument("--threads", type=_at_least(1), help="of each process [on CPUs: the cores, shared out]")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Computes what the options ask for; in every process the same, of which the main one prints and writes."""
+    _check(args)
+    accelerator = make_accelerator(threads=args.threads)
+    try:
+        with plain_warnings():
+            _Evaluation(args, accelerator).run()
+    except UnreadableVideo as error:
+        raise DataError(
+            f"a video turned out damaged while it was read ({error}): take it out and run again."
+        ) from error
+    finally:
+        accelerator.end_training()
+    return 0
+
+
+def _at_least(least: int) -> Any:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return number
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises ConfigError for options that contradict each other."""
+    videos = args.fake is not None or args.fake_split is not None
+    if (args.network is None) == (not videos):
+        raise ConfigError(
+            "give either --network FILE, or --fake DIR (or --fake-split SPLIT of --data) to compare two sets of videos."
+        )
+    given = [name for name in ("experiment", "psi", "labels", "frames") if getattr(args, name) is not None]
+    if videos and given:
+        raise ConfigError(f"--{given[0]} is for the clips of a --network; leave it out to compare two sets of videos.")
+    if args.network and args.fake_stride:
+        raise ConfigError("--fake-stride is for --fake and --fake-split; leave it out with a --network.")
+    if args.fake is None and args.fake_split is not None:
+        if args.data is None:
+            raise ConfigError("--fake-split without --fake is a split of --data: give --data DIR.")
+        if args.fake_split == (args.split or TrainConfig.split):
+            raise ConfigError(f"--fake-split {args.fake_split} would be compared with itself: give another --split.")
+
+
+class _OnePerVideo:
+    """One clip of each video that is long enough, fixed by the seed."""
+
+    def __init__(self, clips: Clips, seed: int) -> None:
+        self._clips = clips
+        videos = clips.windows.index.videos
+        self._chosen = choose(clips, len(videos) - clips.windows.too_short, seed)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """uint8 [n,F,3,R,R]."""
+        return self._clips.batch([self._chosen[i] for i in indices])
+
+
+class _Evaluation:
+    """One call of the command: opens what the options name, then computes row after row."""
+
+    def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
+        self.args, self.accelerator = args, accelerator
+        self.experiment = EXPERIMENTS[args.experiment] if args.experiment else PLAIN
+        self.network = find_network(args.network) if args.network else None
+        g = Generator.from_pretrained(self.network).to(accelerator.device) if self.network else None
+        self.clips_seen = g.metadata.get("clips_seen") if g else None
+        recorded = g.metadata.get("data", {}) if g else {}
+        self.span = args.frames or recorded.get("frames", TrainConfig.frames)
+        names = (args.metrics or self.experiment.metric(self.span)).split(",")
+        self.protocols = [metrics.parse(name.strip()) for name in names]
+        self.detectors = self._detectors()
+        self.outdir, self.cache = self._folders()
+
+        self.split = args.split or recorded.get("split", TrainConfig.split)
+        self.trained_stride = recorded.get("stride", args.stride or TrainConfig.stride)
+        self.stride = args.stride or self.trained_stride
+        self.overlap = recorded.get("overlap", TrainConfig.overlap) if args.overlap is None else args.overlap
+        self.reals, self.fakes = self._open_data(g)
+        self.resolution = self._resolution(g)
+        psi = 1.0 if args.psi is None else args.psi
+        self.model = None if g is None else Model(g, self.span, self._labels(g), psi)
+
+    def run(self) -> None:
+        """Computes, prints and appends every row."""
+        todo = [(protocol, *self._real_clips(protocol), self._rows(protocol)) for protocol in self.protocols]
+        table = ResultTable([p.name for p in self.protocols], [name for *_, rows in todo for name in rows])
+        if self.main:
+            print("\n".join(self._opening(todo)), flush=True)
+            table.print_head()
+        for protocol, reals, key, rows in todo:
+            for name, fakes in rows.items():
+                result = self._compute(protocol, reals, key, name, fakes)
+                if self.main:
+                    metrics.append_result(self.outdir, result, **self._context(protocol, name))
+                    table.print_row(name, result)
+        if self.main:
+            print(f"appended to {self.outdir / 'metric-<name>.jsonl'}", flush=True)
+
+    def _compute(
+        self, protocol: Protocol, reals: Source | None, key: str | None, name: str, fakes: Maker | Source
+    ) -> dict[str, Any]:
+        accelerator = self.accelerator
+        with Progress(f"{protocol.name} {name}", shown=self.main) as progress:
+            return metrics.compute(
+                protocol,
+                reals,
+                fakes,
+                detector=self.detectors,
+                device=accelerator.device,
+                seed=self.args.seed,
+                trials=self.args.trials,
+                batch=self.args.batch,
+                progress=progress,
+                cache=self.cache if key else None,
+                cache_key=key,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                gather=accelerator.gather,
+            )
+
+    @property
+    def main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def _detectors(self) -> dict[str, Detector]:
+        """The detectors of all metrics, by kind: loaded, so that a wrong file is found before the first metric."""
+        files = metrics.detector_files(self.args.detector or [], self.protocols)
+        kinds = {p.detector for p in self.protocols if p.detector is not None}
+        return {kind: Detector(files[kind], self.accelerator.device, kind) for kind in sorted(kinds)}
+
+    def _folders(self) -> tuple[Path, Path]:
+        """Where results go, and where indices and features are kept: for a network of a run, where the run did it."""
+        near = [] if self.network is None else self.network.resolve().parents[:2]
+        run = next((folder for folder in near if is_run(folder)), None)
+        outdir = Path(self.args.outdir) if self.args.outdir else run or Path()
+        cache = (run.parent if run and not self.args.outdir else outdir) / CACHE_FOLDER
+        return outdir, Path(self.args.cache) if self.args.cache else cache
+
+    def _open_data(self, g: Generator | None) -> tuple[VideoIndex | None, VideoIndex | None]:
+        """The real videos, None where nothing needs them, and the fake ones, None with a network."""
+        args = self.args
+        compared = [p for p in self.protocols if p.needs_reals]
+        if args.data is None and compared:
+            raise ConfigError(f"{compared[0].name} compares with real videos: give them with --data DIR.")
+        # The main process indexes; the others then find it done.
+        with self.accelerator.main_process_first():
+            classes = g is not None and g.config.num_classes > 0 and args.labels is None
+            reals = fakes = None
+            if args.data is not None:
+                options = dict(split=self.split, split_list=args.split_list, labels=classes)
+                reals = load_index(args.data, self.cache, **options)
+            if g is None:
+                fakes = load_index(args.fake or args.data, self.cache, split=args.fake_split or self.split)
+        return reals, fakes
+
+    def _resolution(self, g: Generator | None) -> int:
+        """Pixels per side of what is compared."""
+        given = self.args.resolution
+        if g is None:
+            sides = {side for v in self.fakes.videos for side in (v.width, v.height)}
+            if given is None and len(sides) > 1:
+                first = self.fakes.videos[0]
+                raise ConfigError(
+                    f"the fake videos are not squares of one size ({first.name} is {first.width}x{first.height}): say "
+                    "with --resolution at how many pixels per side they are compared."
+                )
+            return given or sides.pop()
+        resolution = given or g.config.resolution * self.experiment.enlarge
+        try:
+            g.grid(resolution)
+        except ValueError as error:
+            raise ConfigError(f"--resolution {resolution}: {error}") from None
+        return resolution
+
+    def _labels(self, g: Generator) -> torch.Tensor | None:
+        """The classes of the fakes, in turn: those asked for, or those of the real clips."""
+        given, classes = self.args.labels, g.config.num_classes
+        if not classes:
+            if given:
+                raise ConfigError(f"--labels: the network {self.network} has no classes; leave it out.")
+            return None
+        if given:
+            if max(given) >= classes:
+                raise ConfigError(f"--labels {max(given)}: the network {self.network} has classes 0 to {classes - 1}.")
+            return torch.tensor(given)
+        if self.reals is None:
+            raise ConfigError(f"the network {self.network} has {classes} classes: name some with --labels.")
+        found, trained = self.reals.class_names, g.metadata.get("data", {}).get("class_names")
+        if len(found) != classes or (trained and trained != found):
+            raise ConfigError(
+                f"the {len(found)} class folders of --data {self.args.data} are not the {classes} classes of the "
+                f"network {self.network}: give the videos that it was trained on, or numbers of classes with --labels."
+            )
+        shortest = min(self.protocols, key=lambda protocol: protocol.frames)
+        return self._cut(self.reals, shortest, self._real_stride(shortest)).labels()
+
+    def _rows(self, protocol: Protocol) -> dict[str, Maker | Source]:
+        """What is compared with the reals, by name."""
+        if self.model is not None:
+            return self.experiment.rows(self.model, protocol, self.resolution)
+        stride = self.args.fake_stride or (1 if self.args.fake else self.stride)
+        return {"videos": self._chosen(self._cut(self.fakes, protocol, stride))[0]}
+
+    def _real_stride(self, protocol: Protocol) -> int:
+        return max(1, round(self.stride * self.experiment.pace(self.span, protocol.frames)))
+
+    def _real_pace(self, protocol: Protocol) -> float:
+        """How many times as fast as the generator's clips the real ones are; 1 without a network."""
+        if self.model is None:
+            return 1.0
+        step = self.trained_stride * self.experiment.pace(self.span, protocol.frames)
+        return self._real_stride(protocol) / step
+
+    def _real_clips(self, protocol: Protocol) -> tuple[Source | None, str | None]:
+        """The real clips that a protocol needs, and a name for their content; None where it needs none."""
+        if not protocol.needs_reals:
+            return None, None
+        return self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))
+
+    def _cut(self, index: VideoIndex, protocol: Protocol, stride: int) -> Clips:
+        """All clips of the length that a protocol needs."""
+        frames = protocol.frames
+        longest = max(video.num_frames for video in index.videos)
+        if frames * stride > longest:
+            raise DataError(
+                f"{protocol.name} needs clips of {frames} frames at stride {stride}, which take {frames * stride}, and "
+                f"the longest of the {len(index.videos)} videos of {index.source.path} has {longest}: give a metric of "
+                "fewer frames, or a smaller --stride."
+            )
+        return cut_clips(index, frames, stride, self.overlap, self.resolution)
+
+    def _chosen(self, clips: Clips) -> tuple[Source, str]:
+        """The clips that are compared, and a name for their content."""
+        if not self.args.one_per_video:
+            return clips, content_key(clips)
+        return _OnePerVideo(clips, self.args.seed), f"{content_key(clips)}-one-per-video-{self.args.seed}"
+
+    def _opening(self, todo: Sequence[tuple]) -> list[str]:
+        """What is about to be compared."""
+        size = f"{self.resolution}x{self.resolution} pixels"
+        made = self.network if self.fakes is None else self.fakes.summary()
+        lines = [f"fakes, at {size}: {made}"]
+        if self.reals is not None:
+            lines.append(f"reals, at {size}: {self.reals.summary()}")
+        for protocol, reals, *_ in todo:
+            if reals is not None:
+                lines.append(f"{protocol.name}: {len(reals):,} real clips at stride {self._real_stride(protocol)}")
+                pace = self._real_pace(protocol)
+                if abs(pace - 1) > 0.1:
+                    lines[-1] += f", {pace:.2g} times as fast as the generator's: the value holds that too"
+        return lines
+
+    def _context(self, protocol: Protocol, row: str) -> dict[str, Any]:
+        """What a result has to say about itself beside the number."""
+        args = self.args
+        context = {"row": row, "experiment": args.experiment, "protocol": asdict(protocol)}
+        context |= {"resolution": self.resolution, "one_per_video": args.one_per_video}
+        if self.reals is not None:
+            context |= {"data": str(args.data), "split": self.reals.split, "data_fingerprint": self.reals.fingerprint}
+            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap}
+        if self.model is not None:
+            context |= {"network": str(self.network), "network_sha256": self.network_sha256, "span": self.span}
+            context |= {"psi": self.model.psi, "labels": args.labels, "real_pace": self._real_pace(protocol)}
+            if self.clips_seen is not None:
+                context["clips"] = self.clips_seen
+        else:
+            context |= {"fake": str(args.fake or args.data), "fake_split": self.fakes.split}
+            context |= {"fake_fingerprint": self.fakes.fingerprint}
+        return context | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+    @functools.cached_property
+    def network_sha256(self) -> str:
+        with self.network.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

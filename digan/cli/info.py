@@ -1,0 +1,384 @@
+"""`digan info`: what is in a network, a checkpoint, a run or a set of videos. Nothing is written anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digan import metrics
+from digan.config import TrainConfig
+from digan.data import ClipWindows, VideoIndex, load_index
+from digan.data.sources import SPLITS, scan
+from digan.errors import DataError, MetricError, NetworkNotFound
+from digan.models.generator import Generator
+from digan.models.hub import WEIGHTS_FILE, find_network
+from digan.run_dir import (
+    CHECKPOINTS,
+    SAMPLES,
+    STATISTICS,
+    TICK_FACTS,
+    is_own,
+    is_run,
+    known_fields,
+    list_metrics,
+    list_snapshots,
+    read_records,
+)
+from digan.training import checkpoint, summary
+from digan.training.trainer import NONFINITE
+
+_LISTED = 8  # sizes, rates, codecs and classes shown in the text; --json has all
+
+
+@dataclass
+class Report:
+    """What is known of a path: JSON values, and lines for a person."""
+
+    facts: dict[str, Any]
+    lines: list[str]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `digan info`."""
+    c = TrainConfig
+    parser.add_argument("path", type=Path, help="network, checkpoint, run, or a folder, zip or file of videos")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    cut = parser.add_argument_group("how many clips the videos give, by the options of training")
+    cut.add_argument("--frames", type=int, default=c.frames, help=f"frames of a clip [{c.frames}]")
+    cut.add_argument(
+        "--stride", type=int, default=c.stride, help=f"clips that a window is taken apart into [{c.stride}]"
+    )
+    cut.add_argument("--overlap", type=int, default=c.overlap, help=f"frames that windows share [{c.overlap}]")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report; raises UserError where there is nothing to report."""
+    report = inspect(args.path, args.frames, args.stride, args.overlap)
+    print(json.dumps(_strict(report.facts), indent=1) if args.json else "\n".join(report.lines))
+    return 0
+
+
+def inspect(
+    path: Path, frames: int = TrainConfig.frames, stride: int = TrainConfig.stride, overlap: int = TrainConfig.overlap
+) -> Report:
+    """Finds out what lies at a path, by its content, and describes it.
+
+    Args:
+        frames, stride, overlap: how clips are cut of videos.
+
+    Raises:
+        NetworkNotFound: nothing lies there.
+        NetworkError, ConfigError, DataError: it is a damaged network or checkpoint, or holds no video.
+    """
+    if path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(9)
+        # safetensors: the length of the header, 8 bytes, and the header, which is JSON
+        if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+            return _network(path)
+        if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):  # pickle: PROTO and its number
+            return _pickle(path)
+    elif not path.is_dir():
+        raise NetworkNotFound(
+            f"{path} does not exist: give a network, a checkpoint, a run, or a folder, zip or file of videos."
+        )
+    elif (path / checkpoint.STATE).is_file():
+        return _checkpoint(path)
+    elif is_run(path):
+        return _run(path)
+    elif list_snapshots(path) or (path / WEIGHTS_FILE).is_file():
+        return _network(find_network(path))
+    elif found := checkpoint.list_complete(path):
+        return _checkpoint(found[-1])
+    elif runs := [folder for folder in checkpoint.list_runs(path) if is_run(folder)]:
+        return _runs(path, runs)
+    return _data(path, frames, stride, overlap)
+
+
+def _network(file: Path) -> Report:
+    g = Generator.from_pretrained(file)
+    rows = summary.generator_rows(g)
+    config, metadata = asdict(g.config), g.metadata
+    broken = sum(int((~tensor.isfinite()).sum()) for tensor in g.state_dict().values())
+    names = (metadata.get("data") or {}).get("class_names", [])
+    facts = {
+        "kind": "network",
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "resolution": g.config.resolution,
+        "classes": g.config.num_classes,
+        "parameters": sum(row.parameters for row in rows),
+        "parts": [{"part": row.part, "parameters": row.parameters, "macs": row.macs} for row in rows],
+        "nonfinite": broken,
+        "config": config,
+        "metadata": metadata,
+    }
+    classes = f"{g.config.num_classes} classes{_listed(names, ': ')}" if g.config.num_classes else "unconditional"
+    lines = [
+        f"network {file} ({_size(facts['bytes'])})",
+        f"  {'videos':<18} {g.config.resolution}x{g.config.resolution}, {classes}",
+        *(f"  {name:<18} {_plain(value)}" for name, value in metadata.items()),
+        *([f"  {'problem':<18} {broken:,} values are not finite: training diverged"] if broken else []),
+        "",
+        *(f"  {name:<18} {value}" for name, value in config.items()),
+        "",
+        summary.table(rows),
+    ]
+    return Report(facts, lines)
+
+
+def _pickle(file: Path) -> Report:
+    convert = shlex.join(["digan", "convert", str(file), str(file.with_suffix(".safetensors"))])
+    facts = {"kind": "pickle", "file": str(file), "bytes": file.stat().st_size, "convert": convert}
+    lines = [
+        f"pickle {file} ({_size(facts['bytes'])}), the format of the official snapshots; it was not opened",
+        f"  convert it first: {convert}",
+    ]
+    return Report(facts, lines)
+
+
+def _checkpoint(folder: Path) -> Report:
+    state = checkpoint.read_state(folder)
+    config = _config(state["config"])
+    counters = state["counters"]
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    facts = {
+        "kind": "checkpoint",
+        "folder": str(folder),
+        "counters": counters,
+        "torch": state["torch"],
+        "files": sizes,
+        "config": asdict(config),
+        "resume": f"--resume {folder}",
+    }
+    lines = [
+        f"checkpoint {folder} ({_size(sum(sizes.values()))})",
+        f"  progress     {counters['clips_seen'] / 1000:g} of {config.kimg:g} kimg, iteration {counters['iteration']}",
+        *_training(config),
+        f"  files        {', '.join(f'{name} {_size(size)}' for name, size in sizes.items())}",
+        f"  software     torch {state['torch']}",
+        f"  go on with   {facts['resume']}",
+    ]
+    return Report(facts, lines)
+
+
+def _run(folder: Path) -> Report:
+    config = _config(json.loads((folder / "config.json").read_text()))
+    statistics = read_records(folder / STATISTICS)
+    last = statistics[-1] if statistics else {}
+    checkpoints = checkpoint.list_complete(folder / CHECKPOINTS)
+    # A run that was stopped between two ticks has a checkpoint that is newer than the statistics.
+    counts = [checkpoint.read_state(c)["counters"]["clips_seen"] for c in checkpoints[-1:]]
+    clips = max([last.get("clips", 0), *counts])
+    samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.stat().st_mtime_ns)
+    snapshots = list_snapshots(folder)
+    results = {name: found for name, file in list_metrics(folder).items() if (found := _metric(name, file))}
+    commands = (folder / "command.sh").read_text().splitlines()
+    facts = {
+        "kind": "run",
+        "folder": str(folder),
+        "config": asdict(config),
+        "commands": commands,
+        "clips": clips,
+        "kimg": config.kimg,
+        "finished": clips >= round(config.kimg * 1000),
+        "seconds_since_last_record": _age(folder / STATISTICS),
+        "statistics": last,
+        "nonfinite_at": [record["clips"] for record in statistics if record.get(NONFINITE)],
+        "metrics": results,
+        "snapshots": [str(file) for file in snapshots],
+        "samples": [str(file) for file in samples],
+        "checkpoints": [str(file) for file in checkpoints],
+        "resume": summary.go_on(folder, config, clips) if checkpoints else None,
+    }
+    return Report(facts, [f"run {folder}", *_training(config), *_run_lines(facts)])
+
+
+def _run_lines(facts: dict[str, Any]) -> list[str]:
+    last, clips, age = facts["statistics"], facts["clips"], facts["seconds_since_last_record"]
+    done = "finished" if facts["finished"] else f"{clips / 10 / facts['kimg']:.0f} %"
+    lines = [
+        *(f"  {'command' if i == 0 else '':<12} {line}" for i, line in enumerate(facts["commands"])),
+        f"  progress     {clips / 1000:g} of {facts['kimg']:g} kimg, {done}"
+        + (f"; last sign of life {summary.clock(age)} ago" if age is not None and not facts["finished"] else ""),
+    ]
+    if last:
+        losses = "  ".join(
+            f"{name} {value:.3g}" for name, value in last.items() if name not in (*TICK_FACTS, NONFINITE)
+        )
+        lines += [
+            f"  speed        {summary.speed(last)}, {last['memory_gb']:.1f} GB, "
+            f"{summary.clock(last['seconds'])} since the start or the last --resume",
+            f"  losses       {losses}",
+        ]
+    for name, found in facts["metrics"].items():
+        values = "; ".join(
+            f"{which} {record['value']:.5g} at {record['clips'] / 1000:g} kimg" for which, record in found.items()
+        )
+        lines.append(f"  {name:<12} {values}")
+    for name in ("snapshots", "samples", "checkpoints"):
+        files = [Path(file) for file in facts[name]]
+        lines.append(f"  {name:<12} {len(files)}" + (f", the last is {files[-1]}" if files else ""))
+    if bad := facts["nonfinite_at"]:
+        lines.append(
+            f"  problem      gradients were not finite in {len(bad)} ticks, last at {bad[-1] / 1000:g} kimg: in fp16 "
+            "some are normal; else lower --lr or raise --gamma in a new run"
+        )
+    return [*lines, f"  go on with   {facts['resume'] or 'nothing: there is no checkpoint yet'}"]
+
+
+def _metric(name: str, file: Path) -> dict[str, dict[str, Any]]:
+    """The first, the best and the last result of a metric that the run itself computed; {} if there is none."""
+    records = [record for record in read_records(file) if is_own(record)]
+    if not records:
+        return {}
+    try:
+        score = not metrics.parse(name).needs_reals
+    except MetricError:
+        score = False
+    finite = [record for record in records if math.isfinite(record["value"])] or records
+    best = (max if score else min)(finite, key=lambda record: record["value"])
+    return {"first": records[0], "best": best, "last": records[-1]}
+
+
+def _runs(path: Path, folders: list[Path]) -> Report:
+    reports = [_run(folder) for folder in folders]
+    lines = [f"{len(reports)} run(s) in {path}"]
+    for folder, report in zip(folders, reports, strict=True):
+        facts = report.facts
+        values = [f"{name} {found['last']['value']:.5g}" for name, found in facts["metrics"].items()]
+        lines.append("  ".join([f"  {folder.name:<40} {facts['clips'] / 1000:g} of {facts['kimg']:g} kimg", *values]))
+    return Report({"kind": "runs", "folder": str(path), "runs": [report.facts for report in reports]}, lines)
+
+
+def _data(path: Path, frames: int, stride: int, overlap: int) -> Report:
+    try:
+        index = load_index(path, None, split=None)
+        clips = _clips(index, frames, stride, overlap)
+    except DataError as error:
+        raise type(error)(str(error).replace("--data ", "", 1)) from None
+    found = scan(index.source)
+    places = {(e.name, e.kind): place for e, place in zip(found.entries, found.places, strict=True)}
+    mine = [places[video.name, video.kind] for video in index.videos]
+    videos, lengths = index.videos, np.array([video.num_frames for video in index.videos])
+    timed = [video for video in videos if video.timing is not None]
+    classes = Counter(place.class_name for place in mine)
+    facts = {
+        "kind": "data",
+        "path": str(path),
+        "videos": len(videos),
+        "frames": int(lengths.sum()),
+        "lengths": _quartiles(lengths),
+        "seconds": sum(video.num_frames / video.fps for video in timed),
+        "frame_rates": _counted(f"{video.fps:.4g}" for video in timed),
+        "sizes": _counted(f"{video.width}x{video.height}" for video in videos),
+        "codecs": _counted(video.codec for video in videos),
+        "splits": {
+            split: {
+                "videos": sum(place.split == split for place in mine),
+                "clips": sum(n for place, n in zip(mine, clips, strict=True) if place.split == split),
+            }
+            for split in SPLITS
+            if any(place.split == split for place in mine)
+        },
+        "classes": {} if None in classes else dict(sorted(classes.items())),
+        "clips": {
+            "frames": frames,
+            "stride": stride,
+            "overlap": overlap,
+            "count": sum(clips),
+            "too_short": clips.count(0),
+        },
+        "fingerprint": index.fingerprint,
+        "notes": index.notes,
+        "problems": index.problems,
+    }
+    index_lines = replace(index, problems=[]).summary().splitlines()  # problems are told in full below
+    return Report(facts, [f"data {index_lines[0]}", *(f"  {line}" for line in index_lines[1:]), *_data_lines(facts)])
+
+
+def _data_lines(facts: dict[str, Any]) -> list[str]:
+    cut, problems = facts["clips"], facts["problems"]
+    lengths = ", ".join(f"{name} {value:g}" for name, value in facts["lengths"].items())
+    lasting = f"; {summary.clock(facts['seconds'])} of video" if facts["seconds"] else ""
+    lines = [f"  lengths      {lengths} frames{lasting}"]
+    for name in ("frame_rates", "sizes", "codecs", "classes"):
+        if facts[name]:
+            values = [f"{value} ({count})" for value, count in facts[name].items()]
+            lines.append(f"  {name.replace('_', ' '):<12} {_listed(values)}")
+    for name, split in facts["splits"].items():
+        lines.append(f"  {name + ' split':<12} {split['videos']} videos, {split['clips']:,} clips")
+    short = f"; {cut['too_short']} videos are too short" if cut["too_short"] else ""
+    lines.append(
+        f"  clips        {cut['count']:,} at --frames {cut['frames']} --stride {cut['stride']} --overlap "
+        f"{cut['overlap']}{short}"
+    )
+    return [*lines, f"  problems     {len(problems) or 'none'}", *(f"    {problem}" for problem in problems)]
+
+
+def _clips(index: VideoIndex, frames: int, stride: int, overlap: int) -> list[int]:
+    """How many clips each video gives."""
+    if 0 < max(video.num_frames for video in index.videos) < frames * stride:
+        return [0] * len(index.videos)
+    windows = ClipWindows(index, frames=frames, stride=stride, overlap=overlap)
+    return [len(windows.clips_of(i)) for i in range(len(index.videos))]
+
+
+def _training(config: TrainConfig) -> list[str]:
+    """What a run trains, as its configuration says."""
+    data = config.data or "videos that it makes itself"
+    missing = " (not there from this folder)" if config.data and not os.path.exists(config.data) else ""
+    return [
+        f"  training     {summary.task(config)}",
+        f"  data         {data}{missing}, split {config.split}, stride {config.stride}, overlap {config.overlap}",
+    ]
+
+
+def _config(stored: dict[str, Any]) -> TrainConfig:
+    return TrainConfig(**known_fields(TrainConfig, stored))
+
+
+def _quartiles(lengths: np.ndarray) -> dict[str, float]:
+    names = ("least", "lower quarter", "median", "upper quarter", "most")
+    return dict(zip(names, np.percentile(lengths, [0, 25, 50, 75, 100]).tolist(), strict=True))
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _listed(values: list[str], prefix: str = "") -> str:
+    shown = ", ".join(values[:_LISTED]) + (f", … {len(values)} in all" if len(values) > _LISTED else "")
+    return prefix + shown if values else ""
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MB" if count >= 2**20 else f"{count / 2**10:,.1f} kB"
+
+
+def _age(file: Path) -> float | None:
+    return time.time() - file.stat().st_mtime if file.is_file() else None
+
+
+def _strict(value: Any) -> Any:
+    """The same with null for numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,243 @@
+"""Clips of videos, and the infinite stream of training pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from digan.data.decode import FrameReader
+from digan.data.store import FramesClaimed, FrameStore
+from digan.data.timing import UnreadableVideo
+from digan.data.video import Video, VideoIndex
+from digan.errors import DataError
+
+_TRIES = 8  # other clips tried for one pair before damaged videos stop the run
+
+
+class ClipWindows(Sequence[tuple[int, np.ndarray]]):
+    """The clips of an index, by number, without a list of them.
+
+    A window is frames*stride consecutive frames of a video; neighbouring windows share `overlap` frames. It is taken
+    apart into `stride` clips of `frames` frames: clip p takes frames p, p + stride, p + 2 stride, ... (DIGAN, ICLR
+    2022: TaiChi has frames 16, stride 4; UCF-101 takes every window, overlap = frames*stride - 1; Sky windows are
+    consecutive).
+
+    `windows[i]` is (number of the video in `index.videos`, int64 [frames] frame indices).
+    """
+
+    def __init__(self, index: VideoIndex, frames: int = 16, stride: int = 1, overlap: int = 0) -> None:
+        if frames < 1 or stride < 1:
+            raise DataError(f"--frames {frames} and --stride {stride} must be at least 1.")
+        span = frames * stride
+        if not 0 <= overlap < span:
+            raise DataError(f"overlap {overlap} must be at least 0 and below --frames x --stride = {span}.")
+        self.index = index
+        self.frames, self.stride, self.overlap = frames, stride, overlap
+        self._step = span - overlap
+        lengths = np.array([v.num_frames for v in index.videos], np.int64)
+        counts = np.where(lengths >= span, (lengths - span) // self._step + 1, 0) * stride
+        self._ends = counts.cumsum()  # [videos]: clips up to and including each video
+        self.too_short = int((counts == 0).sum())
+        if not len(self):
+            raise DataError(
+                f"no clip of --frames {frames} at --stride {stride} fits: it takes {span} frames, and the longest of "
+                f"the {len(lengths)} videos of --data {index.source.path} has {lengths.max()}: lower --frames or "
+                "--stride."
+            )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, clip: int) -> tuple[int, np.ndarray]:
+        if not -len(self) <= clip < len(self):
+            raise IndexError(f"clip {clip} of {len(self)}")
+        clip %= len(self)
+        video = int(np.searchsorted(self._ends, clip, side="right"))
+        window, phase = divmod(clip - self.clips_of(video).start, self.stride)
+        return video, window * self._step + phase + self.stride * np.arange(self.frames)
+
+    def clips_of(self, video: int) -> range:
+        """The numbers of the clips of a video."""
+        return range(int(self._ends[video - 1]) if video else 0, int(self._ends[video]))
+
+    def clips_within(self, video: int, frames: range) -> np.ndarray:
+        """The numbers of the clips of a video whose windows have any of `frames`, ascending, int64."""
+        clips, span = self.clips_of(video), self.frames * self.stride
+        first = max(0, -((span - 1 - frames.start) // self._step))  # the first window that does not end before
+        last = (frames.stop - 1) // self._step
+        return np.arange(clips.start + first * self.stride, min(clips.stop, clips.start + (last + 1) * self.stride))
+
+    def summary(self) -> str:
+        """One line for the start of a log."""
+        text = f"{len(self):,} clips of {self.frames} frames"
+        text += f", stride {self.stride}" if self.stride > 1 else ""
+        text += f", windows overlap by {self.overlap}" if self.overlap else ""
+        return text + (f"; {self.too_short} videos are too short" if self.too_short else "")
+
+
+class FramePairs(Dataset):
+    """The infinite stream of training examples: two frames of a clip and the time between them.
+
+    Item k is a function of (seed, k) alone, whatever was read before and in whichever process. Every len(windows) items
+    go through all clips once, in a new order. Frame indices are int(F Beta(2,1)) and int(F Beta(1,2)), sorted, as
+    published (DIGAN, ICLR 2022); both are the same frame in 4 % of draws at F = 16, which is part of the model.
+    Decoded frames are kept in `store`, by default in one of this process. As the stream is known in advance, so is what
+    the rest of the epoch takes of a video: whichever process decodes a stretch of it from a keyframe keeps that too,
+    and no other decodes the same stretch meanwhile.
+
+    Item: `frames` uint8 [2,3,R,R] RGB, earlier frame first; `delta_t` float32, difference of the indices over F-1, in
+    [0, 1] (0 if F is 1); `label` int64.
+    """
+
+    def __init__(
+        self, windows: ClipWindows, resolution: int, seed: int, mirror: bool = True, store: FrameStore | None = None
+    ) -> None:
+        if seed < 0:
+            raise DataError(f"--seed {seed} must not be negative.")
+        self.windows, self.resolution, self.seed, self.mirror = windows, resolution, seed, mirror
+        self.reader = FrameReader(windows.index, resolution, store=store or FrameStore(windows.index, resolution))
+        self._orders: dict[int, np.ndarray] = {}  # epoch -> order of the clips
+        self._places: dict[int, np.ndarray] = {}  # epoch -> places of the clips in that order
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_orders": {}, "_places": {}}  # cheaper to draw again than to send to a worker
+
+    def clip(self, k: int) -> int:
+        """The clip that item k is of."""
+        epoch, place = divmod(k, len(self.windows))
+        return int(self._order(epoch)[place])
+
+    def __getitem__(self, k: int) -> dict[str, Any]:
+        return self._item(k, wait=True)
+
+    def __getitems__(self, ks: Sequence[int]) -> list[dict[str, Any]]:
+        """Several items; those for which another process is just decoding come last, so that none waits for long."""
+        items: dict[int, dict[str, Any]] = {}
+        for wait in (False, True):
+            for k in ks:
+                if k not in items:
+                    with contextlib.suppress(FramesClaimed):
+                        items[k] = self._item(k, wait)
+        return [items[k] for k in ks]
+
+    def _item(self, k: int, wait: bool) -> dict[str, Any]:
+        count = self.windows.frames
+        pair, rng = self._pair(k)
+        flip = rng.random() < 0.5
+        video, frames = self._read(k, pair, rng, wait)
+        if flip and self.mirror:
+            frames = frames[..., ::-1]
+        delta_t = (pair[1] - pair[0]) / (count - 1) if count > 1 else 0.0
+        return {
+            "frames": torch.from_numpy(np.ascontiguousarray(frames)),
+            "delta_t": torch.tensor(delta_t, dtype=torch.float32),
+            "label": torch.tensor(video.label, dtype=torch.int64),
+        }
+
+    def _pair(self, k: int) -> tuple[list[int], np.random.Generator]:
+        """Which two frames of its clip item k takes, and the generator of its further draws."""
+        rng, count = np.random.default_rng((self.seed, 1, k)), self.windows.frames
+        drawn = int(count * rng.beta(2, 1)), int(count * rng.beta(1, 2))
+        return sorted(min(i, count - 1) for i in drawn), rng
+
+    def _read(self, k: int, pair: list[int], rng: np.random.Generator, wait: bool) -> tuple[Video, np.ndarray]:
+        """Frames of item k's clip; of another one, drawn by the item's own generator, where its video is damaged."""
+        clip = self.clip(k)
+        for attempt in range(_TRIES):
+            number, frames = self.windows[clip]
+            video = self.windows.index.videos[number]
+            try:
+                return video, self.reader.read(video, frames[pair].tolist(), partial(self._soon, k, number), wait=wait)
+            except UnreadableVideo as error:
+                if attempt == _TRIES - 1:
+                    raise
+                warnings.warn(f"another clip is used in place of {error}", stacklevel=2)
+                clip = int(rng.integers(len(self.windows)))
+        raise AssertionError("unreachable")
+
+    def _soon(self, k: int, video: int, frames: range) -> np.ndarray:
+        """The frames of a video, some of them in `frames`, that items after k will take in the epoch of k."""
+        epoch, place = divmod(k, len(self.windows))
+        clips = self.windows.clips_within(video, frames)
+        places = self._clip_places(epoch)[clips]
+        start = epoch * len(self.windows)
+        taken = [
+            self.windows[clip][1][self._pair(start + later)[0]]
+            for clip, later in zip(clips.tolist(), places.tolist(), strict=True)
+            if later > place
+        ]
+        return np.concatenate(taken) if taken else np.zeros(0, np.int64)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            _make_room(self._orders)
+            self._orders[epoch] = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.windows))
+        return self._orders[epoch]
+
+    def _clip_places(self, epoch: int) -> np.ndarray:
+        if epoch not in self._places:
+            _make_room(self._places)
+            self._places[epoch] = np.argsort(self._order(epoch))
+        return self._places[epoch]
+
+
+def _make_room(epochs: dict[int, np.ndarray]) -> None:
+    """Keeps one epoch beside the next: batches taken in turns by workers touch at most two at a time."""
+    while len(epochs) > 1:
+        del epochs[min(epochs)]
+
+
+class Clips(Dataset):
+    """Whole clips: `clips[i]` is (uint8 [F,3,R,R] RGB, label), for evaluation and for pictures of the reals."""
+
+    def __init__(self, windows: ClipWindows, resolution: int) -> None:
+        self.windows, self.resolution = windows, resolution
+        store = FrameStore(windows.index, resolution)
+        self.reader = FrameReader(windows.index, resolution, onward=True, store=store)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, clip: int) -> tuple[torch.Tensor, int]:
+        number, frames = self.windows[clip]
+        video = self.windows.index.videos[number]
+        pictures = self.reader.read(video, frames.tolist())
+        return torch.from_numpy(np.ascontiguousarray(pictures)), video.label
+
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """Clips as uint8 [n,F,3,R,R]."""
+        return torch.stack([self[i][0] for i in indices])
+
+    def labels(self) -> torch.Tensor:
+        """The labels of all clips, int64 [len]."""
+        videos = self.windows.index.videos
+        counts = torch.tensor([len(self.windows.clips_of(v)) for v in range(len(videos))])
+        return torch.repeat_interleave(torch.tensor([v.label for v in videos]), counts)
+
+
+def choose(clips: Clips, n: int, seed: int) -> list[int]:
+    """`n` different clips, fixed by the seed (all clips, if there are fewer), from as many videos as possible.
+
+    Every video gives one clip, drawn from its clips, before any gives a second one.
+    """
+    rng = np.random.default_rng((seed, 2))
+    windows = clips.windows
+    videos = [v for v in range(len(windows.index.videos)) if windows.clips_of(v)]
+    videos = [videos[i] for i in rng.permutation(len(videos))][:n]
+    orders = {v: iter(rng.permutation(windows.clips_of(v)).tolist()) for v in videos}
+    chosen: list[int] = []
+    while len(chosen) < n and orders:
+        for video in list(orders):
+            clip = next(orders[video], None)
+            if clip is None:
+                del orders[video]
+            elif len(chosen) < n:
+                chosen.append(clip)
+    return chosen

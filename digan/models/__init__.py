@@ -1,0 +1,1 @@
+"""The networks: generator and discriminators, and where they are loaded from and saved to."""

@@ -1,0 +1,343 @@
+"""The generator: latents and times to the weights of an implicit neural representation (DIGAN, ICLR 2022)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import fused_inr as fi
+from digan.config import GeneratorConfig
+from digan.files import atomic_path
+from digan.models.hub import CONFIG_FILE, MODEL_CARD, WEIGHTS_FILE, find_network, not_a_generator, read_network
+from digan.models.layers import FullyConnected, channels_at
+from digan.models.mapping import Mapping
+
+_RESOLUTIONS = (32, 64, 128, 256, 512)
+_MOTION_SLOPE = 0.01  # the motion code's own leaky ReLU, not the 0.2 of every other layer
+
+
+class FourierHead(nn.Module):
+    """Coordinate features of one stage: sines and cosines whose frequency is content and whose phase also is motion.
+
+    frequency = space_frequency * A(w); phase = B(w) + MLP(leaky_relu(C([w, z_motion]) * t * time_frequency)). At t = 0
+    the motion term is MLP(0), and t is not clamped, so t > 1 extrapolates.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        dim = config.fourier_dim
+        self.space_frequency = config.space_frequency
+        self.time_frequency = config.time_frequency
+        self.content = FullyConnected(config.w_dim, 3 * dim)
+        self.motion = FullyConnected(config.w_dim + config.z_dim, dim)
+        self.motion_mlp = nn.Sequential(FullyConnected(dim, dim, activation="lrelu"), FullyConnected(dim, dim))
+
+    def forward(self, w: Tensor, z_motion: Tensor, times: Tensor) -> fi.Fourier:
+        """w [N, w_dim], z_motion [N, z_dim], times [N, T] -> frequency [N, D, 2], phase [N, T, D]."""
+        content = self.content(w)  # [N, 3D]
+        frequency, phase = content.tensor_split([content.shape[1] // 3 * 2], dim=1)  # [N, 2D], [N, D]
+        motion = self.motion(torch.cat([w, z_motion], dim=1))  # [N, D]
+        motion = motion.unsqueeze(1) * (times * self.time_frequency).unsqueeze(2)  # [N, T, D]
+        motion = self.motion_mlp(F.leaky_relu(motion, _MOTION_SLOPE))
+        return fi.Fourier(self.space_frequency * frequency.unflatten(1, (-1, 2)), phase.unsqueeze(1) + motion)
+
+
+class FMMLayer(nn.Module):
+    """Layer of the INR with factorised multiplicative modulation (INR-GAN, CVPR 2021): a low-rank factor per clip."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.rank = config.fmm_rank
+        self.affine = FullyConnected(config.w_dim, (in_channels + out_channels) * self.rank)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] -> the clip's weight [N, O, I]."""
+        out_channels = self.weight.shape[0]
+        left, right = self.affine(w).tensor_split([out_channels * self.rank], dim=1)
+        left = left.unflatten(1, (out_channels, self.rank))  # [N, O, rank]
+        right = right.unflatten(1, (self.rank, -1))  # [N, rank, I]
+        return fi.fmm_weight(self.weight, left, right, demodulate=True)
+
+
+class ToRGB(nn.Module):
+    """Read-out of a block: a 3-row weight scaled per input channel by the style, without normalisation (StyleGAN2)."""
+
+    def __init__(self, in_channels: int, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.affine = FullyConnected(config.w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(3, in_channels))
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """w [N, w_dim] -> (weight [N, 3, I], bias [3])."""
+        style = self.affine(w) / math.sqrt(self.weight.shape[1])  # [N, I]
+        return self.weight * style.unsqueeze(1), self.bias
+
+
+class Block(nn.Module):
+    """The heads of one resolution: optional coordinate features, the FMM layers, and the read-out after the last."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, layers: int, fourier: bool, config: GeneratorConfig
+    ) -> None:
+        super().__init__()
+        self.fourier = FourierHead(config) if fourier else None
+        widths = [in_channels + (2 * config.fourier_dim if fourier else 0)] + [out_channels] * layers
+        self.layers = nn.ModuleList(FMMLayer(i, o, config) for i, o in pairwise(widths))
+        self.to_rgb = ToRGB(out_channels, config)
+
+    def forward(self, slots: Tensor) -> list[fi.Layer]:
+        """slots [N, len(layers) + 1, w_dim]: one w for each layer, the last one for the read-out."""
+        layers = []
+        for i, head in enumerate(self.layers):
+            to_rgb = self.to_rgb(slots[:, i + 1]) if i + 1 == len(self.layers) else None
+            layers.append(fi.Layer(head(slots[:, i]), head.bias, to_rgb=to_rgb))
+        return layers
+
+
+class Generator(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="digan",
+    tags=["digan", "video-generation", "implicit-neural-representation"],
+    model_card_template=MODEL_CARD,
+):
+    """DIGAN's generator, video as a function: (z_content, z_motion) -> an INR that renders any (x, y, t).
+
+    Blocks of resolution 4, 8, ..., ``config.resolution`` consume the slots of w in order; each read-out shares the slot
+    of the next block's first layer. The blocks up to ``config.base_resolution`` run on one grid of that size. What
+    depends on content alone, the weights and the frequencies, is computed once per clip.
+
+    Raises:
+        ValueError: a resolution that is not 32, 64, 128, 256 or 512, or a base resolution that does not fit under it.
+    """
+
+    def __init__(self, config: GeneratorConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or GeneratorConfig()
+        _check_config(config)
+        self.metadata: dict[str, Any] = {}  # what the file says beside the configuration, after from_pretrained
+        self.mapping = Mapping(
+            config.z_dim,
+            config.w_dim,
+            config.mapping_layers,
+            config.mapping_lr_mult,
+            num_classes=config.num_classes,
+            w_avg_beta=config.w_avg_beta,
+        )
+        self.blocks = nn.ModuleDict()
+        channels = 0
+        resolution = 4
+        while resolution <= config.resolution:
+            layers = 1 if resolution == 4 else 2
+            layers += resolution >= config.extra_layers_from
+            width = channels_at(config, resolution)
+            fourier = resolution == 4 or resolution > config.base_resolution
+            self.blocks[str(resolution)] = Block(channels, width, layers, fourier, config)
+            channels, resolution = width, resolution * 2
+
+    @property
+    def num_slots(self) -> int:
+        """Number of w slots: one for each layer, and one for the last read-out."""
+        return sum(len(block.layers) for block in self.blocks.values()) + 1
+
+    def broadcast(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] -> the same w in every slot, [N, num_slots, w_dim]."""
+        return w.unsqueeze(1).expand(-1, self.num_slots, -1)
+
+    def grid(
+        self,
+        resolution: int | None = None,
+        x: tuple[float, float] = (-1.0, 1.0),
+        y: tuple[float, float] = (-1.0, 1.0),
+    ) -> fi.Grid:
+        """Base grid whose rendered frames are ``resolution`` pixels per side.
+
+        Args:
+            resolution: pixels per side of a frame, a multiple of config.resolution / config.base_resolution; default
+                config.resolution.
+            x: range of X from the left to the right edge; beyond (-1, 1) extrapolates, within it zooms.
+            y: range of Y from the bottom to the top edge.
+
+        Raises:
+            ValueError: resolution is not such a multiple.
+        """
+        resolution = self.config.resolution if resolution is None else resolution
+        scale = self.config.resolution // self.config.base_resolution
+        if resolution < scale or resolution % scale:
+            raise ValueError(f"resolution must be a positive multiple of {scale} for this generator, got {resolution}.")
+        return fi.Grid(resolution // scale, resolution // scale, x=tuple(x), y=tuple(y))
+
+    def inr_from_slots(self, slots: Tensor, z_motion: Tensor, times: Tensor) -> fi.INR:
+        """The INR of given w slots, differentiable in all three (style mixing, path length).
+
+        Args:
+            slots: [N, num_slots, w_dim] float.
+            z_motion: [N, z_dim] float, standard normal.
+            times: [N, T], or [T] for all clips; [0, 1] spans a training clip, other values extrapolate.
+
+        Returns:
+            INR of N clips and T times; fi.render(inr, self.grid()) gives frames [N, T, 3, R, R].
+
+        Raises:
+            ValueError: a shape that does not fit.
+        """
+        times = self._check_inputs(slots, z_motion, times)
+        stages: list[tuple[int, list[fi.Layer], fi.Fourier | None]] = []
+        slot = 0
+        for name, block in self.blocks.items():
+            block_slots = slots[:, slot : slot + len(block.layers) + 1]
+            slot += len(block.layers)
+            layers = block(block_slots)
+            scale = max(int(name) // self.config.base_resolution, 1)
+            if stages and scale == stages[-1][0]:
+                stages[-1][1].extend(layers)
+            else:
+                stages.append((scale, layers, block.fourier(block_slots[:, 0], z_motion, times)))
+        return fi.INR([fi.Stage(scale, layers, fourier) for scale, layers, fourier in stages])
+
+    def inr(
+        self, z_content: Tensor, z_motion: Tensor, times: Tensor, labels: Tensor | None = None, psi: float = 1.0
+    ) -> fi.INR:
+        """The videos as plain data for fused_inr; arguments as in ``forward``."""
+        w = self.mapping(z_content, labels, psi)
+        return self.inr_from_slots(self.broadcast(w), z_motion, times)
+
+    def forward(
+        self,
+        z_content: Tensor,
+        z_motion: Tensor,
+        times: Tensor,
+        labels: Tensor | None = None,
+        psi: float = 1.0,
+        resolution: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Generate frames.
+
+        Args:
+            z_content: [N, z_dim] float, standard normal: appearance.
+            z_motion: [N, z_dim] float, standard normal: movement.
+            times: [N, T], or [T] for all clips; [0, 1] spans a training clip, other values extrapolate.
+            labels: [N] int64 class indices, for a conditional generator.
+            psi: truncation of w towards its average; 1 is none.
+            resolution: pixels per side, see ``grid``.
+            dtype: compute type of the matrix products, None for the parameters' own.
+
+        Returns:
+            frames [N, T, 3, R, R] in about [-1, 1].
+        """
+        inr = self.inr(z_content, z_motion, times, labels, psi)
+        return fi.render(inr, self.grid(resolution), dtype=dtype)
+
+    def _check_inputs(self, slots: Tensor, z_motion: Tensor, times: Tensor) -> Tensor:
+        n = slots.shape[0]
+        if slots.shape != (n, self.num_slots, self.config.w_dim):
+            raise ValueError(
+                f"slots must be [N, {self.num_slots}, {self.config.w_dim}] for this generator, got {list(slots.shape)}."
+            )
+        if z_motion.shape != (n, self.config.z_dim):
+            raise ValueError(f"z_motion must be [{n}, {self.config.z_dim}], got {list(z_motion.shape)}.")
+        if times.ndim == 1:
+            times = times.expand(n, -1)
+        if times.ndim != 2 or times.shape[0] != n:
+            raise ValueError(f"times must be [T] or [{n}, T], got {list(times.shape)}.")
+        return times.to(slots)
+
+    def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+        """Write state, configuration and ``metadata`` (JSON values) to a safetensors file, whole or not at all."""
+        header = {"config": asdict(self.config), **metadata}
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        with atomic_path(path) as partial:
+            save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Generator:
+        """Read what ``save`` or ``save_pretrained`` wrote. What lies on this machine is read without the network.
+
+        Args:
+            path: a safetensors file; a run folder or its snapshots folder, whose newest network-snapshot is taken; a
+                folder with model.safetensors; or ``owner/name`` of a repository on the Hugging Face hub.
+            revision: branch, tag or commit of the repository; this and the others have no effect on local files.
+            token: for a private repository; default the one of ``hf auth login``.
+            cache_dir: where downloads are kept; default the hub's cache.
+            force_download: download again what is in the cache.
+            local_files_only: take the repository from the cache, without asking the hub.
+
+        Returns:
+            The generator on the CPU in evaluation mode; what was saved beside it is in ``metadata``.
+
+        Raises:
+            NetworkNotFound: nothing lies there, and no such repository can be reached.
+            NetworkError: the file is not a generator written by this project.
+        """
+        file = find_network(
+            path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        network = read_network(file)
+        try:
+            generator = cls(network.config)
+            generator.load_state_dict(network.tensors)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise not_a_generator(file) from error
+        generator.metadata = network.metadata
+        return generator.eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """The files of ``save_pretrained`` and ``push_to_hub``, in the layout of the hub."""
+        (save_directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2))
+        self.save(save_directory / WEIGHTS_FILE, **self.metadata)
+
+    def generate_model_card(self, **values: Any) -> ModelCard:
+        """The README.md of ``save_pretrained``; ``repo_id`` is what its example loads."""
+        values = {"repo_id": "owner/name", "clips_seen": self.metadata.get("clips_seen"), **values}
+        return super().generate_model_card(config=self.config, **values)
+
+    def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:
+        """Upload to a repository of the Hugging Face hub, made if there is none; `hf auth login` first.
+
+        Args:
+            repo_id: owner/name.
+            model_card_kwargs: values for the text of the model card.
+            options: those of ``huggingface_hub.ModelHubMixin.push_to_hub``: private, branch, commit_message, ...
+
+        Returns:
+            The address of the commit.
+        """
+        values = {"repo_id": repo_id, **(model_card_kwargs or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=values, **options)
+
+
+def _check_config(config: GeneratorConfig) -> None:
+    if config.resolution not in _RESOLUTIONS:
+        raise ValueError(f"resolution must be one of {', '.join(map(str, _RESOLUTIONS))}, got {config.resolution}.")
+    base = config.base_resolution
+    if base < 4 or base & (base - 1) or base > config.resolution:
+        raise ValueError(f"base_resolution must be a power of two from 4 to {config.resolution}, got {base}.")

@@ -1,0 +1,132 @@
+"""Where a network comes from: a file, the folder of a run, a folder as on the Hugging Face hub, or the hub itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from digan.config import GeneratorConfig
+from digan.errors import NetworkError, NetworkNotFound
+from digan.run_dir import known_fields, list_snapshots
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # the hub's names
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+# A video generator
+
+DIGAN (Dynamics-aware Implicit GAN, ICLR 2022) generates a video as a function of (x, y, t). This generator was trained
+at {{ config.resolution }}x{{ config.resolution }} pixels
+{%- if clips_seen %} on {{ "{:,}".format(clips_seen) }} clips{% endif %}
+{%- if config.num_classes %} of {{ config.num_classes }} classes{% endif %}. It renders any time, resolution and window.
+
+```python
+import torch
+from digan import Generator
+
+g = Generator.from_pretrained("{{ repo_id }}")
+z_content, z_motion = torch.randn(2, 4, g.config.z_dim)
+{%- if config.num_classes %}
+labels = torch.arange(4) % g.config.num_classes
+frames = g(z_content, z_motion, torch.linspace(0, 1, 16), labels)  # [4, 16, 3, R, R] in about [-1, 1]
+{%- else %}
+frames = g(z_content, z_motion, torch.linspace(0, 1, 16))  # [4, 16, 3, R, R] in about [-1, 1]
+{%- endif %}
+```
+"""
+
+
+class Network(NamedTuple):
+    """What a file of a generator holds."""
+
+    config: GeneratorConfig
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]  # what was saved beside the configuration
+
+
+def find_network(path: str | os.PathLike[str], **hub: Any) -> Path:
+    """The file that `path` means.
+
+    Args:
+        path: a file; a run folder or its snapshots folder, whose newest snapshot is meant; a folder with a
+            model.safetensors; or, if nothing lies there, `owner/name` of a repository on the Hugging Face hub.
+        hub: passed on to `huggingface_hub.hf_hub_download`: revision, token, cache_dir, ...
+
+    Raises:
+        NetworkNotFound: there is none.
+    """
+    place = Path(path)
+    if place.is_file():
+        return place
+    if not place.is_dir():
+        return _download(os.fspath(path), hub)
+    found = [*list_snapshots(place), *place.glob(WEIGHTS_FILE)]
+    if not found:
+        raise NetworkNotFound(
+            f"{path} holds no network-snapshot-*.safetensors, nor does its folder snapshots/, and no {WEIGHTS_FILE}."
+        )
+    return found[-1]
+
+
+def read_network(file: Path) -> Network:
+    """Reads a file of a generator. The configuration is in the file itself, else in config.json beside it.
+
+    Raises:
+        NetworkError: there is no configuration, or the file is damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as reader:
+            header = reader.metadata() or {}
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = {name: _value(text) for name, text in header.items() if name != "format"}
+        config = metadata.pop("config", None)
+        if config is None:
+            config = known_fields(GeneratorConfig, json.loads((file.parent / CONFIG_FILE).read_text()))
+        return Network(GeneratorConfig(**config), tensors, metadata)
+    except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
+        raise not_a_generator(file) from error
+
+
+def not_a_generator(file: Path) -> NetworkError:
+    """The error for a file that is something else."""
+    return NetworkError(f"{file} is not a generator saved by this project; give a network-snapshot file.")
+
+
+def _value(text: str) -> Any:
+    """A value of the metadata: ours are JSON, others' may be anything."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _download(name: str, hub: dict[str, Any]) -> Path:
+    if not _HUB_ID.fullmatch(name):
+        raise NetworkNotFound(
+            f"{name} does not exist: give a network-snapshot file, the folder of a run, or owner/name of a repository "
+            "on the Hugging Face hub."
+        )
+    try:
+        file = Path(hf_hub_download(name, WEIGHTS_FILE, **hub))
+        with contextlib.suppress(EntryNotFoundError):  # this project's own weights carry their configuration
+            hf_hub_download(name, CONFIG_FILE, **hub)  # lands beside the other file
+        return file
+    except Exception as error:  # of whichever HTTP client this version of huggingface_hub is built on
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise NetworkNotFound(
+            f"{name} does not exist here, and {WEIGHTS_FILE} of a repository of that name on the Hugging Face hub "
+            f"cannot be had ({reason.rstrip('.')}): give the path of a network-snapshot or a run, or check the "
+            "repository's name and the network."
+        ) from error

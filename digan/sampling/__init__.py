@@ -1,0 +1,1 @@
+"""Clips from a generator, and the files made of them."""

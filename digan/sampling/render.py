@@ -1,0 +1,191 @@
+"""Videos from a generator: seeded latents, rendering in bounded memory, and sets of fakes for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+import fused_inr as fi
+from digan.models.generator import Generator
+from digan.sampling.clip_plan import ClipPlan
+from digan.sampling.latents import seeded_latents
+from digan.sampling.media import to_uint8
+
+RENDER_MEMORY = 512 << 20  # bytes that one rendering may take beyond its output
+
+
+def clip_frames(
+    inr: fi.INR, grid: fi.Grid, *, dtype: torch.dtype | None = None, memory: int = RENDER_MEMORY
+) -> Iterator[torch.Tensor]:
+    """The frames of one clip, one after the other, in bounded memory.
+
+    Args:
+        inr: a clip (N = 1) at T times, made without gradients.
+        grid: the base grid, see `Generator.grid`.
+        dtype: compute type of the matrix products, None for float32.
+        memory: bytes that rendering may take beyond a frame.
+
+    Returns:
+        An iterator over T frames, uint8 [H, W, 3] on the CPU. Errors of `fi.render_chunks` are raised by the call.
+    """
+    if inr.batch != 1:
+        raise ValueError(f"clip_frames renders one clip, not {inr.batch}.")
+    chunks = fi.render_chunks(inr, grid, memory=memory, dtype=dtype)  # each [1,3,H,W]
+    return (to_uint8(frame[0]).permute(1, 2, 0).contiguous().cpu() for frame in chunks)
+
+
+@torch.no_grad()
+def sample_clips(
+    g: Generator,
+    z_content: torch.Tensor,
+    z_motion: torch.Tensor,
+    times: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    psi: float = 1.0,
+    resolution: int | None = None,
+    dtype: torch.dtype | None = None,
+    memory: int = RENDER_MEMORY,
+) -> torch.Tensor:
+    """Renders clips one after the other, so that memory does not grow with their number.
+
+    Args:
+        z_content, z_motion: [N, z_dim].
+        times: [T], shared by all clips; 0 to 1 is the span of the training clips.
+        labels: int64 [N] for a conditional generator.
+        psi: truncation; 1 is none.
+        resolution: pixels per side; the training resolution if None.
+        dtype: compute type of the matrix products, None for float32.
+        memory: bytes that rendering may take beyond the clips.
+
+    Returns:
+        uint8 [N, T, 3, R, R] on the CPU.
+    """
+    device = next(g.parameters()).device
+    grid = g.grid(resolution)
+    clips = []
+    for i in range(len(z_content)):
+        one = slice(i, i + 1)
+        inr = g.inr(
+            z_content[one].to(device),
+            z_motion[one].to(device),
+            times.to(device)[None],
+            None if labels is None else labels[one].to(device),
+            psi=psi,
+        )
+        clips.append(torch.stack(list(clip_frames(inr, grid, dtype=dtype, memory=memory))))  # [T,R,R,3]
+    side = grid.height * (g.config.resolution // g.config.base_resolution)
+    stacked = torch.stack(clips) if clips else torch.empty(0, len(times), side, side, 3, dtype=torch.uint8)
+    return stacked.permute(0, 1, 4, 2, 3).contiguous()
+
+
+class Fakes:
+    """A set of `count` generated clips, addressed by index, for metrics.
+
+    Args:
+        g: the generator.
+        count: number of clips.
+        times: [T], of the frames of a clip.
+        seed: clip i depends on (seed, i) alone.
+        labels: int64 [n], of the reals, for a conditional generator; dealt out in an order that follows from the seed.
+        frame_indices: the frames of a clip that are made, all if None.
+        psi: truncation; 1 is none.
+        resolution: pixels per side; the training resolution if None.
+    """
+
+    def __init__(
+        self,
+        g: Generator,
+        count: int,
+        times: torch.Tensor,
+        seed: int,
+        labels: torch.Tensor | None = None,
+        *,
+        frame_indices: range | None = None,
+        psi: float = 1.0,
+        resolution: int | None = None,
+    ) -> None:
+        self.g, self.count, self.seed, self.psi, self.resolution = g, count, seed, psi, resolution
+        self.frame_indices = range(len(times)) if frame_indices is None else frame_indices
+        self.times = times[list(self.frame_indices)]
+        # Labels of a data set are sorted: the first ones alone would be of the first classes.
+        order = None if labels is None else torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+        self.labels = None if labels is None else labels[order]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """uint8 [n, T, 3, R, R], T the number of `frame_indices`."""
+        z_content, z_motion = seeded_latents(self.g.config.z_dim, self.seed, indices)
+        labels = None if self.labels is None else self.labels[[i % len(self.labels) for i in indices]]
+        return sample_clips(self.g, z_content, z_motion, self.times, labels, psi=self.psi, resolution=self.resolution)
+
+
+class Sampler:
+    """Renders clips of a generator, each as a batch of its own: a clip is the same whatever else is made.
+
+    Args:
+        g: the generator, in evaluation mode on the device where it shall run.
+        times: [T], of the frames of every clip.
+        grid: base grid of the frames, see `Generator.grid`; its region is the window that is seen.
+        seed: sample i has the latents of (seed, i).
+        classes: for a conditional generator; sample i is of classes[i % len(classes)].
+        psi: truncation; 1 is none.
+        dtype: compute type of the matrix products, None for float32.
+        memory: bytes that rendering may take.
+    """
+
+    def __init__(
+        self,
+        g: Generator,
+        times: torch.Tensor,
+        grid: fi.Grid,
+        *,
+        seed: int = 0,
+        classes: Sequence[int] = (),
+        psi: float = 1.0,
+        dtype: torch.dtype | None = None,
+        memory: int = RENDER_MEMORY,
+    ) -> None:
+        self.g, self.grid, self.seed, self.psi, self.dtype, self.memory = g, grid, seed, psi, dtype, memory
+        self.classes = list(classes)
+        self.device = next(g.parameters()).device
+        self.times = times.to(self.device)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        scale = self.g.config.resolution // self.g.config.base_resolution
+        return self.grid.height * scale, self.grid.width * scale
+
+    def label(self, index: int) -> int | None:
+        """The class of a sample; None for an unconditional generator."""
+        return self.classes[index % len(self.classes)] if self.g.config.num_classes else None
+
+    def frames(self, plan: ClipPlan) -> Iterator[torch.Tensor]:
+        """The frames of a clip one after the other, T of uint8 [H, W, 3] on the CPU.
+
+        Raises ValueError, by the call, where not even a row of pixels fits into `memory`.
+        """
+        return clip_frames(self.inr(plan), self.grid, dtype=self.dtype, memory=self.memory)
+
+    @torch.no_grad()
+    def inr(self, plan: ClipPlan) -> fi.INR:
+        """The clip as a function of (x, y), at the times of this sampler.
+
+        Contents are mixed in w and not in z: w is what the weights are affine in, so steps of equal size change the
+        picture evenly, and contents of different classes have a way between them.
+        """
+        first, second = (self._w(index) for index in plan.contents)
+        w = first.lerp(second, plan.mix)  # [1,w_dim]; exact at both ends
+        z_motion = seeded_latents(self.g.config.z_dim, self.seed, [plan.motion])[1].to(self.device)
+        return self.g.inr_from_slots(self.g.broadcast(w), z_motion, self.times)
+
+    def _w(self, index: int) -> torch.Tensor:
+        """w of a sample's content, [1, w_dim]."""
+        z_content = seeded_latents(self.g.config.z_dim, self.seed, [index])[0].to(self.device)
+        label = self.label(index)
+        labels = None if label is None else torch.tensor([label], device=self.device)
+        return self.g.mapping(z_content, labels, self.psi)

@@ -1,0 +1,318 @@
+"""One class owns the networks and their optimizers; its methods are the training algorithm of DIGAN (ICLR 2022)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import fused_inr as fi
+from digan.config import TrainConfig, micro_batches
+from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator, motion_input
+from digan.models.generator import Generator
+from digan.randomness import Phase, stream
+from digan.training import losses
+from digan.training.augment import AugmentDraw, apply_augment, augment_motion_input, draw_augment
+from digan.training.distributed import COMPUTE_TYPES, send
+from digan.training.optimizer import lazy_adam, load_adam, replace_nonfinite
+
+PATH_LENGTH_DECAY = 0.01
+NONFINITE = "nonfinite"
+
+
+@dataclass
+class Reals:
+    """One micro-batch of real frame pairs: frames [n,2,3,R,R] in [-1,1], delta_t [n] in [0,1], labels [n] or None."""
+
+    frames: torch.Tensor
+    delta_t: torch.Tensor
+    labels: torch.Tensor | None
+
+
+@dataclass
+class Draw:
+    """The random numbers of one micro-batch of one phase, on the training device."""
+
+    z_content: torch.Tensor  # [n,z_dim]
+    z_motion: torch.Tensor  # [n,z_dim]
+    times: torch.Tensor  # [n,2], ascending
+    augment_fakes: AugmentDraw
+    augment_reals: AugmentDraw
+    z_mixed: torch.Tensor  # [n,z_dim]: content vector of the slots from `cutoff` on
+    cutoff: torch.Tensor  # [n]
+    path_noise: torch.Tensor  # [n,2,3,R,R] for the path length penalty, else [n,0]
+
+
+class Trainer:
+    """Owns G, its moving average, both discriminators and the two Adam optimizers.
+
+    Every random number is drawn for the whole batch from (seed, iteration, phase) and then dealt out: with S =
+    processes x micro-batches, micro-batch m of process r takes samples s, s+S, s+2S, ... with s = r*(micro-batches)+m.
+    So a run does not depend on how its batch is split up, and resuming needs counters instead of random states.
+    Gradients are summed over micro-batches and averaged over processes once, flat, before the optimizer's step; the
+    networks are never wrapped, because the penalties need second derivatives and each step leaves one side frozen.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, num_classes: int = 0) -> None:
+        self.config, self.accelerator, self.num_classes = config, accelerator, num_classes
+        self.micro_batches = micro_batches(config, accelerator.num_processes)
+        self.device = accelerator.device
+        self.dtype = COMPUTE_TYPES[accelerator.mixed_precision]
+        self.penalty_dtype = None if self.dtype is torch.float16 else self.dtype  # squared gradients overflow float16
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.g = Generator(config.generator(num_classes))
+            self.d_image = Discriminator(config.discriminator(num_classes), IMAGE_CHANNELS)
+            self.d_motion = Discriminator(config.discriminator(num_classes), MOTION_CHANNELS)
+        self.g_ema = copy.deepcopy(self.g).eval().requires_grad_(False)
+        for net in (self.g, self.g_ema, self.d_image, self.d_motion):
+            net.to(self.device)
+        at_once = config.batch // (accelerator.num_processes * self.micro_batches)
+        for d in (self.d_image, self.d_motion):
+            d.mbstd_group = min(at_once, d.config.mbstd_group)
+
+        self.opt_g = lazy_adam(self.g, config.lr, config.pl_interval)
+        self.opt_d = lazy_adam([self.d_image, self.d_motion], config.lr, config.r1_interval)
+        self.path_length_mean = torch.zeros([], device=self.device)
+        self.iteration = 0
+        self.clips_seen = 0
+        self._trained: list[torch.Tensor] = []
+        self._w_mean = torch.zeros(config.w_dim, device=self.device)
+        self._sums: dict[str, tuple[torch.Tensor, int]] = {}
+
+        compiled: Callable[[Any], Any] = torch.compile if config.compile else lambda f: f
+        self._generate = compiled(self._render)
+        self._judge_image = compiled(self.d_image)
+        self._judge_motion = compiled(self.d_motion)
+
+    def update_g(self, reals: list[Reals]) -> None:
+        """One step of G on the non-saturating logistic loss of both discriminators, on fresh fakes."""
+        self._train_only(self.g)
+        for draw, real in self._draws(Phase.GENERATOR, reals):
+            slots = self._slots(draw, real.labels)
+            fakes = self._generate(slots, draw.z_motion, draw.times)
+            loss = losses.generator_loss(
+                *self._judge(fakes, losses.delta_t(draw.times), real.labels, draw.augment_fakes)
+            )
+            self._backward(loss)
+            self._record("loss_g", loss)
+        self._step(self.opt_g)
+        self._update_w_avg()
+
+    def update_path_length(self, reals: list[Reals]) -> None:
+        """One step of G on StyleGAN2's path length penalty, weighted by its interval; the published model has none."""
+        self._train_only(self.g)
+        means = torch.zeros([], device=self.device)
+        for draw, real in self._draws(Phase.PATH_LENGTH, reals):
+            slots = self._slots(draw, real.labels)
+            penalty, mean = losses.path_length(
+                self.g,
+                slots,
+                draw.z_motion,
+                draw.times,
+                draw.path_noise,
+                self.path_length_mean,
+                decay=PATH_LENGTH_DECAY,
+            )
+            self._backward(penalty * (self.config.pl_weight * self.config.pl_interval))
+            self._record("path_length", penalty)
+            means += mean / self.micro_batches
+        self.path_length_mean = self.accelerator.reduce(means, "mean")
+        self._step(self.opt_g)
+        self._update_w_avg()
+
+    def update_d(self, reals: list[Reals]) -> None:
+        """One step of both discriminators on fresh fakes and on real pairs."""
+        self._train_only(self.d_image, self.d_motion)
+        for draw, real in self._draws(Phase.DISCRIMINATOR, reals):
+            with torch.no_grad():
+                fakes = self._generate(self._slots(draw, real.labels), draw.z_motion, draw.times)
+            # Fakes and reals go through the networks apart, as minibatch statistics must not mix them.
+            fake_logits = self._judge(fakes, losses.delta_t(draw.times), real.labels, draw.augment_fakes)
+            fake_loss = losses.fake_loss(*fake_logits)
+            self._backward(fake_loss)
+            real_loss = losses.real_loss(*self._judge(real.frames, real.delta_t, real.labels, draw.augment_reals))
+            self._backward(real_loss)
+            self._record("loss_d", fake_loss.detach() + real_loss.detach())
+        self._step(self.opt_d)
+        self._update_w_avg()
+
+    def update_r1(self, reals: list[Reals]) -> None:
+        """One step of both discriminators on the R1 penalty, weighted by its interval.
+
+        D_M's gradient is taken at the clip before augmentation, D_I's at the frames after it, as published.
+        """
+        self._train_only(self.d_image, self.d_motion)
+        weight = self.config.gamma * self.config.r1_interval
+        for draw, real in self._draws(Phase.R1, reals):
+            draw_reals, dtype = draw.augment_reals, self.penalty_dtype
+            clips = motion_input(real.frames, real.delta_t)  # [n,7,R,R]
+            motion = losses.r1(
+                lambda x, c, dtype=dtype: self.d_motion(x, c, dtype),
+                clips,
+                weight,
+                real.labels,
+                transform=lambda x, draw_reals=draw_reals: augment_motion_input(x, draw_reals),
+            )
+            self._backward(motion)
+            frames = apply_augment(real.frames, draw_reals).flatten(0, 1)  # [2n,3,R,R]
+            labels = _of_frames(real.labels)
+            image = losses.r1(lambda x, c, dtype=dtype: self.d_image(x, c, dtype), frames, weight, labels)
+            self._backward(image)
+            self._record("r1", (motion.detach() + image.detach()) / weight)
+        self._step(self.opt_d)
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        """Moves the averaged generator towards G: half-life of ema_kimg, shorter at the start; buffers are copied."""
+        half_life = min(self.config.ema_kimg * 1000, self.config.ema_rampup * self.clips_seen)
+        beta = 0.5 ** (self.config.batch / max(half_life, 1e-8))
+        torch._foreach_lerp_(list(self.g_ema.parameters()), list(self.g.parameters()), 1 - beta)
+        for average, now in zip(self.g_ema.buffers(), self.g.buffers(), strict=True):
+            average.copy_(now)
+
+    def advance(self) -> None:
+        """Counts one finished iteration."""
+        self.iteration += 1
+        self.clips_seen += self.config.batch
+
+    def reals(self, batch: dict[str, torch.Tensor]) -> Reals:
+        """A micro-batch of the data loader, on the training device: uint8 frames become [-1,1]."""
+        frames = batch["frames"].to(self.device, non_blocking=True).float() / 127.5 - 1  # [n,2,3,R,R]
+        delta_t = batch["delta_t"].to(self.device, non_blocking=True)  # [n]
+        labels = batch["label"].to(self.device, non_blocking=True) if self.num_classes else None
+        return Reals(frames, delta_t, labels)
+
+    def collect_statistics(self) -> dict[str, float]:
+        """Means since the last call over steps and processes, and how many gradient values were not finite."""
+        names = sorted(self._sums)
+        sums = torch.tensor([float(self._sums[n][0]) for n in names], device=self.device)
+        sums = self.accelerator.reduce(sums, "mean").tolist()
+        counts = [self._sums[n][1] for n in names]
+        self._sums.clear()
+        # Non-finite values are counted after the gradients were reduced, so every process counts the same ones.
+        return {n: s if n == NONFINITE else s / c for n, s, c in zip(names, sums, counts, strict=True)}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the names under which checkpoints hold them."""
+        return {"g": self.g, "g_ema": self.g_ema, "d_image": self.d_image, "d_motion": self.d_motion}
+
+    def optimizer_state(self) -> dict[str, Any]:
+        return {
+            "opt_g": self.opt_g.state_dict(),
+            "opt_d": self.opt_d.state_dict(),
+            "path_length_mean": self.path_length_mean,
+        }
+
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        load_adam(self.opt_g, state["opt_g"])
+        load_adam(self.opt_d, state["opt_d"])
+        self.path_length_mean = state["path_length_mean"].to(self.device)
+
+    def counters(self) -> dict[str, int]:
+        return {"iteration": self.iteration, "clips_seen": self.clips_seen}
+
+    def load_counters(self, counters: dict[str, int]) -> None:
+        self.iteration, self.clips_seen = counters["iteration"], counters["clips_seen"]
+
+    def _train_only(self, *trained: nn.Module) -> None:
+        """Freezes the other networks, so that no gradient is computed that nobody uses, and drops old gradients."""
+        for net in (self.g, self.d_image, self.d_motion):
+            net.requires_grad_(net in trained)
+            net.zero_grad(set_to_none=True)
+        self._trained = [p for net in trained for p in net.parameters()]
+
+    def _draws(self, phase: Phase, reals: list[Reals]) -> Iterator[tuple[Draw, Reals]]:
+        """The random numbers of a phase, with the real micro-batch that each goes with."""
+        whole = self._draw_batch(phase)
+        shards = self.accelerator.num_processes * self.micro_batches
+        first = self.accelerator.process_index * self.micro_batches
+        for m, real in enumerate(reals):
+            parts = {f.name: getattr(whole, f.name) for f in fields(Draw)}
+            yield Draw(**{name: self._part(part, first + m, shards) for name, part in parts.items()}), real
+
+    def _part(self, drawn: torch.Tensor | AugmentDraw, shard: int, shards: int) -> torch.Tensor | AugmentDraw:
+        """What shard `shard` of `shards` has of numbers drawn for the whole batch, on the training device."""
+        if isinstance(drawn, AugmentDraw):
+            return drawn.shard(shard, shards).to(self.device)
+        return send(drawn[shard::shards], self.device)
+
+    def _draw_batch(self, phase: Phase) -> Draw:
+        c, generator = self.config, stream(self.config.seed, self.iteration, phase)
+        z = torch.randn(c.batch, 3, c.z_dim, generator=generator)
+        noise_shape = (2, 3, c.resolution, c.resolution) if phase is Phase.PATH_LENGTH else (0,)
+        return Draw(
+            z_content=z[:, 0],
+            z_motion=z[:, 1],
+            z_mixed=z[:, 2],
+            times=losses.sample_times(c.batch, generator),
+            augment_fakes=draw_augment(c.aug_policy(), c.batch, generator),
+            augment_reals=draw_augment(c.aug_policy(), c.batch, generator),
+            cutoff=losses.draw_mixing_cutoff(c.batch, self.g.num_slots, c.style_mixing, generator),
+            path_noise=torch.randn(c.batch, *noise_shape, generator=generator),
+        )
+
+    def _slots(self, draw: Draw, labels: torch.Tensor | None) -> torch.Tensor:
+        """w of every slot [n,slots,w_dim], with style mixing; remembers w for the moving average."""
+        w = self.g.mapping(draw.z_content, labels)  # [n,w_dim]
+        self._w_mean += w.detach().mean(0) / self.micro_batches
+        slots = self.g.broadcast(w)
+        if not self.config.style_mixing:
+            return slots
+        return losses.mix_styles(slots, self.g.broadcast(self.g.mapping(draw.z_mixed, labels)), draw.cutoff)
+
+    def _render(self, slots: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        return fi.render(self.g.inr_from_slots(slots, z_motion, times), self.g.grid())  # [n,2,3,R,R]
+
+    def _judge(
+        self, frames: torch.Tensor, delta_t: torch.Tensor, labels: torch.Tensor | None, augment: AugmentDraw
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of augmented pairs: of D_M [n,1], of D_I [2n,1]."""
+        frames = apply_augment(frames, augment)
+        motion = self._judge_motion(motion_input(frames, delta_t), labels, self.dtype)
+        image = self._judge_image(frames.flatten(0, 1), _of_frames(labels), self.dtype)
+        return motion, image
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Adds to the gradients of what is trained alone: R1's pictures are leaves as well."""
+        self.accelerator.backward(loss / self.micro_batches, inputs=self._trained)
+
+    def _record(self, name: str, value: torch.Tensor) -> None:
+        total, count = self._sums.get(name, (torch.zeros([], device=self.device), 0))
+        self._sums[name] = (total + value.detach(), count + 1)
+
+    def _step(self, optimizer: torch.optim.Adam) -> None:
+        """Averages gradients over processes, replaces non-finite values, and moves the parameters.
+
+        A parameter without a gradient gets a zero one: Adam's averages decay on every step, as in the published system.
+        """
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        gradients = [p.grad for p in params]
+        if self.accelerator.num_processes > 1:
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            flat = self.accelerator.reduce(flat, "mean")
+            gradients = [flat]
+            for p, gradient in zip(params, flat.split([p.numel() for p in params]), strict=True):
+                p.grad = gradient.view_as(p)
+        self._record(NONFINITE, replace_nonfinite(gradients))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _update_w_avg(self) -> None:
+        """Moves w's average by the mean of the w of this phase, over micro-batches and processes."""
+        self.g.mapping.update_average(self.accelerator.reduce(self._w_mean, "mean"))
+        self._w_mean = torch.zeros_like(self._w_mean)
+
+
+def _of_frames(labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Labels of the two frames of each clip, [n] -> [2n]."""
+    return None if labels is None else labels.repeat_interleave(2)

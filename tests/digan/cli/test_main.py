@@ -1,0 +1,41 @@
+"""The command line: help of every command, errors in one sentence, flags in both spellings."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from digan.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: digan {command}")
+
+
+def test_a_network_that_is_not_there_is_one_sentence_and_status_2(tmp_path, capsys):
+    assert main(["sample", "--network", str(tmp_path / "none.safetensors"), "--outdir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("digan sample: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--fake-split", "--fake_split", "--fake_split=test_a"])
+def test_flags_take_dashes_and_underscores_and_values_stay(flag, tmp_path, capsys):
+    words = [flag] if "=" in flag else [flag, "test_a"]
+    data = tmp_path / "a_b"
+    assert main(["evaluate", "--data", str(data), *words]) == 2
+    assert "a_b" in capsys.readouterr().err
+
+
+def test_runs_as_a_module():
+    command = [sys.executable, "-m", "digan", "--help"]
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PATH": ""}
+    shown = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
+    assert all(command in shown for command in COMMANDS)

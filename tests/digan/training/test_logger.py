@@ -1,0 +1,126 @@
+"""The folder of a run: snapshots, what they tell, metrics made up after an interruption, records dropped and kept."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from digan import Generator, metrics
+from digan.run_dir import STATISTICS, TICK_FACTS, drop_records, list_snapshots, metric_path, read_records
+from digan.training import summary
+from digan.training.flops import forward_macs, step_flops
+
+METRIC = "rfvd2_4f"
+
+
+def snapshot(run, trainer, clips):
+    trainer.clips_seen = clips
+    run.snapshot(trainer)
+
+
+def results(run):
+    return [(r["clips"], r["snapshot"], r["value"]) for r in read_records(metric_path(run.folder, METRIC))]
+
+
+def test_snapshots_closer_than_a_kimg_are_all_kept(make_run):
+    run, trainer = make_run()
+    for clips in (16, 24, 1000, 1016):
+        snapshot(run, trainer, clips)
+    numbers = ["000000.016", "000000.024", "000001", "000001.016"]
+    assert [file.stem.removeprefix("network-snapshot-") for file in list_snapshots(run.folder)] == numbers
+    assert sorted(file.stem for file in run.folder.glob("samples/*.mp4")) == [f"fakes{number}" for number in numbers]
+    assert Generator.from_pretrained(run.folder).metadata["clips_seen"] == 1016
+
+
+@pytest.mark.parametrize(("cond", "names"), [(False, []), (True, ["disc", "square", "triangle"])])
+def test_a_snapshot_tells_what_it_was_trained_on(make_run, cond, names):
+    run, trainer = make_run(cond=cond, stride=2, overlap=1)
+    snapshot(run, trainer, 8)
+    assert Generator.from_pretrained(run.folder).metadata == {
+        "clips_seen": 8,
+        "data": {
+            "frames": 4,
+            "stride": 2,
+            "overlap": 1,
+            "split": "train",
+            "fingerprint": run.feed.index.fingerprint,
+            "class_names": names,
+        },
+    }
+
+
+def test_metrics_that_an_end_prevented_are_made_up_once(make_run, monkeypatch):
+    run, trainer = make_run(metrics=METRIC)
+    snapshot(run, trainer, 16)
+    (straight,) = results(run)
+    metric_path(run.folder, METRIC).unlink()
+
+    again, trainer = make_run(run.folder, 16, metrics=METRIC)
+    torch.nn.init.zeros_(trainer.g_ema.blocks["32"].to_rgb.weight)  # the network is read from the snapshot
+    metrics.append_result(
+        again.folder, {"metric": METRIC, "value": 0.5}, clips=16, snapshot=straight[1], row="upsample"
+    )
+    again.catch_up(trainer)
+    assert results(again)[1:] == [straight]
+    again.catch_up(trainer)
+    assert len(results(again)) == 2
+
+
+def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):
+    run, trainer = make_run()
+    snapshot(run, trainer, 16)
+    snapshot(run, trainer, 24)
+    again, trainer = make_run(run.folder, 16, metrics=METRIC)
+    again.catch_up(trainer)
+    assert [(clips, name) for clips, name, _ in results(again)] == [(16, "network-snapshot-000000.016.safetensors")]
+
+
+def test_a_tick_tells_the_share_of_the_machine(make_run, real_batch):
+    run, trainer = make_run(gamma=1.0)
+    trainer.update_d([trainer.reals(real_batch(8, 0))])
+    trainer.advance()
+    run.tick_started = time.time() - 2.0
+    run.tick(trainer)
+    (record,) = read_records(run.folder / STATISTICS)
+    assert record["clips_per_second"] == pytest.approx(8 / 2, rel=0.2)
+    flops = step_flops(forward_macs(run.config)).weighted(run.config) * record["clips_per_second"]
+    assert record["tflops_per_second"] == pytest.approx(flops / 1e12)
+    assert record["share_of_peak"] == pytest.approx(flops / run.peak)
+    assert set(record) == {*TICK_FACTS, "loss_d", "nonfinite"} - {"gpu_memory_gb"}
+    assert summary.speed(record) in (run.folder / "log.txt").read_text()
+
+
+def test_records_of_the_future_go_and_those_of_evaluate_stay(tmp_path):
+    file = tmp_path / "records"
+    own = [{"clips": clips} for clips in (8, 16, 24)]
+    others = [{"value": 1.0}, {"clips": 24, "row": "upsample"}]
+    file.write_text("".join(json.dumps(record) + "\n" for record in own + others) + '{"clips": 3')  # cut off
+    drop_records(file, 16)
+    assert read_records(file) == own[:2] + others
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["stopped", "finished"])
+def test_the_end_names_what_is_there(make_run, finished):
+    run, trainer = make_run(metrics=METRIC, kimg=0.016)
+    trainer.clips_seen = 16 if finished else 8
+    if finished:
+        run.snapshot(trainer)
+    else:
+        run.draw_fakes(trainer)
+    text = summary.end(run.folder, run.config, trainer.clips_seen)
+    assert text.startswith("Done." if finished else "Stopped at 0.01 of 0.016 kimg.")
+    for path in ("snapshots", f"metric-{METRIC}.jsonl"):
+        assert (str(run.folder / path) in text) == finished
+    assert str(run.folder / "samples") in text
+    assert text.endswith(f"--resume {run.folder}" + (" --kimg 0.032" if finished else ""))
+
+
+def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run):
+    run, trainer = make_run()
+    run.tick_started = time.time() - 2.0
+    before = time.time()
+    snapshot(run, trainer, 8)
+    assert time.time() - before > 0.01
+    run.tick(trainer)
+    assert read_records(run.folder / "stats.jsonl")[-1]["clips_per_second"] == pytest.approx(8 / 2, rel=0.05)

@@ -70,7 +70,8 @@ def test_a_missing_package_outside_the_extra_is_not_hidden():
 
 
 def test_every_requirement_is_pinned():
-    requirements = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), []), "setuptools"]
+    groups = [["setuptools"], PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    requirements = [requirement for group in groups for requirement in group]
     assert not package_names(requirements) - constraints().keys()
 
 

@@ -1,4 +1,4 @@
-"""Builds the native CPU kernels and, where there is nvcc, the CUDA kernels; the rest stands in pyproject.toml.
+"""Build the native CPU kernels and, where there is nvcc, the CUDA kernels; the rest stands in pyproject.toml.
 
 The libraries need a C++ compiler and nvcc and nothing else: no PyTorch at build time, so an isolated build works, no
 Python header, and no GPU. Without a compiler the package installs all the same, and `python -m fused_inr` says what is
@@ -15,6 +15,7 @@ import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -38,12 +39,12 @@ nvcc = runpy.run_path(str(BACKENDS / "cuda" / "nvcc.py"))
 
 
 def source_hash() -> str:
-    """What the CPU library says it was built from."""
+    """Return the hash of the sources, which the CPU library reports."""
     return sum_of_sources(SOURCES, ("*.cpp", "*.h"))
 
 
 def extensions() -> list[Extension]:
-    """The libraries, with every header as a dependency: they are built again when any of their sources changes."""
+    """Return the libraries, with every header as a dependency, so that any change of a source rebuilds them."""
     names = list(ISA_FLAGS) if X86 else ["isa_base.cpp", "api.cpp"]
     cpu = Extension(
         "fused_inr._backends.cpu._native",
@@ -60,7 +61,7 @@ def extensions() -> list[Extension]:
 
 
 def cuda_extension() -> list[Extension]:
-    """The CUDA library, if it is wanted."""
+    """Return the CUDA library, or nothing where it cannot be built or is left out."""
     wanted = os.environ.get("FUSED_INR_CUDA", "")
     if wanted not in ("", "0", "1"):
         raise SystemExit(f"FUSED_INR_CUDA must be 0 or 1, not {wanted!r}.")
@@ -72,9 +73,14 @@ def cuda_extension() -> list[Extension]:
 
 
 class BuildExt(build_ext):
-    """Compiles each CPU source with the flags of its instruction set, and the CUDA sources with nvcc."""
+    """Compile each CPU source with the flags of its instruction set, and the CUDA sources with nvcc."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name the library without the suffix of one Python's ABI, as it serves every Python."""
+        return str(Path(*fullname.split(".")).with_suffix(".pyd" if os.name == "nt" else ".so"))
 
     def build_extension(self, ext: Extension) -> None:
+        """Build one library."""
         if ext.name == CUDA:
             return self.build_cuda(ext)
         compile_one = self.compiler._compile
@@ -90,6 +96,11 @@ class BuildExt(build_ext):
             self.compiler._compile = compile_one
 
     def build_cuda(self, ext: Extension) -> None:
+        """Build the CUDA library.
+
+        Raises:
+            CompileError: nvcc is missing or failed.
+        """
         library, digest = Path(self.get_ext_fullpath(ext.name)), sum_of_sources(CUDA_SOURCES, nvcc["SOURCE_NAMES"])
         try:
             compiler = nvcc["find"]()
@@ -104,4 +115,16 @@ class BuildExt(build_ext):
             raise CompileError(f"the CUDA kernels were not built: {error}") from error
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+class BdistWheel(bdist_wheel):
+    """Tag the wheel with its platform alone: the libraries are opened with ctypes and use nothing of Python's ABI.
+
+    A wheel built without a compiler holds no library and has the same tag, so that it never stands in for the real one
+    on other platforms.
+    """
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tags of Python, ABI and platform."""
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel})

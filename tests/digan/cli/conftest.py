@@ -1,5 +1,5 @@
 """The snapshots of the official format that the tests of its reader use."""
 
-from tests.digan.official.conftest import converted, dump, genuine, tree
+from tests.digan.official.conftest import converted, dump, genuine, module, names, official_tensors, old_tensor, tree
 
-__all__ = ["converted", "dump", "genuine", "tree"]
+__all__ = ["converted", "dump", "genuine", "module", "names", "official_tensors", "old_tensor", "tree"]

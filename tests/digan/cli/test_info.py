@@ -13,6 +13,8 @@ from digan.cli.main import main
 from digan.data import make_demo_videos
 from digan.sampling.media import write_png
 
+pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
+
 TINY = GeneratorConfig(resolution=32, z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8)
 
 

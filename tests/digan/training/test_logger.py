@@ -11,6 +11,8 @@ from digan.run_dir import STATISTICS, TICK_FACTS, drop_records, list_snapshots, 
 from digan.training import summary
 from digan.training.flops import forward_macs, step_flops
 
+pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
+
 METRIC = "rfvd2_4f"
 
 

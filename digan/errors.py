@@ -23,3 +23,7 @@ class NetworkError(UserError):
 
 class NetworkNotFound(NetworkError, FileNotFoundError):
     """There is no network at the place that was named."""
+
+
+class MissingPackages(UserError):
+    """A command needs packages that are not installed; the message continues a sentence that begins with its name."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from digan.errors import ConfigError, UserError
+from digan.errors import MissingPackages, UserError
 
 # Each module has configure(parser), which adds its options, and run(args), which returns the exit status.
 COMMANDS = {
@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = parser.parse_args(argv[:1]).command
     try:
         return _run(name, argv[1:])
+    except MissingPackages as error:
+        print(f"digan {name} {error}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"digan {name}: {error}", file=sys.stderr)
         return 2
@@ -82,6 +85,6 @@ def _import(name: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] not in TRAIN_EXTRA:
             raise
         missing = [package for key, package in TRAIN_EXTRA.items() if importlib.util.find_spec(key) is None]
-        raise ConfigError(
-            f"packages that it needs are not installed ({', '.join(missing)}): pip install 'digan[train]'."
+        raise MissingPackages(
+            f"needs packages that are not installed ({', '.join(missing)}): pip install 'digan[train]'"
         ) from error

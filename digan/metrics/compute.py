@@ -52,8 +52,8 @@ def compute(
     reals, fakes: a ClipSource, a sequence of uint8 clips [T,3,H,W], or one tensor [N,T,3,H,W]. T is the protocol's
         number of frames, of which every subsample-th is looked at; a source that makes only those says so by an
         attribute `frame_indices` equal to the protocol's. From a set larger than the protocol asks for, that many
-        clips are drawn with `seed`; a smaller one is used whole, which the counts in the result show. An inception score
-        looks at the fakes alone; reals may then be None.
+        clips are drawn with `seed`; a smaller one is used whole, which the counts in the result show. An inception
+        score looks at the fakes alone; reals may then be None.
         fakes may also be a function that makes such a set from a seed, new fakes for every trial; best a ClipSource,
         which makes its clips when they are asked for.
     detector: for metrics that need a file, its path, "KIND=path" as `detector_files` reads it, a Detector, or a mapping

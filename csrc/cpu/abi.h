@@ -1,38 +1,38 @@
 // The C interface of the CPU kernels. Python fills these structs through ctypes (backends/cpu/native.py mirrors them).
 //
-// There is no PyTorch header in here: the library is built with a C++ compiler alone, and one build serves every torch.
+// No PyTorch header is included: the library needs only a C++ compiler, and one build works with every PyTorch version.
 #pragma once
 
 #include <cstdint>
 
 extern "C" {
 
-// PyTorch's own parallel_for, found in libtorch at run time, so that kernels share its threads.
+// PyTorch's own parallel_for, looked up in libtorch at run time, so that the kernels use its threads.
 typedef void (*FusedInrRange)(int64_t begin, int64_t end, void* context);
 typedef int32_t (*FusedInrParallelFor)(int64_t begin, int64_t end, int64_t grain, FusedInrRange body, void* context);
 
-enum { FUSED_INR_MOST_LAYERS = 64, FUSED_INR_MOST_STAGES = 16 };  // of a program whose gradients are asked for
+enum { FUSED_INR_MOST_LAYERS = 64, FUSED_INR_MOST_STAGES = 16 };  // limits of a program with gradients
 
 enum FusedInrActivation : int32_t { ACT_LINEAR = 0, ACT_LRELU = 1, ACT_RELU = 2, ACT_SINE = 3 };
 
-// y = gain * act(omega * (W x + b)); strides count floats, 0 where all clips (frames) share the tensor.
+// y = gain * act(omega * (W x + b)); Strides are in floats, and 0 if all clips (frames) share the tensor.
 struct FusedInrLayer {
   const float* weight;  // [N,O,I], row-major
   int64_t weight_clip, weight_row;
   const float* bias;  // [N,T,O]
   int64_t bias_clip, bias_time;
-  int32_t in, out;  // `in` leaves out the channels of the stage before, which `parent` brings
+  int32_t in, out;  // `in` excludes the channels of the stage before, which `parent` multiplies
   int32_t activation;
   float slope, omega, gain;
-  const float* rgb_weight;  // [N,C,O], null without a read-out
+  const float* rgb_weight;  // [N,C,O]; null without a read-out
   int64_t rgb_clip;
   const float* rgb_bias;  // [C]
 };
 
 struct FusedInrStage {
-  int32_t scale;        // pixels per side, in those of the base grid
-  int32_t layers;       // how many of the program's layers, in order
-  const float* parent;  // [N,O,I] of the first layer's product with the stage before; null in the first stage
+  int32_t scale;        // pixels per side for each pixel of the base grid
+  int32_t layers;       // number of layers; stages take the program's layers in order
+  const float* parent;  // [N,O,I]: weight of the first layer for the stage before; null in the first stage
   int64_t parent_clip, parent_row;
   int32_t features;        // D; 0 without coordinate features
   int32_t cosines;         // 1: sin then cos, 2D inputs; 0: sin only, D inputs
@@ -49,19 +49,19 @@ struct FusedInrProgram {
   int64_t clips, times;
   int64_t height, width;  // base grid; X = x0 + (x1-x0)*j/width, Y = y0 + (y1-y0)*(height-1-i)/height
   double x0, x1, y0, y1;
-  int32_t channels;  // of the image, or of the last layer without any read-out
+  int32_t channels;  // of the image, or of the last layer of a program without read-outs
   int32_t has_rgb;
   int32_t bfloat16;  // products in bfloat16, accumulated in float32
-  float* out;        // [N,T,channels,height*scale,width*scale] of the last stage's scale
-  // Outputs of all layers, fused_inr_kept_bytes of them: the forward pass stores them there and the backward pass takes
-  // them from there. Null: they are not stored, and the backward pass computes them again.
+  float* out;        // [N,T,channels,height*scale,width*scale], with the scale of the last stage
+  // Outputs of all layers, fused_inr_kept_bytes in size: written by the forward pass and read by the backward pass. If
+  // null, they are not stored, and the backward pass recomputes them.
   void* kept;
 };
 
-// Where the gradients of a program go, and where they come from: one entry per layer and per stage of the program, each
-// dense, per clip even where the tensor is shared. Nothing may be null but what the program itself leaves out.
+// Gradients of a program: one entry per layer and per stage. Each is dense and per clip, even for a shared tensor. A
+// pointer may be null only if the program has no such tensor.
 struct FusedInrLayerGrad {
-  float* weight;  // [N,O,I] of the product with the features or the layer before; rows `weight_row` apart
+  float* weight;  // [N,O,I], for the features or the layer before; row stride `weight_row`
   int64_t weight_clip, weight_row;
   float* bias;        // [N,T,O]
   float* rgb_weight;  // [N,C,O]
@@ -69,7 +69,7 @@ struct FusedInrLayerGrad {
 };
 
 struct FusedInrStageGrad {
-  float* parent;  // [N,O,I] of the product with the stage before; rows `parent_row` apart
+  float* parent;  // [N,O,I], for the stage before; row stride `parent_row`
   int64_t parent_clip, parent_row;
   float* frequency;  // [N,D,2]
   float* phase;      // [N,T,D]
@@ -78,10 +78,10 @@ struct FusedInrStageGrad {
 struct FusedInrGradients {
   const FusedInrLayerGrad* layers;
   const FusedInrStageGrad* stages;
-  const float* out;  // gradient of the output, [N,T,channels,height,width]
+  const float* out;  // gradient of the output: [N,T,channels,height,width]
 };
 
-// A chain of layers at given points: out [N,P,O of the last layer].
+// A chain of layers evaluated at points: out is [N,P,O of the last layer].
 struct FusedInrPoints {
   const FusedInrLayer* layers;
   int32_t num_layers;
@@ -92,12 +92,13 @@ struct FusedInrPoints {
   float* out;
 };
 
-// Gradients of such a chain, dense and per clip: the layers' activations must be linear or sine, of gain 1.
+// Gradients of such a chain, dense and per clip. Activations must be linear or sine, with gain 1.
 struct FusedInrPointsGradients {
-  float* const* weights;  // for each layer [N,O,I]
-  float* const* biases;   // for each layer [N,O]
-  float* coords;          // [N,P,K], or null
-  const float* out;       // gradient of the output, [N,P,O of the last layer]
+  float* const* weights;  // [N,O,I] for each layer
+  float* const* biases;   // [N,O] for each layer
+
+  float* coords;     // [N,P,K], or null
+  const float* out;  // gradient of the output: [N,P,O of the last layer]
 };
 
 enum FusedInrType : int32_t { TYPE_FLOAT32 = 0, TYPE_BFLOAT16 = 1, TYPE_FLOAT16 = 2 };
@@ -113,29 +114,29 @@ enum FusedInrPointwise : int32_t {
   POINTWISE_SWISH = 7,
 };
 
-// out = residual + clamp(act(x + bias) * gain), or its slope applied to a gradient. Tensors are [outer, channels,
-// inner], dense, of one type; all arithmetic is float32.
+// out = residual + clamp(act(x + bias) * gain), or a gradient times the derivative of that. Tensors are [outer,
+// channels, inner], dense and of one type; all arithmetic is in float32.
 struct FusedInrBiasAct {
   int64_t outer, channels, inner;
   int32_t type, act;
-  float alpha, gain, clamp;  // clamp is infinite for none
-  const void* x;             // with from_output: the output without residual, which tells the slope of LINEAR and LRELU
-  const float* bias;         // [channels] or null
-  const void* residual;      // or null
+  float alpha, gain, clamp;  // clamp is infinite if there is none
+  const void* x;  // with from_output: the output without residual, which determines the derivative of LINEAR and LRELU
+  const float* bias;     // [channels] or null
+  const void* residual;  // or null
   void* out;
   int32_t from_output;
-  // Only for the slope: out = (gradient + shift) * slope, sums = its sum over outer and inner.
+  // For the derivative only: out = (gradient + shift) * derivative; sums is the sum of out over outer and inner.
   const void* gradient;
   const float* shift;  // [channels] or null
   float* sums;         // [channels] or null
 };
 
-// out[n,c] = every down-th pixel of the correlation of x[n,c], with zeros inserted and padded, with the taps.
+// out[n,c] = every down-th pixel of the correlation of x[n,c], after zero insertion and padding, with the taps.
 struct FusedInrUpfirdn {
   int64_t batch, channels, height, width, out_height, out_width;
   int32_t channels_last, type;
   int32_t up_x, up_y, down_x, down_y;
-  int64_t pad_x, pad_y;  // left and top; negative crops. Right and bottom follow from the output's size
+  int64_t pad_x, pad_y;  // left and top, negative to crop; right and bottom follow from the output's size
   int32_t taps_x, taps_y;
   const float* taps;  // [taps_y, taps_x]
   const void* x;
@@ -148,48 +149,48 @@ struct FusedInrStddev {
   int64_t group, planes;
   int32_t type;
   const void* x;
-  void* out;             // [batch, channels + planes, pixels]; of the backward pass: gradient of x
-  const void* gradient;  // of the output; null computes the output
+  void* out;             // [batch, channels + planes, pixels]; in the backward pass: the gradient of x
+  const void* gradient;  // of the output; null in the forward pass
 };
 
 // Gradient of the weight of a convolution of x [batch, height, width, inputs] to [batch, out_height, out_width,
-// outputs], all dense with the channels together, of one type; sums are float32.
+// outputs], dense, channels last and of one type; sums are in float32.
 struct FusedInrConvolutionWeight {
   int64_t batch, inputs, outputs, height, width, out_height, out_width;
   int32_t kernel_y, kernel_x, stride, padding;
   int32_t type;     // TYPE_FLOAT32 or TYPE_BFLOAT16
-  int32_t threads;  // among which the work is divided; results have the same bits for every number
+  int32_t threads;  // among which the work is divided; does not affect the result's bits
   const void* x;
   const void* gradient;  // of the output
   void* out;             // [outputs, kernel_y, kernel_x, inputs]
 };
 
-// Color, translation and cutout of x [clips, times, channels, height, width], dense, with one draw for each clip; the
-// adjoint of its linear part.
+// Color, translation and cutout of x [clips, times, channels, height, width], dense, with one set of parameters per
+// clip; or the adjoint of the linear part.
 struct FusedInrAugment {
   int64_t clips, times, channels, height, width;
   int32_t type;
-  int32_t color_last;  // else color comes before translation and cutout; the adjoint turns the order around
+  int32_t color_last;  // 0: color comes before translation and cutout; the adjoint reverses the order
   int32_t adjoint;
   const float* brightness;  // [clips] or null
   const float* saturation;  // [clips] or null
   const float* contrast;    // [clips] or null
-  const int64_t* offset;    // [clips, 2], rows and columns that pixels move down and right, or null
-  const int64_t* hole;      // [clips, 2], first row and column of what becomes zero, or null
+  const int64_t* offset;    // [clips, 2]: rows down and columns right by which pixels move, or null
+  const int64_t* hole;      // [clips, 2]: first row and column of the hole, or null
   int64_t hole_height, hole_width;
   const void* x;
   void* out;
 };
 
-// Instruction sets, in the order of preference. Each is compiled from the same source.
+// Instruction sets, from narrow to wide. Each is compiled from the same source.
 enum FusedInrIsa : int32_t { ISA_BASE = 0, ISA_AVX2 = 1, ISA_AVX512 = 2, ISA_AVX512_BF16 = 3 };
 
 int32_t fused_inr_best_isa();
 int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa);
 int64_t fused_inr_kept_bytes(const FusedInrProgram* program, int32_t isa);
 int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa);
-// Supports the activations whose derivative their output tells, linear, lrelu and relu, and up to FUSED_INR_MOST_LAYERS
-// and FUSED_INR_MOST_STAGES.
+// Supports activations whose derivative follows from their output (linear, lrelu, relu), up to FUSED_INR_MOST_LAYERS
+// layers and FUSED_INR_MOST_STAGES stages.
 int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradients* gradients,
                            FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);

@@ -1,4 +1,4 @@
-// The exported functions: the choice among instruction sets, made from what the processor says at run time.
+// The exported functions, each dispatched to an instruction set, and the detection of the widest one.
 #include "abi.h"
 #include "table.h"
 
@@ -24,10 +24,10 @@ extern "C" {
 int32_t fused_inr_best_isa() {
 #if defined(FUSED_INR_X86)
   __builtin_cpu_init();
-  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (wide && __builtin_cpu_supports("avx512bf16")) return ISA_AVX512_BF16;
-  if (wide) return ISA_AVX512;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) return ISA_AVX512_BF16;
+  if (avx512) return ISA_AVX512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return ISA_AVX2;
 #endif
   return ISA_BASE;

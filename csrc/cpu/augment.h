@@ -1,13 +1,13 @@
-// Color, translation and cutout of clips, and the adjoint of their linear part: a frame comes from memory once, as its
-// mean and its output are computed one after the other while it is in cache.
+// Color, translation and cutout of clips, and the adjoint of their linear part. A frame is read from memory once: its
+// mean and its output are computed in succession while it is in cache.
 //
-// A pixel that the translation and the cutout leave is seen. With m the mean over the channels of a pixel, M that over
-// the frame, b, s and k the brightness, saturation and contrast, color makes of a seen pixel x
+// A pixel is visible unless translation or cutout removes it. With m the mean over the channels of a pixel, M the mean
+// over the frame, and b, s and k the brightness, saturation and contrast, color maps a visible pixel x to
 //
 //     k s x + k (1 - s) m + (1 - k) M + b
 //
-// which but for b is its own adjoint. M counts all of the frame where color comes first; where it comes last, the
-// pixels that are seen, the others being zero, and these become (1 - k) M + b in turn.
+// which, apart from b, is self-adjoint. If color comes first, M is the mean over the whole frame. If it comes last,
+// pixels that are not visible count as zero in M, and become (1 - k) M + b.
 #pragma once
 
 #include "abi.h"
@@ -22,14 +22,14 @@ struct Axis {
   int64_t begin, end, hole, hole_end, source;
 };
 
-static inline int64_t limited(int64_t value, int64_t least, int64_t most) {
-  return std_max(least, std_min(value, most));
+static inline int64_t clamped_to(int64_t value, int64_t low, int64_t high) {
+  return std_max(low, std_min(value, high));
 }
 
-// Numbers are limited before they are added: a draw may hold anything.
+// Offsets are clamped before they are added, since they may have any value.
 static inline Axis axis_of(const FusedInrAugment& c, int64_t clip, int axis) {
   const int64_t size = axis ? c.width : c.height;
-  int64_t shift = c.offset ? limited(c.offset[2 * clip + axis], -size, size) : 0, hole_shift = 0;
+  int64_t shift = c.offset ? clamped_to(c.offset[2 * clip + axis], -size, size) : 0, hole_shift = 0;
   if (c.adjoint) {
     shift = -shift;
     hole_shift = shift;
@@ -38,34 +38,34 @@ static inline Axis axis_of(const FusedInrAugment& c, int64_t clip, int axis) {
   a.hole = a.hole_end = a.end;
   if (c.hole) {
     const int64_t length = std_min(axis ? c.hole_width : c.hole_height, INT64_MAX / 4);
-    const int64_t first = limited(c.hole[2 * clip + axis], -length, size) + hole_shift;
-    a.hole = limited(first, a.begin, a.end);
-    a.hole_end = limited(first + length, a.begin, a.end);
+    const int64_t first = clamped_to(c.hole[2 * clip + axis], -length, size) + hole_shift;
+    a.hole = clamped_to(first, a.begin, a.end);
+    a.hole_end = clamped_to(first + length, a.begin, a.end);
   }
   return a;
 }
 
-// Which pixels of a clip's frames are seen.
-struct Sight {
+// The visible pixels of a clip's frames.
+struct Visibility {
   Axis rows, columns;
 
-  // Calls seen(begin, end) and unseen(begin, end) for the columns of an output row, from left to right.
-  template <class Seen, class Unseen>
-  void row(int64_t i, int64_t width, const Seen& seen, const Unseen& unseen) const {
-    if (i < rows.begin || i >= rows.end || columns.begin >= columns.end) return unseen(0, width);
-    unseen(0, columns.begin);
+  // Calls visible(begin, end) and hidden(begin, end) for the columns of an output row, from left to right.
+  template <class Visible, class Hidden>
+  void row(int64_t i, int64_t width, const Visible& visible, const Hidden& hidden) const {
+    if (i < rows.begin || i >= rows.end || columns.begin >= columns.end) return hidden(0, width);
+    hidden(0, columns.begin);
     if (i >= rows.hole && i < rows.hole_end) {
-      seen(columns.begin, columns.hole);
-      unseen(columns.hole, columns.hole_end);
-      seen(columns.hole_end, columns.end);
+      visible(columns.begin, columns.hole);
+      hidden(columns.hole, columns.hole_end);
+      visible(columns.hole_end, columns.end);
     } else {
-      seen(columns.begin, columns.end);
+      visible(columns.begin, columns.end);
     }
-    unseen(columns.end, width);
+    hidden(columns.end, width);
   }
 };
 
-// Calls step(offset, n) for vectors that cover a stretch; the last one overlaps that before it where there is one.
+// Calls step(offset, n) for vectors that cover a stretch; the last vector may overlap the one before it.
 template <class Step>
 static inline void over_stretch(int64_t length, const Step& step) {
   if (length < W) {
@@ -102,17 +102,17 @@ static inline vf channel_sum(const T* x, int64_t channels, int64_t plane, int n)
   return sum;
 }
 
-// The sum over what is seen of a frame.
+// The sum over the visible pixels of a frame.
 template <class T>
-static double seen_sum(const FusedInrAugment& c, const Sight& sight, const T* x) {
+static double visible_sum(const FusedInrAugment& c, const Visibility& visibility, const T* x) {
   WideSum sum;
   for (int64_t i = 0; i < c.height; i++) {
-    const T* row = x + (i + sight.rows.source) * c.width + sight.columns.source;
-    const auto seen = [&](int64_t begin, int64_t end) {
+    const T* row = x + (i + visibility.rows.source) * c.width + visibility.columns.source;
+    const auto visible = [&](int64_t begin, int64_t end) {
       over_row(end - begin,
                [&](int64_t j, int n) { sum.add(channel_sum(row + begin + j, c.channels, c.height * c.width, n)); });
     };
-    sight.row(i, c.width, seen, [](int64_t, int64_t) {});
+    visibility.row(i, c.width, visible, [](int64_t, int64_t) {});
   }
   return sum.total();
 }
@@ -120,23 +120,23 @@ static double seen_sum(const FusedInrAugment& c, const Sight& sight, const T* x)
 template <class T>
 static void augment_frame(const FusedInrAugment& c, int64_t clip, const T* x, T* out) {
   const int64_t plane = c.height * c.width;
-  const Sight whole = {{0, c.height, c.height, c.height, 0}, {0, c.width, c.width, c.width, 0}};
-  const Sight sight = {axis_of(c, clip, 0), axis_of(c, clip, 1)};
+  const Visibility whole = {{0, c.height, c.height, c.height, 0}, {0, c.width, c.width, c.width, 0}};
+  const Visibility visibility = {axis_of(c, clip, 0), axis_of(c, clip, 1)};
   const bool color_after = bool(c.color_last) != bool(c.adjoint);
   const bool colored = c.brightness || c.saturation || c.contrast;
   const float contrast = c.contrast ? c.contrast[clip] : 1.0f;
   const float saturation = c.saturation ? c.saturation[clip] : 1.0f;
   float constant = c.brightness ? c.brightness[clip] : 0.0f;
   if (c.contrast) {
-    const double mean = seen_sum(c, color_after ? sight : whole, x) / (double(plane) * double(c.channels));
+    const double mean = visible_sum(c, color_after ? visibility : whole, x) / (double(plane) * double(c.channels));
     constant += float((1.0 - contrast) * mean);
   }
   const float own = contrast * saturation, shared = contrast * (1.0f - saturation) / float(c.channels);
   const T rest = element(color_after ? constant : 0.0f, T());
   for (int64_t i = 0; i < c.height; i++) {
-    const T* row = x + (i + sight.rows.source) * c.width + sight.columns.source;
+    const T* row = x + (i + visibility.rows.source) * c.width + visibility.columns.source;
     T* to = out + i * c.width;
-    const auto seen = [&](int64_t begin, int64_t end) {
+    const auto visible = [&](int64_t begin, int64_t end) {
       if (!colored) {
         if (begin < end)
           for (int64_t channel = 0; channel < c.channels; channel++)
@@ -151,11 +151,11 @@ static void augment_frame(const FusedInrAugment& c, int64_t clip, const T* x, T*
           store_n(to + channel * plane + begin + j, load_n(from + channel * plane, n) * own + level, n);
       });
     };
-    const auto unseen = [&](int64_t begin, int64_t end) {
+    const auto hidden = [&](int64_t begin, int64_t end) {
       for (int64_t channel = 0; channel < c.channels; channel++)
         for (int64_t j = begin; j < end; j++) to[channel * plane + j] = rest;
     };
-    sight.row(i, c.width, seen, unseen);
+    visibility.row(i, c.width, visible, hidden);
   }
 }
 

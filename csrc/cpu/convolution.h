@@ -1,10 +1,10 @@
-// Gradient of a convolution's weight, channels together: out[o,ky,kx,i] = sum over pixels of dy[o] x[i] at the tap's
-// shift.
+// Gradient of a convolution's weight, channels last: out[o,ky,kx,i] = sum over pixels of dy[o] x[i], shifted by the
+// tap.
 //
-// For each tap it is a product of two matrices of which both have the pixels as rows. A job owns some outputs o and
-// inputs i with all taps, and adds up panels of a few hundred pixels: a panel of dy is packed once, in groups of as
-// many outputs as a micro-kernel has rows; one of x for every tap, a block of channels at a time, into the first-level
-// cache.
+// For each tap this is a product of two matrices whose rows are pixels. A job computes a range of outputs o and inputs
+// i for all taps, and accumulates panels of a few hundred pixels. A panel of dy is packed once, in groups of as many
+// outputs as a micro-kernel has rows; a panel of x is packed for every tap, one block of channels at a time, into the
+// L1 cache.
 #pragma once
 
 #include "abi.h"
@@ -17,8 +17,7 @@ namespace ISA_NAME {
 
 constexpr int64_t KC = 128;  // steps of a panel: a block of x is 32 KiB with vectors of 16
 
-// Rows of the micro-kernel that comes next, with `left` outputs to do: 4 + 4 and 4 + 1 are better than 6 + 2 and a
-// lone 5.
+// Rows of the next micro-kernel, with `left` outputs remaining: 4 + 4 and 4 + 1 are faster than 6 + 2 and 2 + 2 + 1.
 static inline int rows_next(int64_t left) {
   if (left == 8 || left == 4 || left == 5) return 4;
   return left >= MR ? MR : left >= 2 ? 2 : 1;
@@ -29,12 +28,12 @@ struct Run {
   int64_t sample, y, x, steps;
 };
 
-// n <= W channels of one step from the pixels a and b, either of which may be null: zero.
+// Stores n <= W channels of one step, from the pixels a and b. A null pixel is zero.
 static inline void put_step(float* to, const float* a, const float*, int64_t n) {
   if (!a)
     store(to, vf{});
   else
-    store(to, n == W ? load(a) : load_some(a, n));
+    store(to, n == W ? load(a) : load_partial(a, n));
 }
 
 static inline void put_step(uint32_t* to, const uint16_t* a, const uint16_t* b, int64_t n) {
@@ -63,7 +62,7 @@ struct WeightGradient {
 
   int64_t padded() const { return round_up(inputs, W); }
 
-  // One panel: all of the runs, whose steps follow one another.
+  // Adds the products of one panel, the steps of all runs.
   void panel() {
     pack_outputs();
     float* to = sums;
@@ -152,9 +151,9 @@ struct WeightGradient {
     for (int64_t n = 0; n < c.batch; n++)
       for (int64_t y = 0; y < c.out_height; y++)
         for (int64_t s = 0; s < in_row;) {
-          const int64_t some = std_min(in_row - s, KC - steps);
-          runs[count++] = {n, y, s * PIXELS, some};
-          steps += some, s += some;
+          const int64_t chunk = std_min(in_row - s, KC - steps);
+          runs[count++] = {n, y, s * PIXELS, chunk};
+          steps += chunk, s += chunk;
           if (steps == KC) panel();
         }
     if (steps) panel();
@@ -168,8 +167,8 @@ struct WeightGradient {
         const int64_t lanes = std_min<int64_t>(NB, padded() - n0);
         for (int64_t o = 0; o < outputs; o++, from += lanes) {
           T* to = (T*)c.out + ((o0 + o) * taps + tap) * c.inputs + i0 + n0;
-          const int64_t some = std_min(lanes, inputs - n0);
-          for (int64_t i = 0; i < some; i += W) store_n(to + i, load(from + i), int(std_min<int64_t>(W, some - i)));
+          const int64_t width = std_min(lanes, inputs - n0);
+          for (int64_t i = 0; i < width; i += W) store_n(to + i, load(from + i), int(std_min<int64_t>(W, width - i)));
         }
       }
   }
@@ -178,7 +177,7 @@ struct WeightGradient {
 template <class T>
 static int32_t convolution_weight_of(const FusedInrConvolutionWeight& c, FusedInrParallelFor run) {
   typedef typename Step<T>::type S;
-  // Jobs part the inputs first, as what is packed of these is packed again for each part of the outputs.
+  // Jobs divide the inputs first, because inputs are packed again for each range of outputs.
   const int64_t blocks = (c.inputs + NB - 1) / NB, groups = (c.outputs + MR - 1) / MR;
   const int64_t in_parts = std_min<int64_t>(blocks, c.threads);
   const int64_t out_parts = std_min<int64_t>(groups, (c.threads + in_parts - 1) / in_parts);

@@ -1,4 +1,4 @@
-// Rows of elements of any type, read and written as float32 vectors.
+// Rows of elements of any type, loaded and stored as float32 vectors.
 #pragma once
 
 #include "half.h"
@@ -11,16 +11,16 @@ static inline float number(uint16_t x) { return from_bf16(x); }
 static inline float number(Half x) { return from_half(x.bits); }
 static inline Half element(float x, Half) { return Half{to_half(x)}; }
 
-// The first `n` <= W elements; the rest is zero.
+// Loads the first `n` <= W elements; the others are zero.
 template <class T>
-static inline vf load_some(const T* p, int64_t n) {
+static inline vf load_partial(const T* p, int64_t n) {
   vf v = {};
   for (int64_t i = 0; i < n; i++) v[i] = number(p[i]);
   return v;
 }
 
 template <class T>
-static inline void store_some(T* p, vf v, int64_t n) {
+static inline void store_partial(T* p, vf v, int64_t n) {
   for (int64_t i = 0; i < n; i++) p[i] = element(v[i], T());
 }
 
@@ -34,7 +34,7 @@ static inline void over_row(int64_t length, const Step& step) {
 
 template <class T>
 static inline vf load_n(const T* p, int n) {
-  return n == W ? load(p) : load_some(p, n);
+  return n == W ? load(p) : load_partial(p, n);
 }
 
 template <class T>
@@ -42,7 +42,7 @@ static inline void store_n(T* p, vf v, int n) {
   if (n == W)
     store(p, v);
   else
-    store_some(p, v, n);
+    store_partial(p, v, n);
 }
 
 }  // namespace ISA_NAME

@@ -1,9 +1,8 @@
-// A tile of pixels times a packed weight: C[m, n] += sum_k A[m, k] W[n, k].
+// Products of a tile of pixels with a packed weight: C[m, n] += sum_k A[m, k] W[n, k].
 //
-// Pixels are rows and output channels are the vector lanes, so that the result of a layer is, as it stands, the input
-// of the next. A block of NV vectors of channels is packed [K][NV*W] (bfloat16: [K/2][NV*W][2]); 6 x 4 accumulators
-// leave registers for one row of the weight, and a block of K is short enough for its weights to stay in the
-// first-level cache.
+// Pixels are rows and output channels are vector lanes, so that the result of a layer needs no rearrangement to be the
+// next layer's input. A block of NV vectors of channels is packed as [K][NV*W] (bfloat16: [K/2][NV*W][2]). 6 x 4
+// accumulators leave registers for one row of the weight, and K is cut into blocks whose weights fit the L1 cache.
 #pragma once
 
 #include "simd.h"
@@ -15,13 +14,14 @@ constexpr int NV = 4;       // vectors of channels in a block
 constexpr int NB = NV * W;  // channels in a block
 constexpr int MR = 6;       // rows of A in a micro-kernel
 
-// Elements of a packed weight of n x k. Channels are padded to whole vectors, k to pairs.
+// The number of elements of a packed n x k weight: channels are padded to whole vectors and k to pairs.
 static inline int64_t packed_size(int64_t n, int64_t k) { return round_up(n, W) * round_up(k, 2); }
 
-// Packs w [n, k] with rows `row` apart. 16 columns at a time: a cache line of each row, into a few lines of the target.
+// Packs w [n, k] with row stride `row`, 16 columns at a time: one cache line of each row goes to few lines of the
+// result.
 template <class T>
 static void pack(T* to, const float* w, int64_t row, int64_t n, int64_t k) {
-  constexpr int64_t G = 4 / sizeof(T);  // neighbours in k that lie side by side: pairs in bfloat16
+  constexpr int64_t G = 4 / sizeof(T);  // consecutive k stored together: pairs in bfloat16
   const int64_t kp = round_up(k, 2);
   for (int64_t n0 = 0; n0 < n; n0 += NB) {
     const int64_t lanes = std_min<int64_t>(NB, round_up(n - n0, W));
@@ -71,7 +71,7 @@ static inline void micro(const uint16_t* a, int64_t lda, const uint16_t* w, int6
       for (int v = 0; v < V; v++) acc[r][v] = (vf)_mm512_dpbf16_ps((__m512)acc[r][v], x, row[v]);
     }
 #else
-    vf even[V], odd[V];  // the two elements of a pair lie in the halves of a 32-bit lane
+    vf even[V], odd[V];  // the two elements of a pair are the halves of a 32-bit lane
     for (int v = 0; v < V; v++) {
       vu both;
       __builtin_memcpy(&both, w + v * 2 * W, sizeof both);
@@ -96,7 +96,7 @@ static void block_rows(const T* a, int64_t lda, int64_t m, const T* w, int64_t k
     const T* at = a + r * lda;
     float* ct = c + r * ldc;
     const int64_t left = m - r;
-    if (left == 8 || left == 4 || left == 5) {  // 4 + 4 and 4 + 1 are better than 6 + 2 and a lone 5
+    if (left == 8 || left == 4 || left == 5) {  // 4 + 4 and 4 + 1 are faster than 6 + 2 and 2 + 2 + 1
       micro<4, V>(at, lda, w, k, ct, ldc, add), r += 4;
     } else if (left >= MR) {
       micro<MR, V>(at, lda, w, k, ct, ldc, add), r += MR;
@@ -108,8 +108,8 @@ static void block_rows(const T* a, int64_t lda, int64_t m, const T* w, int64_t k
   }
 }
 
-// Multiplies A [m, k] with a packed weight of n channels, a block of channels at a time. `finish(c, n0, lanes)` gets
-// each block of results, c [m][lanes] in float32, while it is in the first-level cache.
+// Multiplies A [m, k] by a packed weight of n channels, a block of channels at a time. Calls finish(c, n0, lanes) with
+// each block of results, c [m][lanes] in float32, while it is in the L1 cache.
 template <class T, class Finish>
 static void product(const T* a, int64_t lda, int64_t m, const T* w, int64_t n, int64_t k, float* c, Finish finish) {
   constexpr int64_t KC = 256 / sizeof(T) * 2;  // 32 KiB of weights
@@ -133,7 +133,7 @@ static void product(const T* a, int64_t lda, int64_t m, const T* w, int64_t n, i
   }
 }
 
-// Packs the transpose of w [n, k], rows `row` apart: the weight by which a gradient goes back, k channels to n inputs.
+// Packs the transpose of w [n, k] with row stride `row`, by which the gradient of a layer's output is multiplied.
 template <class T>
 static void pack_transposed(T* to, const float* w, int64_t row, int64_t n, int64_t k) {
   constexpr int64_t G = 4 / sizeof(T);
@@ -147,7 +147,7 @@ static void pack_transposed(T* to, const float* w, int64_t row, int64_t n, int64
   }
 }
 
-// What one step along the pixels takes of a row: a float, or the bfloat16 values of two pixels side by side.
+// The type of one step of a sum over pixels: a float, or the bfloat16 values of two pixels.
 template <class T>
 struct Step;
 template <>
@@ -162,7 +162,7 @@ struct Step<uint16_t> {
 static inline int64_t steps(int64_t m, float) { return m; }
 static inline int64_t steps(int64_t m, uint16_t) { return (m + 1) / 2; }
 
-// Rows in steps of pixels, [steps][ld]. Rows of float are such steps as they stand.
+// Converts rows of pixels to steps, [steps][ld]. In float32 each row is a step.
 static inline const float* in_steps(const float* x, int64_t, int64_t, int64_t, float*) { return x; }
 static inline const uint32_t* in_steps(const uint16_t* x, int64_t ld, int64_t m, int64_t n, uint32_t* to) {
   for (int64_t r = 0; r < m; r += 2) {
@@ -185,7 +185,7 @@ static inline vf multiply_add(vf acc, uint32_t a, const uint32_t* b) {
 #endif
 }
 
-// Sums start at zero and are added to C as one: a chain of all pixels of an image would lose digits.
+// Sums start at zero and are then added to C: a single running sum over all pixels of an image would lose precision.
 template <int R, int V, class S>
 static inline void micro_outer(const S* a, int64_t lda, const S* b, int64_t ldb, int64_t k, float* c, int64_t ldc) {
   vf acc[R][V] = {};
@@ -204,9 +204,9 @@ static void outer_rows(const S* a, int64_t lda, int64_t n, const S* b, int64_t l
   for (; r < n; r++) micro_outer<1, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
 }
 
-// The weight gradient: C [n, i] += sum over k steps of A[k, n] B[k, i]. C has rows of i padded to whole vectors, and so
-// has B, whose padding must be finite. A block of B is copied: its rows, a power of two apart, would share a few places
-// of the first-level cache.
+// The weight gradient: C [n, i] += sum over k steps of A[k, n] B[k, i]. Rows of
+// C and B are padded to whole vectors, and B's padding must be finite. A block of B is copied, because rows whose
+// stride is a power of two would share few sets of the L1 cache.
 template <class S>
 static void outer_product(const S* a, int64_t lda, int64_t n, const S* b, int64_t ldb, int64_t i, int64_t k, float* c,
                           S* block) {

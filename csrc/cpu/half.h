@@ -1,4 +1,4 @@
-// IEEE half precision as an element type: loaded to and stored from float32 vectors.
+// IEEE half precision as an element type, converted to and from float32 vectors.
 #pragma once
 
 #include "simd.h"
@@ -13,7 +13,7 @@ static inline float from_half(uint16_t h) {
   const uint32_t magnitude = uint32_t(h & 0x7fff) << 13, sign = uint32_t(h & 0x8000) << 16;
   float x;
   __builtin_memcpy(&x, &magnitude, 4);
-  x *= 5.192296858534828e33f;  // 2^112 makes up for the difference of the exponents' biases, subnormals included
+  x *= 5.192296858534828e33f;  // 2^112 is the difference of the exponent biases; this also handles subnormals
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);
   if (magnitude >= (0x7c00u << 13)) bits |= 0x7f800000;  // infinities and NaN
@@ -29,14 +29,14 @@ static inline uint16_t to_half(float x) {
   bits &= 0x7fffffff;
   if (bits > 0x7f800000) return sign | 0x7e00;
   if (bits >= 0x477ff000) return sign | 0x7c00;  // 65520 and above round to infinity
-  if (bits < 0x38800000) {  // below 2^-14: adding 0.5 leaves the subnormal's digits, rounded, in the low bits
+  if (bits < 0x38800000) {                       // below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits
     float y;
     __builtin_memcpy(&y, &bits, 4);
     y += 0.5f;
     __builtin_memcpy(&bits, &y, 4);
     return sign | uint16_t(bits - 0x3f000000);
   }
-  return sign | uint16_t((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);  // to nearest, ties to even
+  return sign | uint16_t((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);  // round to nearest, ties to even
 }
 
 #if defined(__AVX512F__)

@@ -25,10 +25,10 @@ namespace ISA_NAME {
 static void sincos_array(const float* x, float* sine, float* cosine, int64_t n) {
   for (int64_t i = 0; i < n; i += W) {
     vf v = {};
-    const int64_t some = std_min<int64_t>(W, n - i);
-    for (int64_t j = 0; j < some; j++) v[j] = x[i + j];
+    const int64_t chunk = std_min<int64_t>(W, n - i);
+    for (int64_t j = 0; j < chunk; j++) v[j] = x[i + j];
     const vf s = sin_of(v), c = cos_of(v);
-    for (int64_t j = 0; j < some; j++) sine[i + j] = s[j], cosine[i + j] = c[j];
+    for (int64_t j = 0; j < chunk; j++) sine[i + j] = s[j], cosine[i + j] = c[j];
   }
 }
 

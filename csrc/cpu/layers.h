@@ -1,4 +1,4 @@
-// The end of a layer: bias, activation, and the store that makes it the next layer's input.
+// The end of a layer: bias and activation, stored as the next layer's input.
 #pragma once
 
 #include "abi.h"
@@ -7,10 +7,10 @@
 
 namespace ISA_NAME {
 
-constexpr int64_t TILE = 128;              // pixels that run through the layers of a stage together
-constexpr int64_t GROUP_BYTES = 24 << 20;  // packed weights of the clips that are worked on together
+constexpr int64_t TILE = 128;              // pixels that pass through the layers of a stage together
+constexpr int64_t GROUP_BYTES = 24 << 20;  // limit of the packed weights of the clips of a group
 
-// gain * act(v); T is the type that the result is kept in, and says how exact a sine has to be.
+// gain * act(v). T, the type of the stored result, determines how accurate a sine has to be.
 template <int ACTIVATION, class T>
 static inline vf activate(vf v, const FusedInrLayer& l) {
   if (ACTIVATION == ACT_LRELU) {
@@ -24,7 +24,8 @@ static inline vf activate(vf v, const FusedInrLayer& l) {
   return v * l.gain;
 }
 
-// Adds the addend row and the bias to a block of products, activates it, and stores it as the next layer's input.
+// Adds the bias and the parent's row of the addend to a block of products, applies the activation and stores the
+// result.
 template <int ACTIVATION, class T>
 static void finish_rows(const float* c, int64_t n0, int64_t lanes, int64_t m, const FusedInrLayer l, const float* bias,
                         const float* addend, const int32_t* parent, int64_t lda, T* to, int64_t ldt) {

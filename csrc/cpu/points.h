@@ -1,4 +1,4 @@
-// A chain of layers at given points, each clip with its own weights (SIREN), and its gradients.
+// A chain of layers evaluated at points, with weights per clip (SIREN), and its gradients.
 #pragma once
 
 #include "abi.h"
@@ -10,7 +10,7 @@
 
 namespace ISA_NAME {
 
-// The layers of a chain, packed for a group of clips, and one thread's way through a tile of points.
+// The packed layers of a group of clips, and the evaluation of a tile of points.
 template <class T>
 struct Chain {
   typedef typename Step<T>::type S;
@@ -18,18 +18,18 @@ struct Chain {
   const FusedInrPoints& p;
   int64_t widest, tiles;
   T* weights;     // [clips of the group][packed_all]
-  T* transposed;  // the same for gradients of inputs, null without them
+  T* transposed;  // [clips of the group][transposed_all], for gradients of inputs; null in the forward pass
 
   explicit Chain(const FusedInrPoints& points) : p(points), widest(W), weights(nullptr), transposed(nullptr) {
     for (int i = 0; i < p.num_layers; i++)
       widest = std_max(widest, std_max(round_up(p.layers[i].in, W), round_up(p.layers[i].out, W)));
-    widest += W;  // rows a power of two apart would share a few places of a cache
+    widest += W;  // a stride that is a power of two maps all rows to the same few cache sets
     tiles = (p.points + TILE - 1) / TILE;
   }
 
   int64_t inputs() const { return p.layers[0].in; }
   int64_t outputs() const { return p.layers[p.num_layers - 1].out; }
-  // Offset of a layer's packed weight, or of its transpose; of all together for num_layers.
+  // Offset of a layer's packed weight, or of its transpose. The offset of num_layers is the total size.
   int64_t offset(int layer, bool back) const {
     int64_t at = 0;
     for (int i = 0; i < layer; i++) {
@@ -81,7 +81,7 @@ struct Chain {
       float* out = p.out + (clip * p.points + at) * outputs();
       product(in, widest, m, w, l.out, l.in, x.c, [&](const float* c, int64_t n0, int64_t lanes) {
         if (i + 1 < p.num_layers) return finish_block(c, n0, lanes, m, l, bias, nullptr, nullptr, 0, to, widest);
-        // Results stay float32: they are not the input of a product any more.
+        // Results stay in float32, since no product follows.
         for (int64_t r = 0; r < m; r++)
           for (int64_t j = 0; j < lanes; j += W) {
             const vf y = load(c + r * lanes + j) + load(bias + n0 + j);
@@ -94,10 +94,10 @@ struct Chain {
     }
   }
 
-  // One thread's buffers of the backward pass.
+  // The buffers of one thread for the backward pass.
   struct Work {
-    T** inputs;      // of each layer: [TILE][widest]
-    float** slopes;  // derivative of each layer's activation: [TILE][widest]
+    T** inputs;      // [TILE][widest] of each layer
+    float** slopes;  // [TILE][widest]: derivative of each layer's activation
     float* gradient;
     T* delta;
     S *delta_steps, *input_steps, *block;
@@ -119,7 +119,8 @@ struct Chain {
     return x;
   }
 
-  // Sums of one slice: weight gradients [O][padded I], then bias gradients [padded O], layer after layer.
+  // Offset of a layer in the sums of one slice: weight gradients [O][padded I], then bias gradients [padded O], by
+  // layer.
   int64_t sum_offset(int layer, bool bias) const {
     int64_t at = 0;
     for (int i = 0; i < p.num_layers; i++) {
@@ -131,7 +132,7 @@ struct Chain {
     return at;
   }
 
-  // A tile forward, keeping what the way back needs, and back.
+  // Evaluates a tile forward, keeping inputs and derivatives, and then backwards.
   void tile_backward(int64_t n, int64_t clip, int64_t at, const float* out, float* coords, const Scratch& s,
                      const Work& x, float* sums) const {
     const int64_t m = std_min<int64_t>(TILE, p.points - at);
@@ -218,7 +219,7 @@ static int32_t points_program(const FusedInrPoints& p, FusedInrParallelFor run) 
   return failed ? 1 : 0;
 }
 
-// As in backward.h, a clip's tiles are cut into a fixed number of slices, whose sums are added in order.
+// As in backward.h, a clip's tiles are divided into a fixed number of slices, whose sums are added in order.
 template <class T>
 static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPointsGradients& g,
                                        FusedInrParallelFor run) {
@@ -238,10 +239,10 @@ static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPo
   volatile bool failed = false;
   for (int64_t first = 0; first < p.clips; first += at_once) {
     const int64_t clips = std_min(at_once, p.clips - first);
-    bool fine = parallel(run, clips * layers, [&](int64_t begin, int64_t end) {
+    bool ok = parallel(run, clips * layers, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) chain.pack_layer(i / layers, first + i / layers, int(i % layers));
     });
-    fine = fine && parallel(run, clips * slices, [&](int64_t begin, int64_t end) {
+    ok = ok && parallel(run, clips * slices, [&](int64_t begin, int64_t end) {
       Block own(size.used);
       if (!own.base) {
         failed = true;
@@ -258,7 +259,7 @@ static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPo
       }
     });
     if (failed) return 1;
-    fine = fine && parallel(run, clips * layers, [&](int64_t begin, int64_t end) {
+    ok = ok && parallel(run, clips * layers, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t n = i / layers, layer = i % layers;
         const FusedInrLayer& l = p.layers[layer];
@@ -272,7 +273,7 @@ static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPo
         sum_slices(parts, slices, 1, l.out, 0, g.biases[layer] + clip * l.out, 0);
       }
     });
-    if (!fine) return 2;
+    if (!ok) return 2;
   }
   return 0;
 }

@@ -1,7 +1,7 @@
-// Bias, activation, gain, clamp and residual in one pass, and the slope of that applied to a gradient.
+// Bias, activation, gain, clamp and residual in one pass, and a gradient multiplied by the derivative of that.
 //
-// A tensor [outer, channels, inner] is taken as rows of consecutive elements: with inner = 1 a row is one pixel with
-// all channels, and the bias runs along it; else it is one plane with one bias.
+// A tensor [outer, channels, inner] is processed as rows of consecutive elements. With inner = 1 a row is one pixel
+// with all channels, and the bias varies along it; otherwise it is one plane, with one bias.
 #pragma once
 
 #include <math.h>
@@ -13,7 +13,7 @@
 
 namespace ISA_NAME {
 
-// act(v) and, where it is asked for, act'(v), of the activations that are not piecewise linear.
+// act(v), or act'(v) if `slope`, of an activation that is not piecewise linear.
 static inline float curved(int32_t act, float v, bool slope) {
   const float scale = act == POINTWISE_SELU ? 1.0507009873554805f : 1.0f;
   const float elu_alpha = act == POINTWISE_SELU ? 1.6732632423543772f : 1.0f;
@@ -29,7 +29,7 @@ static inline float curved(int32_t act, float v, bool slope) {
     default: break;
   }
   const float e = expf(-fabsf(v)), s = (v >= 0.0f ? 1.0f : e) / (1.0f + e);
-  const float rest = (v >= 0.0f ? e : 1.0f) / (1.0f + e);  // 1 - sigmoid(v), which the difference would round away
+  const float rest = (v >= 0.0f ? e : 1.0f) / (1.0f + e);  // 1 - sigmoid(v), which a subtraction would round to zero
   switch (act) {
     case POINTWISE_SIGMOID: return slope ? s * rest : s;
     case POINTWISE_SOFTPLUS: return slope ? s : std_max(v, 0.0f) + log1pf(e);
@@ -37,11 +37,11 @@ static inline float curved(int32_t act, float v, bool slope) {
   }
 }
 
-// act(v) * gain before the clamp. BENT: the slope is alpha below zero; linear is alpha = 1.
-template <bool BENT>
+// act(v) * gain, before the clamp. PIECEWISE: linear with slope alpha below zero and 1 above.
+template <bool PIECEWISE>
 static inline vf activated(const FusedInrBiasAct& c, vf v) {
-  if (BENT && c.alpha == 0.0f) return (v < 0.0f ? vf{} : v) * c.gain;  // 0 times an infinity would be NaN
-  if (BENT) return (v > 0.0f ? v : v * c.alpha) * c.gain;
+  if (PIECEWISE && c.alpha == 0.0f) return (v < 0.0f ? vf{} : v) * c.gain;  // 0 times an infinity would be NaN
+  if (PIECEWISE) return (v > 0.0f ? v : v * c.alpha) * c.gain;
   vf y;
   for (int i = 0; i < W; i++) y[i] = curved(c.act, v[i], false) * c.gain;
   return y;
@@ -52,42 +52,43 @@ static inline vf clamped(vf v, float limit) {
   return v < -limit ? splat(-limit) : v;
 }
 
-// The smallest size of an output, as stored, that was clamped; NaN, which nothing reaches, where there is no clamp.
+// The smallest magnitude of a stored output that was clamped. NaN, which no comparison reaches, if there is no clamp.
 template <class T>
-static inline float clamped_size(const FusedInrBiasAct& c) {
+static inline float clamped_magnitude(const FusedInrBiasAct& c) {
   return c.clamp < INFINITY ? number(element(c.clamp, T())) : NAN;
 }
 
-// The slope where v is x + bias or, with from_output, the output; `limit` is clamp or clamped_size.
-template <bool BENT>
+// The derivative, where v is x + bias and `limit` the clamp or, with from_output, v is the output and `limit`
+// clamped_magnitude.
+template <bool PIECEWISE>
 static inline vf slope_at(const FusedInrBiasAct& c, vf v, float limit) {
-  const vf none = {}, above = splat(c.gain), below = splat(c.gain * c.alpha);
-  if (BENT && c.from_output) {
-    const vf turned = (vf)((vi)v ^ ((vi)splat(c.gain) & INT32_MIN));  // of the sign of x + bias
-    const vf sloped = turned > 0.0f ? above : below;
-    const vf size = (vf)((vi)v & INT32_MAX);
-    return size >= limit ? none : sloped;
+  const vf zero = {}, above = splat(c.gain), below = splat(c.gain * c.alpha);
+  if (PIECEWISE && c.from_output) {
+    const vf signed_v = (vf)((vi)v ^ ((vi)splat(c.gain) & INT32_MIN));  // has the sign of x + bias
+    const vf sloped = signed_v > 0.0f ? above : below;
+    const vf magnitude = (vf)((vi)v & INT32_MAX);
+    return magnitude >= limit ? zero : sloped;
   }
-  const vf y = activated<BENT>(c, v);
+  const vf y = activated<PIECEWISE>(c, v);
   vf sloped;
-  if (BENT)
+  if (PIECEWISE)
     sloped = v > 0.0f ? above : below;
   else
     for (int i = 0; i < W; i++) sloped[i] = curved(c.act, v[i], true) * c.gain;
-  const vf size = (vf)((vi)y & INT32_MAX);
-  return size > limit ? none : sloped;
+  const vf magnitude = (vf)((vi)y & INT32_MAX);
+  return magnitude > limit ? zero : sloped;
 }
 
 struct Rows {
   int64_t count, length;
-  bool along;  // the bias runs along a row
+  bool along;  // the bias varies along a row
   explicit Rows(const FusedInrBiasAct& c)
       : count(c.inner == 1 ? c.outer : c.outer * c.channels),
         length(c.inner == 1 ? c.channels : c.inner),
         along(c.inner == 1) {}
 };
 
-template <bool BENT, class T>
+template <bool PIECEWISE, class T>
 static int32_t bias_act_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
   const Rows rows(c);
   const bool ok = parallel(run, rows.count, [&](int64_t begin, int64_t end) {
@@ -99,7 +100,7 @@ static int32_t bias_act_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) 
       const float* bias = rows.along ? c.bias : nullptr;
       over_row(rows.length, [&](int64_t i, int n) {
         vf v = load_n(x + i, n) + (bias ? load_n(bias + i, n) : constant);
-        v = clamped(activated<BENT>(c, v), c.clamp);
+        v = clamped(activated<PIECEWISE>(c, v), c.clamp);
         if (residual) v += load_n(residual + i, n);
         store_n(out + i, v, n);
       });
@@ -108,10 +109,10 @@ static int32_t bias_act_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) 
   return ok ? 0 : 2;
 }
 
-// Rows are dealt out in at most this many parts, whatever the number of threads, so that sums have the same bits.
+// Rows are divided into at most this many parts for any number of threads, so that sums have the same bits.
 constexpr int64_t SUM_PARTS = 64;
 
-template <bool BENT, class T>
+template <bool PIECEWISE, class T>
 static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
   const Rows rows(c);
   const int64_t parts = rows.along ? std_min(rows.count, SUM_PARTS) : rows.count;
@@ -119,11 +120,11 @@ static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
   Block partial(parts * width * 4);
   if (!partial.base) return 1;
   float* const sums = (float*)partial.base;
-  const float limit = c.from_output ? clamped_size<T>(c) : c.clamp;
+  const float limit = c.from_output ? clamped_magnitude<T>(c) : c.clamp;
   const bool ok = parallel(run, parts, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; part++) {
-      float* const mine = sums + part * width;
-      for (int64_t i = 0; i < width; i++) mine[i] = 0.0f;
+      float* const part_sums = sums + part * width;
+      for (int64_t i = 0; i < width; i++) part_sums[i] = 0.0f;
       const int64_t last = (part + 1) * rows.count / parts;
       for (int64_t r = part * rows.count / parts; r < last; r++) {
         const T *x = (const T*)c.x + r * rows.length, *g = (const T*)c.gradient + r * rows.length;
@@ -137,10 +138,10 @@ static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
           vf v = load_n(x + i, n);
           if (!c.from_output) v += bias ? load_n(bias + i, n) : constant;
           vf d = load_n(g + i, n) + (shift ? load_n(shift + i, n) : level);
-          d *= slope_at<BENT>(c, v, limit);
+          d *= slope_at<PIECEWISE>(c, v, limit);
           store_n(out + i, d, n);
           if (rows.along) {
-            if (c.sums) store(mine + i, load(mine + i) + d);
+            if (c.sums) store(part_sums + i, load(part_sums + i) + d);
           } else if (n == W) {
             total += d;
           } else {
@@ -148,7 +149,7 @@ static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
           }
         });
         if (!rows.along)
-          for (int j = 0; j < W; j++) mine[0] += total[j];
+          for (int j = 0; j < W; j++) part_sums[0] += total[j];
       }
     }
   });

@@ -1,6 +1,4 @@
-// Vectors of the widest size that the compiler is told about, and the sine on them.
-//
-// Included by every isa_*.cpp inside its own namespace, so that no two instruction sets share an inline function.
+// Vectors of the widest size that the compiler's flags allow, and sine and cosine on them.
 #pragma once
 
 #include <stdint.h>
@@ -49,7 +47,7 @@ static inline float from_bf16(uint16_t h) {
   return x;
 }
 
-// An element of a product: float, or bf16 as its upper half.
+// bfloat16 is the upper half of a float.
 static inline vf load(const uint16_t* p) {
   vh h;
   __builtin_memcpy(&h, p, sizeof h);
@@ -82,8 +80,8 @@ static inline vf sin_poly(vf r) {
 }
 
 // sin(x + quarter * pi/2) for quarter 0 or 1, absolute error below 1e-6 for |x| <= 1e4. With k the nearest integer to
-// x/pi + quarter/2, the remainder r = x - (k - quarter/2) pi is exact to float precision, because pi is taken in three
-// parts whose products with k - quarter/2 need no rounding (the first two) or hardly matter (the third).
+// x/pi + quarter/2, the remainder r = x - (k - quarter/2) pi is exact to float precision: pi is split into three parts,
+// of which the products of the first two with k - quarter/2 are exact and the third is negligible.
 static inline vf sin_shifted(vf x, float quarter) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const vf shifted = x * PER_PI + quarter * 0.5f + magic;
@@ -95,8 +93,8 @@ static inline vf sin_shifted(vf x, float quarter) {
   return (vf)((vi)sin_poly(r) ^ parity);
 }
 
-// sin(pi t), absolute error 7e-5 and what the rounding of t makes of it: for results that are kept in bfloat16, whose
-// own rounding is 2e-3. No reduction is needed in half turns, and three terms are enough.
+// sin(pi t), absolute error 7e-5 plus that due to the rounding of t: for results stored in bfloat16, whose rounding
+// error is 2e-3. An angle in half turns needs no multiple of pi subtracted, and three terms suffice.
 static inline vf sin_half_turns(vf t) {
   const float magic = 12582912.0f;
   const vf shifted = t + magic;

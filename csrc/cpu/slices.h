@@ -1,13 +1,14 @@
-// Sums of gradients over slices of the work, which have the same bits for any number of threads.
+// Sums of gradients over a fixed number of slices of the work, so that they have the same bits for any number of
+// threads.
 #pragma once
 
 #include "support.h"
 
 namespace ISA_NAME {
 
-constexpr int64_t SLICES = 8;  // slices that are worked on together
+constexpr int64_t SLICES = 8;  // slices that are computed together
 
-// Adds slices in order, rows of `n` that are `padded` apart, and writes them to where the gradients go.
+// Adds slices in order, [rows][padded] each, and writes the sums of the first n columns with the given strides.
 static inline void sum_slices(const float* const* parts, int64_t count, int64_t rows, int64_t n, int64_t padded,
                               float* to, int64_t stride, int64_t step = 1) {
   for (int64_t r = 0; r < rows; r++)

@@ -1,7 +1,7 @@
-// What the kernels use of the standard library and of PyTorch: memory, minima, parallel loops.
+// Memory, minima and parallel loops, in place of the standard library's.
 //
 // An inline function of the standard library is shared by all instruction sets, and the linker may keep the copy
-// compiled for the widest one. So each instruction set has its own, in its namespace.
+// compiled for the widest one. So each instruction set has its own copies, in its namespace.
 #pragma once
 
 #include <stdint.h>
@@ -28,7 +28,7 @@ static inline void std_free(void* p) { free(p); }
 
 static inline int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 
-// Memory that grows from the front; `dry` only counts. Allocations are aligned to cache lines.
+// A bump allocator aligned to cache lines. With a null base it only counts bytes.
 struct Arena {
   char* base;
   int64_t used;
@@ -40,7 +40,7 @@ struct Arena {
   }
 };
 
-// Memory that is freed with the scope, aligned to cache lines; `base` is null where there is none to be had.
+// Scoped memory, aligned to cache lines. `base` is null if the allocation failed.
 struct Block {
   char *memory, *base;
   explicit Block(int64_t bytes) : memory((char*)std_malloc(bytes + 64)), base(nullptr) {
@@ -49,6 +49,7 @@ struct Block {
   ~Block() { std_free(memory); }
 };
 
+// Calls body(begin, end) on ranges of [0, n) in parallel; false if PyTorch reports an error.
 template <class Body>
 static bool parallel(FusedInrParallelFor run, int64_t n, const Body& body) {
   const auto call = [](int64_t begin, int64_t end, void* context) { (*(const Body*)context)(begin, end); };

@@ -1,4 +1,4 @@
-// What each instruction set offers.
+// The functions that each instruction set implements.
 #pragma once
 
 #include "abi.h"

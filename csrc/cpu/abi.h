@@ -1,4 +1,4 @@
-// The C interface of the CPU kernels. Python fills these structs through ctypes (backends/cpu/native.py mirrors them).
+// The C interface of the CPU kernels. Python fills these structs through ctypes (_backends/cpu/native.py mirrors them).
 //
 // No PyTorch header is included: the library needs only a C++ compiler, and one build works with every PyTorch version.
 #pragma once

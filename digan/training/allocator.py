@@ -1,29 +1,34 @@
-"""Memory that PyTorch frees on a CPU, and what the C library does with it."""
+"""Freed memory on a CPU: whether the C library keeps it in the process."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
-# Of glibc's malloc.h. By default blocks of up to 32 MiB come to be kept, and 64 MiB of free memory at the end.
+# Parameters of mallopt, from glibc's malloc.h. The defaults are the largest values that glibc's own adjustment reaches.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+_KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
 _DEFAULT = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Makes this process keep the memory that it frees, for the allocations to come; False ends that and gives it back.
+    """Set whether this process keeps the memory that it frees, for later allocations.
 
-    glibc gives every block above 32 MiB back to the system at once. A training step on a CPU allocates the same blocks
-    over and over, and the system hands their pages out one by one, each filled with zeros: 10 to 25 % of a step.
+    By default glibc returns every block above 32 MiB to the system as soon as it is freed. A training step on a CPU
+    allocates the same blocks again and again, and the system hands out their pages one by one, each filled with zeros:
+    10 to 25 % of a step.
+
+    Args:
+        keep: True keeps freed memory. False returns all memory that is free now, and restores the default thresholds;
+            a later block that fits into a gap of the heap may still be kept when it is freed.
 
     Returns:
-        whether the C library is one that can be told.
+        Whether the C library supports this.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    told = [library.mallopt(parameter, value) for parameter, value in (_KEPT if keep else _DEFAULT).items()]
+    accepted = [library.mallopt(parameter, value) for parameter, value in (_KEEP if keep else _DEFAULT).items()]
     if not keep:
         library.malloc_trim(0)
-    return all(told)
+    return all(accepted)

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process when it was asked for, and goes back to the system when not."""
+"""Freed memory stays in the process while it is kept, and returns to the system by default and when keeping ends."""
 
 import platform
 import subprocess
@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 
-# Resident bytes after a block of 256 MB was used and dropped, beyond those before.
+# Resident bytes beyond those at the start, after a block of 256 MB was used and freed.
 PROGRAM = """
 import sys, psutil, torch
 from digan.training.allocator import keep_freed_memory
-assert keep_freed_memory(sys.argv[1] != "default")
-if sys.argv[1] == "ended":
-    torch.ones(64 << 20)
-    keep_freed_memory(False)
+state = sys.argv[1]
+assert keep_freed_memory(state != "default")
 before = psutil.Process().memory_info().rss
 torch.ones(64 << 20)
+if state == "ended":
+    keep_freed_memory(False)
 print(psutil.Process().memory_info().rss - before)
 """
 

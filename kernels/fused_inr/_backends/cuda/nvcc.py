@@ -18,7 +18,7 @@ OLDEST = (8, 0)  # the first with mma of bfloat16 and cp.async
 SOURCE_NAMES = ("*.cpp", "*.cu", "*.cuh", "*.h")
 _NAMES = {"ampere": "8.0;8.6+PTX", "ada": "8.9+PTX", "hopper": "9.0+PTX", "blackwell": "10.0;12.0+PTX"}
 _ARCHITECTURE = re.compile(r"(\d+)\.(\d)([af]?)(\+PTX)?")
-_FLAGS = ("-std=c++17", "-O3", *(() if os.name == "nt" else ("-Xcompiler=-fPIC",)))
+_FLAGS = ("-std=c++17", "-O3", *(() if os.name == "nt" else ("-Xcompiler=-fPIC,-Wall,-Wextra",)))
 
 
 class CompileError(Exception):

@@ -20,9 +20,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-        self.add_argument(
-            "--config", default=None, metavar="FILE", help="YAML file of options; the command line takes precedence"
-        )
+        self.add_argument("--config", metavar="FILE", help="YAML file of options; the command line takes precedence")
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `ConfigError` instead of printing the usage and exiting."""
@@ -55,17 +53,11 @@ class OptionParser(argparse.ArgumentParser):
                 if flag not in actions:
                     self._refuse_unknown(flag)
                 argv += _as_words(flag, value, actions[flag])
-            required = [action for action in self._actions if action.required]
-            for action in required:
-                action.required = False
-            try:
-                values = vars(_without_defaults(self, argv))
-            finally:
-                for action in required:
-                    action.required = action.dest not in values
+            values = vars(_only_given(self, argv))
         except ConfigError as error:
             raise ConfigError(f"--config {path}: {error}") from None
-        values.pop("config", None)
+        for action in self._actions:
+            action.required = action.required and action.dest not in values
         return values
 
     def _parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -140,13 +132,13 @@ def _as_words(flag: str, value: Any, action: argparse.Action) -> list[str]:
     return [f"{flag}={value}"]
 
 
-def _without_defaults(parser: OptionParser, argv: Iterable[str]) -> argparse.Namespace:
-    """Parse words into a namespace that holds nothing but what they set."""
-    defaults = [(action, action.default) for action in parser._actions]
+def _only_given(parser: OptionParser, argv: Iterable[str]) -> argparse.Namespace:
+    """Parse words into a namespace that holds only what they set; nothing is required and no default applies."""
+    before = [(action, action.default, action.required) for action in parser._actions]
     try:
-        for action, _ in defaults:
-            action.default = argparse.SUPPRESS
+        for action in parser._actions:
+            action.default, action.required = argparse.SUPPRESS, False
         return parser._parse_strictly(list(argv))
     finally:
-        for action, default in defaults:
-            action.default = default
+        for action, default, required in before:
+            action.default, action.required = default, required

@@ -144,7 +144,8 @@ class RandomFeatures:
 
 def _split_appearance_and_motion(weight: torch.Tensor) -> torch.Tensor:
     """First-layer weight [O,6,3,3,3]: the first half reads the frames, three quarters of it without a mean; the second
-    half reads the differences."""
+    half reads the differences.
+    """
     appearance = weight.shape[0] // 2
     weight = weight.clone()
     weight[:appearance, 3:] = 0

@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
         self.skip = Conv2d(in_channels, out_channels, 1, bias=False, down=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [N, in, R, R] -> [N, out, R/2, R/2]."""
+        """X [N, in, R, R] -> [N, out, R/2, R/2]."""
         skip = self.skip(x, gain=math.sqrt(0.5))
         return self.conv1(self.conv0(x), gain=math.sqrt(0.5), residual=skip)
 

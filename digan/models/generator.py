@@ -44,7 +44,7 @@ class FourierHead(nn.Module):
         self.motion_mlp = nn.Sequential(FullyConnected(dim, dim, activation="lrelu"), FullyConnected(dim, dim))
 
     def forward(self, w: Tensor, z_motion: Tensor, times: Tensor) -> fi.Fourier:
-        """w [N, w_dim], z_motion [N, z_dim], times [N, T] -> frequency [N, D, 2], phase [N, T, D]."""
+        """W [N, w_dim], z_motion [N, z_dim], times [N, T] -> frequency [N, D, 2], phase [N, T, D]."""
         content = self.content(w)  # [N, 3D]
         frequency, phase = content.tensor_split([content.shape[1] // 3 * 2], dim=1)  # [N, 2D], [N, D]
         motion = self.motion(torch.cat([w, z_motion], dim=1))  # [N, D]
@@ -64,7 +64,7 @@ class FMMLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, w: Tensor) -> Tensor:
-        """w [N, w_dim] -> the clip's weight [N, O, I]."""
+        """W [N, w_dim] -> the clip's weight [N, O, I]."""
         out_channels = self.weight.shape[0]
         left, right = self.affine(w).tensor_split([out_channels * self.rank], dim=1)
         left = left.unflatten(1, (out_channels, self.rank))  # [N, O, rank]
@@ -82,7 +82,7 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """w [N, w_dim] -> (weight [N, 3, I], bias [3])."""
+        """W [N, w_dim] -> (weight [N, 3, I], bias [3])."""
         style = self.affine(w) / math.sqrt(self.weight.shape[1])  # [N, I]
         return self.weight * style.unsqueeze(1), self.bias
 
@@ -100,7 +100,7 @@ class SynthesisBlock(nn.Module):
         self.to_rgb = ToRGB(out_channels, config)
 
     def forward(self, slots: Tensor) -> list[fi.Layer]:
-        """slots [N, len(layers) + 1, w_dim]: one w for each layer, the last one for the read-out."""
+        """Slots [N, len(layers) + 1, w_dim]: one w for each layer, the last one for the read-out."""
         layers = []
         for i, head in enumerate(self.layers):
             to_rgb = self.to_rgb(slots[:, i + 1]) if i + 1 == len(self.layers) else None
@@ -155,7 +155,7 @@ class Generator(
         return sum(len(block.layers) for block in self.blocks.values()) + 1
 
     def broadcast(self, w: Tensor) -> Tensor:
-        """w [N, w_dim] -> the same w in every slot, [N, num_slots, w_dim]."""
+        """W [N, w_dim] -> the same w in every slot, [N, num_slots, w_dim]."""
         return w.unsqueeze(1).expand(-1, self.num_slots, -1)
 
     def grid(

@@ -94,5 +94,5 @@ class Mapping(nn.Module):
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + 1e-8) over the last dimension."""
+    """X / sqrt(mean(x^2) + 1e-8) over the last dimension."""
     return x * (x.square().mean(dim=-1, keepdim=True) + 1e-8).rsqrt()

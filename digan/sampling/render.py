@@ -184,7 +184,7 @@ class Sampler:
         return self.g.inr_from_slots(self.g.broadcast(w), z_motion, self.times)
 
     def _w(self, index: int) -> torch.Tensor:
-        """w of a sample's content, [1, w_dim]."""
+        """W of a sample's content, [1, w_dim]."""
         z_content = seeded_latents(self.g.config.z_dim, self.seed, [index])[0].to(self.device)
         label = self.label(index)
         labels = None if label is None else torch.tensor([label], device=self.device)

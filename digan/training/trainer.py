@@ -277,7 +277,7 @@ class Trainer:
         )
 
     def _slots(self, draw: Draw, labels: torch.Tensor | None) -> torch.Tensor:
-        """w of every slot [n,slots,w_dim], with style mixing; remembers w for the moving average."""
+        """W of every slot [n,slots,w_dim], with style mixing; remembers w for the moving average."""
         w = self.g.mapping(draw.z_content, labels)  # [n,w_dim]
         self._w_mean += w.detach().mean(0) / self.micro_batches
         slots = self.g.broadcast(w)

@@ -63,7 +63,7 @@ def test_videos_beside_the_split_folders_are_not_used(data, video):
     video(data / "stray.mp4", count=4)
     index = load_index(data, None)
     assert len(index.videos) == 2
-    assert "1 video outside the split folders left out" in index.summary()
+    assert "1 video outside the split folders ignored" in index.summary()
 
 
 def test_labels_number_the_classes_of_all_splits(data):

@@ -138,7 +138,7 @@ def test_a_damaged_zip_member_is_a_listed_problem(tmp_path, video):
     (tmp_path / "a.zip").write_bytes(data)
     index = load_index(tmp_path / "a.zip", None)
     assert [v.name for v in index.videos] == ["good.mp4"]
-    assert index.problems[0].startswith("bad.mp4: cannot be taken out of the zip")
+    assert index.problems[0].startswith("bad.mp4: cannot be read from the zip")
 
 
 def test_split_lists_decide(tmp_path, video):
@@ -150,7 +150,7 @@ def test_split_lists_decide(tmp_path, video):
     index = load_index(tmp_path / "data", None, labels=True, split_list=train)
     assert [(v.name, v.label) for v in index.videos] == [("UCF/Archery/v_1.mp4", 0), ("UCF/YoYo/v_4.mp4", 2)]
     assert index.class_names == ["Archery", "Biking", "YoYo"]  # of the whole set: both lists number them alike
-    assert "1 of 3 listed videos are not there, such as YoYo/v_99" in index.summary()
+    assert "1 of 3 listed videos are missing, such as YoYo/v_99" in index.summary()
     index = load_index(tmp_path / "data", None, labels=True, split_list=test)
     assert [(v.name, v.label) for v in index.videos] == [("UCF/Biking/v_3.mp4", 1)]
     index = load_index(tmp_path / "data", None, split_list=[train, test])

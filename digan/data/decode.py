@@ -1,4 +1,4 @@
-"""Give exact random access to the frames of a video: seek to a keyframe and decode up to the requested frame."""
+"""Read any frame of a video exactly: seek to a keyframe and decode up to the requested frame."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Keep = Callable[[int, np.ndarray], None]  # stores the picture of a frame, uint8
 
 
 class VideoReader:
-    """Read frames of one open video file by index.
+    """Random access to the frames of one open video file.
 
     A read decodes the packets from the keyframe before the first requested frame up to the last requested one, except
     frames that no other frame refers to.
@@ -112,7 +112,7 @@ class VideoReader:
     ) -> dict[int, np.ndarray]:
         """Decode the fetched frames and return the requested ones.
 
-        Returns nothing if a frame is damaged and more than the requested frames are fetched.
+        The result is empty if a frame is damaged and more than the requested frames are fetched.
         """
         video, labels = self.video, self._timing.labels
         by_packet = self._timing.clock == "pts"
@@ -183,7 +183,7 @@ class VideoReader:
     def _seek(self, start: int) -> None:
         """Move the decoder to seek point `start`, or to an earlier one."""
         points, column = self._timing.seek_times, 1 if self._timing.clock == "dts" else 0
-        # Some formats find a keyframe by its pts, others by its dts; the first packet shows whether they went too far.
+        # Some formats find a keyframe by its pts, others by its dts; the first packet shows if the seek went too far.
         for time in points[start]:
             if time == NO_TIME:
                 continue
@@ -253,7 +253,7 @@ class VideoReader:
 
 
 class PictureReader:
-    """Read frames of a frame folder by index."""
+    """Random access to the pictures of a frame folder."""
 
     def __init__(self, source: Source, video: Video) -> None:
         self.video = video
@@ -286,7 +286,7 @@ class PictureReader:
 
 
 class FrameReader:
-    """Read frames of the videos of an index at one resolution, keeping the most recently used decoders open.
+    """Random access to the frames of an index at one resolution, with the most recently used decoders kept open.
 
     Nothing is opened before the first read, and every process opens its own files: safe to send to workers, forked or
     spawned.

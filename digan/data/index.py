@@ -131,7 +131,7 @@ def _indexed(
     Args:
         source: where the videos are.
         entries: the videos that must be indexed.
-        existing: all videos of the source; the cache keeps them and drops others.
+        existing: all videos of the source; cached videos that are not among them are dropped.
         cache_dir: the folder of the cache file, or None.
     """
     cache = None

@@ -177,7 +177,7 @@ def test_opening_an_indexed_file_decodes_nothing(tmp_path, video, name):
     usual, stream = open_video(str(path))
     with usual:
         delay = stream.codec_context.reorder_depth
-        assert (entry.timing.reorder == delay) == (name != "h264-ts")  # MPEG-TS is always decoded on opening: its times need guessing too
+        assert (entry.timing.reorder == delay) == (name != "h264-ts")  # MPEG-TS times need guessing too
     opened, stream = open_indexed(lambda: str(path), entry.codec, entry.timing)
     with opened:
         assert stream.codec_context.reorder_depth == delay

@@ -58,8 +58,8 @@ def load_index(
         raise DataError(f"--data {path} cannot be read ({reason(error)}).") from error
     if not listing.entries:
         raise DataError(
-            f"--data {path} holds no video: found {listing.other_files} other files, no mp4, avi, mkv, webm, mov, gif, "
-            "and no folder of png or jpg frames."
+            f"--data {path} holds no video: found {counted(listing.other_files, 'other file')}, but no mp4, avi, mkv, "
+            "webm, mov or gif, and no folder of png or jpg frames."
         )
     notes = list(listing.notes)
     chosen = _select(path, listing, split, split_list, notes)
@@ -91,7 +91,7 @@ def _select(
         chosen = [pair for pair in pairs if list_key(pair[0].name) in listed]
         missing = sorted(listed - {list_key(entry.name) for entry, _ in chosen})
         if not chosen:
-            raise DataError(f"--split-list names {len(listed)} videos, none of which is in --data {path}.")
+            raise DataError(f"--split-list names {counted(len(listed), 'video')}, none of which is in --data {path}.")
         if missing:
             notes.append(f"{len(missing)} of {len(listed)} listed videos are missing, such as {missing[0]}")
         return chosen
@@ -171,7 +171,9 @@ def _probe_all(source: Source, entries: Sequence[Entry]) -> list[Video | str]:
         )
     if not terminal:
         seconds = time.perf_counter() - started
-        print(f"indexed {len(entries)} videos of {source.path} in {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"indexed {counted(len(entries), 'video')} of {source.path} in {seconds:.1f} s", file=sys.stderr, flush=True
+        )
     return results
 
 

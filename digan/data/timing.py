@@ -16,9 +16,8 @@ from av.video.stream import VideoStream
 # the times (AVI stores none, and with B-frames the guesses are wrong), so such a file is decoded once.
 _TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 _HIDDEN_FRAME_CODECS = frozenset({"vp8"})  # alternate reference frames are packets without a shown frame
-_CANVAS_CODECS = frozenset(
-    {"gif", "apng", "webp"}
-)  # a frame is painted over earlier ones, even if flagged as a key frame
+# Codecs that paint a frame over earlier ones, even if it is flagged as a key frame.
+_CANVAS_CODECS = frozenset({"gif", "apng", "webp"})
 _PROBE = 3  # frames decoded to check that their times are those of the packets
 NO_TIME = -(1 << 62)
 READ_ERRORS = (av.error.FFmpegError, OSError, ValueError)

@@ -165,7 +165,7 @@ def test_split_list_problems_name_the_flag(tmp_path):
     with pytest.raises(DataError, match=r"--split-list .* holds no line"):
         read_split_list(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("y/b.avi 1\n")
-    with pytest.raises(DataError, match="--split-list names 1 videos, none of which is in --data"):
+    with pytest.raises(DataError, match="--split-list names 1 video, none of which is in --data"):
         load_index(tmp_path / "data", None, split_list=tmp_path / "list.txt")
 
 
@@ -175,5 +175,5 @@ def test_unusable_data_paths_name_the_flag(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"no zip")
     with pytest.raises(DataError, match=r"--data .*a\.tar is neither a folder, nor a zip"):
         open_source(tmp_path / "a.tar")
-    with pytest.raises(DataError, match=r"--data .* holds no video: found 1 other file"):
+    with pytest.raises(DataError, match=r"--data .* holds no video: found 1 other file, but no mp4"):
         load_index(tmp_path, None)

@@ -1,4 +1,4 @@
-"""Videos in, training pairs out."""
+"""Index videos, cut them into clips, and stream training pairs."""
 
 from digan.data.clips import Clips, ClipWindows, FramePairs, choose
 from digan.data.demo import make_demo_videos

@@ -1,4 +1,4 @@
-"""Reading an uncompressed member of a zip in place."""
+"""Read an uncompressed member of a zip in place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import io
 import os
 import struct
 import zipfile
+from typing import TYPE_CHECKING
 
-_LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, fields that the directory repeats, name length, extra length
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, fields repeated in the directory, name length, extra length
 
 
 class StoredMember(io.RawIOBase):
@@ -22,34 +26,41 @@ class StoredMember(io.RawIOBase):
         header = self._file.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
             self._file.close()
-            raise zipfile.BadZipFile(f"no local header of {info.filename}")
+            raise zipfile.BadZipFile(f"{info.filename} has no local header")
         _, _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         self._start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         self._size = info.file_size
         self._position = 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def tell(self) -> int:
+        """Return the position in the member."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position in the member and return it."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:
-        count = max(0, min(len(buffer), self._size - self._position))
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill `buffer` from the current position and return the number of bytes read."""
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._size - self._position))
         self._file.seek(self._start + self._position)
         data = self._file.read(count)
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         self._position += len(data)
         return len(data)
 
     def close(self) -> None:
+        """Close the file handle."""
         self._file.close()
         super().close()

@@ -1,4 +1,4 @@
-"""Clips of videos, and the infinite stream of training pairs."""
+"""Cut videos into clips and stream pairs of their frames for training."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from digan.data.timing import UnreadableVideo
 from digan.data.video import Video, VideoIndex
 from digan.errors import DataError
 
-_TRIES = 8  # other clips tried for one pair before damaged videos stop the run
+_TRIES = 8  # clips tried for one pair before damaged videos stop the run
 
 
-class ClipWindows(Sequence[tuple[int, np.ndarray]]):
-    """The clips of an index, by number, without a list of them.
+class ClipWindows:
+    """The clips of an index as a sequence that is computed, not stored.
 
-    A window is frames*stride consecutive frames of a video; neighbouring windows share `overlap` frames. It is taken
-    apart into `stride` clips of `frames` frames: clip p takes frames p, p + stride, p + 2 stride, ... (DIGAN, ICLR
-    2022: TaiChi has frames 16, stride 4; UCF-101 takes every window, overlap = frames*stride - 1; Sky windows are
-    consecutive).
+    A window is `frames * stride` consecutive frames of a video; neighbouring windows share `overlap` frames. A window
+    is divided into `stride` clips of `frames` frames: clip p has frames p, p + stride, p + 2 stride, ... (DIGAN, ICLR
+    2022: TaiChi uses 16 frames at stride 4; UCF-101 uses every window, overlap = frames * stride - 1; windows of Sky
+    are consecutive).
 
-    `windows[i]` is (number of the video in `index.videos`, int64 [frames] frame indices).
+    `windows[i]` is the number of a video in `index.videos` and the clip's frame indices, int64 `[frames]`.
+
+    Attributes:
+        too_short: the number of videos too short for a window.
     """
 
     def __init__(self, index: VideoIndex, frames: int = 16, stride: int = 1, overlap: int = 0) -> None:
@@ -44,7 +47,7 @@ class ClipWindows(Sequence[tuple[int, np.ndarray]]):
         self._step = span - overlap
         lengths = np.array([v.num_frames for v in index.videos], np.int64)
         counts = np.where(lengths >= span, (lengths - span) // self._step + 1, 0) * stride
-        self._ends = counts.cumsum()  # [videos]: clips up to and including each video
+        self._ends = counts.cumsum()  # [videos]: number of clips up to and including each video
         self.too_short = int((counts == 0).sum())
         if not len(self):
             raise DataError(
@@ -65,18 +68,18 @@ class ClipWindows(Sequence[tuple[int, np.ndarray]]):
         return video, window * self._step + phase + self.stride * np.arange(self.frames)
 
     def clips_of(self, video: int) -> range:
-        """The numbers of the clips of a video."""
+        """Return the numbers of the clips of a video."""
         return range(int(self._ends[video - 1]) if video else 0, int(self._ends[video]))
 
     def clips_within(self, video: int, frames: range) -> np.ndarray:
-        """The numbers of the clips of a video whose windows have any of `frames`, ascending, int64."""
+        """Return the numbers of the clips of a video whose windows contain any of `frames`, int64, ascending."""
         clips, span = self.clips_of(video), self.frames * self.stride
-        first = max(0, -((span - 1 - frames.start) // self._step))  # the first window that does not end before
+        first = max(0, -((span - 1 - frames.start) // self._step))  # the first window that does not end before `frames`
         last = (frames.stop - 1) // self._step
         return np.arange(clips.start + first * self.stride, min(clips.stop, clips.start + (last + 1) * self.stride))
 
     def summary(self) -> str:
-        """One line for the start of a log."""
+        """Return a line that describes the clips, for the start of a log."""
         text = f"{len(self):,} clips of {self.frames} frames"
         text += f", stride {self.stride}" if self.stride > 1 else ""
         text += f", windows overlap by {self.overlap}" if self.overlap else ""
@@ -84,17 +87,25 @@ class ClipWindows(Sequence[tuple[int, np.ndarray]]):
 
 
 class FramePairs(Dataset):
-    """The infinite stream of training examples: two frames of a clip and the time between them.
+    """The infinite stream of training samples: two frames of a clip and the time between them.
 
-    Item k is a function of (seed, k) alone, whatever was read before and in whichever process. Every len(windows) items
-    go through all clips once, in a new order. Frame indices are int(F Beta(2,1)) and int(F Beta(1,2)), sorted, as
-    published (DIGAN, ICLR 2022); both are the same frame in 4 % of draws at F = 16, which is part of the model.
-    Decoded frames are kept in `store`, by default in one of this process. As the stream is known in advance, so is what
-    the rest of the epoch takes of a video: whichever process decodes a stretch of it from a keyframe keeps that too,
-    and no other decodes the same stretch meanwhile.
+    Item k is a function of (seed, k) alone, independent of earlier reads and of the process. An epoch of `len(windows)`
+    items visits every clip once, in a new order. Frame indices are int(F Beta(2,1)) and int(F Beta(1,2)), sorted, as
+    published (DIGAN, ICLR 2022); at F = 16 both are the same frame in 4 % of draws, which is part of the model.
 
-    Item: `frames` uint8 [2,3,R,R] RGB, earlier frame first; `delta_t` float32, difference of the indices over F-1, in
-    [0, 1] (0 if F is 1); `label` int64.
+    Decoded frames are kept in the store. The stream determines which frames of a video the rest of the epoch needs:
+    a process that decodes a stretch of the video from a keyframe stores those too, and no other process decodes the
+    same stretch meanwhile.
+
+    An item holds `frames`, uint8 RGB `[2, 3, R, R]`, the earlier frame first; `delta_t`, float32, the difference of the
+    indices divided by F-1, in [0, 1] (0 if F is 1); and `label`, int64.
+
+    Args:
+        windows: the clips, of F frames each.
+        resolution: the side R of a frame.
+        seed: the seed of the stream, not negative.
+        mirror: flip half of the pairs horizontally.
+        store: keeps decoded frames; by default a store of this process alone.
     """
 
     def __init__(
@@ -105,13 +116,13 @@ class FramePairs(Dataset):
         self.windows, self.resolution, self.seed, self.mirror = windows, resolution, seed, mirror
         self.reader = FrameReader(windows.index, resolution, store=store or FrameStore(windows.index, resolution))
         self._orders: dict[int, np.ndarray] = {}  # epoch -> order of the clips
-        self._places: dict[int, np.ndarray] = {}  # epoch -> places of the clips in that order
+        self._places: dict[int, np.ndarray] = {}  # epoch -> place of each clip in that order
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_orders": {}, "_places": {}}  # cheaper to draw again than to send to a worker
 
     def clip(self, k: int) -> int:
-        """The clip that item k is of."""
+        """Return the number of the clip that item k comes from, unless its video is damaged."""
         epoch, place = divmod(k, len(self.windows))
         return int(self._order(epoch)[place])
 
@@ -119,7 +130,7 @@ class FramePairs(Dataset):
         return self._item(k, wait=True)
 
     def __getitems__(self, ks: Sequence[int]) -> list[dict[str, Any]]:
-        """Several items; those for which another process is just decoding come last, so that none waits for long."""
+        """Return several items, reading those that another process is decoding last, so that no process waits long."""
         items: dict[int, dict[str, Any]] = {}
         for wait in (False, True):
             for k in ks:
@@ -143,13 +154,13 @@ class FramePairs(Dataset):
         }
 
     def _pair(self, k: int) -> tuple[list[int], np.random.Generator]:
-        """Which two frames of its clip item k takes, and the generator of its further draws."""
+        """Return the two frames of its clip that item k uses, and the generator for its further draws."""
         rng, count = np.random.default_rng((self.seed, 1, k)), self.windows.frames
         drawn = int(count * rng.beta(2, 1)), int(count * rng.beta(1, 2))
         return sorted(min(i, count - 1) for i in drawn), rng
 
     def _read(self, k: int, pair: list[int], rng: np.random.Generator, wait: bool) -> tuple[Video, np.ndarray]:
-        """Frames of item k's clip; of another one, drawn by the item's own generator, where its video is damaged."""
+        """Read frames of item k's clip; if its video is damaged, of a clip drawn with the item's own generator."""
         clip = self.clip(k)
         for attempt in range(_TRIES):
             number, frames = self.windows[clip]
@@ -164,17 +175,17 @@ class FramePairs(Dataset):
         raise AssertionError("unreachable")
 
     def _soon(self, k: int, video: int, frames: range) -> np.ndarray:
-        """The frames of a video, some of them in `frames`, that items after k will take in the epoch of k."""
+        """Return the frames of a video that items after k use in the same epoch: all those in `frames`, and others."""
         epoch, place = divmod(k, len(self.windows))
         clips = self.windows.clips_within(video, frames)
         places = self._clip_places(epoch)[clips]
         start = epoch * len(self.windows)
-        taken = [
+        pairs = [
             self.windows[clip][1][self._pair(start + later)[0]]
             for clip, later in zip(clips.tolist(), places.tolist(), strict=True)
             if later > place
         ]
-        return np.concatenate(taken) if taken else np.zeros(0, np.int64)
+        return np.concatenate(pairs) if pairs else np.zeros(0, np.int64)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
@@ -190,13 +201,13 @@ class FramePairs(Dataset):
 
 
 def _make_room(epochs: dict[int, np.ndarray]) -> None:
-    """Keeps one epoch beside the next: batches taken in turns by workers touch at most two at a time."""
+    """Remove all epochs but the latest: batches that workers take in turn touch at most two epochs at a time."""
     while len(epochs) > 1:
         del epochs[min(epochs)]
 
 
 class Clips(Dataset):
-    """Whole clips: `clips[i]` is (uint8 [F,3,R,R] RGB, label), for evaluation and for pictures of the reals."""
+    """Whole clips for metrics and sample grids: `clips[i]` is (uint8 RGB `[F, 3, R, R]`, label)."""
 
     def __init__(self, windows: ClipWindows, resolution: int) -> None:
         self.windows, self.resolution = windows, resolution
@@ -213,20 +224,20 @@ class Clips(Dataset):
         return torch.from_numpy(np.ascontiguousarray(pictures)), video.label
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """Clips as uint8 [n,F,3,R,R]."""
+        """Return clips as uint8 RGB `[n, F, 3, R, R]`."""
         return torch.stack([self[i][0] for i in indices])
 
     def labels(self) -> torch.Tensor:
-        """The labels of all clips, int64 [len]."""
+        """Return the labels of all clips, int64 `[len(self)]`."""
         videos = self.windows.index.videos
         counts = torch.tensor([len(self.windows.clips_of(v)) for v in range(len(videos))])
         return torch.repeat_interleave(torch.tensor([v.label for v in videos]), counts)
 
 
 def choose(clips: Clips, n: int, seed: int) -> list[int]:
-    """`n` different clips, fixed by the seed (all clips, if there are fewer), from as many videos as possible.
+    """Choose `n` different clips by seed (all, if there are fewer) from as many videos as possible.
 
-    Every video gives one clip, drawn from its clips, before any gives a second one.
+    Every video contributes one randomly drawn clip before any contributes a second one.
     """
     rng = np.random.default_rng((seed, 2))
     windows = clips.windows
@@ -245,16 +256,16 @@ def choose(clips: Clips, n: int, seed: int) -> list[int]:
 
 
 def cut_clips(index: VideoIndex, frames: int, stride: int, overlap: int, resolution: int) -> Clips:
-    """Clips of any length; windows too short for `overlap` share as much as they can."""
+    """Return clips of any length; if their windows are not longer than `overlap`, they share all but one frame."""
     windows = ClipWindows(index, frames=frames, stride=stride, overlap=min(overlap, frames * stride - 1))
     return Clips(windows, resolution)
 
 
 def content_key(clips: Clips) -> str:
-    """A name for the content of clips, under which their features may be kept.
+    """Return a digest of the content of clips, under which their features may be cached.
 
-    It changes with the choice of windows, the resolution, and whatever of a video's file shows that its content may
-    have changed: its size and time, or its checksum in a zip.
+    It changes with the windows, the resolution, and any sign that a video file has changed: its size and modification
+    time, or its checksum in a zip.
     """
     windows = clips.windows
     files = [(v.name, v.signature) for v in windows.index.videos]

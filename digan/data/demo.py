@@ -1,4 +1,4 @@
-"""A small set of videos to learn from: one bright shape moving over a dark background, written as real mp4 files."""
+"""Write a small demonstration data set: mp4 files of one bright shape moving over a dark background."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -28,24 +29,30 @@ _FPS = 16
 def make_demo_videos(
     folder: str | os.PathLike[str], videos: int = 160, frames: int = 32, resolution: int = 64, seed: int = 0
 ) -> Path:
-    """Writes `videos` square clips of `frames` frames below `folder/{train,val}/{disc,square,triangle}`.
+    """Write square videos of `frames` frames below `folder/{train,val}/{disc,square,triangle}`.
 
-    One in eight goes to val. The same arguments give the same files. Does nothing where they were written already: the
-    manifest, written last, tells. Returns the folder. Raises ValueError for an odd or tiny resolution (yuv420p).
+    One video in eight goes to val. The same arguments give the same files. Does nothing if the files are complete
+    according to the manifest, which is written last.
 
-    The defaults hold 284 training clips of 16 frames: more than the 256 that the usual metric compares.
+    The defaults give 284 training clips of 16 frames, more than the 256 that the usual metric compares.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the resolution is odd or below 16 (yuv420p), or there are no videos or no frames.
     """
     if resolution < 16 or resolution % 2:
-        raise ValueError(f"resolution {resolution} of the demo videos must be even and at least 16.")
+        raise ValueError(f"the resolution of the demo videos must be even and at least 16, not {resolution}.")
     if videos < 1 or frames < 1:
-        raise ValueError("the demo needs at least one video of one frame.")
+        raise ValueError(f"the demo needs at least one video of one frame, not {videos} videos of {frames} frames.")
     root = Path(folder)
     settings = {"format": _FORMAT, "videos": videos, "frames": frames, "resolution": resolution, "seed": seed}
     manifest = root / _MANIFEST
-    before = _read_manifest(manifest)
-    if before.get("settings") == settings and _complete(root, before["files"]):
+    previous = _read_manifest(manifest)
+    if previous.get("settings") == settings and _complete(root, previous["files"]):
         return root
-    for name in before.get("files", {}):
+    for name in previous.get("files", {}):
         (root / name).unlink(missing_ok=True)
     manifest.unlink(missing_ok=True)
     files = {}
@@ -62,14 +69,14 @@ def make_demo_videos(
 
 
 def render_demo_video(shape: str, frames: int, resolution: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [frames,R,R,3]: one shape that drifts, bounces off the border and turns, drawn with smooth edges."""
+    """Render one antialiased shape that drifts, bounces off the border and rotates: uint8 `[frames, R, R, 3]`."""
     colour = np.array(list(_COLOURS.values())[rng.integers(len(_COLOURS))], np.float64)
     background = np.array(_BACKGROUND, np.float64)
     size = rng.uniform(0.42, 0.55)  # in half picture widths
     start, velocity = rng.uniform(-1, 1, 2), rng.uniform(0.03, 0.07, 2) * rng.choice([-1, 1], 2)
     angle, spin = rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.09) * rng.choice([-1, 1])
     axis = (np.arange(resolution) + 0.5) / resolution * 2 - 1
-    y, x = np.meshgrid(axis, axis, indexing="ij")  # [R,R]
+    y, x = np.meshgrid(axis, axis, indexing="ij")  # [R, R]
     pictures = []
     for frame in range(frames):
         centre = _bounce(start + velocity * frame, 1 - size)
@@ -82,7 +89,7 @@ def render_demo_video(shape: str, frames: int, resolution: int, rng: np.random.G
 
 
 def _bounce(position: np.ndarray, limit: float) -> np.ndarray:
-    """Folds an endless line into [-limit, limit]: a triangle wave."""
+    """Fold a position on an infinite line into [-limit, limit]: a triangle wave."""
     return np.abs((position - limit) % (4 * limit) - 2 * limit) - limit
 
 
@@ -99,7 +106,7 @@ def _triangle(u: np.ndarray, v: np.ndarray, size: float) -> np.ndarray:
     return np.maximum.reduce(sides) - size * 0.55
 
 
-# Signed distance to the edge of a shape of a size, negative inside, in half picture widths.
+# Signed distance of (u, v) to the edge of a shape of the given size, negative inside, in half picture widths.
 _DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "disc": _disc,
     "square": _square,
@@ -108,13 +115,13 @@ _DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
 
 
 def _write(path: Path, pictures: np.ndarray) -> None:
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    codec: Literal["libx264", "mpeg4"] = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=_FPS)
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # The output then depends on nothing but the pictures: threads divide the work differently from run to run, and
-        # x264's macroblock tree was seen to give other bytes in some 3 % of runs, for pictures as small as these.
+        # These settings make the output depend on the pictures alone: threads divide the work differently from run to
+        # run, and x264's macroblock tree gave different bytes in about 3 % of runs on pictures as small as these.
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = 16
         stream.options = {"crf": "16", "x264-params": "mbtree=0"} if codec == "libx264" else {"qscale": "2"}

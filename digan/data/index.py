@@ -1,4 +1,4 @@
-"""The index of a data set: which videos there are, how long each is, and where its keyframes are."""
+"""Build and cache the index of a data set: its videos, their lengths and their keyframes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from digan.data.video import Video, VideoIndex, counted
 from digan.errors import DataError
 from digan.files import atomic_path
 
-CACHE_FOLDER = ".index"  # of indices, decoded frames and features, under --outdir
-_FORMAT = 2  # of the cache file; another number is rebuilt
+CACHE_FOLDER = ".index"  # for indices, decoded frames and features, under --outdir
+_FORMAT = 2  # version of the cache file; a file of another version is rebuilt
 
 
 def load_index(
@@ -36,38 +36,40 @@ def load_index(
     labels: bool = False,
     split_list: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
 ) -> VideoIndex:
-    """Finds the videos of a folder, a zip or a file, and indexes those that the cache does not know yet.
+    """Find the videos of a folder, a zip or a file, and index those that are not in the cache.
 
     Args:
-        path: what `--data` names.
-        cache_dir: a folder for the cache file, outside the data; None: no cache. Several processes may share it (the
-            file is replaced as a whole), but letting one go first saves the others the work.
-        split: "train", "val" or "test", several joined by "+", or None for all. Data without such folders is in all.
-        labels: number the class folders; every video must lie in one.
-        split_list: one or more of UCF-101's list files. They decide which videos are used, in place of `split`.
+        path: the value of `--data`.
+        cache_dir: a folder for the cache file, outside the data; None disables the cache. Several processes may share
+            it (the file is replaced atomically), but letting one go first saves the others the work.
+        split: "train", "val" or "test", several joined by "+", or None for all. Data without such folders belongs to
+            every split.
+        labels: number the class folders; every video must be in one.
+        split_list: one or more list files of UCF-101, which select the videos in place of `split`.
 
     Raises:
-        DataError (a ValueError; a FileNotFoundError too where a path is absent): one sentence, naming the flag.
+        DataError: the data is unusable; the message is one sentence that names the flag. DataError is a ValueError, and
+            for a missing path also a FileNotFoundError.
     """
     source = open_source(path)
     try:
-        found = scan(source)
+        listing = scan(source)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"--data {path} cannot be read ({reason(error)}).") from error
-    if not found.entries:
+    if not listing.entries:
         raise DataError(
-            f"--data {path} holds no video: found {found.other_files} other files, no mp4, avi, mkv, webm, mov, gif, "
-            "and no folder of png or jpg frames."
+            f"--data {path} holds no video: found {counted(listing.other_files, 'other file')}, but no mp4, avi, mkv, "
+            "webm, mov or gif, and no folder of png or jpg frames."
         )
-    notes = list(found.notes)
-    chosen = _select(path, found, split, split_list, notes)
-    class_names = _class_names(path, found, chosen) if labels else []
-    known, problems = _indexed(source, [entry for entry, _ in chosen], found.entries, cache_dir)
+    notes = list(listing.notes)
+    chosen = _select(path, listing, split, split_list, notes)
+    class_names = _class_names(path, listing, chosen) if labels else []
+    indexed, problems = _indexed(source, [entry for entry, _ in chosen], listing.entries, cache_dir)
     numbers = {name: i for i, name in enumerate(class_names)}
     videos = [
-        replace(known[entry.name, entry.kind], label=numbers.get(place.class_name, 0))
+        replace(indexed[entry.name, entry.kind], label=numbers.get(place.class_name, 0))
         for entry, place in chosen
-        if (entry.name, entry.kind) in known
+        if (entry.name, entry.kind) in indexed
     ]
     if not videos:
         raise DataError(f"--data {path}: none of the {len(chosen)} videos can be read: {'; '.join(problems[:3])}.")
@@ -77,58 +79,66 @@ def load_index(
 
 def _select(
     path: str | os.PathLike[str],
-    found: Scan,
+    listing: Scan,
     split: str | None,
     split_list: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     notes: list[str],
 ) -> list[tuple[Entry, Place]]:
-    pairs = list(zip(found.entries, found.places, strict=True))
+    """Return the entries of a split or split list, and append remarks for the user to `notes`."""
+    pairs = list(zip(listing.entries, listing.places, strict=True))
     if split_list is not None:
         listed = {list_key(name) for name in read_split_list(split_list)}
         chosen = [pair for pair in pairs if list_key(pair[0].name) in listed]
         missing = sorted(listed - {list_key(entry.name) for entry, _ in chosen})
         if not chosen:
-            raise DataError(f"--split-list names {len(listed)} videos, none of which is in --data {path}.")
+            raise DataError(f"--split-list names {counted(len(listed), 'video')}, none of which is in --data {path}.")
         if missing:
-            notes.append(f"{len(missing)} of {len(listed)} listed videos are not there, such as {missing[0]}")
+            notes.append(f"{len(missing)} of {len(listed)} listed videos are missing, such as {missing[0]}")
         return chosen
     if split is None:
         return pairs
-    asked = split.split("+")
-    if unknown := [name for name in asked if name not in SPLITS]:
+    splits = split.split("+")
+    if unknown := [name for name in splits if name not in SPLITS]:
         raise DataError(f"split {unknown[0]!r} is not one of {', '.join(SPLITS)}.")
-    present = {place.split for place in found.places} - {None}
+    present = {place.split for place in listing.places if place.split is not None}
     if not present:
         notes.append(f"no {', '.join(SPLITS)} folders: every video is in the {split} split")
         return pairs
-    chosen = [pair for pair in pairs if pair[1].split in asked]
+    chosen = [pair for pair in pairs if pair[1].split in splits]
     if not chosen:
         raise DataError(f"--data {path} has no {split} split: it has {', '.join(sorted(present))}.")
-    outside = sum(place.split is None for place in found.places)
+    outside = sum(place.split is None for place in listing.places)
     if outside:
-        notes.append(f"{counted(outside, 'video')} outside the split folders left out")
+        notes.append(f"{counted(outside, 'video')} outside the split folders ignored")
     return chosen
 
 
-def _class_names(path: str | os.PathLike[str], found: Scan, chosen: Iterable[tuple[Entry, Place]]) -> list[str]:
+def _class_names(path: str | os.PathLike[str], listing: Scan, chosen: Iterable[tuple[Entry, Place]]) -> list[str]:
     for entry, place in chosen:
         if place.class_name is None:
             raise DataError(
                 f"--cond needs every video in a class folder, but {entry.name or 'the folder of pictures'} of --data "
-                f"{path} is in none: move it into one, or leave out --cond."
+                f"{path} is in none: move it into one, or omit --cond."
             )
-    return sorted({place.class_name for place in found.places} - {None})
+    return sorted({place.class_name for place in listing.places if place.class_name is not None})
 
 
 def _indexed(
     source: Source, entries: Sequence[Entry], existing: Sequence[Entry], cache_dir: str | os.PathLike[str] | None
 ) -> tuple[dict[tuple[str, str], Video], list[str]]:
-    """Videos of `entries` by (name, kind), and the problems of those that are unusable."""
+    """Return the videos by (name, kind), and a "name: reason" for each unusable one.
+
+    Args:
+        source: where the videos are.
+        entries: the videos that must be indexed.
+        existing: all videos of the source; cached videos that are not among them are dropped.
+        cache_dir: the folder of the cache file, or None.
+    """
     cache = None
     cached: dict[tuple[str, str], Video] = {}
     if cache_dir is not None:
         cache = _cache_file(source, cache_dir)
-        # What was deleted or changed goes; other splits stay.
+        # Deleted or changed videos leave the cache; those of other splits stay.
         signatures = {(e.name, e.kind): e.signature for e in existing}
         cached = {k: v for k, v in _load(cache).items() if signatures.get(k) == v.signature}
     missing = [e for e in entries if (e.name, e.kind) not in cached]
@@ -146,7 +156,7 @@ def _indexed(
 def _probe_all(source: Source, entries: Sequence[Entry]) -> list[Video | str]:
     if not entries:
         return []
-    workers = min(16, _cpus())  # threads will do: demuxing and decoding leave the interpreter's lock
+    workers = min(16, _cpus())  # threads suffice: demuxing and decoding release the interpreter lock
     started = time.perf_counter()
     terminal = sys.stderr.isatty()
     with ThreadPoolExecutor(workers) as pool:
@@ -161,37 +171,39 @@ def _probe_all(source: Source, entries: Sequence[Entry]) -> list[Video | str]:
         )
     if not terminal:
         seconds = time.perf_counter() - started
-        print(f"indexed {len(entries)} videos of {source.path} in {seconds:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"indexed {counted(len(entries), 'video')} of {source.path} in {seconds:.1f} s", file=sys.stderr, flush=True
+        )
     return results
 
 
 def _cpus() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _probe(source: Source, entry: Entry) -> Video | str:
-    """The video, or the reason why it is not one."""
+    """Return the video, or the reason why it cannot be used."""
     try:
         if entry.kind == "frames":
             height, width = read_picture(source.open(source.pictures(entry.name)[0])).shape[:2]
             return Video(entry.name, entry.kind, entry.signature, entry.num_pictures, width, height)
-        found = probe(lambda: source.open(entry.name))
+        result = probe(lambda: source.open(entry.name))
     except (UnreadableVideo, *READ_ERRORS, SyntaxError) as error:  # SyntaxError: Pillow, on a broken PNG
         return reason(error)
-    width, height = (found.height, found.width) if found.rotation % 180 else (found.width, found.height)
+    width, height = (result.height, result.width) if result.rotation % 180 else (result.width, result.height)
     return Video(
         entry.name,
         entry.kind,
         entry.signature,
-        len(found.timing.labels),
+        len(result.timing.labels),
         width,
         height,
-        found.rotation,
-        found.pixel_aspect,
-        found.fps,
-        found.codec,
-        found.timing,
+        result.rotation,
+        result.pixel_aspect,
+        result.fps,
+        result.codec,
+        result.timing,
     )
 
 
@@ -208,7 +220,7 @@ _FACTS = ("name", "kind", "signature", "num_frames", "width", "height", "rotatio
 
 
 def _save(file: Path, videos: Iterable[Video]) -> None:
-    """Writes the cache whole or not at all: facts as JSON, the tables of all videos end to end."""
+    """Write the cache atomically: properties as JSON, and the frame tables of all videos concatenated."""
     videos = list(videos)
     facts = [
         {name: getattr(v, name) for name in _FACTS}
@@ -219,29 +231,31 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
         )
         for v in videos
     ]
-    arrays = {
-        name: np.concatenate(
-            [np.zeros((0, 2) if name == "seek_times" else 0, np.int64)]
-            + [getattr(v.timing, name) for v in videos if v.timing]
-        )
-        for name in _ARRAYS
-    }
+    timings = [v.timing for v in videos if v.timing]
+    empty = np.zeros(0, np.int64)
     text = json.dumps({"format": _FORMAT, "videos": facts}).encode()
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, facts=np.frombuffer(text, np.uint8), **arrays)
+    np.savez_compressed(
+        buffer,
+        facts=np.frombuffer(text, np.uint8),
+        labels=np.concatenate([empty, *(t.labels for t in timings)]),
+        seek_frames=np.concatenate([empty, *(t.seek_frames for t in timings)]),
+        seek_times=np.concatenate([empty.reshape(0, 2), *(t.seek_times for t in timings)]),
+    )
     with atomic_path(file) as draft:
         draft.write_bytes(buffer.getvalue())
 
 
 def _load(file: Path) -> dict[tuple[str, str], Video]:
-    """The cached videos by (name, kind); none if the file is absent, damaged or of another format."""
+    """Return the cached videos by (name, kind): none if the file is absent, damaged or of another version."""
     try:
         with np.load(file) as data:
             content = json.loads(data["facts"].tobytes())
             arrays = {name: data[name] for name in _ARRAYS}
         if content["format"] != _FORMAT:
             return {}
-        videos, frame, key = {}, 0, 0
+        videos: dict[tuple[str, str], Video] = {}
+        frame = key = 0
         for facts in content["videos"]:
             clock, keys, reorder = facts.pop("clock", None), facts.pop("keys", 0), facts.pop("reorder", -1)
             timing = None

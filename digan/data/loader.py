@@ -1,4 +1,4 @@
-"""Which items of the stream each process takes, and the workers that fetch them."""
+"""Divide the stream of samples among processes, load it with workers, and copy it to the device."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from digan.sharding import BatchSharding
 class StreamSampler(Sampler[list[int]]):
     """The endless stream of positions that one process reads, one list per micro-batch.
 
-    Iteration `i` uses the positions `i * batch` to `(i + 1) * batch - 1`, divided as `BatchSharding` says, so that a
-    run can be resumed at any iteration.
+    Iteration `i` uses the positions `i * batch` to `(i + 1) * batch - 1`, divided by `BatchSharding`, so that a run
+    can be resumed at any iteration.
 
     Args:
         sharding: which samples of a batch this process takes.
@@ -29,7 +29,7 @@ class StreamSampler(Sampler[list[int]]):
         self.sharding, self.start = sharding, start
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the positions of one micro-batch after the other."""
+        """Yield the positions of one micro-batch after another."""
         iteration = self.start
         while True:
             positions = range(iteration * self.sharding.batch, (iteration + 1) * self.sharding.batch)
@@ -47,7 +47,7 @@ def pair_loader(
     prefetch: int = 2,
     pin_memory: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Return an endless iterator of the micro-batches of one process, from iteration `start` on.
+    """Return an endless iterator over the micro-batches of one process, starting at iteration `start`.
 
     The micro-batches do not depend on the number of workers, each of which keeps `prefetch` micro-batches ready. No
     global random state is used.
@@ -64,7 +64,7 @@ def pair_loader(
         pin_memory=pin_memory,
         multiprocessing_context=_worker_context() if workers else None,
         worker_init_fn=_single_thread,
-        generator=torch.Generator(),  # or the loader would draw its workers' seed from the global generator
+        generator=torch.Generator(),  # otherwise the workers' seed is drawn from the global generator
     )
     return iter(loader)
 
@@ -75,10 +75,10 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 
 def on_device(batches: Iterator[dict[str, torch.Tensor]], device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the batches on `device`. On a GPU each is copied, from pinned memory, while the one before is in use.
+    """Yield the batches on `device`; on a GPU, copy each while the previous one is in use.
 
-    The copies run on a stream of their own, and the stream that is current where a batch is consumed waits for its
-    copy: the host waits for nothing but the loader.
+    Copies from pinned memory run on a stream of their own. The stream that is current when a batch is yielded waits for
+    its copy; the host waits only for the loader.
     """
     if device.type != "cuda":
         yield from (to_device(batch, device) for batch in batches)
@@ -95,15 +95,15 @@ def on_device(batches: Iterator[dict[str, torch.Tensor]], device: torch.device) 
         consumer = torch.cuda.current_stream(device)
         consumer.wait_event(copied)
         for tensor in batch.values():
-            tensor.record_stream(consumer)  # or its memory would be reused for the next copy while still in use
+            tensor.record_stream(consumer)  # keeps its memory from being reused while the consumer reads it
         yield batch
 
 
 def _worker_context() -> BaseContext:
-    """How workers start: from a process without threads.
+    """Return a start method that forks workers, if at all, from a process without threads.
 
-    A worker forked from a training process inherits locks of threads that it does not have (decoders, OpenMP, log
-    writers) and may wait for them for ever.
+    A worker forked from the training process inherits locks held by threads that it lacks (decoders, OpenMP, log
+    writers) and may wait for them forever.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""Decoded frames kept in a file: read once in a while, wanted again and again by every worker of every process."""
+"""Keep decoded frames in a file that every worker of every process reads."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ except ImportError:  # Windows
     fcntl = None
 
 BUDGET = 4 << 30  # bytes of disk for all stores of a folder together
-PRIVATE_BUDGET = 1 << 28  # bytes for a store that only its process knows
-_FORMAT = 1  # of the file; part of its name, so that another number starts a new one
-_FREE_SHARE = 0.05  # of a disk is left free
-_CHECKED_EVERY = 64  # frames written between two looks at the free space
+PRIVATE_BUDGET = 1 << 28  # bytes for the store of a single process
+_FORMAT = 1  # version of the file, and part of its name, so that another version starts a new file
+_FREE_SHARE = 0.05  # fraction of the disk that is left free
+_CHECKED_EVERY = 64  # frames written between two checks of the free space
 _MARK = 4  # bytes of a frame's checksum
 
 
@@ -40,19 +40,26 @@ class FramesClaimed(Exception):
 
 
 class FrameStore:
-    """Frames of the videos of an index at one resolution, uint8 RGB [R,R,3], as they were decoded before.
+    """Decoded frames of the videos of an index at one resolution, uint8 RGB `[R, R, 3]`.
 
-    The file holds a CRC-32 for each frame, 0 where there is none yet, and then the frames, at fixed places. A frame
-    counts as there only if its bytes have its checksum: so processes need no locks, and what a crash or a full disk
-    left half written is decoded again. What is put depends on the video alone, so that nobody can tell where a frame
-    came from, except by the time it took.
+    The file holds a CRC-32 per frame, 0 where the frame is not stored yet, followed by the frames at fixed places. A
+    frame counts as stored only if its bytes match its checksum, so processes can read and write without locks, and a
+    frame left half written by a crash or a full disk is decoded again. Stored frames depend on the video alone: a frame
+    from the store equals one decoded anew.
 
-    Where not all frames fit into the budget, those videos have a place whose frames are the costliest to decode.
-    Nothing is ever replaced, since random access to a larger set wants every frame equally rarely.
+    If not all frames fit into the budget, the videos whose frames are the costliest to decode get the places. Frames
+    are never evicted: under random access to a larger set, all are needed equally rarely.
 
-    With a folder, the file is shared by all who read the same videos with the same libraries, now and later; without
-    one, each process has its own, which vanishes with it. Memory is the system's file cache alone, which it takes back
-    when it needs to. Safe to send to workers, forked or spawned.
+    With a folder, the file is shared by all processes that read the same videos with the same libraries, now and later;
+    without one, each process has a temporary file of its own. The only memory used is the system's file cache, which
+    the system reclaims as needed. Safe to send to workers, forked or spawned.
+
+    Args:
+        index: the videos.
+        resolution: the side R of a frame.
+        folder: the folder of the file; None for a temporary file.
+        budget: bytes of disk, for all stores of the folder together; by default `BUDGET`, or `PRIVATE_BUDGET` without a
+            folder.
     """
 
     def __init__(
@@ -81,26 +88,26 @@ class FrameStore:
 
     @property
     def bytes(self) -> int:
-        """What the file takes once every frame that has a place is there."""
+        """The size of the file once it holds every frame that has a place."""
         return self._count * (self._size + _MARK)
 
     def summary(self, index: VideoIndex) -> str:
-        """One line for the start of a log."""
+        """Return a line that describes the store, for the start of a log."""
         videos = len(self._first)
-        whose = "frames" if videos == len(index.videos) else f"frames of {videos:,} of {len(index.videos):,} videos"
-        return f"{whose} are decoded once and kept in {self.path}, at most {self.bytes / 1e6:,.0f} MB"
+        frames = "frames" if videos == len(index.videos) else f"frames of {videos:,} of {len(index.videos):,} videos"
+        return f"{frames} are decoded once and kept in {self.path}, at most {self.bytes / 1e6:,.0f} MB"
 
     def holds(self, video: Video) -> bool:
-        """Whether the frames of `video` have a place; whether any are there is another question."""
+        """Return whether the frames of `video` have a place, stored or not."""
         return video.name in self._first
 
     def get(self, video: Video, indices: Iterable[int]) -> dict[int, np.ndarray]:
-        """Those of the frames that are there."""
+        """Return the requested frames that are stored, by index."""
         first = self._first.get(video.name)
-        file = None if first is None else self._opened()
-        found: dict[int, np.ndarray] = {}
+        file = None if first is None else self._descriptor()
+        pictures: dict[int, np.ndarray] = {}
         if file is None:
-            return found
+            return pictures
         shape = (self.resolution, self.resolution, 3)
         with contextlib.suppress(OSError):
             for i in set(indices):
@@ -108,34 +115,39 @@ class FrameStore:
                 if any(mark):
                     data = os.pread(file, self._size, self._place(first + i))
                     if _checksum(data) == mark:
-                        found[i] = np.frombuffer(data, np.uint8).reshape(shape)
-        return found
+                        pictures[i] = np.frombuffer(data, np.uint8).reshape(shape)
+        return pictures
 
     def absent(self, video: Video) -> np.ndarray:
-        """Frames of `video` that have a place and are not there yet, int64, ascending."""
+        """Return the frames of `video` that have a place but are not stored yet, int64, ascending."""
         first = self._first.get(video.name)
-        file = None if first is None else self._opened()
+        file = None if first is None else self._descriptor()
         if file is None:
             return np.zeros(0, np.int64)
         marks = np.zeros(video.num_frames, np.uint32)
         with contextlib.suppress(OSError):
             data = os.pread(file, marks.nbytes, first * _MARK)
-            known = np.frombuffer(data[: len(data) // _MARK * _MARK], np.uint32)
-            marks[: len(known)] = known
+            stored = np.frombuffer(data[: len(data) // _MARK * _MARK], np.uint32)
+            marks[: len(stored)] = stored
         return np.flatnonzero(marks == 0)
 
     @contextlib.contextmanager
     def claimed(self, video: Video, frames: range, wait: bool) -> Iterator[None]:
-        """No other process is in such a context of the same store for any of `frames`, consecutive ones.
+        """Claim consecutive frames: no other process can claim any of them in the same store inside this context.
 
-        Only for as long as it takes to decode and put them: what ends, however it ends, claims nothing any more. Where
-        the system has no such locks nothing is claimed, and frames may be decoded twice.
+        A claim is held while the frames are decoded and stored, and ends with its process, however that ends. On
+        systems without such locks nothing is claimed, and frames may be decoded twice.
+
+        Args:
+            video: the video that the frames belong to.
+            frames: the frames to claim.
+            wait: wait until other claims end.
 
         Raises:
-            FramesClaimed: another process has a claim, and `wait` is false.
+            FramesClaimed: another process has claimed some of the frames, and `wait` is false.
         """
         first = self._first.get(video.name)
-        file = None if first is None or fcntl is None else self._opened()
+        file = None if first is None or fcntl is None else self._descriptor()
         if file is None or not frames:
             yield
             return
@@ -150,13 +162,13 @@ class FrameStore:
             yield
         finally:
             if file is not None:
-                with contextlib.suppress(OSError):  # closed meanwhile, as nothing can be written any more
+                with contextlib.suppress(OSError):  # the file was closed when a write failed
                     fcntl.lockf(file, fcntl.LOCK_UN, *place)
 
     def put(self, video: Video, index: int, picture: np.ndarray) -> None:
-        """Keeps frame `index`, uint8 [R,R,3], if it has a place."""
+        """Store frame `index`, uint8 `[R, R, 3]`, if it has a place."""
         first = self._first.get(video.name)
-        file = None if first is None else self._opened()
+        file = None if first is None else self._descriptor()
         if file is None:
             return
         try:
@@ -174,8 +186,11 @@ class FrameStore:
     def _place(self, record: int) -> int:
         return self._count * _MARK + record * self._size
 
-    def _opened(self) -> int | None:
-        """The file's descriptor; positions are always given, so it may be shared. None: do without."""
+    def _descriptor(self) -> int | None:
+        """Return the file's descriptor, or None if the file cannot be used.
+
+        Reads and writes name their positions, so that processes may share the descriptor.
+        """
         if self._file is None and self._usable:
             try:
                 if self.path is None:
@@ -195,9 +210,9 @@ class FrameStore:
         return file
 
     def _make_room(self, path: Path) -> None:
-        """Removes the stores that were opened longest ago, until this one and those left are within the budget.
+        """Remove the least recently opened stores until this one and the rest are within the budget.
 
-        Whoever still uses one goes on using it: its name is gone, the open file is not.
+        A process that has a removed store open continues to use it: only the name is gone.
         """
         others = []
         for other in path.parent.glob("frames-*.bin"):
@@ -212,17 +227,17 @@ class FrameStore:
 
     def _give_up(self, error: OSError) -> None:
         self._usable, self._file = False, None
-        where = tempfile.gettempdir() if self.path is None else self.path
-        warnings.warn(f"decoded frames are not kept in {where}: {reason(error)}", stacklevel=3)
+        place = tempfile.gettempdir() if self.path is None else self.path
+        warnings.warn(f"decoded frames are not kept in {place}: {reason(error)}", stacklevel=3)
 
 
 def _checksum(data: bytes) -> bytes:
-    """Four bytes, never all zero."""
+    """Return a checksum of four bytes that are never all zero."""
     return (zlib.crc32(data) or 1).to_bytes(_MARK, "little")
 
 
 def _cost(video: Video) -> float:
-    """What decoding one frame of a video costs, in pixels: those of the frames from the keyframe on, on average."""
+    """Return the mean cost of decoding one frame: the pixels of all frames from its keyframe to it."""
     pixels = video.width * video.height
     if video.timing is None:
         return pixels
@@ -231,7 +246,7 @@ def _cost(video: Video) -> float:
 
 
 def _digest(index: VideoIndex, resolution: int, budget: int) -> str:
-    """Changes with whatever decides about the places and the bytes of the frames."""
+    """Return a digest of everything that determines the places and the bytes of the frames."""
     videos = [(v.name, v.signature, v.num_frames) for v in index.videos]
     libraries = (sorted(av.library_versions.items()), PIL.__version__, torch.__version__, platform.machine())
     facts = (_FORMAT, str(index.source.path), videos, resolution, budget, libraries)

@@ -1,4 +1,4 @@
-"""The frame table of a video file: which timestamp is frame i, and from which keyframes it can be reached."""
+"""Build the frame table of a video file: the timestamp of every frame, and the keyframes that decoding can start at."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-# Containers that store a presentation time for every packet, one shown frame per packet. Elsewhere FFmpeg guesses the
-# times (AVI stores none, and with B-frames the guesses are wrong), so the file is decoded once.
+# Containers that store a presentation time for every packet, with one shown frame per packet. For others FFmpeg guesses
+# the times (AVI stores none, and with B-frames the guesses are wrong), so such a file is decoded once.
 _TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
-_HIDDEN_FRAME_CODECS = frozenset({"vp8"})  # its alternate reference frames are packets that show nothing
-_CANVAS_CODECS = frozenset({"gif", "apng", "webp"})  # a frame is painted over the ones before, whatever its flags say
-_PROBE = 3  # frames decoded to see that the decoder gives the times that the packets announced
+_HIDDEN_FRAME_CODECS = frozenset({"vp8"})  # alternate reference frames are packets without a shown frame
+# Codecs that paint a frame over earlier ones, even if it is flagged as a key frame.
+_CANVAS_CODECS = frozenset({"gif", "apng", "webp"})
+_PROBE = 3  # frames decoded to check that their times are those of the packets
 NO_TIME = -(1 << 62)
 READ_ERRORS = (av.error.FFmpegError, OSError, ValueError)
-# Codecs of which FFmpeg decodes frames whenever a file is opened, only to learn what the index knows.
+# Codecs for which FFmpeg decodes frames whenever a file is opened, to guess a delay that the index already holds.
 _GUESSED_CODECS = frozenset({"h264"})
 _WITHOUT_GUESSING = {"skip_frame": "all", "probesize": "16384"}
 
 
 class UnreadableVideo(Exception):
-    """A video that cannot be used; the message is the reason, without the video's name."""
+    """A video cannot be used; the message is the reason, without the video's name."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Frame i of a file is the decoded frame with `labels[i]` on its clock."""
+    """The frame table: frame i of a file is the decoded frame with the time `labels[i]` on `clock`."""
 
-    clock: (
-        str  # "pts" or "dts": the frame's field that labels are of; "count": frames can only be counted from the start
-    )
+    # "pts" or "dts": the frame's attribute that holds its label; "count": frames can only be counted from the start.
+    clock: str
     labels: np.ndarray  # int64 [F], strictly increasing, in units of the stream's time base
-    seek_frames: np.ndarray  # int64 [K], increasing, the first is 0: frames that decoding can start at
-    seek_times: np.ndarray  # int64 [K,2]: pts and dts of those frames' packets, NO_TIME where there is none
-    reorder: int = -1  # frames that the decoder holds back to bring them into order; -1: to be found when opening
+    seek_frames: np.ndarray  # int64 [K], increasing from 0: frames that decoding can start at
+    seek_times: np.ndarray  # int64 [K, 2]: pts and dts of those frames' packets, NO_TIME where absent
+    reorder: int = -1  # frames that the decoder holds back for reordering; -1: unknown, to be guessed on opening
 
     def seek_point(self, index: int) -> int:
-        """The number of the last seek frame that is not after frame `index`."""
+        """Return the number of the last seek frame at or before frame `index`."""
         return int(np.searchsorted(self.seek_frames, index, side="right")) - 1
 
     def reached_with(self, index: int) -> range:
-        """The frames for which decoding starts where it does for frame `index`."""
+        """Return the frames for which decoding starts at the same seek point as for frame `index`."""
         point = self.seek_point(index)
         last = point + 1 == len(self.seek_frames)
         return range(int(self.seek_frames[point]), len(self.labels) if last else int(self.seek_frames[point + 1]))
@@ -54,13 +54,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pass over a file tells."""
+    """The properties of a video file, found by reading it once."""
 
     timing: Timing
     width: int  # as stored, before rotation
     height: int
     rotation: int  # degrees counter-clockwise that make a frame upright: 0, 90, 180 or 270
-    pixel_aspect: float  # width of a pixel over its height
+    pixel_aspect: float  # width of a pixel divided by its height
     fps: float
     codec: str
 
@@ -69,7 +69,7 @@ class _Packet(NamedTuple):
     pts: int | None
     dts: int | None
     key: bool
-    shown: bool  # not cut away by an edit list, not damaged
+    shown: bool  # neither discarded by an edit list nor damaged
 
 
 class _Frame(NamedTuple):
@@ -82,13 +82,17 @@ class _Frame(NamedTuple):
 
 
 def open_video(file: str | BinaryIO) -> tuple[InputContainer, VideoStream]:
-    """Opens a file for single-threaded decoding. Raises UnreadableVideo."""
+    """Open a file for single-threaded decoding.
+
+    Raises:
+        UnreadableVideo: the file cannot be opened, or has no video stream that can be decoded.
+    """
     try:
         container = av.open(file, mode="r", metadata_errors="replace")
     except READ_ERRORS as error:
         raise UnreadableVideo(f"cannot be opened ({reason(error)})") from error
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    if not isinstance(stream, VideoStream) or stream.codec_context is None:
         container.close()
         raise UnreadableVideo("has no video stream that can be decoded")
     _use_one_thread(stream)
@@ -98,14 +102,18 @@ def open_video(file: str | BinaryIO) -> tuple[InputContainer, VideoStream]:
 def open_indexed(
     open_file: Callable[[], str | BinaryIO], codec: str, timing: Timing
 ) -> tuple[InputContainer, VideoStream]:
-    """Opens a file of the index for decoding, as `open_video` does. Raises UnreadableVideo.
+    """Open a file of the index for decoding, like `open_video`.
 
-    Several times faster where the reordering delay need not be guessed by decoding a handful of frames.
+    Several times faster where the index holds the reordering delay, which FFmpeg otherwise guesses by decoding a few
+    frames.
+
+    Raises:
+        UnreadableVideo: the file cannot be opened, or has no video stream that can be decoded.
     """
     if timing.reorder >= 0:
         with contextlib.suppress(*READ_ERRORS):
             container = av.open(open_file(), mode="r", metadata_errors="replace", options=_WITHOUT_GUESSING)
-            videos = container.streams.video  # of several, only a look at their frames tells the right one
+            videos = container.streams.video  # among several, only decoding tells which one to use
             if len(videos) == 1 and videos[0].codec_context is not None and videos[0].codec_context.name == codec:
                 _use_one_thread(videos[0])
                 videos[0].codec_context.reorder_depth = timing.reorder
@@ -115,25 +123,28 @@ def open_indexed(
 
 
 def _use_one_thread(stream: VideoStream) -> None:
-    """Threads inside one decoder start anew after every seek and delay its first frame: workers are the parallelism."""
+    """Use one thread: a decoder's threads restart at every seek and delay its first frame. Workers run in parallel."""
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
 
 
 def reason(error: Exception) -> str:
-    """An exception as a short reason."""
+    """Return a short reason for an exception."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def probe(open_file: Callable[[], str | BinaryIO]) -> Probe:
-    """Builds the frame table of the video that `open_file()` opens.
+    """Build the frame table of the video that `open_file()` opens.
 
-    Demuxes every packet and decodes the first frames; decodes the whole file only where the container's times cannot be
-    trusted. Raises UnreadableVideo.
+    Demux every packet and decode the first frames; decode the whole file only where the container's times cannot be
+    trusted.
+
+    Raises:
+        UnreadableVideo: the file cannot be opened, or no frame can be decoded.
     """
     container, stream = open_video(open_file())
     with container:
-        reorder = stream.codec_context.reorder_depth  # as guessed from the first frames, before the decoder adapts it
+        reorder = stream.codec_context.reorder_depth  # guessed from the first frames; the decoder may change it later
         packets, frames = _demux(container, stream, _PROBE)
         if not frames:
             raise UnreadableVideo("has no frame that can be decoded")
@@ -153,7 +164,7 @@ def probe(open_file: Callable[[], str | BinaryIO]) -> Probe:
 
 
 def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> tuple[list[_Packet], list[_Frame]]:
-    """All packets, and the first `limit` frames (None: all) in the order that the decoder gives them."""
+    """Return all packets, and the first `limit` frames (None: all) in the decoder's output order."""
     packets: list[_Packet] = []
     frames: list[_Frame] = []
     iterator = container.demux(stream)
@@ -162,7 +173,7 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
             packet = next(iterator)
         except StopIteration:
             break
-        except READ_ERRORS:  # the rest of a damaged file; what was read so far counts
+        except READ_ERRORS:  # the rest of the file is damaged; what was read so far counts
             break
         if packet.size:
             packets.append(
@@ -174,7 +185,7 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
 
 
 def decode(packet: av.Packet) -> list[av.VideoFrame]:
-    """The frames that a packet completes, none where it is damaged."""
+    """Return the frames that a packet completes; none if it is damaged."""
     try:
         return packet.decode()
     except READ_ERRORS:
@@ -182,7 +193,7 @@ def decode(packet: av.Packet) -> list[av.VideoFrame]:
 
 
 def drain(stream: VideoStream) -> list[av.VideoFrame]:
-    """The frames that a decoder still holds; it takes no more packets then, until a seek."""
+    """Return the frames that a decoder still holds; it then accepts no packets until the next seek."""
     try:
         return stream.codec_context.decode(None)
     except READ_ERRORS:
@@ -190,7 +201,7 @@ def drain(stream: VideoStream) -> list[av.VideoFrame]:
 
 
 def _packet_timing(formats: str, codec: str, packets: list[_Packet], frames: list[_Frame]) -> Timing | None:
-    """The table by presentation times of packets, None where they cannot be trusted."""
+    """Return the table made from the presentation times of packets; None if they cannot be trusted."""
     if not _TIMED_CONTAINERS & set(formats.split(",")) or codec in _HIDDEN_FRAME_CODECS:
         return None
     shown = [p for p in packets if p.shown]
@@ -207,22 +218,22 @@ def _packet_timing(formats: str, codec: str, packets: list[_Packet], frames: lis
 
 
 def _decoded_timing(codec: str, packets: list[_Packet], frames: list[_Frame]) -> Timing:
-    """The table by the times of all frames as they were decoded."""
+    """Return the table made from the times of all decoded frames."""
     keys = [p for p in packets if p.key]
     key_frames = [i for i, f in enumerate(frames) if f.key]
-    # Only where every keyframe packet became a key frame is it known which is which.
+    # Packets can be matched to frames only if every keyframe packet became a key frame.
     seekable = codec not in _CANVAS_CODECS and len(keys) == len(key_frames) and key_frames[:1] == [0]
     for clock in ("pts", "dts"):
-        labels = _continued([getattr(f, clock) for f in frames])
+        labels = _extrapolated([getattr(f, clock) for f in frames])
         if labels is not None:
             return _timing(clock, labels, list(zip(key_frames, keys, strict=True)) if seekable else [])
     return _timing("count", np.arange(len(frames)), [])
 
 
-def _continued(times: list[int | None]) -> np.ndarray | None:
-    """Times with the missing ones at the end (frames still in the decoder when the file ends) counted on from the last.
+def _extrapolated(times: list[int | None]) -> np.ndarray | None:
+    """Fill missing times at the end by counting on from the last one; None if others are missing or do not increase.
 
-    None if any other is missing or they do not increase.
+    Frames that are still in the decoder when the file ends have no times.
     """
     known = next((i for i, t in enumerate(times) if t is None), len(times))
     if known == 0 or any(t is not None for t in times[known:]):

@@ -1,4 +1,4 @@
-"""The data of one training run: its index, its windows, and the stream of real pairs that each process gets."""
+"""Open the data of a training run: its index, its clips, and the stream of real pairs of each process."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from digan.data.loader import on_device, pair_loader
 from digan.data.store import FrameStore
 from digan.sharding import BatchSharding
 
-DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data
+DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data folder
 
 
 class TrainingData:
-    """Opens the data that a configuration names, making the demonstration's videos first where none was named.
+    """The data named by a configuration, or the demonstration videos, which are made if none is named.
 
     Attributes:
         num_classes: 0 unless the run is conditional.
@@ -32,7 +32,7 @@ class TrainingData:
         self.config, self.accelerator = config, accelerator
         outdir = Path(config.outdir)
         self.cache = outdir / CACHE_FOLDER
-        # The main process makes and indexes; the others then find it done.
+        # The main process makes and indexes the videos; the others then load the cached index.
         with accelerator.main_process_first():
             path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
             self.index = load_index(
@@ -43,16 +43,16 @@ class TrainingData:
         self.store = FrameStore(self.index, config.resolution, self.cache)
 
     def clips_of(self, frames: int) -> Clips:
-        """Real clips of another length than the training clips', for the metrics that need it."""
+        """Return the real clips cut to `frames` frames, for metrics whose clip length differs from that of training."""
         c = self.config
         return cut_clips(self.index, frames, c.stride, c.overlap, c.resolution)
 
     def summary(self) -> list[str]:
-        """Lines that describe the data."""
+        """Return lines that describe the data, for the start of a log."""
         return [*self.index.summary().splitlines(), self.clips.windows.summary(), self.store.summary(self.index)]
 
     def batches(self, sharding: BatchSharding, start: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Return the endless micro-batches of this process from iteration `start` on, on the training device."""
+        """Return the endless micro-batches of this process on the training device, starting at iteration `start`."""
         c = self.config
         device = self.accelerator.device
         pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store)

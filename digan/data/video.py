@@ -1,4 +1,4 @@
-"""A video of a data set, and the set itself: plain data."""
+"""Plain records of a video and of the videos of one split."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LISTED = 5  # problems shown in the summary
 
 @dataclass(frozen=True)
 class Video:
-    """One usable video. Sizes are those of the upright picture."""
+    """One readable video; width and height are those of the upright picture."""
 
-    name: str  # path below the data root
+    name: str  # path below the data root, with `/` between parts
     kind: str  # "video" or "frames"
     signature: str
     num_frames: int
@@ -27,8 +27,8 @@ class Video:
     pixel_aspect: float = 1.0
     fps: float = 25.0
     codec: str = "pictures"
-    timing: Timing | None = None  # None: a frame folder
-    label: int = 0  # index into the class names, 0 without classes
+    timing: Timing | None = None  # None for a frame folder
+    label: int = 0  # index into the class names; 0 without classes
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class VideoIndex:
     source: Source
     split: str
     videos: list[Video]
-    class_names: list[str]  # of the whole data set, so that every split numbers them alike; empty without labels
+    class_names: list[str]  # of the whole data set, so that labels agree across splits; empty without labels
     problems: list[str]  # "name: reason" of every file that was skipped
-    notes: list[str]  # what a user should know about how the folder was understood
+    notes: list[str]  # remarks for the user on how the folder was interpreted
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change when the videos, their order, lengths or labels do; not when the folder moves."""
+        """16 hex digits that change with the videos, their order, sizes or labels, but not with the folder's path."""
         facts = [(v.name, v.num_frames, v.width, v.height, v.label) for v in self.videos]
         return hashlib.sha256(repr((facts, self.class_names)).encode()).hexdigest()[:16]
 
     def summary(self) -> str:
-        """A few lines for the start of a log."""
+        """Return a few lines that describe the index, for the start of a log."""
         frames = np.array([v.num_frames for v in self.videos])
         lengths = str(frames.min()) if frames.min() == frames.max() else f"{frames.min()} to {frames.max()}"
         sizes = sorted({(v.width, v.height) for v in self.videos})
@@ -74,4 +74,5 @@ class VideoIndex:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
+    """Return a count with its noun: `1 video`, `2 videos`; `many` gives an irregular plural."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

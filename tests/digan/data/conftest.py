@@ -1,4 +1,4 @@
-"""Small synthetic videos whose pictures say which frame they are."""
+"""Small synthetic videos whose pictures encode their frame number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BITS = 8
 
 
 def numbered_picture(number: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """uint8 [H,W,3]: the number as black and white bars over the central square, the lowest bit on the left."""
+    """Draw the number as black and white bars on the central square, lowest bit on the left: uint8 `[H, W, 3]`."""
     side = min(width, height)
     left = (width - side) // 2
     bits = (np.clip((np.arange(width) - left) * BITS // side, 0, BITS - 1)).astype(int)
@@ -23,7 +23,7 @@ def numbered_picture(number: int, width: int = 64, height: int = 48) -> np.ndarr
 
 
 def number_of(picture: np.ndarray) -> int:
-    """The number of a decoded, cropped and resized picture, uint8 [3,R,R]."""
+    """Read the number from a decoded, cropped and resized picture, uint8 `[3, R, R]`."""
     row = picture.astype(float).mean((0, 1))  # [R]
     bars = row.reshape(BITS, -1).mean(1) > 128
     return int((bars << np.arange(BITS)).sum())
@@ -43,7 +43,7 @@ def write_video(
     rotation: int | None = None,
     first: int = 0,
 ) -> Path:
-    """A video of numbered pictures. `durations` in ms, in turn, make a variable frame rate."""
+    """Write a video of numbered pictures; `durations` in ms, used in turn, make a variable frame rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
@@ -68,7 +68,7 @@ def write_video(
 
 
 def write_frames(folder: Path, count: int = 20, suffix: str = ".png", **size: int) -> Path:
-    """A frame folder of numbered pictures, named without leading zeros."""
+    """Write a frame folder of numbered pictures, named without leading zeros."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)

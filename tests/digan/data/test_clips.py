@@ -36,7 +36,7 @@ def brute_force(lengths, frames, stride, overlap):
 @pytest.mark.parametrize("overlap", ["none", "one", "most"])
 @pytest.mark.parametrize("stride", [1, 4], ids="S{}".format)
 @pytest.mark.parametrize("frames", [1, 2, 16], ids="F{}".format)
-def test_windows_are_those_of_brute_force(frames, stride, overlap):
+def test_windows_equal_brute_force(frames, stride, overlap):
     lengths = [3, 64, 200, 0, 15, 16, 65, 63, 128]
     overlap = {"none": 0, "one": min(1, frames * stride - 1), "most": frames * stride - 1}[overlap]
     windows = ClipWindows(index_of(*lengths), frames, stride, overlap)
@@ -51,7 +51,7 @@ def test_windows_are_those_of_brute_force(frames, stride, overlap):
         windows[len(windows)]
 
 
-def test_many_windows_are_not_listed():
+def test_windows_take_no_memory_per_clip():
     windows = ClipWindows(index_of(*[10**7] * 100), 16, overlap=15)
     assert len(windows) == 100 * (10**7 - 15)
     assert windows[len(windows) - 1][1].tolist() == list(range(10**7 - 16, 10**7))
@@ -93,7 +93,7 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_item_is_what_it_says(index, number):
+def test_item_matches_its_frames_time_and_label(index, number):
     windows = ClipWindows(index, 16, 2)
     pairs = FramePairs(windows, 32, seed=0, mirror=False)
     for k in range(30):
@@ -127,13 +127,13 @@ def test_item_depends_on_seed_and_position_alone(index):
     assert not all(equal(changed[k], forwards[k]) for k in range(20))
 
 
-def test_every_epoch_takes_every_clip_once_in_a_new_order():
+def test_every_epoch_visits_every_clip_once_in_a_new_order():
     windows = ClipWindows(index_of(40, 20, 33), 16, overlap=12)
     pairs = FramePairs(windows, 32, seed=0)
     epochs = [[pairs.clip(e * len(windows) + i) for i in range(len(windows))] for e in range(4)]
     assert all(sorted(e) == list(range(len(windows))) for e in epochs)
     assert len({tuple(e) for e in epochs}) == 4
-    assert [pairs.clip(len(windows) + i) for i in range(len(windows))] == epochs[1]  # gone from the cache, drawn again
+    assert [pairs.clip(len(windows) + i) for i in range(len(windows))] == epochs[1]  # no longer cached, drawn again
 
 
 def test_an_epoch_is_drawn_once(monkeypatch):
@@ -148,7 +148,7 @@ def test_an_epoch_is_drawn_once(monkeypatch):
 
 
 @pytest.mark.parametrize(("frames", "stride", "overlap"), [(16, 1, 0), (4, 4, 0), (8, 1, 7), (4, 2, 3), (5, 1, 0)])
-def test_clips_within_are_those_of_brute_force(frames, stride, overlap):
+def test_clips_within_equal_brute_force(frames, stride, overlap):
     windows = ClipWindows(index_of(50, 3, 37), frames, stride, overlap)
     span = frames * stride
     for video in range(3):
@@ -158,23 +158,23 @@ def test_clips_within_are_those_of_brute_force(frames, stride, overlap):
             assert windows.clips_within(video, range(first, stop)).tolist() == expected
 
 
-def test_the_rest_of_the_epoch_is_known(index):
+def test_soon_returns_the_later_frames_of_the_epoch(index):
     windows = ClipWindows(index, 4, overlap=2)
     pairs = FramePairs(windows, 32, seed=0)
-    asked = []
+    requests = []
     pairs.reader = SimpleNamespace(
-        read=lambda video, indices, soon, wait: asked.append((video, indices, soon)) or 1 / 0
+        read=lambda video, indices, soon, wait: requests.append((video, indices, soon)) or 1 / 0
     )
     for k in range(len(windows), 2 * len(windows)):
         with pytest.raises(ZeroDivisionError):
             pairs[k]
-    for place, (video, _, soon) in enumerate(asked):
-        later = {i for v, indices, _ in asked[place + 1 :] if v is video for i in indices}
+    for place, (video, _, soon) in enumerate(requests):
+        later = {i for v, indices, _ in requests[place + 1 :] if v is video for i in indices}
         stretch = range(10, 20)
         assert later & set(stretch) == set(soon(stretch).tolist()) & set(stretch)
 
 
-def test_items_that_another_process_decodes_come_last(index):
+def test_items_that_another_process_is_decoding_come_last(index):
     pairs = FramePairs(ClipWindows(index, 16), 32, seed=1)
     expected = [pairs[k] for k in range(6)]
     read, order = pairs.reader.read, []
@@ -200,7 +200,7 @@ def test_an_epoch_decodes_every_stretch_once(tmp_path, video):
     pairs = FramePairs(windows, 32, seed=0, store=FrameStore(index, 32, tmp_path))
     for k in range(len(windows)):
         pairs[k]
-    # Every stretch of 32 frames at most once, and a few frames that the decoder reads ahead.
+    # Every stretch of 32 frames at most once, plus a few frames that the decoder reads ahead.
     decoded = [pairs.reader.reader(v).packets_decoded for v in index.videos]
     assert all(n <= 2 * (32 + 4) for n in decoded)
 
@@ -299,5 +299,5 @@ def test_chosen_clips_are_fixed_and_spread_over_videos():
     assert many[:4] == chosen
     assert len(set(many)) == 12
     counts = np.bincount([windows[i][0] for i in many], minlength=5)
-    assert (counts <= [4, 0, 4, 1, 4]).all()  # four rounds make 13: one video is left out of the last
+    assert (counts <= [4, 0, 4, 1, 4]).all()  # four rounds give 13: the last one omits a video
     assert sorted(choose(clips, 50, seed=0)) == list(range(19))

@@ -1,4 +1,4 @@
-"""Frames by index are the frames of sequential decoding, whatever the container does to their times and order."""
+"""Random access returns the frames of sequential decoding, whatever the container does to times and order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FORMATS = {
 
 
 def sequential(path, video, resolution):
-    """All frames, uint8 [F,3,R,R], decoded from the start."""
+    """Decode all frames from the start: uint8 `[F, 3, R, R]`."""
     with av.open(str(path)) as container:
         frames = [
             to_square(f.to_ndarray(format="rgb24"), resolution, video.rotation, video.pixel_aspect)
@@ -113,10 +113,10 @@ def test_reading_onward_decodes_every_packet_once(tmp_path, video):
     reader = FrameReader(index, 32, onward=True)
     for start in range(0, 96, 16):
         reader.read(entry, list(range(start, start + 16)))
-    assert reader.reader(entry).packets_decoded <= 96 + 1  # and the empty one that ends the file
+    assert reader.reader(entry).packets_decoded <= 96 + 1  # plus the empty packet that ends the file
 
 
-def test_frames_on_the_way_are_kept(tmp_path, video):
+def test_frames_decoded_on_the_way_are_kept(tmp_path, video):
     index, entry = single(video(tmp_path / "a.mp4", count=60, gop=25, options={"x264-params": "scenecut=0:bframes=3"}))
     assert entry.timing.seek_frames.tolist() == [0, 25, 50]
     store = FrameStore(index, 32)
@@ -133,27 +133,27 @@ def test_frames_on_the_way_are_kept(tmp_path, video):
     assert reader.reader(entry).packets_decoded > cost
 
 
-def test_frames_wanted_soon_are_kept_on_one_way(tmp_path, video):
+def test_frames_needed_soon_are_decoded_with_the_requested_ones(tmp_path, video):
     index, entry = single(video(tmp_path / "a.mp4", count=60, gop=40, options={"x264-params": "scenecut=0:bframes=3"}))
     assert entry.timing.seek_frames.tolist() == [0, 40]
     store = FrameStore(index, 32)
     reader = FrameReader(index, 32, store=store)
-    asked = []
+    requests = []
 
     def soon(frames):
-        asked.append(frames)
+        requests.append(frames)
         return np.array([9, 20, 33, 45])
 
     first = reader.read(entry, [12, 20], soon)
     cost = reader.reader(entry).packets_decoded
-    assert asked == [range(40)]
-    assert cost <= 33 + 4  # frames in decoding order run a few ahead
+    assert requests == [range(40)]
+    assert cost <= 33 + 4  # decoding order runs a few frames ahead
     kept = set(range(60)) - set(store.absent(entry).tolist())
-    # Beside those that are wanted, one in sixteen of the 33 frames on the way.
+    # In addition to the frames needed, one in sixteen of the 33 decoded frames.
     assert kept == {9, 12, 20, 33, 0, 1}
     later = reader.read(entry, [33, 9, 20], soon)
     assert reader.reader(entry).packets_decoded == cost
-    assert asked == [range(40)]
+    assert requests == [range(40)]
     plain = FrameReader(index, 32)
     np.testing.assert_array_equal(first, plain.read(entry, [12, 20]))
     np.testing.assert_array_equal(later, plain.read(entry, [33, 9, 20]))
@@ -170,23 +170,23 @@ def test_pictures_are_kept(tmp_path, frame_folder):
 
 @pytest.mark.parametrize("name", ["h264-mp4", "h264-mkv-variable-rate", "h264-mp4-open-gop", "h264-ts"])
 def test_opening_an_indexed_file_decodes_nothing(tmp_path, video, name):
-    """The reordering delay is that of an opening that decodes frames to find it."""
+    """The reordering delay equals the one found by decoding frames."""
     file, arguments = FORMATS[name]
     path = video(tmp_path / file, **arguments)
     _, entry = single(path)
     usual, stream = open_video(str(path))
     with usual:
         delay = stream.codec_context.reorder_depth
-        assert (entry.timing.reorder == delay) == (name != "h264-ts")  # its times need guessing too
+        assert (entry.timing.reorder == delay) == (name != "h264-ts")  # MPEG-TS times need guessing too
     opened, stream = open_indexed(lambda: str(path), entry.codec, entry.timing)
     with opened:
         assert stream.codec_context.reorder_depth == delay
         assert stream.codec_context.thread_count == 1
-        # Only frames that were decoded tell the pixel format.
+        # The pixel format is known only once frames were decoded.
         assert (stream.codec_context.pix_fmt is None) == (name != "h264-ts")
 
 
-def test_of_several_video_streams_the_indexed_one_is_opened(tmp_path):
+def test_the_indexed_one_of_several_video_streams_is_opened(tmp_path):
     path = tmp_path / "two.mkv"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
@@ -214,7 +214,7 @@ def test_display_rotation_is_applied(tmp_path, video, number, rotation):
     path = video(tmp_path / "turned.mp4", count=20, rotation=rotation)
     (plain_index, plain), (index, entry) = single(upright_path), single(path)
     assert (entry.width, entry.height) == ((48, 64) if rotation % 180 else (64, 48))
-    got = FrameReader(index, 48).read(entry, [11])[0]  # [3,48,48], not resized
+    got = FrameReader(index, 48).read(entry, [11])[0]  # [3, 48, 48], not resized
     stored = FrameReader(plain_index, 48).read(plain, [11])[0]
     np.testing.assert_array_equal(got, np.rot90(stored, rotation // 90 % 4, axes=(1, 2)))
     assert number(stored) == 11
@@ -236,8 +236,8 @@ def test_only_the_last_decoders_stay_open(tmp_path, video):
     assert list(none._readers) == [entry.name]
 
 
-def test_a_decoder_that_is_closed_gives_its_memory_back(tmp_path, video):
-    """At once: each has megabytes that the garbage collector knows nothing of and does not hurry for."""
+def test_a_closed_decoder_is_freed_at_once(tmp_path, video):
+    """Each decoder holds megabytes that the garbage collector does not account for."""
     for i in range(3):
         video(tmp_path / f"{i}.mp4", count=4)
     index = load_index(tmp_path, None)
@@ -253,7 +253,7 @@ def test_a_decoder_that_is_closed_gives_its_memory_back(tmp_path, video):
         gc.enable()
 
 
-def test_reader_travels_to_another_process_without_its_handles(tmp_path, video, number):
+def test_a_pickled_reader_leaves_its_handles_behind(tmp_path, video, number):
     index, entry = single(video(tmp_path / "a.mp4"))
     reader = FrameReader(index, 32)
     reader.read(entry, [3])
@@ -289,7 +289,7 @@ def test_forked_processes_read_with_their_own_handles(tmp_path, video):
 
 
 def test_frames_after_an_open_gop_are_kept(tmp_path, video):
-    """Frames shown before the keyframe cannot be decoded from it: no reason to distrust those after it."""
+    """Frames shown before the keyframe cannot be decoded from it, but those after it are sound."""
     options = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
     path = video(tmp_path / "a.mp4", options=options)
     with av.open(str(path)) as container:
@@ -303,7 +303,7 @@ def test_frames_after_an_open_gop_are_kept(tmp_path, video):
 
 
 def damaged_video(path: Path, seed: int) -> Path:
-    """A moving texture, so that whatever the decoder makes of wrong bits shows."""
+    """Write a moving texture with damaged bytes, so that any effect of the damage on a frame is visible."""
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as container:
@@ -323,9 +323,9 @@ def damaged_video(path: Path, seed: int) -> Path:
     return path
 
 
-# In mp4-1 the damage shows nowhere but in the frames; in mkv-148 it changes times.
+# In mp4-1 the damage shows only in the frames; in mkv-148 it changes times.
 @pytest.mark.parametrize(("suffix", "seed"), [*(("mp4", s) for s in range(5)), ("mkv", 52), ("mkv", 148)])
-def test_damaged_frames_are_the_same_however_they_are_reached(tmp_path, suffix, seed):
+def test_damaged_frames_do_not_depend_on_the_order_of_reads(tmp_path, suffix, seed):
     index, entry = single(damaged_video(tmp_path / f"a.{suffix}", seed))
     one, other = FrameReader(index, 64), FrameReader(index, 64)
     forwards = [one.read(entry, [i])[0] for i in range(entry.num_frames)]
@@ -345,9 +345,9 @@ def test_damaged_frames_are_the_same_however_they_are_reached(tmp_path, suffix, 
                 np.testing.assert_array_equal(frame, expected[i], err_msg=f"{order} {i}")
 
 
-def test_a_frame_that_does_not_decode_is_stood_in_for_by_the_one_before(tmp_path, video, number):
+def test_a_frame_that_does_not_decode_is_replaced_by_the_previous_one(tmp_path, video, number):
     index, entry = single(video(tmp_path / "a.mp4", count=24, gop=12))
-    # As if the first two frames and the 20th were damaged: the table has entries that no decoded frame answers to.
+    # As if the first two frames and the 20th were damaged: the table has entries that match no decoded frame.
     labels = entry.timing.labels
     labels = np.concatenate([labels[:1] - [2, 1], labels[:17], labels[16:17] + 1, labels[17:]])
     timing = replace(entry.timing, labels=labels, seek_frames=np.array([0, 14]))
@@ -364,7 +364,7 @@ def test_a_frame_that_does_not_decode_is_stood_in_for_by_the_one_before(tmp_path
             assert [number(f) for f in reader.read(damaged, indices)] == expected
 
 
-def test_a_file_that_vanished_names_itself(tmp_path, video):
+def test_the_error_for_a_missing_file_names_it(tmp_path, video):
     index, entry = single(video(tmp_path / "gone.mp4"))
     (tmp_path / "gone.mp4").unlink()
     with pytest.raises(UnreadableVideo, match=r"gone\.mp4: cannot be opened"):
@@ -380,7 +380,7 @@ def test_frame_folder_in_natural_order(tmp_path, frame_folder, number):
     assert [number(f) for f in frames] == [11, 2, 10, 2]
 
 
-def test_broken_picture_names_itself(tmp_path, frame_folder):
+def test_the_error_for_a_broken_picture_names_it(tmp_path, frame_folder):
     frame_folder(tmp_path / "clip", count=3)
     index = load_index(tmp_path, None)
     (tmp_path / "clip" / "frame_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -421,24 +421,24 @@ def test_shrinking_averages():
 
 
 @pytest.mark.parametrize("size", [(256, 256), (63, 100), (100, 63), (1, 9), (16, 16), (17, 15)])
-def test_resize_is_that_of_pillow(size):
+def test_resize_matches_pillow(size):
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     square = np.ascontiguousarray(centre_square(picture))
     expected = np.asarray(Image.fromarray(square).resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
     picture.flags.writeable = False
-    # Both round twice, after one direction and after the other, with weights of different precision.
+    # Both round after each direction, with weights of different precision.
     assert abs(to_square(picture, 16) - expected).max() <= 1
     np.testing.assert_array_equal(to_square(np.rot90(picture), 16, rotation=-90), to_square(picture, 16))
 
 
-def test_pictures_of_other_kinds_become_rgb(tmp_path):
+def test_pictures_of_other_modes_become_rgb(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(grey.astype(np.uint16) << 8).save(tmp_path / "deep.png")
     Image.fromarray(np.dstack([grey] * 3 + [grey * 0])).save(tmp_path / "clear.png")
     turned = Image.fromarray(np.dstack([grey] * 3))
     exif = turned.getexif()
-    exif[0x0112] = 6  # shown turned clockwise
+    exif[0x0112] = 6  # displayed rotated clockwise
     turned.save(tmp_path / "turned.png", exif=exif)
     for name in ("grey.png", "deep.png", "clear.png"):
         np.testing.assert_array_equal(read_picture(str(tmp_path / name)), np.dstack([grey] * 3))

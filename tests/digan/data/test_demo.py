@@ -1,4 +1,4 @@
-"""The demonstration's videos: what they show, that they are real files, and that they are made once."""
+"""The demonstration videos: their content, their files, and that they are made only once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_one_bright_shape_moves_smoothly_over_a_dark_ground(shape):
     for seed in range(4):
         video = render_demo_video(shape, 32, 64, np.random.default_rng(seed)).astype(float)
         background = video[0].reshape(-1, 3).min(0)
-        inside = (abs(video - background).max(-1) > 60).astype(float)  # [F,R,R]
+        inside = (abs(video - background).max(-1) > 60).astype(float)  # [F, R, R]
         assert background.max() < 50
         assert (inside.mean((1, 2)) > 0.06).all()
         assert (inside.mean((1, 2)) < 0.35).all()
@@ -63,7 +63,7 @@ def test_one_bright_shape_moves_smoothly_over_a_dark_ground(shape):
         steps = np.linalg.norm(np.diff(centre, axis=0), axis=1)
         assert steps.max() < 5
         assert np.linalg.norm(centre - centre[0], axis=1).max() > 8
-        # Edges are smooth: pixels between the two colours.
+        # Smooth edges have pixels between the two colours.
         share = (video - background).sum(-1) / (video - background).sum(-1).max()
         assert ((share > 0.1) & (share < 0.9)).any((1, 2)).all()
 

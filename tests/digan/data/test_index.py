@@ -1,4 +1,4 @@
-"""The index: splits, labels, problems, and a cache that is right after any change."""
+"""The index: splits, labels, problems, and a cache that stays correct after any change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(tmp_path, video, frame_folder):
 
 @pytest.fixture
 def probed(monkeypatch):
-    """Names of the videos that were opened, not taken from the cache."""
+    """Names of the videos that were opened rather than read from the cache."""
     names = []
     probe = index_module._probe
     monkeypatch.setattr(index_module, "_probe", lambda source, entry: names.append(entry.name) or probe(source, entry))
@@ -59,11 +59,11 @@ def test_without_split_folders_everything_is_in_every_split(data):
     assert "every video is in the test split" in index.summary()
 
 
-def test_videos_beside_the_split_folders_are_not_used(data, video):
+def test_videos_outside_the_split_folders_are_ignored(data, video):
     video(data / "stray.mp4", count=4)
     index = load_index(data, None)
     assert len(index.videos) == 2
-    assert "1 video outside the split folders left out" in index.summary()
+    assert "1 video outside the split folders ignored" in index.summary()
 
 
 def test_labels_number_the_classes_of_all_splits(data):
@@ -87,7 +87,7 @@ def test_single_file(data):
     assert [(v.name, v.num_frames) for v in index.videos] == [("a.mp4", 20)]
 
 
-def test_summary_tells_what_there_is(data):
+def test_summary_lists_videos_frames_and_classes(data):
     text = load_index(data, None, labels=True).summary()
     assert "2 videos" in text
     assert "32 frames, 12 to 20 each, 64x48 pixels, h264, mpeg4" in text
@@ -103,7 +103,7 @@ def test_second_load_opens_nothing(data, tmp_path, probed):
     assert first.fingerprint == second.fingerprint
 
 
-def test_only_what_is_new_or_changed_is_indexed(data, tmp_path, probed, video, frame_folder):
+def test_only_new_or_changed_videos_are_indexed(data, tmp_path, probed, video, frame_folder):
     cache = tmp_path / "cache"
     before = load_index(data, cache, split=None)
     probed.clear()
@@ -137,7 +137,7 @@ def test_nothing_is_written_into_the_data(data, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 garbage", b"not a cache at all"], ids=["empty", "half", "text"])
-def test_a_damaged_cache_is_built_anew(data, tmp_path, probed, content):
+def test_a_damaged_cache_is_rebuilt(data, tmp_path, probed, content):
     load_index(data, tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(content)
@@ -147,7 +147,7 @@ def test_a_damaged_cache_is_built_anew(data, tmp_path, probed, content):
     assert len(probed) == 4
 
 
-def test_fingerprint_does_not_depend_on_the_place(data, tmp_path):
+def test_fingerprint_does_not_depend_on_the_path(data, tmp_path):
     first = load_index(data, None).fingerprint
     data.rename(tmp_path / "moved")
     assert load_index(tmp_path / "moved", None).fingerprint == first
@@ -182,7 +182,7 @@ def test_no_usable_video_is_one_sentence(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_sound_alone_is_a_reason(tmp_path):
+def test_a_file_with_sound_only_is_unusable(tmp_path):
     import av
 
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:

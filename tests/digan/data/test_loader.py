@@ -1,4 +1,4 @@
-"""Who takes which items: shards, resuming, workers."""
+"""Which process and worker reads which items: shards, resuming, workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from digan.sharding import BatchSharding
 
 
 def take(sharding, iterations, start=0):
-    """positions[iteration][micro-batch]"""
+    """Return `positions[iteration][micro_batch]`."""
     micro = sharding.micro_batches
     flat = list(islice(StreamSampler(sharding, start), iterations * micro))
     return [flat[i : i + micro] for i in range(0, len(flat), micro)]
@@ -66,27 +66,27 @@ def test_stream_does_not_depend_on_workers_and_resumes_anywhere(pairs):
 
 
 def batches_of(count):
-    """Batches that say their number; `asked` says how many were taken from the loader."""
-    asked = []
+    """Return batches filled with their number, and the list of the numbers requested so far."""
+    requested = []
 
     def batches():
         for i in range(count):
-            asked.append(i)
+            requested.append(i)
             yield {"frames": torch.full((2, 3), i, dtype=torch.uint8), "delta_t": torch.full((2,), float(i))}
 
-    return batches(), asked
+    return batches(), requested
 
 
-def test_batches_stay_as_they_are_on_the_cpu():
-    batches, asked = batches_of(3)
-    there = on_device(batches, torch.device("cpu"))
-    first = next(there)
-    assert asked == [0]  # nothing to copy, so nothing is waited for
-    assert [int(b["frames"][0, 0]) for b in [first, *there]] == [0, 1, 2]
+def test_batches_are_not_prefetched_on_the_cpu():
+    batches, requested = batches_of(3)
+    on_cpu = on_device(batches, torch.device("cpu"))
+    first = next(on_cpu)
+    assert requested == [0]  # nothing to copy, so nothing is waited for
+    assert [int(b["frames"][0, 0]) for b in [first, *on_cpu]] == [0, 1, 2]
 
 
 def test_a_batch_is_used_while_the_next_one_is_copied(monkeypatch):
-    """The order of what a GPU is asked to do, with stand-ins for its streams and tensors."""
+    """Check the order of GPU operations with stand-ins for streams and tensors."""
     done = []
 
     class Stream:
@@ -134,11 +134,11 @@ def test_a_batch_is_used_while_the_next_one_is_copied(monkeypatch):
 def test_batches_are_copied_to_the_gpu_one_ahead():
     count = 50
     device = torch.device("cuda", torch.cuda.current_device())
-    batches, asked = batches_of(count)
+    batches, requested = batches_of(count)
     pinned = ({name: tensor.pin_memory() for name, tensor in batch.items()} for batch in batches)
     sums = []
     for i, batch in enumerate(on_device(pinned, device)):
-        assert len(asked) == min(i + 2, count)
+        assert len(requested) == min(i + 2, count)
         assert batch["frames"].device == device
         torch.cuda._sleep(1_000_000)  # the host is far ahead of the device
         sums.append(batch["frames"].sum() + batch["delta_t"].sum())
@@ -165,7 +165,7 @@ def test_workers_share_a_store(pairs, tmp_path):
     assert not decoded
 
 
-def test_two_processes_take_what_one_takes(pairs):
+def test_two_processes_read_the_items_of_one(pairs):
     whole = pair_loader(pairs, BatchSharding(4))
     ranks = [pair_loader(pairs, BatchSharding(4, processes=2, process_index=r)) for r in range(2)]
     micro = pair_loader(pairs, BatchSharding(4, micro_batches=2))

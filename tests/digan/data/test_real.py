@@ -1,4 +1,4 @@
-"""The real videos beside the checkout, through the windows of their presets."""
+"""Real videos beside the checkout, cut into the windows of their presets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_real_videos_give_pairs(real_data, tmp_path, name):
     for k in range(6):
         frames = pairs[k]["frames"].numpy().astype(float)
         assert frames.std() > 10
-        # Two frames of one clip are far more alike than they are like a mirror image or a constant.
+        # Two frames of one clip are far more alike than a frame and its mean.
         assert abs(frames[0] - frames[1]).mean() < 0.8 * abs(frames[0] - frames[0].mean()).mean()
 
 

@@ -1,4 +1,4 @@
-"""Which videos a folder or zip holds, and where each belongs."""
+"""The videos of a folder or zip, and the split and class of each."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def touch(root, *names):
 
 
 def places(root):
-    found = scan(FolderSource(root))
-    return {e.name: (e.kind, p.split, p.class_name) for e, p in zip(found.entries, found.places, strict=True)}
+    listing = scan(FolderSource(root))
+    return {e.name: (e.kind, p.split, p.class_name) for e, p in zip(listing.entries, listing.places, strict=True)}
 
 
-def test_any_mix_is_found_and_hidden_or_other_files_are_not(tmp_path):
+def test_mixed_files_are_listed_without_hidden_and_other_ones(tmp_path):
     touch(tmp_path, "a.MP4", "deep/er/b.webm", "clip/1.png", "clip/2.png", "deep/frames/1.JPG", "notes.txt", ".x/c.mp4")
     touch(tmp_path, "deep/._d.mp4")
     assert places(tmp_path) == {
@@ -34,9 +34,9 @@ def test_any_mix_is_found_and_hidden_or_other_files_are_not(tmp_path):
         "deep/er/b.webm": ("video", None, "deep"),
         "deep/frames": ("frames", None, "deep"),
     }
-    found = scan(FolderSource(tmp_path))
-    assert found.other_files == 1
-    assert [e.num_pictures for e in found.entries] == [0, 2, 0, 1]
+    listing = scan(FolderSource(tmp_path))
+    assert listing.other_files == 1
+    assert [e.num_pictures for e in listing.entries] == [0, 2, 0, 1]
 
 
 def test_splits_are_whole_names_at_the_top_only(tmp_path):
@@ -51,7 +51,7 @@ def test_splits_are_whole_names_at_the_top_only(tmp_path):
     }
 
 
-def test_pictures_lying_in_a_split_or_at_the_root_are_one_video(tmp_path):
+def test_pictures_directly_in_a_split_or_at_the_root_are_one_video(tmp_path):
     touch(tmp_path, "train/1.png", "train/2.png", "val/v/1.png")
     assert places(tmp_path) == {"train": ("frames", "train", None), "val/v": ("frames", "val", None)}
     touch(tmp_path / "plain", "1.png")
@@ -68,13 +68,13 @@ def test_pictures_lying_in_a_split_or_at_the_root_are_one_video(tmp_path):
     ],
     ids=["splits", "classes", "one-class", "one-split"],
 )
-def test_a_folder_around_everything_is_looked_through(tmp_path, names, expected):
-    found = scan(FolderSource(touch(tmp_path, *names)))
-    assert [(p.split, p.class_name) for p in found.places] == expected
-    assert bool(found.notes) == names[0].startswith("data/")
+def test_a_single_folder_around_everything_is_skipped(tmp_path, names, expected):
+    listing = scan(FolderSource(touch(tmp_path, *names)))
+    assert [(p.split, p.class_name) for p in listing.places] == expected
+    assert bool(listing.notes) == names[0].startswith("data/")
 
 
-def test_symbolic_links_are_followed_but_not_in_circles(tmp_path):
+def test_symbolic_links_are_followed_except_in_cycles(tmp_path):
     touch(tmp_path, "store/a.mp4")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "store")
@@ -92,7 +92,7 @@ def test_natural_order():
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
-def test_a_zip_gives_what_the_folder_gives(tmp_path, video, frame_folder, compression):
+def test_a_zip_gives_the_same_pairs_as_its_folder(tmp_path, video, frame_folder, compression):
     root = tmp_path / "data"
     video(root / "train" / "x" / "a.mp4", count=20)
     video(root / "train" / "y" / "b.avi", count=20, codec="mpeg4", b_frames=2)
@@ -128,7 +128,7 @@ def test_stored_member_seeks_like_a_file(tmp_path):
         assert member.tell() == plain.tell()
 
 
-def test_a_damaged_zip_member_is_a_listed_problem(tmp_path, video):
+def test_a_damaged_zip_member_is_reported_as_a_problem(tmp_path, video):
     content = video(tmp_path / "a.mp4", count=4).read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("bad.mp4", content)
@@ -138,10 +138,10 @@ def test_a_damaged_zip_member_is_a_listed_problem(tmp_path, video):
     (tmp_path / "a.zip").write_bytes(data)
     index = load_index(tmp_path / "a.zip", None)
     assert [v.name for v in index.videos] == ["good.mp4"]
-    assert index.problems[0].startswith("bad.mp4: cannot be taken out of the zip")
+    assert index.problems[0].startswith("bad.mp4: cannot be read from the zip")
 
 
-def test_split_lists_decide(tmp_path, video):
+def test_split_lists_select_the_videos(tmp_path, video):
     for name in ("Archery/v_1.mp4", "Archery/v_2.mp4", "Biking/v_3.mp4", "YoYo/v_4.mp4"):
         video(tmp_path / "data" / "UCF" / name, count=4)
     train, test = tmp_path / "trainlist01.txt", tmp_path / "testlist01.txt"
@@ -150,7 +150,7 @@ def test_split_lists_decide(tmp_path, video):
     index = load_index(tmp_path / "data", None, labels=True, split_list=train)
     assert [(v.name, v.label) for v in index.videos] == [("UCF/Archery/v_1.mp4", 0), ("UCF/YoYo/v_4.mp4", 2)]
     assert index.class_names == ["Archery", "Biking", "YoYo"]  # of the whole set: both lists number them alike
-    assert "1 of 3 listed videos are not there, such as YoYo/v_99" in index.summary()
+    assert "1 of 3 listed videos are missing, such as YoYo/v_99" in index.summary()
     index = load_index(tmp_path / "data", None, labels=True, split_list=test)
     assert [(v.name, v.label) for v in index.videos] == [("UCF/Biking/v_3.mp4", 1)]
     index = load_index(tmp_path / "data", None, split_list=[train, test])
@@ -165,15 +165,15 @@ def test_split_list_problems_name_the_flag(tmp_path):
     with pytest.raises(DataError, match=r"--split-list .* holds no line"):
         read_split_list(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("y/b.avi 1\n")
-    with pytest.raises(DataError, match="--split-list names 1 videos, none of which is in --data"):
+    with pytest.raises(DataError, match="--split-list names 1 video, none of which is in --data"):
         load_index(tmp_path / "data", None, split_list=tmp_path / "list.txt")
 
 
-def test_what_is_no_data_is_told(tmp_path):
+def test_unusable_data_paths_name_the_flag(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--data .*absent does not exist"):
         open_source(tmp_path / "absent")
     (tmp_path / "a.tar").write_bytes(b"no zip")
     with pytest.raises(DataError, match=r"--data .*a\.tar is neither a folder, nor a zip"):
         open_source(tmp_path / "a.tar")
-    with pytest.raises(DataError, match=r"--data .* holds no video: found 1 other file"):
+    with pytest.raises(DataError, match=r"--data .* holds no video: found 1 other file, but no mp4"):
         load_index(tmp_path, None)

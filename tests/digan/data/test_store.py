@@ -1,4 +1,4 @@
-"""Kept frames: what is read is what was put, or nothing; places and files within their budgets."""
+"""The frame store: a read returns the stored frame or nothing, and places and files stay within their budgets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from digan.data.store import FramesClaimed, FrameStore
 from digan.data.timing import Timing
 
 SIDE = 8
-RECORD = 3 * SIDE**2 + 4  # bytes that a frame takes
+RECORD = 3 * SIDE**2 + 4  # bytes per frame
 
 
 def video(name, frames, gop=None, side=16):
-    """An entry of an index; pictures, if it has no distance of keyframes."""
+    """A video of an index with a keyframe every `gop` frames; without `gop`, a frame folder."""
     if gop is None:
         return Video(name, "frames", "s", frames, side, side)
     points = np.arange(0, frames, gop)
@@ -41,7 +41,7 @@ def picture(seed):
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
-def test_what_was_put_is_there(tmp_path, shared):
+def test_stored_frames_are_returned(tmp_path, shared):
     one, other = video("a", 5), video("b", 7)
     store = FrameStore(index_of(one, other), SIDE, tmp_path / "cache" if shared else None)
     assert not store.get(one, range(5))
@@ -51,23 +51,23 @@ def test_what_was_put_is_there(tmp_path, shared):
         store.put(entry, frame, picture(i))
         expected[entry.name, frame] = picture(i)
     for entry in (one, other):
-        found = store.get(entry, [*range(entry.num_frames), 0])
-        assert {(entry.name, i) for i in found} == {k for k in expected if k[0] == entry.name}
-        assert all(np.array_equal(found[i], expected[entry.name, i]) for i in found)
-        assert store.absent(entry).tolist() == sorted(set(range(entry.num_frames)) - found.keys())
+        stored = store.get(entry, [*range(entry.num_frames), 0])
+        assert {(entry.name, i) for i in stored} == {k for k in expected if k[0] == entry.name}
+        assert all(np.array_equal(stored[i], expected[entry.name, i]) for i in stored)
+        assert store.absent(entry).tolist() == sorted(set(range(entry.num_frames)) - stored.keys())
     copy = pickle.loads(pickle.dumps(store))
-    assert len(copy.get(one, range(5))) == (2 if shared else 0)  # each process has a private one of its own
+    assert len(copy.get(one, range(5))) == (2 if shared else 0)  # a private store belongs to one process
     assert len(FrameStore(index_of(one, other), SIDE, store.path and store.path.parent).get(one, [4])) == int(shared)
 
 
-def test_black_frames_are_there_too(tmp_path):
+def test_black_frames_are_stored_too(tmp_path):
     entry = video("a", 3)
     store = FrameStore(index_of(entry), SIDE)
     store.put(entry, 1, np.zeros((SIDE, SIDE, 3), np.uint8))
     assert list(store.get(entry, range(3))) == [1]
 
 
-def test_half_written_frames_are_not_there(tmp_path):
+def test_half_written_frames_are_not_returned(tmp_path):
     entry = video("a", 4)
     store = FrameStore(index_of(entry), SIDE, tmp_path)
     for i in range(4):
@@ -77,12 +77,12 @@ def test_half_written_frames_are_not_there(tmp_path):
     data[4 * 4 + 100] ^= 1  # a byte of frame 0
     data[1 * 4] ^= 1  # the checksum of frame 1
     store.path.write_bytes(data[:-1])  # frame 3 lacks its end
-    found = FrameStore(index_of(entry), SIDE, tmp_path).get(entry, range(4))
-    assert list(found) == [2]
-    assert np.array_equal(found[2], picture(2))
+    stored = FrameStore(index_of(entry), SIDE, tmp_path).get(entry, range(4))
+    assert list(stored) == [2]
+    assert np.array_equal(stored[2], picture(2))
 
 
-def test_the_costliest_videos_have_a_place():
+def test_the_costliest_videos_get_the_places():
     videos = [video("pictures", 10), video("short-gop", 10, 2), video("long-gop", 10, 10), video("large", 10, 2, 64)]
     store = FrameStore(index_of(*videos), SIDE, budget=25 * RECORD)
     assert store.bytes == 20 * RECORD
@@ -97,7 +97,7 @@ def test_the_costliest_videos_have_a_place():
     )
 
 
-def test_other_videos_have_another_file(tmp_path):
+def test_a_different_video_set_or_resolution_has_its_own_file(tmp_path):
     entry = video("a", 4)
     changed = replace(entry, signature="t")
     paths = {
@@ -116,19 +116,19 @@ def test_files_of_a_folder_share_its_budget(tmp_path):
         for i in range(100):
             store.put(entry, i, picture(i))
         os.utime(store.path, (age, age))
-    (tmp_path / "index-0.npz").write_bytes(bytes(budget))  # not one of ours
+    (tmp_path / "index-0.npz").write_bytes(bytes(budget))  # not a store
     last = video("d", 100)
     late = FrameStore(index_of(last), SIDE, tmp_path, budget)
     late.put(last, 0, picture(0))
-    # Room for d's 20 kB: a, opened longest ago, is enough.
+    # Removing a, the least recently opened, makes enough room for d's 20 kB.
     assert [s.path.exists() for s in [*stores, late]] == [False, True, True, True]
     assert (tmp_path / "index-0.npz").exists()
-    assert len(stores[0].get(entries[0], range(100))) == 100  # whoever has it open goes on
+    assert len(stores[0].get(entries[0], range(100))) == 100  # a process that has it open continues to use it
     stores[0].put(entries[0], 0, picture(1))
     assert not FrameStore(index_of(entries[0]), SIDE, tmp_path, budget).get(entries[0], range(100))
 
 
-def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
+def test_an_unwritable_folder_is_not_used(tmp_path):
     (tmp_path / "file").write_text("")
     entry = video("a", 3)
     store = FrameStore(index_of(entry), SIDE, tmp_path / "file")
@@ -136,10 +136,10 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
         store.put(entry, 0, picture(0))
     store.put(entry, 1, picture(0))  # warned once
     assert not store.get(entry, [0, 1])
-    assert not len(store.absent(entry))  # nothing that would be worth decoding for
+    assert not len(store.absent(entry))  # no frame can be stored
 
 
-def test_a_disk_that_is_nearly_full_is_left_alone(tmp_path, monkeypatch):
+def test_nothing_is_written_to_a_nearly_full_disk(tmp_path, monkeypatch):
     entry = video("a", 3)
     store = FrameStore(index_of(entry), SIDE, tmp_path)
     real = os.fstatvfs
@@ -161,7 +161,7 @@ with store.claimed(entry, range(4, 8), wait=True):
 
 @pytest.fixture
 def claimed_elsewhere(tmp_path):
-    """A store of a video of 12 frames, and another process that has a claim on frames 4 to 7 until it is killed."""
+    """A store of a video of 12 frames, and another process that claims frames 4 to 7 until it is killed."""
     entry = video("a", 12, 4)
     store = FrameStore(index_of(entry), SIDE, tmp_path)
     process = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -173,8 +173,8 @@ def claimed_elsewhere(tmp_path):
     process.communicate()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no locks of this kind")
-def test_a_claim_is_one_process_and_ends_with_it(claimed_elsewhere):
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX record locks")
+def test_a_claim_excludes_other_processes_and_ends_with_its_own(claimed_elsewhere):
     store, entry, process = claimed_elsewhere
     with pytest.raises(FramesClaimed), store.claimed(entry, range(4, 8), wait=False):
         pass

@@ -10,12 +10,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from digan.errors import MetricError
-from digan.metrics.clip_sets import ClipSet, ClipSource
+from digan.metrics.clip_sets import ClipSet, ClipsLike
 from digan.metrics.detectors import detector_files, load_detector, missing_detector
 from digan.metrics.distances import frechet_distance, kernel_distance
 from digan.metrics.extraction import Drawn, Extraction, Gather, ProgressCallback
@@ -24,7 +24,6 @@ from digan.metrics.inception_score import inception_score
 from digan.metrics.protocol import MetricProtocol
 from digan.run_dir import metric_path
 
-ClipsLike = ClipSource | Sequence[torch.Tensor] | torch.Tensor
 Detectors = Extractor | str | Path | Mapping[str, Extractor | str | Path]
 
 
@@ -171,9 +170,9 @@ def _fake_sides(
     seeds: Sequence[int],
     extraction: Extraction,
 ) -> list[Drawn]:
-    """One side for every trial: the same set, or new fakes."""
+    """Return one side per trial: the same set for all, or new fakes for each."""
     if hasattr(fakes, "__len__"):
-        return [Drawn(ClipSet("fake", fakes, protocol), seeds, extraction)] * len(seeds)
+        return [Drawn(ClipSet("fake", cast(ClipsLike, fakes), protocol), seeds, extraction)] * len(seeds)
     return [Drawn(ClipSet("fake", fakes(seed), protocol), [seed], extraction) for seed in seeds]
 
 

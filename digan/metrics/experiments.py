@@ -38,13 +38,17 @@ class Model:
     labels: torch.Tensor | None = None
     psi: float = 1.0
 
-    def clips(self, protocol: MetricProtocol, times: torch.Tensor, resolution: int, **options: Any) -> Maker:
-        """Makes the sets of protocol.count clips with frames at `times`, `resolution` pixels per side."""
+    def clips(
+        self, protocol: MetricProtocol, times: torch.Tensor, resolution: int, **options: Any
+    ) -> Callable[[int], GeneratedClips]:
+        """Return a maker of protocol.count clips with frames at `times`, `resolution` pixels per side."""
         options |= {"psi": self.psi, "resolution": resolution}
         return lambda seed: GeneratedClips(self.g, protocol.count, times, seed, self.labels, **options)
 
-    def looked_at(self, protocol: MetricProtocol, times: torch.Tensor, resolution: int) -> Maker:
-        """As `clips`, with only those frames that the protocol looks at; times: [protocol.frames]."""
+    def looked_at(
+        self, protocol: MetricProtocol, times: torch.Tensor, resolution: int
+    ) -> Callable[[int], GeneratedClips]:
+        """Do the same as `clips`, but render only the frames that the protocol reads; times: [protocol.frames]."""
         return self.clips(protocol, times, resolution, frame_indices=protocol.frame_indices)
 
 
@@ -55,7 +59,7 @@ class Resized:
         mode: "nearest", "bilinear" or "bicubic" (of torch.nn.functional.interpolate, corners not aligned).
     """
 
-    def __init__(self, clips: ClipSource, resolution: int, mode: str) -> None:
+    def __init__(self, clips: GeneratedClips, resolution: int, mode: str) -> None:
         self.clips, self.resolution, self.mode = clips, resolution, mode
         self.frame_indices = clips.frame_indices
 

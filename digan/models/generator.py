@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,7 @@ class SynthesisBlock(nn.Module):
     def forward(self, slots: Tensor) -> list[fi.Layer]:
         """Return the INR layers for slots [N, len(layers) + 1, w_dim]: a w per layer, then one for the read-out."""
         layers = []
-        for i, head in enumerate(self.layers):
+        for i, head in enumerate(cast(Iterable[FMMLayer], self.layers)):
             to_rgb = self.to_rgb(slots[:, i + 1]) if i + 1 == len(self.layers) else None
             layers.append(fi.Layer(head(slots[:, i]), head.bias, to_rgb=to_rgb))
         return layers
@@ -153,7 +154,10 @@ class Generator(
     @property
     def num_slots(self) -> int:
         """Number of w slots: one per layer, and one for the last read-out."""
-        return sum(len(block.layers) for block in self.blocks.values()) + 1
+        return sum(len(block.layers) for _, block in self._named_blocks()) + 1
+
+    def _named_blocks(self) -> Iterable[tuple[str, SynthesisBlock]]:
+        return cast(Iterable[tuple[str, SynthesisBlock]], self.blocks.items())
 
     def broadcast(self, w: Tensor) -> Tensor:
         """Return w [N, w_dim] in every slot, [N, num_slots, w_dim]."""
@@ -180,7 +184,7 @@ class Generator(
         scale = self.config.resolution // self.config.base_resolution
         if resolution < scale or resolution % scale:
             raise ValueError(f"resolution must be a positive multiple of {scale} for this generator, got {resolution}.")
-        return fi.Grid(resolution // scale, resolution // scale, x=tuple(x), y=tuple(y))
+        return fi.Grid(resolution // scale, resolution // scale, x=x, y=y)
 
     def inr_from_slots(self, slots: Tensor, z_motion: Tensor, times: Tensor) -> fi.INR:
         """Return the INR of w slots, differentiable in all arguments (for style mixing and path length).
@@ -199,7 +203,7 @@ class Generator(
         times = self._check_inputs(slots, z_motion, times)
         stages: list[tuple[int, list[fi.Layer], fi.Fourier | None]] = []
         slot = 0
-        for name, block in self.blocks.items():
+        for name, block in self._named_blocks():
             block_slots = slots[:, slot : slot + len(block.layers) + 1]
             slot += len(block.layers)
             layers = block(block_slots)
@@ -266,7 +270,7 @@ class Generator(
             save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override] # the file holds the configuration: it takes no model_kwargs
         cls,
         path: str | os.PathLike[str],
         *,

@@ -82,6 +82,8 @@ class Conv2d(nn.Module):
     Shapes: x [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with `down`; same dtype and memory format.
     """
 
+    fir: Tensor | None
+
     def __init__(
         self,
         in_channels: int,

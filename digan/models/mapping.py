@@ -26,6 +26,8 @@ class Mapping(nn.Module):
         w_avg_beta: decay of the moving average of w; None keeps no average, so truncation is not available.
     """
 
+    w_avg: Tensor | None
+
     def __init__(
         self,
         z_dim: int,

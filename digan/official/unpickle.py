@@ -174,6 +174,12 @@ class InertUnpickler(pickle._Unpickler):
         inert: How many records were made of each class.
     """
 
+    # Members of the base class that its stub leaves out; `load` sets the first three.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], list[Any]]
+
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream, encoding="latin1")
         self.stream = stream

@@ -20,7 +20,7 @@ class FrameSpill:
         width: width of a frame in pixels; a frame is uint8 [height, width, 3].
     """
 
-    def __init__(self, folder: str | os.PathLike, frames: int, height: int, width: int) -> None:
+    def __init__(self, folder: str | os.PathLike[str], frames: int, height: int, width: int) -> None:
         self.frames, self.height, self.width = frames, height, width
         self.frame_bytes = height * width * 3
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
@@ -42,7 +42,7 @@ class FrameSpill:
         for frame in frames:
             if frame.shape != (self.height, self.width, 3) or frame.dtype != torch.uint8:
                 raise ValueError(f"a frame must be uint8 [{self.height},{self.width},3], not {list(frame.shape)}")
-            self._file.write(frame.numpy())
+            self._file.write(frame.numpy().data)
             count += 1
         if count != self.frames:
             raise ValueError(f"a clip must have {self.frames} frames, not {count}")
@@ -54,7 +54,7 @@ class FrameSpill:
         return np.frombuffer(self._file.read(self.frame_bytes), np.uint8).reshape(self.height, self.width, 3)
 
 
-class SpilledClip(Sequence):
+class SpilledClip(Sequence[np.ndarray]):
     """A clip in a `FrameSpill`, whose frames are read on access."""
 
     def __init__(self, spill: FrameSpill, slot: int) -> None:
@@ -63,7 +63,7 @@ class SpilledClip(Sequence):
     def __len__(self) -> int:
         return self._spill.frames
 
-    def __getitem__(self, t: int) -> np.ndarray:
+    def __getitem__(self, t: int) -> np.ndarray:  # type: ignore[override] # slices are not supported
         if not 0 <= t < len(self):
             raise IndexError(f"frame {t} of a clip of {len(self)} frames")
         return self._spill.read(self._slot, t)

@@ -39,7 +39,7 @@ def square_columns(count: int) -> int:
     return math.ceil(math.sqrt(count))
 
 
-class VideoGrid(Sequence):
+class VideoGrid(Sequence[np.ndarray]):
     """Clips side by side as one clip, whose frames are composed on access.
 
     Args:
@@ -55,7 +55,7 @@ class VideoGrid(Sequence):
     def __len__(self) -> int:
         return len(self.clips[0])
 
-    def __getitem__(self, t: int) -> np.ndarray:
+    def __getitem__(self, t: int) -> np.ndarray:  # type: ignore[override] # slices are not supported
         """Return frame t, uint8 [rows*H, columns*W, 3]."""
         return tile([clip[t] for clip in self.clips], self.columns)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -136,7 +137,8 @@ def write_gif(path: str | os.PathLike, frames: Frames | Sequence[Frames], fps: f
         for t in range(0, len(frames), stride):
             pixels = _pixels(path, frames[t])
             _check_size(path, t, pixels, height, width)
-            picture = av.VideoFrame.from_ndarray((colours.nearest(pixels), colours.palette), format="pal8")
+            indexed = (colours.nearest(pixels), colours.palette)
+            picture = av.VideoFrame.from_ndarray(indexed, format="pal8")  # type: ignore[arg-type] # a pair for pal8
             picture.pts, picture.time_base = round(t / (fps * _GIF_TIME)), _GIF_TIME
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
@@ -148,14 +150,15 @@ def _palette(height: int, width: int, frames: Iterable[np.ndarray]) -> np.ndarra
     The last colour is transparent: the encoder writes it where a frame does not differ from the previous one.
     """
     graph = av.filter.Graph()
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=_GIF_TIME)
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=_GIF_TIME)
     sink = graph.add("buffersink")
     graph.link_nodes(source, graph.add("format", "bgra"), graph.add("palettegen"), sink).configure()
     for index, pixels in enumerate(frames):
         coarse = (np.rint(pixels * _COARSE) / _COARSE).round().astype(np.uint8)
         source.push(_picture(coarse, index, _GIF_TIME))
     source.push(None)
-    return np.ascontiguousarray(sink.pull().to_ndarray(format="argb").reshape(256, 4))
+    palette = cast(av.VideoFrame, sink.pull())  # 16x16
+    return np.ascontiguousarray(palette.to_ndarray(format="argb").reshape(256, 4))
 
 
 class _Colours:

@@ -208,7 +208,7 @@ def test_files_of_kinds(values, names, files):
         (["i3d=a.pt"], ["fvd4_16f", "isv16"], "isv16 needs the TorchScript C3D"),
         (["a.pt"], ["fvd4_16f", "kvd4_16f", "isv16"], "KIND=FILE, since fvd4_16f needs i3d and isv16 needs c3d"),
         (["a.pt", "b.pt"], ["fvd4_16f"], "--detector a.pt: say what it is"),
-        (["i3d=a.pt", "i3d=b.pt"], ["fvd4_16f"], "there is a.pt for i3d already"),
+        (["i3d=a.pt", "i3d=b.pt"], ["fvd4_16f"], "i3d already has a.pt"),
     ],
     ids=["none", "one-missing", "unclear", "two-bare", "contradiction"],
 )

@@ -57,9 +57,9 @@ def test_order_of_classes_does_not_matter():
     ("bad", "message"),
     [
         (torch.full((9, 4), 0.25), "at least 10 clips, there are 9"),
-        (torch.full((20, 4), 0.3), "rows that sum to 1"),
-        (torch.tensor([[1.5, -0.5]]).repeat(20, 1), "positive"),
-        (torch.full((20, 4), float("nan")), "positive"),
+        (torch.full((20, 4), 0.3), "non-negative and sum to 1"),
+        (torch.tensor([[1.5, -0.5]]).repeat(20, 1), "must be non-negative"),
+        (torch.full((20, 4), float("nan")), "must be non-negative"),
         (torch.zeros(20), "probabilities"),
     ],
     ids=["few", "sum", "negative", "nan", "shape"],

@@ -98,7 +98,7 @@ def compute(
         fake_sides = _fake_sides(protocol, fakes, seeds, extraction)
         if len(seeds) > 1 and not any(side.varies for side in (real_side, *fake_sides) if side is not None):
             warnings.warn(
-                f"all {trials} trials of {protocol.name} look at the same clips, since no set has more than "
+                f"all {trials} trials of {protocol.name} use the same clips, since no set has more than "
                 f"{protocol.count} clips; their standard deviation is meaningless",
                 stacklevel=2,
             )

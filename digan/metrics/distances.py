@@ -75,7 +75,7 @@ def _feature_sets(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch
         raise MetricError(f"a distance needs at least two samples on both sides, not {len(a)} and {len(b)}")
     a, b = (features.detach().to("cpu", torch.float64) for features in (a, b))
     if not (a.isfinite().all() and b.isfinite().all()):
-        raise MetricError("the features hold NaN or infinity; look at the clips and at the detector they came from")
+        raise MetricError("the features hold NaN or infinity; check the clips and the detector")
     return a, b
 
 

@@ -208,7 +208,7 @@ def test_a_function_makes_new_fakes_for_every_trial():
 
 def test_equal_trials_warn():
     reals, fakes = random_clips(8), random_clips(8, seed=1)
-    with pytest.warns(UserWarning, match="all 3 trials of kvd8_4f look at the same clips"):
+    with pytest.warns(UserWarning, match="all 3 trials of kvd8_4f use the same clips"):
         assert compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), trials=3)["std"] == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -66,8 +66,8 @@ class MetricProtocol:
         if not (count and frames):
             forms = ", ".join(f"{key}<clips>" + ("_<frames>f" if not k.frames else "") for key, k in KINDS.items())
             raise MetricError(
-                f"metric {name!r} is not known; a metric is named {forms}, optionally with _<frames>f_subsample<step>f, "
-                f"as in fvd2048_16f, kvd2048_16f, fvd2048_128f_subsample8f, isv2048, fid2048, rfvd256_16f"
+                f"metric {name!r} is not known; a metric is named {forms}, optionally with _<frames>f_subsample<step>f,"
+                f" as in fvd2048_16f, kvd2048_16f, fvd2048_128f_subsample8f, isv2048, fid2048, rfvd256_16f"
             )
         protocol = cls(match[1], count, frames, int(match[4] or 1))
         if protocol.count < 2:

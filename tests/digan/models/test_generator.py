@@ -271,7 +271,7 @@ class TestFiles:
     @pytest.mark.parametrize("name", ["no.safetensors", "/nowhere/no.safetensors", "runs/00000/snapshots", "../x"])
     def test_missing_path_does_not_use_the_network(self, name, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(hub_module, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
+        monkeypatch.setattr(hub_module, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was contacted"))
         with pytest.raises(FileNotFoundError, match=r"does not exist: give .* or owner/name"):
             Generator.from_pretrained(name)
 
@@ -348,7 +348,7 @@ class TestHub:
         assert (again.config, again.metadata) == (TINY, {"clips_seen": 1234})
         assert_same(again, tiny)
         assert_same(Plain.from_pretrained(tmp_path / "g"), tiny)
-        again.save_pretrained(tmp_path / "g")  # over what is there
+        again.save_pretrained(tmp_path / "g")  # overwrites the files
         assert Generator.from_pretrained(tmp_path / "g" / "model.safetensors").metadata == {"clips_seen": 1234}
 
     def test_folder_written_by_the_generic_mixin(self, tmp_path):

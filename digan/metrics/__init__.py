@@ -1,8 +1,9 @@
-"""Metrics of videos: FVD, KVD, inception score, FID and the download-free rfvd. A metric's name is its protocol.
+"""Video metrics: FVD, KVD, inception score, FID, and rfvd, which needs no download. A metric's name is its protocol.
 
-result = compute("rfvd256_16f", reals, fakes, device=device)
-result = compute("fvd2048_16f", reals, lambda seed: Fakes(g, 2048, 16, seed), detector="i3d_torchscript.pt", trials=10)
-append_result(run_folder, result, clips=clips_seen)
+Example:
+    result = compute("rfvd256_16f", reals, fakes, device=device)
+    result = compute("fvd2048_16f", reals, make_fakes, detector="i3d_torchscript.pt", trials=10)
+    append_result(run_folder, result, clips=clips_seen)
 """
 
 from digan.errors import MetricError

@@ -1,4 +1,4 @@
-"""One number for two sets of clips, or its mean and deviation over trials."""
+"""Computing a metric of two sets of clips: one value, or mean and standard deviation over trials."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from digan.errors import MetricError
-from digan.metrics.clip_sets import ClipSet, ClipSource
+from digan.metrics.clip_sets import ClipSet, ClipsLike
 from digan.metrics.detectors import detector_files, load_detector, missing_detector
 from digan.metrics.distances import frechet_distance, kernel_distance
 from digan.metrics.extraction import Drawn, Extraction, Gather, ProgressCallback
@@ -24,7 +24,6 @@ from digan.metrics.inception_score import inception_score
 from digan.metrics.protocol import MetricProtocol
 from digan.run_dir import metric_path
 
-ClipsLike = ClipSource | Sequence[torch.Tensor] | torch.Tensor
 Detectors = Extractor | str | Path | Mapping[str, Extractor | str | Path]
 
 
@@ -46,32 +45,42 @@ def compute(
     world: int = 1,
     gather: Gather | None = None,
 ) -> dict[str, Any]:
-    """Compute a metric, in every process the same.
+    """Compute a metric; every process returns the same value.
 
-    protocol: a name such as "fvd2048_16f", or what `parse` made of it.
-    reals, fakes: a ClipSource, a sequence of uint8 clips [T,3,H,W], or one tensor [N,T,3,H,W]. T is the protocol's
-        number of frames, of which every subsample-th is looked at; a source that makes only those says so by an
-        attribute `frame_indices` equal to the protocol's. From a set larger than the protocol asks for, that many
-        clips are drawn with `seed`; a smaller one is used whole, which the counts in the result show. An inception
-        score looks at the fakes alone; reals may then be None.
-        fakes may also be a function that makes such a set from a seed, new fakes for every trial; best a ClipSource,
-        which makes its clips when they are asked for.
-    detector: for metrics that need a file, its path, "KIND=path" as `detector_files` reads it, a Detector, or a mapping
-        of kinds ("i3d", "c3d", "inception") to either; ignored by rfvd.
-    seed: of the draw, of `fakes` if it is a function, and of the splits of an inception score.
-    trials: repeat the measurement, trial k with seed + k. A clip that several trials draw is looked at once.
-    splits: of an inception score.
-    batch: clips in memory at a time.
-    progress: called with (clips done, clips to do) of this process.
-    cache, cache_key: a folder in which the features of the reals are kept, and a name for their content; whoever
-        changes the data, its resolution or the choice of windows must change the key.
-    rank, world, gather: this process takes every world-th clip; `gather` concatenates a tensor of equal shape from
-        all processes along the first axis, in the order of ranks (as `Accelerator.gather` does).
+    Args:
+        protocol: a name such as "fvd2048_16f", or a parsed `MetricProtocol`.
+        reals: the real clips: a `ClipSource`, a sequence of uint8 clips [T, 3, H, W], or one tensor [N, T, 3, H, W]. T
+            is the protocol's number of frames, of which every subsample-th is read; a source that provides only those
+            has an attribute `frame_indices` equal to the protocol's. If the set is larger than the protocol asks for,
+            a subset is drawn with `seed`; a smaller set is used whole, as the counts in the result show. None for an
+            inception score, which uses the fakes only.
+        fakes: the generated clips, in the same forms, or a function that makes such a set from a seed, so that every
+            trial has new fakes; preferably a `ClipSource`, which generates clips batch by batch.
+        detector: for metrics that need a file: its path, "KIND=path" as `detector_files` reads it, a `Detector`, or a
+            mapping of kinds ("i3d", "c3d", "inception") to paths or detectors; ignored by rfvd.
+        device: where features are computed.
+        seed: seed of the subsets, of `fakes` if it is a function, and of the splits of an inception score.
+        trials: number of measurements; trial k uses seed + k. Features of a clip that several trials use are computed
+            once. None measures once and reports no deviation.
+        splits: number of splits of an inception score.
+        batch: clips in memory at a time.
+        progress: called with this process's (clips done, clips to do).
+        cache: folder for the features of the reals.
+        cache_key: identifies the content of the reals in the cache; it must change whenever the data, its resolution or
+            the choice of windows changes.
+        rank: index of this process, which takes every world-th clip.
+        world: number of processes.
+        gather: concatenates tensors of equal shape from all processes along the first axis, in the order of ranks (as
+            `Accelerator.gather` does).
 
-    Returns {"metric", "value", "n_real", "n_fake", "features", "seed", "seconds"}. With trials, "value" is their mean
-    and there are "trials", "values" in order and "std", their sample deviation (divided by trials - 1; None of a single
-    trial). An inception score has "std_of_splits" besides, a population deviation, averaged over trials. Raises
-    MetricError.
+    Returns:
+        {"metric", "value", "n_real", "n_fake", "features", "seed", "seconds"}. With `trials`, "value" is the mean over
+        trials, and there are "trials", "values" in order and "std", their sample standard deviation (divided by
+        trials - 1; None for a single trial). An inception score also has "std_of_splits", the population standard
+        deviation over splits, averaged over trials.
+
+    Raises:
+        MetricError: an option, a set of clips or the detector does not fit the protocol.
     """
     start = time.perf_counter()
     protocol = MetricProtocol.parse(protocol)
@@ -81,7 +90,7 @@ def compute(
     extraction = Extraction(extractor, protocol, device, batch, rank, world, gather, progress)
     seeds = range(seed, seed + (trials or 1))
     with warnings.catch_warnings():
-        if rank != 0:  # one warning is enough
+        if rank != 0:  # warn in one process only
             warnings.simplefilter("ignore")
         real_side = None
         if protocol.needs_reals:
@@ -89,13 +98,13 @@ def compute(
         fake_sides = _fake_sides(protocol, fakes, seeds, extraction)
         if len(seeds) > 1 and not any(side.varies for side in (real_side, *fake_sides) if side is not None):
             warnings.warn(
-                f"all {trials} trials of {protocol.name} look at the same clips, since no set has more than "
-                f"{protocol.count}; their deviation is that of nothing",
+                f"all {trials} trials of {protocol.name} use the same clips, since no set has more than "
+                f"{protocol.count} clips; their standard deviation is meaningless",
                 stacklevel=2,
             )
         measured = []
         for trial in seeds:
-            fake_side = fake_sides.pop(0)  # features of fakes that no later trial looks at are freed
+            fake_side = fake_sides.pop(0)  # frees features of fakes that no later trial uses
             real_features = None if real_side is None else real_side.features(trial)
             measured.append(_measure(protocol, real_features, fake_side.features(trial), splits, trial))
     return {
@@ -110,7 +119,11 @@ def compute(
 
 
 def append_result(folder: str | Path, result: dict[str, Any], **context: Any) -> Path:
-    """Append a result as one line to `folder`/metric-<name>.jsonl, with the versions and `context` (JSON values)."""
+    """Append a result to `folder`/metric-<name>.jsonl, with package versions and `context` (JSON values).
+
+    Returns:
+        The path of the file.
+    """
     path = metric_path(Path(folder), result["metric"])
     path.parent.mkdir(parents=True, exist_ok=True)
     versions = {"digan": _version(), "torch": torch.__version__, "python": platform.python_version()}
@@ -122,7 +135,7 @@ def append_result(folder: str | Path, result: dict[str, Any], **context: Any) ->
 def _version() -> str:
     try:
         return importlib.metadata.version("digan")
-    except importlib.metadata.PackageNotFoundError:  # used from its folder
+    except importlib.metadata.PackageNotFoundError:  # imported from a source tree
         return "not installed"
 
 
@@ -136,9 +149,9 @@ def _check_options(
     cache_key: str | None,
 ) -> None:
     if world > 1 and gather is None:
-        raise MetricError(f"{protocol.name} over {world} processes needs a function that gathers features")
+        raise MetricError(f"{protocol.name} over {world} processes needs `gather`, which collects their features")
     if (cache is None) != (cache_key is None):
-        raise MetricError("cached features need both, a folder (cache) and a name for the data (cache_key)")
+        raise MetricError("cached features need both a folder (cache) and a name for the data (cache_key)")
     if trials is not None and trials < 1:
         raise MetricError(f"--trials {trials} must be at least 1")
     if protocol.needs_reals and reals is None:
@@ -159,9 +172,9 @@ def _extractor(protocol: MetricProtocol, detector: Detectors | None, device: tor
         detector = detector[kind]
     if isinstance(detector, (str, Path)):
         return load_detector(str(detector), device, kind)
-    found = getattr(detector, "kind", kind)
-    if found != kind:
-        raise MetricError(f"{protocol.name} needs a detector of kind {kind}, not {found}: {detector.name}")
+    actual = getattr(detector, "kind", kind)
+    if actual != kind:
+        raise MetricError(f"{protocol.name} needs a detector of kind {kind}, not {actual}: {detector.name}")
     return detector
 
 
@@ -171,16 +184,16 @@ def _fake_sides(
     seeds: Sequence[int],
     extraction: Extraction,
 ) -> list[Drawn]:
-    """One side for every trial: the same set, or new fakes."""
+    """Return one side per trial: the same set for all, or new fakes for each."""
     if hasattr(fakes, "__len__"):
-        return [Drawn(ClipSet("fake", fakes, protocol), seeds, extraction)] * len(seeds)
+        return [Drawn(ClipSet("fake", cast(ClipsLike, fakes), protocol), seeds, extraction)] * len(seeds)
     return [Drawn(ClipSet("fake", fakes(seed), protocol), [seed], extraction) for seed in seeds]
 
 
 def _measure(
     protocol: MetricProtocol, reals: torch.Tensor | None, fakes: torch.Tensor, splits: int, seed: int
 ) -> tuple[float, float | None]:
-    """The value of one trial, and the deviation over the splits of an inception score."""
+    """Return the value of one trial, and for an inception score its standard deviation over splits."""
     if protocol.kind == "isv":
         return inception_score(fakes, splits, seed)
     distance = kernel_distance if protocol.kind == "kvd" else frechet_distance

@@ -1,4 +1,4 @@
-"""The user's TorchScript detectors: I3D for FVD and KVD, C3D for the inception score, Inception-v3 for FID."""
+"""TorchScript detectors that users provide: I3D for FVD and KVD, C3D for inception scores, Inception-v3 for FID."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ _IMAGES = 64  # frames in one call of an image detector
 
 @dataclass(frozen=True)
 class DetectorKind:
-    """How a kind of file is called and what it returns.
+    """The calling convention of a kind of detector file, and its outputs.
 
-    title: what to look for.
-    dim, meaning: how many numbers it returns per clip, or per frame, and what they are.
-    images: whether it sees single frames [n,3,H,W]; else clips [n,3,T,H,W].
-    dtype: of the values 0..255 that it is given.
-    options: keyword arguments of the call, each of which is True.
-    sha256: digests of the files that the field's numbers were made with, where they are known.
+    Attributes:
+        title: name of the published file, for messages.
+        dim: number of outputs per clip, or per frame.
+        meaning: what the outputs are.
+        images: True if it takes single frames [n, 3, H, W], False for clips [n, 3, T, H, W].
+        dtype: type of its inputs, whose values are 0..255.
+        options: keyword arguments of the call, each set to True.
+        sha256: digests of the files behind published values, if known.
     """
 
     title: str
@@ -65,21 +67,28 @@ DETECTORS = {
 
 
 class Detector:
-    """A detector file of one kind, in the convention of the project that published it.
+    """A detector file of one kind, called as the project that published it does.
 
-    The TorchScript module gets values in 0..255 and scales and resizes itself:
-    - i3d: `module(x, rescale=True, resize=True, return_features=True)`, x float32 [N,3,T,H,W] -> logits [N,400];
-    - c3d: `module(x)`, x uint8 [N,3,T,H,W] -> [N,101]. Rows that are distributions are taken as they are, other
-      numbers are logits and go through a softmax; the trial clip decides which;
-    - inception: `module(x, return_features=True)`, x uint8 [n,3,H,W], n frames -> [n,2048].
-    It is tried on one black clip when it is loaded, so that a wrong file is found before anything is trained.
+    The TorchScript module takes values in 0..255 and does its own scaling and resizing:
+    - i3d: `module(x, rescale=True, resize=True, return_features=True)`, x float32 [N, 3, T, H, W] -> logits [N, 400];
+    - c3d: `module(x)`, x uint8 [N, 3, T, H, W] -> [N, 101]. If the outputs for the test clip are distributions, outputs
+      are used as they are; otherwise they are logits, and a softmax is applied;
+    - inception: `module(x, return_features=True)`, x uint8 [n, 3, H, W], n frames -> [n, 2048].
+    Loading runs the module on one black test clip, so that a wrong file is found before any training.
 
-    path: the file. kind: a key of DETECTORS. sha256: the digest that the file must have (hexadecimal, or its first 8
-    digits or more), looked at before anything of the file is run. A file other than the published one, where that is
-    known, is used with a warning: its values cannot be compared with published ones.
+    If the published file is known, another one is used with a warning: its values cannot be compared with published
+    ones.
 
-    Raises MetricError, in one sentence, for a path that does not exist, a file that is not TorchScript (a saved HTML
-    page, a state dict), one of another kind or digest, and a module with another signature or output.
+    Args:
+        path: the file.
+        device: where the module runs.
+        kind: a key of `DETECTORS`.
+        sha256: the file's required digest in hexadecimal, or at least its first 8 digits; checked before any of the
+            file is executed.
+
+    Raises:
+        MetricError: the path does not exist, the file is not TorchScript (a saved HTML page, a state dict) or has
+            another kind or digest, or the module has another signature or output.
     """
 
     def __init__(
@@ -107,16 +116,20 @@ class Detector:
 
     @torch.no_grad()
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 [N,T,3,H,W] on any device -> float32 on the detector's: [N,dim], or [N,T,dim] of single frames."""
+        """Return the features of clips uint8 [N, T, 3, H, W] from any device.
+
+        Returns:
+            float32 on the detector's device: [N, dim], or [N, T, dim] for a detector of single frames.
+        """
         clips = clips.to(self._device)
         if self._about.images:
-            parts = [self._run(frames, clips) for frames in clips.flatten(0, 1).split(_IMAGES)]  # of [n,dim]
+            parts = [self._run(frames, clips) for frames in clips.flatten(0, 1).split(_IMAGES)]  # each [n, dim]
             return torch.cat(parts).view(*clips.shape[:2], self.dim)
         features = self._run(clips.transpose(1, 2).contiguous(), clips)
         return features.softmax(1) if self._logits else features
 
     def _run(self, x: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
-        about, what = self._about, "frames" if self._about.images else "clips"
+        about, unit = self._about, "frames" if self._about.images else "clips"
         try:
             with full_precision(self._device):
                 features = self._module(x.to(about.dtype), **dict.fromkeys(about.options, True))
@@ -132,18 +145,18 @@ class Detector:
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         if shape != [len(x), self.dim]:
             raise MetricError(
-                f"--detector {self._path} returned {shape} for {len(x)} {what} instead of [{len(x)}, {self.dim}]; it "
+                f"--detector {self._path} returned {shape} for {len(x)} {unit} instead of [{len(x)}, {self.dim}]; it "
                 f"must be the TorchScript {about.title} with the {self.dim} {about.meaning}"
             )
         return features.float()
 
-    def _check_digest(self, wanted: str | None) -> None:
-        if wanted is not None:
-            if not re.fullmatch(r"[0-9a-f]{8,64}", wanted.lower()):
-                raise MetricError(f"the SHA-256 {wanted!r} is not 8 to 64 hexadecimal digits")
-            if not self.sha256.startswith(wanted.lower()):
+    def _check_digest(self, expected: str | None) -> None:
+        if expected is not None:
+            if not re.fullmatch(r"[0-9a-f]{8,64}", expected.lower()):
+                raise MetricError(f"the SHA-256 {expected!r} is not 8 to 64 hexadecimal digits")
+            if not self.sha256.startswith(expected.lower()):
                 raise MetricError(
-                    f"--detector {self._path} has SHA-256 {self.sha256}, not {wanted}; fetch the file again"
+                    f"--detector {self._path} has SHA-256 {self.sha256}, not {expected}; fetch the file again"
                 )
             return
         for kind, about in DETECTORS.items():
@@ -154,15 +167,19 @@ class Detector:
                 )
 
 
-# A training run computes several metrics at every snapshot with the same files.
+# Cached because a training run computes several metrics with the same files at every snapshot.
 load_detector = functools.lru_cache(maxsize=len(DETECTORS))(Detector)
 
 
 def detector_files(values: Iterable[str | Path], protocols: Sequence[MetricProtocol]) -> dict[str, str]:
-    """What `--detector` was given, as {kind: path}, complete for these protocols.
+    """Parse the values of `--detector` to {kind: path}, with every kind that the protocols need.
 
-    A value is FILE, where the protocols need one kind alone, or KIND=FILE, or several KIND=FILE joined by commas.
-    Raises MetricError where a file's kind is not clear, a kind is given twice or one is missing.
+    Args:
+        values: each is FILE (if the protocols need only one kind), KIND=FILE, or several KIND=FILE joined by commas.
+        protocols: the metrics to compute.
+
+    Raises:
+        MetricError: a file's kind is ambiguous, a kind has two files, or a kind has none.
     """
     needed = {p.detector: p for p in reversed(protocols) if p.detector is not None}
     named, bare = _named_files(values)
@@ -178,7 +195,7 @@ def detector_files(values: Iterable[str | Path], protocols: Sequence[MetricProto
 
 
 def missing_detector(protocol: MetricProtocol) -> MetricError:
-    """What to say where a protocol has no file."""
+    """Return the error for a protocol whose detector file was not given."""
     kind = DETECTORS[protocol.detector]
     return MetricError(
         f"{protocol.name} needs the TorchScript {kind.title}: give it with --detector {protocol.detector}=FILE, or use "
@@ -187,18 +204,22 @@ def missing_detector(protocol: MetricProtocol) -> MetricError:
 
 
 def check_i3d(detector: Detector) -> float:
-    """The Fréchet distance of 8 black from 8 white clips of 30 frames of 64x64, which is 151.256 for the right I3D.
+    """Check an I3D detector by the Fréchet distance between 8 black and 8 white clips of 30 frames of 64x64 pixels.
 
-    Raises MetricError where it is more than 0.5 % off; known versions of PyTorch differ by 0.06 %. Eight equal clips
-    have the features of one, so one of each is looked at. It warns of the few samples, which do not matter here.
+    Returns:
+        The distance, which is 151.256 for the right I3D.
+
+    Raises:
+        MetricError: the distance is more than 0.5 % off; known versions of PyTorch differ by 0.06 %.
     """
+    # Eight equal clips have the features of one.
     black, white = (torch.full((1, 30, 3, 64, 64), value, dtype=torch.uint8) for value in (0, 255))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # about the few samples, which do not matter here
         value = frechet_distance(*(detector(clips).expand(8, -1) for clips in (black, white)))
     if abs(value - I3D_CHECK) > 0.005 * I3D_CHECK:
         raise MetricError(
-            f"the detector {detector.name} finds black and white clips {value:.3f} apart instead of {I3D_CHECK}; it is "
+            f"the detector {detector.name} puts black and white clips {value:.3f} apart instead of {I3D_CHECK}; it is "
             f"not the TorchScript I3D of StyleGAN-V"
         )
     return value
@@ -208,7 +229,7 @@ I3D_CHECK = 151.256
 
 
 def _named_files(values: Iterable[str | Path]) -> tuple[dict[str, str], list[str]]:
-    """{kind: path} of the values that name a kind, and the others."""
+    """Return {kind: path} of the values that name a kind, and the list of the others."""
     kinds = "|".join(DETECTORS)
     named: dict[str, str] = {}
     bare: list[str] = []
@@ -219,7 +240,7 @@ def _named_files(values: Iterable[str | Path]) -> tuple[dict[str, str], list[str
                 bare.append(part)
             elif named.setdefault(match[1], match[2]) != match[2]:
                 raise MetricError(
-                    f"--detector {part}: there is {named[match[1]]} for {match[1]} already; give one file"
+                    f"--detector {part}: {match[1]} already has {named[match[1]]}; give one file per kind"
                 )
     return named, bare
 
@@ -232,16 +253,16 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
-def _check_file(given: str, path: Path, about: DetectorKind) -> None:
-    if "://" in given:
-        raise MetricError(f"--detector {given} is an address; download the file and give its path")
+def _check_file(argument: str, path: Path, about: DetectorKind) -> None:
+    if "://" in argument:
+        raise MetricError(f"--detector {argument} is an address; download the file and give its path")
     if not path.is_file():
-        raise MetricError(f"--detector {given} does not exist; give the path of the TorchScript {about.title}")
+        raise MetricError(f"--detector {argument} does not exist; give the path of the TorchScript {about.title}")
     with path.open("rb") as file:
         head = file.read(512).lstrip()
     if head[:1] == b"<":
         raise MetricError(
-            f"--detector {given} is a web page saved under that name, as file hosts send when they refuse a download; "
+            f"--detector {argument} is a web page, which file hosts send when they refuse a download; "
             f"fetch the file again with a browser"
         )
 
@@ -249,7 +270,7 @@ def _check_file(given: str, path: Path, about: DetectorKind) -> None:
 def _load_script(path: Path, device: torch.device, about: DetectorKind) -> torch.jit.ScriptModule:
     try:
         with warnings.catch_warnings():
-            # TorchScript is deprecated in torch, but it is the format in which the field shares its detectors.
+            # PyTorch deprecates TorchScript, but the published detectors are in this format.
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:

@@ -10,14 +10,21 @@ from digan.errors import MetricError
 
 
 def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Fréchet distance of the Gaussians fitted to two feature sets, in float64.
+    """Return the Fréchet distance between the Gaussians fitted to two feature sets, in float64.
 
-    a [n,F], b [m,F], n, m >= 2: |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), with the unbiased
-    covariances (Heusel et al., NeurIPS 2017; FVD: Unterthiner et al., 2018). Symmetric; zero for equal sets.
+    |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), with unbiased covariances (Heusel et al., NeurIPS 2017;
+    FVD: Unterthiner et al., 2018). Symmetric; zero for equal sets.
 
     The trace of the root is the sum of the singular values of R_a R_b^T, where C = R^T R comes from a QR decomposition
-    of the centred features. No root of a rounded eigenvalue is taken, so singular covariances lose no digits. They
-    arise when a set has no more samples than features; the fit is then poor and a warning says so.
+    of the centred features. This takes no roots of rounded eigenvalues, so singular covariances lose no precision.
+    Covariances are singular if a set has no more samples than features; the fit is then poor, and a warning is issued.
+
+    Args:
+        a: features [n, F], n >= 2.
+        b: features [m, F], m >= 2.
+
+    Raises:
+        MetricError: the shapes do not fit, a set has fewer than 2 samples, or features are not finite.
     """
     a, b = _feature_sets(a, b)
     fewest, features = min(len(a), len(b)), a.shape[1]
@@ -31,15 +38,22 @@ def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     mean_term = (a.mean(0) - b.mean(0)).square().sum()
     distance = mean_term + root_a.square().sum() + root_b.square().sum() - 2 * cross
-    # Never negative in exact arithmetic; equal sets leave a rounding error of either sign.
+    # Never negative in exact arithmetic; for equal sets the rounding error has either sign.
     return max(0.0, distance.item())
 
 
 def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy with the polynomial kernel (x.y/F + 1)^3, in float64.
+    """Return the unbiased squared maximum mean discrepancy with the kernel (x.y/F + 1)^3, in float64.
 
-    a [n,F], b [m,F], n, m >= 2 (KVD; Binkowski et al., ICLR 2018). Symmetric; being unbiased, it scatters around zero
-    for two sets of one distribution and may be negative.
+    This is KVD (Binkowski et al., ICLR 2018). Symmetric; being unbiased, it scatters around zero for two sets from the
+    same distribution and may be negative.
+
+    Args:
+        a: features [n, F], n >= 2.
+        b: features [m, F], m >= 2.
+
+    Raises:
+        MetricError: the shapes do not fit, a set has fewer than 2 samples, or features are not finite.
     """
     a, b = _feature_sets(a, b)
     features = a.shape[1]
@@ -61,11 +75,11 @@ def _feature_sets(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch
         raise MetricError(f"a distance needs at least two samples on both sides, not {len(a)} and {len(b)}")
     a, b = (features.detach().to("cpu", torch.float64) for features in (a, b))
     if not (a.isfinite().all() and b.isfinite().all()):
-        raise MetricError("the features hold NaN or infinity; look at the clips and at the detector they came from")
+        raise MetricError("the features hold NaN or infinity; check the clips and the detector")
     return a, b
 
 
 def _covariance_root(features: torch.Tensor) -> torch.Tensor:
-    """R [min(n,F),F] with R^T R the unbiased covariance of features [n,F]."""
+    """Return R [min(n, F), F] such that R^T R is the unbiased covariance of features [n, F]."""
     centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
     return torch.linalg.qr(centred, mode="r").R

@@ -1,8 +1,8 @@
-"""What is compared with the real clips: plain samples, and the paper's experiments in time and space.
+"""Sets of fakes to compare with real clips: plain samples, and the paper's experiments in time and space.
 
-A generator's time runs from 0 at the first frame of a training clip to 1 at its last one, the `span`-th: frame k of a
-training clip lies at k/(span-1). Each experiment names rows of a table; a row makes its clips from a seed, and all
-rows of one seed show the same latents.
+A generator's time runs from 0 at the first frame of a training clip to 1 at its last: frame k of the `span` frames is
+at time k/(span-1). Each experiment is a table whose rows generate clips from a seed; all rows use the same latents for
+the same seed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ Maker = Callable[[int], ClipSource]  # the clips of a seed
 
 @dataclass(frozen=True)
 class Model:
-    """A trained generator and how it is asked for clips.
+    """A trained generator and the settings of its clips.
 
     Attributes:
+        g: the generator.
         span: frames of a training clip.
-        labels: int64 [n], for a conditional generator: its clips have these classes in turn, in an order of the seed.
+        labels: int64 [n], for a conditional generator; its clips use them in turn, shuffled by the seed.
         psi: truncation; 1 is none.
     """
 
@@ -38,13 +39,17 @@ class Model:
     labels: torch.Tensor | None = None
     psi: float = 1.0
 
-    def clips(self, protocol: MetricProtocol, times: torch.Tensor, resolution: int, **options: Any) -> Maker:
-        """Makes the sets of protocol.count clips with frames at `times`, `resolution` pixels per side."""
+    def clips(
+        self, protocol: MetricProtocol, times: torch.Tensor, resolution: int, **options: Any
+    ) -> Callable[[int], GeneratedClips]:
+        """Return a maker of protocol.count clips with frames at `times`, `resolution` pixels per side."""
         options |= {"psi": self.psi, "resolution": resolution}
         return lambda seed: GeneratedClips(self.g, protocol.count, times, seed, self.labels, **options)
 
-    def looked_at(self, protocol: MetricProtocol, times: torch.Tensor, resolution: int) -> Maker:
-        """As `clips`, with only those frames that the protocol looks at; times: [protocol.frames]."""
+    def looked_at(
+        self, protocol: MetricProtocol, times: torch.Tensor, resolution: int
+    ) -> Callable[[int], GeneratedClips]:
+        """Do the same as `clips`, but render only the frames that the protocol reads; times: [protocol.frames]."""
         return self.clips(protocol, times, resolution, frame_indices=protocol.frame_indices)
 
 
@@ -52,10 +57,12 @@ class Resized:
     """Clips of another source, resized to `resolution` pixels per side.
 
     Args:
-        mode: "nearest", "bilinear" or "bicubic" (of torch.nn.functional.interpolate, corners not aligned).
+        clips: the source.
+        resolution: pixels per side.
+        mode: "nearest", "bilinear" or "bicubic" (as in torch.nn.functional.interpolate, corners not aligned).
     """
 
-    def __init__(self, clips: ClipSource, resolution: int, mode: str) -> None:
+    def __init__(self, clips: GeneratedClips, resolution: int, mode: str) -> None:
         self.clips, self.resolution, self.mode = clips, resolution, mode
         self.frame_indices = clips.frame_indices
 
@@ -63,17 +70,19 @@ class Resized:
         return len(self.clips)
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """uint8 [n, T, 3, resolution, resolution]."""
-        clips = self.clips.batch(indices)  # [n,T,3,R,R]
+        """Return clips as uint8 [n, T, 3, resolution, resolution]."""
+        clips = self.clips.batch(indices)  # [n, T, 3, R, R]
         frames = F.interpolate(clips.flatten(0, 1).float(), size=(self.resolution,) * 2, mode=self.mode)
         return _to_pixels(frames).unflatten(0, clips.shape[:2])
 
 
 class Retimed:
-    """Clips of another source, shown as `frames` frames over the same time, both ends included.
+    """Clips of another source, resampled in time to `frames` frames from the first to the last.
 
     Args:
-        blend: a frame between two is their linear blend; else it is the nearer one.
+        clips: the source.
+        frames: number of frames of the result.
+        blend: True interpolates linearly between adjacent frames, False repeats the nearest one.
     """
 
     def __init__(self, clips: ClipSource, frames: int, blend: bool) -> None:
@@ -83,15 +92,15 @@ class Retimed:
         return len(self.clips)
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """uint8 [n, frames, 3, R, R]."""
-        clips = self.clips.batch(indices)  # [n,T,3,R,R]
-        place = torch.linspace(0, clips.shape[1] - 1, self.frames)  # [frames]
+        """Return clips as uint8 [n, frames, 3, R, R]."""
+        clips = self.clips.batch(indices)  # [n, T, 3, R, R]
+        position = torch.linspace(0, clips.shape[1] - 1, self.frames)  # [frames]
         if not self.blend:
-            return clips[:, place.round().long()]
-        before = place.long().clamp(max=max(clips.shape[1] - 2, 0))
+            return clips[:, position.round().long()]
+        before = position.long().clamp(max=max(clips.shape[1] - 2, 0))
         after = (before + 1).clamp(max=clips.shape[1] - 1)
-        share = (place - before).view(-1, 1, 1, 1)
-        return _to_pixels(torch.lerp(clips[:, before].float(), clips[:, after].float(), share))
+        weight = (position - before).view(-1, 1, 1, 1)
+        return _to_pixels(torch.lerp(clips[:, before].float(), clips[:, after].float(), weight))
 
 
 def _to_pixels(values: torch.Tensor) -> torch.Tensor:
@@ -100,15 +109,15 @@ def _to_pixels(values: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rows of a table, each compared with the same real clips.
+    """A table whose rows are each compared with the same real clips.
 
     Attributes:
         text: what is compared with what, for --help.
-        rows: (model, protocol, resolution) -> the clips of each row, by its name.
-        metric: the metric where none was asked for, given the span of a training clip.
-        enlarge: the resolution where none was asked for is this many times the generator's.
-        pace: (span, frames of the protocol) -> frames of a training clip that pass from one frame of a fake to the
-            next; the real clips are taken at the stride nearest to it.
+        rows: maps (model, protocol, resolution) to the clips of each row, by its name.
+        metric: the default metric, given the span of a training clip.
+        enlarge: the default resolution, as a multiple of the generator's.
+        pace: maps (span, frames of the protocol) to the time between frames of a fake, in frames of a training clip;
+            real clips use the nearest stride.
     """
 
     text: str
@@ -126,8 +135,8 @@ def _interpolate(model: Model, protocol: MetricProtocol, resolution: int) -> dic
     frames, span = protocol.frames, model.span
     if frames <= span:
         raise ConfigError(
-            f"--experiment interpolate puts more frames into the time of the {span} of a training clip than "
-            f"{protocol.name} has: give a metric such as rfvd{protocol.count}_{4 * span}f."
+            f"--experiment interpolate needs a metric with more frames than the {span} of a training clip, not "
+            f"{protocol.name}: give a metric such as rfvd{protocol.count}_{4 * span}f."
         )
     few = model.clips(protocol, clip_times(span), resolution)
     return {
@@ -172,23 +181,23 @@ PLAIN = Experiment("samples from time 0 on, at the pace of the real clips", _gen
 EXPERIMENTS = {
     "interpolate": Experiment(
         "more frames in the time of a training clip. The metric's frames, evenly spaced from time 0 to 1 (rfvd256_64f: "
-        "64), beside the training clip's number of frames in the same time, blended linearly or repeated. The real "
-        "clips have the metric's number of frames at the stride nearest to the fakes' pace, at least 1. They move as "
-        "fast as the fakes where training took every 4th frame, and faster where it took every frame, since there is "
-        "no slower video: the value holds that too, and the output says how much faster they are",
+        "64), compared with the training clip's number of frames in the same time, blended linearly or repeated. The "
+        "real clips have the metric's number of frames at the stride nearest to the fakes' pace, at least 1. They move "
+        "as fast as the fakes if training used every 4th frame, and faster if it used every frame, since no slower "
+        "video exists; this also affects the value, and the output states how much faster they move",
         _interpolate,
         metric=lambda span: f"rfvd256_{4 * span}f",
         pace=_slower,
     ),
     "extrapolate": Experiment(
         "frames after the end of a training clip. Clips of the metric's frames at times 1 + k/(span-1), k = 1, 2, ..., "
-        "none of which training has seen, beside clips from time 0 on; both against the same real clips of that length",
+        "none of which occur in training, and clips from time 0 on; both against the same real clips of that length",
         _extrapolate,
     ),
     "upsample": Experiment(
-        "a denser grid, twice the network's resolution unless --resolution says otherwise, beside its own output "
-        "resized by nearest, bilinear and bicubic interpolation; all against real clips of that resolution. I3D sees "
-        "224x224 pixels, but rfvd 64x64: detail beyond that does not show",
+        "a denser grid, by default twice the network's resolution, compared with its own output resized by nearest, "
+        "bilinear and bicubic interpolation; all against real clips of that resolution. I3D resizes its input to "
+        "224x224 pixels, rfvd to 64x64: finer detail has no effect",
         _upsample,
         enlarge=2,
     ),

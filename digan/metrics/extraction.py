@@ -1,4 +1,4 @@
-"""Features of many clips: in bounded batches, shared among processes, kept between runs."""
+"""Features of many clips: computed in bounded batches, distributed over processes, and cached between runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ProgressCallback = Callable[[int, int], None]
 
 
 class Extraction:
-    """One process's part of the features of a metric, and the exchange with the others; arguments as of `compute`."""
+    """Compute this process's share of a metric's features and gather all of them; arguments as for `compute`."""
 
     def __init__(
         self,
@@ -42,13 +42,16 @@ class Extraction:
         self._done = self._total = 0
 
     def expect(self, clips: int) -> None:
-        """Announces clips of all processes together, for the total that `progress` is told."""
+        """Add clips, counted over all processes, to the total that is reported to `progress`."""
         self._total += len(range(self._rank, clips, self._world))
 
     def features(self, clips: ClipSet, indices: Sequence[int]) -> torch.Tensor:
-        """Features of these clips, float32 [n,F] or [n,T',F] of single frames, on the CPU, in every process."""
+        """Return the features of these clips on the CPU, float32 [n, F], or [n, T', F] of single frames.
+
+        Every process returns all of them.
+        """
         own = indices[self._rank :: self._world]
-        # Equal shapes in every process, also in those that got one clip less or, with few clips, none.
+        # Shapes must be equal in all processes, although some have one clip less or none.
         features = torch.zeros(-(-len(indices) // self._world), *self._shape, device=self._device)
         for first in range(0, len(own), self._batch):
             part = own[first : first + self._batch]
@@ -62,24 +65,32 @@ class Extraction:
         return gathered.transpose(0, 1).flatten(0, 1)[: len(indices)].cpu()
 
     def kept(self, path: Path | None) -> torch.Tensor | None:
-        """The features in a file if every process finds them: else all would not take part in the same exchanges."""
+        """Return the features in a file, or None unless every process can read it.
+
+        The processes must agree, since all of them or none take part in gathering features.
+        """
         features = _read(path)
         if self._world == 1 or path is None:
             return features
-        found = torch.tensor([int(features is not None)], device=self._device)
-        return features if self._gather(found).min() == 1 else None
+        readable = torch.tensor([int(features is not None)], device=self._device)
+        return features if self._gather(readable).min() == 1 else None
 
     def keep(self, path: Path, features: torch.Tensor) -> None:
-        """Writes features for `kept`, in the first process."""
+        """Write features for `kept`, in the first process only."""
         if self._rank == 0:
             with atomic_path(path) as temporary:
                 temporary.write_bytes(save({"features": features.contiguous()}))
 
 
 class Drawn:
-    """What the trials of these seeds draw from one set. A clip that several of them draw is looked at once.
+    """The clips that the trials of these seeds draw from one set; features of a clip drawn repeatedly are shared.
 
-    cache, key: as of `compute`; without them nothing is kept.
+    Args:
+        clips: the set.
+        seeds: seeds of the trials.
+        extraction: computes the features.
+        cache: folder for features, as for `compute`; None caches nothing.
+        key: identifies the content of the set in the cache.
     """
 
     def __init__(
@@ -100,15 +111,19 @@ class Drawn:
 
     @property
     def varies(self) -> bool:
-        """Whether different clips are looked at: other ones in every trial, or a set made for this trial alone."""
+        """Whether trials use different clips, because their draws differ or the set belongs to one trial only."""
         return len(self._draws) == 1 or len(set(map(tuple, self._draws.values()))) > 1
 
     def count(self, seed: int) -> int:
-        """Clips that the trial of this seed looks at."""
+        """Return the number of clips of the trial with this seed."""
         return len(self._draws[seed])
 
     def features(self, seed: int) -> torch.Tensor:
-        """Of the trial of this seed: float32 [n,F], n its clips, or all their frames where features are of frames."""
+        """Return the features of the trial with this seed.
+
+        Returns:
+            float32 [n, F], where n counts its clips, or the frames of all its clips if features are per frame.
+        """
         if self._features is None:
             self._features = self._extraction.features(self._clips, self._needed)
             if self._path is not None:
@@ -117,7 +132,7 @@ class Drawn:
         return self._features[rows].flatten(0, -2)
 
     def _cache_path(self, folder: Path, key: str | None) -> Path:
-        # Everything that the features depend on is in the name.
+        # The file name depends on everything that determines the features.
         name, protocol = self._extraction.extractor.name, self._extraction.protocol
         identity = [key, name, protocol.frames, protocol.subsample, self._needed]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
@@ -125,7 +140,7 @@ class Drawn:
 
 
 def _read(path: Path | None) -> torch.Tensor | None:
-    """Kept features, or None where there are none or the file is damaged, in which case they are made again."""
+    """Return cached features, or None if there is no file or it is damaged; features are then computed again."""
     if path is None or not path.is_file():
         return None
     try:

@@ -1,7 +1,7 @@
-"""Feature extractors: clips in, one feature vector per clip out.
+"""Feature extractors, which map clips to feature vectors, and the random features of rfvd.
 
-An extractor has a `name`, which goes into results and cache keys, a number of features `dim`, and maps uint8 clips
-[N,T,3,H,W] to float32 [N,dim].
+An extractor has a `name`, which is part of results and cache keys, and a number of features `dim`. It maps uint8 clips
+[N, T, 3, H, W] to float32 [N, dim].
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ from digan.metrics.precision import full_precision
 
 
 class Extractor(Protocol):
-    """What the metrics ask of a feature extractor.
+    """Interface of a feature extractor.
 
-    One that looks at single frames has besides an attribute `per_frame`, which is True, and returns [N,T,dim].
+    An extractor of single frames also has an attribute `per_frame` that is True, and returns [N, T, dim].
     """
 
     name: str
     dim: int
 
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return the features of clips."""
+        ...
 
 
 class RandomFeatures:
     """Features that need no download: a fixed random 3-D network, and statistics of fixed random filters.
 
-    Distances on them are comparable between runs of this project only; `name` changes whenever the numbers do. Clips
-    of any size are first resized to 64x64, so that resolutions can be compared.
+    Distances on them are comparable between runs of this project only; `name` changes whenever the values do. Clips
+    of any size are first resized to 64x64 pixels, so that resolutions can be compared.
 
-    108 features are those of the network, which sees appearance and motion apart: half of the first layer's filters
-    read the frames, the other half the differences of successive frames, which move less. Most filters of the first
-    layer have no mean, as natural images would otherwise drown detail in brightness. Each layer is read out as three
-    statistics per channel: the mean, and the logarithms of the standard deviations over space (of the mean frame) and
-    over time (of each place). The logarithm weighs relative changes alike, whether a channel's contrast is large or
-    small. 36 are statistics of small filters (`_filter_statistics`) that vary little between real clips, but much with
-    what may be wrong with generated ones: sharpness, steadiness and direction of change.
+    108 features come from the network, which separates appearance and motion: half of the first layer's filters read
+    the frames, the other half the differences between successive frames, which are smaller and therefore amplified.
+    Most of the appearance filters have zero mean, since brightness would otherwise dominate detail in natural images.
+    Each layer gives three statistics per channel: the mean, and the logarithms of the standard deviations over space
+    (of the mean frame) and over time (at each position). The logarithm gives equal weight to relative changes, whether
+    a channel's contrast is large or small. 36 features are statistics of small filters (`_filter_statistics`) that vary
+    little between real clips but respond strongly to typical faults of generated ones, in sharpness, steadiness and
+    direction of change.
 
     `dim` is 144, well below the 256 clips of the usual protocol, so that covariances are regular.
     """
@@ -53,11 +56,11 @@ class RandomFeatures:
     _LOG_FLOOR = 0.02  # below this standard deviation (inputs span [-1, 1]) a channel counts as constant
     _DETAIL_FLOOR = 0.005  # the same for small filters, whose responses are smaller
     _CHANGE_FLOOR = 0.002  # and for their changes
-    # Chosen on real clips: large enough to be seen beside the scatter of the network's features, no larger.
+    # Chosen on real clips: just large enough to stand out from the scatter of the network's features.
     _SHARPNESS, _STEADINESS, _DIRECTION = 4.0, 2.0, 5.0
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        # A CPU generator in float32, so that every device and process gets the same weights.
+        # Drawn on the CPU in float32, so that every device and process has the same weights.
         generator = torch.Generator().manual_seed(0)
         self._weights = []
         channels = 6
@@ -74,14 +77,14 @@ class RandomFeatures:
 
     @torch.no_grad()
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 [N,T,3,H,W] on any device, T >= 1 -> float32 [N,144] on the network's device."""
+        """Return float32 [N, 144] on the network's device for clips uint8 [N, T, 3, H, W], T >= 1, on any device."""
         device = self._weights[0].device
         with full_precision(device):
             frames = self._frames(clips.to(device))
             return torch.cat([self._network_statistics(frames), self._filter_statistics(frames)], 1)
 
     def _frames(self, clips: torch.Tensor) -> torch.Tensor:
-        """Values in [-1, 1]: [N,3,T,64,64]."""
+        """Return the frames with values in [-1, 1], [N, 3, T, 64, 64]."""
         count, times = clips.shape[:2]
         frames = clips.flatten(0, 1).float() / 127.5 - 1  # [N*T,3,H,W]
         if max(frames.shape[2:]) > self._SIZE:
@@ -91,7 +94,7 @@ class RandomFeatures:
         return frames.view(count, times, 3, self._SIZE, self._SIZE).transpose(1, 2)
 
     def _network_statistics(self, frames: torch.Tensor) -> torch.Tensor:
-        """[N,3,T,64,64] -> [N,108]."""
+        """Return the network's statistics [N, 108] of frames [N, 3, T, 64, 64]."""
         motion = torch.zeros_like(frames)
         motion[:, :, 1:] = (frames[:, :, 1:] - frames[:, :, :-1]) * self._MOTION_GAIN
         x = torch.cat([frames, motion], 1)  # [N,6,T,64,64]
@@ -108,15 +111,15 @@ class RandomFeatures:
         return torch.cat(statistics, 1)
 
     def _filter_statistics(self, frames: torch.Tensor) -> torch.Tensor:
-        """[N,3,T,64,64] -> [N,36], of pairs (f, g) of filters of the grey frames.
+        """Return statistics [N, 36] of frames [N, 3, T, 64, 64], from pairs (f, g) of filters on the grey frames.
 
-        - Sharpness: the logarithm of f's strength in the frames over its strength in frames of half the size.
-        - Steadiness: the logarithm of how much the strength of f's change varies over time. Frozen and repeated frames
-          and a wrong order are far from the steady flow of a video.
-        - Direction, in [-1, 1]: the mean of f dg - g df, d the change to the next frame, over that of its absolute
-          value. It is as large whether things move fast or slowly, and changes its sign when time runs backwards.
+        - Sharpness: the logarithm of f's magnitude in the frames divided by its magnitude at half the resolution.
+        - Steadiness: the logarithm of the relative variation over time of the magnitude of f's change. Frozen, repeated
+          or reordered frames differ clearly from the steady flow of a video.
+        - Direction, in [-1, 1]: the mean of f dg - g df divided by the mean of its absolute value, where d is the
+          change to the next frame. It does not depend on speed, and changes sign when time is reversed.
         """
-        f, g = self._filtered(frames, stride=2)  # [N,T,P,H',W'] each; every other place is enough
+        f, g = self._filtered(frames, stride=2)  # [N, T, P, H', W'] each; every other position is enough
         halves = F.avg_pool2d(frames.flatten(1, 2), 2).unflatten(1, frames.shape[1:3])
         coarse, _ = self._filtered(halves, stride=1)
         detail, coarse_detail = (x.square().mean((1, 3, 4)).sqrt() + self._DETAIL_FLOOR for x in (f, coarse))  # [N,P]
@@ -128,7 +131,7 @@ class RandomFeatures:
         strength = df.square().mean((3, 4)).sqrt()  # [N,T-1,P]
         mean = strength.mean(1)  # [N,P]
         variation = (strength - mean.unsqueeze(1)).square().mean(1).sqrt()  # [N,P]
-        # The smaller floor makes clips without any change the least steady of all.
+        # The smaller floor in the denominator makes clips without any change the least steady of all.
         steadiness = torch.log((variation + self._CHANGE_FLOOR) / (mean + self._CHANGE_FLOOR / 4) + 0.1)
         turning = f[:, : df.shape[1]] * dg - g[:, : dg.shape[1]] * df
         direction = turning.mean((1, 3, 4)) / (turning.abs().mean((1, 3, 4)) + self._CHANGE_FLOOR**2)
@@ -136,15 +139,16 @@ class RandomFeatures:
         return torch.cat([self._SHARPNESS * sharpness, self._STEADINESS * steadiness, self._DIRECTION * direction], 1)
 
     def _filtered(self, frames: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pairs of filters of the grey frames: [N,3,T,H,W] -> twice [N,T,P,H',W']."""
+        """Return the responses of f and of g on the grey frames, each [N, T, P, H', W'], for frames [N, 3, T, H, W]."""
         grey = frames.mean(1).flatten(0, 1).unsqueeze(1)  # [N*T,1,H,W]
         responses = F.conv2d(grey, self._filters, stride=stride).unflatten(0, frames.shape[0:3:2])
         return responses[:, :, ::2], responses[:, :, 1::2]
 
 
 def _split_appearance_and_motion(weight: torch.Tensor) -> torch.Tensor:
-    """First-layer weight [O,6,3,3,3]: the first half reads the frames, three quarters of it without a mean; the second
-    half reads the differences.
+    """Restrict the first half of a weight [O, 6, 3, 3, 3] to the frames and the second half to the differences.
+
+    Three quarters of the first half get zero mean.
     """
     appearance = weight.shape[0] // 2
     weight = weight.clone()

@@ -1,4 +1,4 @@
-"""The arithmetic of feature extractors."""
+"""Numerical precision of feature extractors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 throughout, without autocast, TF32 or autotuned algorithms: one number for one set of clips."""
+    """Compute in float32 without autocast, TF32 or autotuned algorithms, so that results are reproducible."""
     cudnn = torch.backends.cudnn
-    # Per operator, since reading the older `allow_tf32` raises once a caller has set precisions one by one.
-    convolutions = (cudnn.conv, torch.backends.mkldnn.conv)
+    # Set per operator: reading the older `allow_tf32` raises if a caller has set precisions per operator.
+    convolutions = (cudnn.conv, torch.backends.mkldnn.conv)  # type: ignore[attr-defined] # replaced at import by torch
     before = cudnn.benchmark, cudnn.deterministic, [conv.fp32_precision for conv in convolutions]
     try:
         cudnn.benchmark, cudnn.deterministic = False, True

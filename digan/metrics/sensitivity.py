@@ -1,4 +1,4 @@
-"""How a Fréchet distance responds to what may be wrong with generated videos: real clips against spoiled ones.
+"""How a Fréchet distance responds to typical faults of generated videos: real clips against degraded real clips.
 
 `python -m digan.metrics.sensitivity DATA` prints the table for a folder, zip or file of videos.
 """
@@ -26,12 +26,16 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Response:
-    """What a change does to the distance between two halves of the clips, the mean over splits into halves.
+    """Effect of a change on the distance between two halves of the clips, over random splits into halves.
 
-    distance: of a half from the other half, changed.
-    ratio, lowest: that over the distance of the halves as they are; its mean and the lowest of the splits.
-    paired: the distance of all clips from themselves, changed, over the mean distance of halves. It has no scatter of
-        the choice of clips: above 0, the change is seen; above 1, more than that scatter.
+    Attributes:
+        change: name of the change.
+        distance: distance between a half and the changed other half, the mean over splits.
+        ratio: that distance divided by the distance between the unchanged halves, the mean over splits.
+        lowest: the smallest such ratio of the splits.
+        paired: distance between all clips and the same clips changed, divided by the mean distance between unchanged
+            halves. It is free of sampling noise: above 0 the change is detected, above 1 it exceeds the sampling noise
+            of halves.
     """
 
     change: str
@@ -42,7 +46,7 @@ class Response:
 
 
 def blurred(clips: torch.Tensor, deviation: float) -> torch.Tensor:
-    """Gaussian blur; deviation in pixels."""
+    """Apply a Gaussian blur; deviation in pixels."""
     radius = min(round(3 * deviation + 0.5), min(clips.shape[3:]) - 1)
     weights = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * deviation**2))
     weights = (weights / weights.sum()).to(clips.device).expand(3, 1, 1, -1)
@@ -52,42 +56,42 @@ def blurred(clips: torch.Tensor, deviation: float) -> torch.Tensor:
 
 
 def noisy(clips: torch.Tensor, deviation: float, seed: int = 0) -> torch.Tensor:
-    """Gaussian noise of that deviation, of 255, clamped."""
+    """Add Gaussian noise with this standard deviation in grey levels (of 255), and clamp."""
     noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(seed)).to(clips.device)
     return (clips + deviation * noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def shuffled(clips: torch.Tensor, length: int, seed: int = 0) -> torch.Tensor:
-    """Frames in another order within successive groups of `length`, the same in all clips."""
+    """Reorder the frames within successive groups of `length`, in the same way for all clips."""
     generator = torch.Generator().manual_seed(seed)
     groups = torch.arange(clips.shape[1]).split(length)
-    order = [_moved(len(group), generator) + group[0] for group in groups]
+    order = [_reordering(len(group), generator) + group[0] for group in groups]
     return clips[:, torch.cat(order)]
 
 
 def frozen(clips: torch.Tensor, length: int) -> torch.Tensor:
-    """Each `length`-th frame shown that many times in place of those after it."""
+    """Repeat every `length`-th frame in place of the frames up to the next one."""
     return clips[:, torch.arange(clips.shape[1]) // length * length]
 
 
 def reversed_in_time(clips: torch.Tensor) -> torch.Tensor:
-    """The last frame first."""
+    """Reverse the order of the frames."""
     return clips.flip(1)
 
 
 def changes(frames: int) -> dict[str, Change]:
-    """The changes of the table for clips of so many frames, each kind from weak to strong, by name."""
-    made: dict[str, Change] = {}
+    """Return the table's changes by name, for clips of `frames` frames; each kind is ordered from weak to strong."""
+    by_name: dict[str, Change] = {}
     for pixels in (1, 2, 4):
-        made[f"blur, {pixels} px"] = lambda clips, s=pixels: blurred(clips, s)
+        by_name[f"blur, {pixels} px"] = lambda clips, s=pixels: blurred(clips, s)
     for deviation in (2, 4, 8):
-        made[f"noise, {deviation} of 255"] = lambda clips, s=deviation: noisy(clips, s)
+        by_name[f"noise, {deviation} of 255"] = lambda clips, s=deviation: noisy(clips, s)
     for length in (2, 4, frames):
-        made[f"shuffled, groups of {length}"] = lambda clips, n=length: shuffled(clips, n)
+        by_name[f"shuffled, groups of {length}"] = lambda clips, n=length: shuffled(clips, n)
     for length in (2, 4, frames):
-        made[f"frozen, {length} frames each"] = lambda clips, n=length: frozen(clips, n)
-    made["reversed"] = reversed_in_time
-    return made
+        by_name[f"frozen, {length} frames each"] = lambda clips, n=length: frozen(clips, n)
+    by_name["reversed"] = reversed_in_time
+    return by_name
 
 
 def sensitivity(
@@ -100,18 +104,27 @@ def sensitivity(
     batch: int = 16,
     seed: int = 0,
 ) -> list[Response]:
-    """Distances of real clips from changed real clips, beside those of real clips from real clips.
+    """Measure distances between real and changed real clips, relative to those between unchanged real clips.
 
-    clips: uint8 [N,T,3,H,W]. videos: int [N], the video that each clip is of, since halves are of different videos;
-    every clip its own if None. extractor: RandomFeatures, as for rfvd, if None. changed: by name, `changes(T)` if None.
-    splits: random divisions into halves, by `seed`. Raises MetricError for fewer than 4 videos.
+    Args:
+        clips: uint8 [N, T, 3, H, W].
+        videos: int [N], the video of each clip; no video is in both halves of a split. None: each clip is a video.
+        extractor: feature extractor; RandomFeatures, as for rfvd, if None.
+        changed: changes by name; `changes(T)` if None.
+        splits: number of random splits into halves.
+        batch: clips in memory at a time.
+        seed: seed of the splits.
 
-    Returns a response for every change, after that to no change at all ("none"), whose ratio is 1.
+    Returns:
+        The response to no change ("none"), whose ratio is 1, and then to every change.
+
+    Raises:
+        MetricError: there are fewer than 4 videos.
     """
     videos = torch.arange(len(clips)) if videos is None else torch.as_tensor(videos)
     names = videos.unique()
     if len(names) < 4:
-        raise MetricError(f"a table of sensitivity needs clips of at least 4 videos, there are {len(names)}")
+        raise MetricError(f"a sensitivity table needs clips of at least 4 videos, there are {len(names)}")
     extractor = RandomFeatures(clips.device) if extractor is None else extractor
     halves = [
         torch.isin(videos, names[torch.randperm(len(names), generator=_generator(seed + k))[: len(names) // 2]])
@@ -126,20 +139,21 @@ def sensitivity(
         return torch.tensor([frechet_distance(real[half], other[~half]) for half in halves])
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few samples: equal counts are compared
+        warnings.simplefilter("ignore")  # about few samples, which equal counts on both sides make comparable
         real = features(None)
         baseline = distances(real)
         responses = []
         for name, change in {"none": None, **(changes(clips.shape[1]) if changed is None else changed)}.items():
             other = real if change is None else features(change)
-            found, paired = distances(other), frechet_distance(real, other) / baseline.mean()
-            ratios = found / baseline
-            responses.append(Response(name, *(x.item() for x in (found.mean(), ratios.mean(), ratios.min(), paired))))
+            changed_distances, paired = distances(other), frechet_distance(real, other) / baseline.mean()
+            ratios = changed_distances / baseline
+            values = (changed_distances.mean(), ratios.mean(), ratios.min(), paired)
+            responses.append(Response(name, *(value.item() for value in values)))
     return responses
 
 
 def as_table(responses: Sequence[Response]) -> str:
-    """A Markdown table."""
+    """Return the responses as a Markdown table."""
     lines = [
         "| change of the other half | distance | over no change | lowest of the splits | same clips, over no change |",
         "|---|---|---|---|---|",
@@ -154,8 +168,8 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _moved(count: int, generator: torch.Generator) -> torch.Tensor:
-    """A random order of `count` that is not their own."""
+def _reordering(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return a random permutation of `count` items that is not the identity, if there is one."""
     while True:
         order = torch.randperm(count, generator=generator)
         if count < 2 or not torch.equal(order, torch.arange(count)):
@@ -163,8 +177,12 @@ def _moved(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table for the first clip of every video of a data set; 2 and one sentence where that cannot be."""
-    parser = argparse.ArgumentParser(description="What rfvd responds to, on real videos.")
+    """Print the table for the first clip of every video of a data set.
+
+    Returns:
+        The exit status: 0, or 2 after printing one sentence about a user error.
+    """
+    parser = argparse.ArgumentParser(description="Measure how rfvd responds to degradations of real videos.")
     parser.add_argument("data", help="folder, zip or file of videos")
     parser.add_argument("--split", default="train", help="train, val, test, or several joined by + [train]")
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip [16]")

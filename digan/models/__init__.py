@@ -1,1 +1,1 @@
-"""The networks: generator and discriminators, and where they are loaded from and saved to."""
+"""The networks, generator and discriminators, and how a generator is found, loaded and saved."""

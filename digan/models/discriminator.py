@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
         self.skip = Conv2d(in_channels, out_channels, 1, bias=False, down=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X [N, in, R, R] -> [N, out, R/2, R/2]."""
+        """Return features [N, out, R/2, R/2] of x [N, in, R, R]."""
         skip = self.skip(x, gain=math.sqrt(0.5))
         return self.conv1(self.conv0(x), gain=math.sqrt(0.5), residual=skip)
 
@@ -35,14 +35,14 @@ class Discriminator(nn.Module):
     """StyleGAN2's residual discriminator.
 
     Args:
-        channels_in: 3 for the image discriminator, 7 for the motion discriminator (see ``motion_input``).
+        channels_in: 3 for the image discriminator, 7 for the motion discriminator (see `motion_input`).
 
     Attributes:
-        mbstd_group: samples that share their standard deviation; the batch must be a multiple of it or smaller. The
-            published system uses min(batch of a process, 4).
+        mbstd_group: size of the groups over which the minibatch standard deviation is computed; the batch must be a
+            multiple of it or smaller. The published system uses min(batch per process, 4).
 
     Raises:
-        ValueError: a resolution that is not a power of two of at least 8.
+        ValueError: the resolution is not a power of two of at least 8.
     """
 
     def __init__(self, config: DiscriminatorConfig, channels_in: int) -> None:
@@ -66,24 +66,24 @@ class Discriminator(nn.Module):
         self.out = FullyConnected(width, width if config.num_classes else 1)
         self.label_mapping = None
         if config.num_classes:
-            # The generator's mapping network and this one have the same learning-rate multiplier in StyleGAN2.
+            # StyleGAN2 uses one learning-rate multiplier for both mapping networks.
             lr_mult = GeneratorConfig.mapping_lr_mult
             self.label_mapping = Mapping(0, width, config.label_layers, lr_mult, num_classes=config.num_classes)
 
     def forward(self, x: Tensor, labels: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Judge a batch.
+        """Return the logits of a batch.
 
         Args:
             x: [N, channels_in, R, R] float.
             labels: [N] int64 class indices, for a conditional discriminator.
-            dtype: torch.float16 or torch.bfloat16 runs the ``half_resolutions`` highest resolutions in that type, their
-                activations clamped; None runs everything in the parameters' type.
+            dtype: torch.float16 or torch.bfloat16 runs the `half_resolutions` highest resolutions in that type, with
+                clamped activations; None runs everything in the parameters' type.
 
         Returns:
-            logits [N, 1] in the parameters' type, positive for real.
+            Logits [N, 1] in the parameters' type, positive for real.
 
         Raises:
-            ValueError: x of another shape; labels missing or unexpected.
+            ValueError: x has another shape, or labels are missing or unexpected.
         """
         size = self.config.resolution
         if x.ndim != 4 or x.shape[1:] != (self.channels_in, size, size):
@@ -92,22 +92,22 @@ class Discriminator(nn.Module):
             raise ValueError("labels were given to an unconditional discriminator: build it with num_classes > 0.")
         full = self.fc.weight.dtype
         half = dtype if dtype is not None and self.config.half_resolutions > 0 else full
-        # oneDNN and tensor cores both want the channels together; float32 on a GPU is as fast without.
-        together = half != full or x.device.type == "cpu"
-        x = x.to(half, memory_format=torch.channels_last if together else torch.preserve_format)
+        # oneDNN and tensor cores prefer channels-last; float32 on a GPU is as fast without it.
+        channels_last = half != full or x.device.type == "cpu"
+        x = x.to(half, memory_format=torch.channels_last if channels_last else torch.preserve_format)
         x = self.from_rgb(x)
         for name, block in self.blocks.items():
             x = block(x.to(half if int(name) > size >> self.config.half_resolutions else full))
         x = x.to(full, memory_format=torch.contiguous_format)
         x = fi.minibatch_stddev(x, group_size=min(self.mbstd_group, len(x)), channels=self.config.mbstd_channels)
-        x = self.out(self.fc(self.conv(x).flatten(1)))  # [N, 1], or [N, width] to be projected on the label
+        x = self.out(self.fc(self.conv(x).flatten(1)))  # [N, 1], or [N, width] to project on the label
         if self.label_mapping is None:
             return x
         return (x * self.label_mapping(None, labels)).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])
 
 
 def motion_input(frames: Tensor, delta_t: Tensor) -> Tensor:
-    """The motion discriminator's view of a clip: frames [N, 2, 3, H, W] and delta_t [N] -> [N, 7, H, W].
+    """Return the motion discriminator's input [N, 7, H, W] for frames [N, 2, 3, H, W] and delta_t [N].
 
     Channels: the earlier frame, the later frame, and the time between them, t2 - t1 in [0, 1], as a constant plane.
     """

@@ -1,14 +1,15 @@
-"""The generator: latents and times to the weights of an implicit neural representation (DIGAN, ICLR 2022)."""
+"""The generator: maps latents and times to an implicit neural representation of each clip (DIGAN, ICLR 2022)."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ _MOTION_SLOPE = 0.01  # the motion code's own leaky ReLU, not the 0.2 of every o
 
 
 class FourierHead(nn.Module):
-    """Coordinate features of one stage: sines and cosines whose frequency is content and whose phase also is motion.
+    """Fourier features of one stage: content sets their frequencies, content and motion set their phases.
 
     frequency = space_frequency * A(w); phase = B(w) + MLP(leaky_relu(C([w, z_motion]) * t * time_frequency)). At t = 0
     the motion term is MLP(0), and t is not clamped, so t > 1 extrapolates.
@@ -44,7 +45,7 @@ class FourierHead(nn.Module):
         self.motion_mlp = nn.Sequential(FullyConnected(dim, dim, activation="lrelu"), FullyConnected(dim, dim))
 
     def forward(self, w: Tensor, z_motion: Tensor, times: Tensor) -> fi.Fourier:
-        """W [N, w_dim], z_motion [N, z_dim], times [N, T] -> frequency [N, D, 2], phase [N, T, D]."""
+        """Return frequency [N, D, 2] and phase [N, T, D] for w [N, w_dim], z_motion [N, z_dim] and times [N, T]."""
         content = self.content(w)  # [N, 3D]
         frequency, phase = content.tensor_split([content.shape[1] // 3 * 2], dim=1)  # [N, 2D], [N, D]
         motion = self.motion(torch.cat([w, z_motion], dim=1))  # [N, D]
@@ -54,7 +55,7 @@ class FourierHead(nn.Module):
 
 
 class FMMLayer(nn.Module):
-    """Layer of the INR with factorised multiplicative modulation (INR-GAN, CVPR 2021): a low-rank factor per clip."""
+    """INR layer whose weight each clip modulates with a low-rank factor (FMM, INR-GAN, CVPR 2021)."""
 
     def __init__(self, in_channels: int, out_channels: int, config: GeneratorConfig) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class FMMLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, w: Tensor) -> Tensor:
-        """W [N, w_dim] -> the clip's weight [N, O, I]."""
+        """Return each clip's weight [N, O, I] for w [N, w_dim]."""
         out_channels = self.weight.shape[0]
         left, right = self.affine(w).tensor_split([out_channels * self.rank], dim=1)
         left = left.unflatten(1, (out_channels, self.rank))  # [N, O, rank]
@@ -73,7 +74,7 @@ class FMMLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Read-out of a block: a 3-row weight scaled per input channel by the style, without normalisation (StyleGAN2)."""
+    """RGB read-out of a block: a [3, I] weight, scaled per input channel by the style, not demodulated (StyleGAN2)."""
 
     def __init__(self, in_channels: int, config: GeneratorConfig) -> None:
         super().__init__()
@@ -82,13 +83,13 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """W [N, w_dim] -> (weight [N, 3, I], bias [3])."""
+        """Return weight [N, 3, I] and bias [3] for w [N, w_dim]."""
         style = self.affine(w) / math.sqrt(self.weight.shape[1])  # [N, I]
         return self.weight * style.unsqueeze(1), self.bias
 
 
 class SynthesisBlock(nn.Module):
-    """The heads of one resolution: optional coordinate features, the FMM layers, and the read-out after the last."""
+    """Everything of one resolution: optional Fourier features, the FMM layers, and the read-out after the last one."""
 
     def __init__(
         self, in_channels: int, out_channels: int, layers: int, fourier: bool, config: GeneratorConfig
@@ -100,9 +101,9 @@ class SynthesisBlock(nn.Module):
         self.to_rgb = ToRGB(out_channels, config)
 
     def forward(self, slots: Tensor) -> list[fi.Layer]:
-        """Slots [N, len(layers) + 1, w_dim]: one w for each layer, the last one for the read-out."""
+        """Return the INR layers for slots [N, len(layers) + 1, w_dim]: a w per layer, then one for the read-out."""
         layers = []
-        for i, head in enumerate(self.layers):
+        for i, head in enumerate(cast(Iterable[FMMLayer], self.layers)):
             to_rgb = self.to_rgb(slots[:, i + 1]) if i + 1 == len(self.layers) else None
             layers.append(fi.Layer(head(slots[:, i]), head.bias, to_rgb=to_rgb))
         return layers
@@ -115,21 +116,22 @@ class Generator(
     tags=["digan", "video-generation", "implicit-neural-representation"],
     model_card_template=MODEL_CARD,
 ):
-    """DIGAN's generator, video as a function: (z_content, z_motion) -> an INR that renders any (x, y, t).
+    """DIGAN's generator: maps (z_content, z_motion) to an INR, which renders the video at any (x, y, t).
 
-    Blocks of resolution 4, 8, ..., ``config.resolution`` consume the slots of w in order; each read-out shares the slot
-    of the next block's first layer. The blocks up to ``config.base_resolution`` run on one grid of that size. What
-    depends on content alone, the weights and the frequencies, is computed once per clip.
+    Blocks of resolution 4, 8, ..., `config.resolution` consume the slots of w in order; each read-out shares the slot
+    of the next block's first layer. The blocks up to `config.base_resolution` run on one grid of that size. Weights and
+    frequencies depend on content alone and are computed once per clip.
 
     Raises:
-        ValueError: a resolution that is not 32, 64, 128, 256 or 512, or a base resolution that does not fit under it.
+        ValueError: the resolution is not 32, 64, 128, 256 or 512, or the base resolution is not a power of two from 4
+            to the resolution.
     """
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GeneratorConfig()
         _check_config(config)
-        self.metadata: dict[str, Any] = {}  # what the file says beside the configuration, after from_pretrained
+        self.metadata: dict[str, Any] = {}  # set by from_pretrained: the file's metadata except the configuration
         self.mapping = Mapping(
             config.z_dim,
             config.w_dim,
@@ -151,11 +153,14 @@ class Generator(
 
     @property
     def num_slots(self) -> int:
-        """Number of w slots: one for each layer, and one for the last read-out."""
-        return sum(len(block.layers) for block in self.blocks.values()) + 1
+        """Number of w slots: one per layer, and one for the last read-out."""
+        return sum(len(block.layers) for _, block in self._named_blocks()) + 1
+
+    def _named_blocks(self) -> Iterable[tuple[str, SynthesisBlock]]:
+        return cast(Iterable[tuple[str, SynthesisBlock]], self.blocks.items())
 
     def broadcast(self, w: Tensor) -> Tensor:
-        """W [N, w_dim] -> the same w in every slot, [N, num_slots, w_dim]."""
+        """Return w [N, w_dim] in every slot, [N, num_slots, w_dim]."""
         return w.unsqueeze(1).expand(-1, self.num_slots, -1)
 
     def grid(
@@ -164,7 +169,7 @@ class Generator(
         x: tuple[float, float] = (-1.0, 1.0),
         y: tuple[float, float] = (-1.0, 1.0),
     ) -> fi.Grid:
-        """Base grid whose rendered frames are ``resolution`` pixels per side.
+        """Return the base grid whose rendered frames are `resolution` pixels per side.
 
         Args:
             resolution: pixels per side of a frame, a multiple of config.resolution / config.base_resolution; default
@@ -173,16 +178,16 @@ class Generator(
             y: range of Y from the bottom to the top edge.
 
         Raises:
-            ValueError: resolution is not such a multiple.
+            ValueError: the resolution is not such a multiple.
         """
         resolution = self.config.resolution if resolution is None else resolution
         scale = self.config.resolution // self.config.base_resolution
         if resolution < scale or resolution % scale:
             raise ValueError(f"resolution must be a positive multiple of {scale} for this generator, got {resolution}.")
-        return fi.Grid(resolution // scale, resolution // scale, x=tuple(x), y=tuple(y))
+        return fi.Grid(resolution // scale, resolution // scale, x=x, y=y)
 
     def inr_from_slots(self, slots: Tensor, z_motion: Tensor, times: Tensor) -> fi.INR:
-        """The INR of given w slots, differentiable in all three (style mixing, path length).
+        """Return the INR of w slots, differentiable in all arguments (for style mixing and path length).
 
         Args:
             slots: [N, num_slots, w_dim] float.
@@ -193,12 +198,12 @@ class Generator(
             INR of N clips and T times; fi.render(inr, self.grid()) gives frames [N, T, 3, R, R].
 
         Raises:
-            ValueError: a shape that does not fit.
+            ValueError: an argument has the wrong shape.
         """
         times = self._check_inputs(slots, z_motion, times)
         stages: list[tuple[int, list[fi.Layer], fi.Fourier | None]] = []
         slot = 0
-        for name, block in self.blocks.items():
+        for name, block in self._named_blocks():
             block_slots = slots[:, slot : slot + len(block.layers) + 1]
             slot += len(block.layers)
             layers = block(block_slots)
@@ -212,7 +217,7 @@ class Generator(
     def inr(
         self, z_content: Tensor, z_motion: Tensor, times: Tensor, labels: Tensor | None = None, psi: float = 1.0
     ) -> fi.INR:
-        """The videos as plain data for fused_inr; arguments as in ``forward``."""
+        """Return the INR of the clips, plain data for fused_inr; arguments as in `forward`."""
         w = self.mapping(z_content, labels, psi)
         return self.inr_from_slots(self.broadcast(w), z_motion, times)
 
@@ -229,16 +234,16 @@ class Generator(
         """Generate frames.
 
         Args:
-            z_content: [N, z_dim] float, standard normal: appearance.
-            z_motion: [N, z_dim] float, standard normal: movement.
+            z_content: [N, z_dim] float, standard normal; determines appearance.
+            z_motion: [N, z_dim] float, standard normal; determines movement.
             times: [N, T], or [T] for all clips; [0, 1] spans a training clip, other values extrapolate.
             labels: [N] int64 class indices, for a conditional generator.
             psi: truncation of w towards its average; 1 is none.
-            resolution: pixels per side, see ``grid``.
+            resolution: pixels per side, see `grid`.
             dtype: compute type of the matrix products, None for the parameters' own.
 
         Returns:
-            frames [N, T, 3, R, R] in about [-1, 1].
+            Frames [N, T, 3, R, R] in about [-1, 1].
         """
         inr = self.inr(z_content, z_motion, times, labels, psi)
         return fi.render(inr, self.grid(resolution), dtype=dtype)
@@ -258,14 +263,14 @@ class Generator(
         return times.to(slots)
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Write state, configuration and ``metadata`` (JSON values) to a safetensors file, whole or not at all."""
+        """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically."""
         header = {"config": asdict(self.config), **metadata}
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         with atomic_path(path) as partial:
             save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override] # the file holds the configuration: it takes no model_kwargs
         cls,
         path: str | os.PathLike[str],
         *,
@@ -275,22 +280,22 @@ class Generator(
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> Generator:
-        """Read what ``save`` or ``save_pretrained`` wrote. What lies on this machine is read without the network.
+        """Load a generator written by `save` or `save_pretrained`; local files need no network access.
 
         Args:
-            path: a safetensors file; a run folder or its snapshots folder, whose newest network-snapshot is taken; a
-                folder with model.safetensors; or ``owner/name`` of a repository on the Hugging Face hub.
-            revision: branch, tag or commit of the repository; this and the others have no effect on local files.
-            token: for a private repository; default the one of ``hf auth login``.
-            cache_dir: where downloads are kept; default the hub's cache.
-            force_download: download again what is in the cache.
-            local_files_only: take the repository from the cache, without asking the hub.
+            path: a safetensors file; a run folder or its snapshots folder, whose newest network-snapshot is loaded; a
+                folder with model.safetensors; or `owner/name` of a repository on the Hugging Face hub.
+            revision: branch, tag or commit of the repository; this and the options below do not affect local files.
+            token: for a private repository; default the one of `hf auth login`.
+            cache_dir: folder for downloads; default the hub's cache.
+            force_download: download even files that are in the cache.
+            local_files_only: use the cache only, without contacting the hub.
 
         Returns:
-            The generator on the CPU in evaluation mode; what was saved beside it is in ``metadata``.
+            The generator on the CPU in evaluation mode; the file's other metadata is in `metadata`.
 
         Raises:
-            NetworkNotFound: nothing lies there, and no such repository can be reached.
+            NetworkNotFound: the path does not exist, and no repository of that name can be reached.
             NetworkError: the file is not a generator written by this project.
         """
         file = find_network(
@@ -311,25 +316,25 @@ class Generator(
         return generator.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """The files of ``save_pretrained`` and ``push_to_hub``, in the layout of the hub."""
+        """Write the files of `save_pretrained` and `push_to_hub` in the hub's layout."""
         (save_directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2))
         self.save(save_directory / WEIGHTS_FILE, **self.metadata)
 
     def generate_model_card(self, **values: Any) -> ModelCard:
-        """The README.md of ``save_pretrained``; ``repo_id`` is what its example loads."""
+        """Return the README.md of `save_pretrained`; its example loads `repo_id`."""
         values = {"repo_id": "owner/name", "clips_seen": self.metadata.get("clips_seen"), **values}
         return super().generate_model_card(config=self.config, **values)
 
     def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:
-        """Upload to a repository of the Hugging Face hub, made if there is none; `hf auth login` first.
+        """Upload to a repository on the Hugging Face hub, creating it if needed; run `hf auth login` first.
 
         Args:
             repo_id: owner/name.
-            model_card_kwargs: values for the text of the model card.
-            options: those of ``huggingface_hub.ModelHubMixin.push_to_hub``: private, branch, commit_message, ...
+            model_card_kwargs: values for the model card template.
+            options: passed to `huggingface_hub.ModelHubMixin.push_to_hub`: private, branch, commit_message, ...
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         values = {"repo_id": repo_id, **(model_card_kwargs or {})}
         return super().push_to_hub(repo_id, model_card_kwargs=values, **options)

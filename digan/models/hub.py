@@ -1,4 +1,4 @@
-"""Where a network comes from: a file, the folder of a run, a folder as on the Hugging Face hub, or the hub itself."""
+"""Finding and reading saved generators: files, run folders, folders in the hub's layout, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -49,42 +49,42 @@ frames = g(z_content, z_motion, torch.linspace(0, 1, 16))  # [4, 16, 3, R, R] in
 
 
 class Network(NamedTuple):
-    """What a file of a generator holds."""
+    """Contents of a generator file."""
 
     config: GeneratorConfig
     tensors: dict[str, Tensor]
-    metadata: dict[str, Any]  # what was saved beside the configuration
+    metadata: dict[str, Any]  # the file's metadata except the configuration
 
 
 def find_network(path: str | os.PathLike[str], **hub: Any) -> Path:
-    """The file that `path` means.
+    """Return the generator file that `path` refers to, downloading it if it is on the hub.
 
     Args:
-        path: a file; a run folder or its snapshots folder, whose newest snapshot is meant; a folder with a
-            model.safetensors; or, if nothing lies there, `owner/name` of a repository on the Hugging Face hub.
-        hub: passed on to `huggingface_hub.hf_hub_download`: revision, token, cache_dir, ...
+        path: a file; a run folder or its snapshots folder, for the newest snapshot; a folder with a
+            model.safetensors; or, if no such path exists, `owner/name` of a repository on the Hugging Face hub.
+        hub: passed to `huggingface_hub.hf_hub_download`: revision, token, cache_dir, ...
 
     Raises:
-        NetworkNotFound: there is none.
+        NetworkNotFound: there is no such file.
     """
-    place = Path(path)
-    if place.is_file():
-        return place
-    if not place.is_dir():
+    local = Path(path)
+    if local.is_file():
+        return local
+    if not local.is_dir():
         return _download(os.fspath(path), hub)
-    found = [*list_snapshots(place), *place.glob(WEIGHTS_FILE)]
-    if not found:
+    candidates = [*list_snapshots(local), *local.glob(WEIGHTS_FILE)]
+    if not candidates:
         raise NetworkNotFound(
             f"{path} holds no network-snapshot-*.safetensors, nor does its folder snapshots/, and no {WEIGHTS_FILE}."
         )
-    return found[-1]
+    return candidates[-1]
 
 
 def read_network(file: Path) -> Network:
-    """Reads a file of a generator. The configuration is in the file itself, else in config.json beside it.
+    """Read a generator file, whose configuration is in its header or else in config.json in the same folder.
 
     Raises:
-        NetworkError: there is no configuration, or the file is damaged.
+        NetworkError: the configuration is missing, or the file is damaged.
     """
     try:
         with safe_open(file, framework="pt") as reader:
@@ -100,12 +100,12 @@ def read_network(file: Path) -> Network:
 
 
 def not_a_generator(file: Path) -> NetworkError:
-    """The error for a file that is something else."""
+    """Return the error for a file that is not a generator."""
     return NetworkError(f"{file} is not a generator saved by this project; give a network-snapshot file.")
 
 
 def _value(text: str) -> Any:
-    """A value of the metadata: ours are JSON, others' may be anything."""
+    """Parse a metadata value; files of other projects may hold text that is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -120,10 +120,10 @@ def _download(name: str, hub: dict[str, Any]) -> Path:
         )
     try:
         file = Path(hf_hub_download(name, WEIGHTS_FILE, **hub))
-        with contextlib.suppress(EntryNotFoundError):  # this project's own weights carry their configuration
-            hf_hub_download(name, CONFIG_FILE, **hub)  # lands beside the other file
+        with contextlib.suppress(EntryNotFoundError):  # this project's weights files hold their configuration
+            hf_hub_download(name, CONFIG_FILE, **hub)  # stored in the same folder
         return file
-    except Exception as error:  # of whichever HTTP client this version of huggingface_hub is built on
+    except Exception as error:  # the type depends on the HTTP client of the installed huggingface_hub
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise NetworkNotFound(
             f"{name} does not exist here, and {WEIGHTS_FILE} of a repository of that name on the Hugging Face hub "

@@ -1,4 +1,4 @@
-"""Equalised layers shared by the networks: the stored weight is N(0, 1) and its scale is applied at run time."""
+"""Layers with an equalised learning rate, shared by the networks: weights are stored as N(0, 1), scaled when used."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from digan.config import DiscriminatorConfig, GeneratorConfig
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
-# Gain that keeps the second moment of a unit normal through the activation.
+# Gain that preserves the second moment of a standard normal input.
 _ACTIVATION_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2.0)}
 
 
 def channels_at(config: GeneratorConfig | DiscriminatorConfig, resolution: int) -> int:
-    """Channels of the layers at a resolution: min(channel_base / resolution, channel_max), ValueError if that is 0."""
+    """Return the number of channels at a resolution, min(channel_base / resolution, channel_max).
+
+    Raises:
+        ValueError: that number is 0.
+    """
     channels = min(config.channel_base // resolution, config.channel_max)
     if channels < 1:
         raise ValueError(
@@ -29,7 +33,7 @@ def channels_at(config: GeneratorConfig | DiscriminatorConfig, resolution: int) 
 
 
 class FullyConnected(nn.Module):
-    """Equalised fully connected layer (StyleGAN2): act(x W^T lr_mult / sqrt(in) + b lr_mult), W ~ N(0, 1) / lr_mult.
+    """Equalised linear layer (StyleGAN2): act(x W^T lr_mult / sqrt(in) + b lr_mult), W ~ N(0, 1) / lr_mult.
 
     Args:
         activation: "linear" or "lrelu" (slope 0.2, gain sqrt 2).
@@ -55,6 +59,7 @@ class FullyConnected(nn.Module):
         self.bias = nn.Parameter(torch.full([out_features], bias_init))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out_features] for x [..., in_features]."""
         weight = self.weight * self.weight_gain
         bias = self.bias if self.lr_mult == 1.0 else self.bias * self.lr_mult
         if self.activation == "linear":
@@ -66,16 +71,18 @@ class FullyConnected(nn.Module):
 class Conv2d(nn.Module):
     """Equalised convolution of the discriminator, "same" padding, optionally halving the resolution (StyleGAN2).
 
-    The weight, stored as N(0, 1), is used times 1 / sqrt(in * kernel^2). With ``down`` the input passes the FIR filter
-    [1, 3, 3, 1] before every second pixel is kept. In float16 and bfloat16 the result is clamped to ``clamp * gain``.
+    The weight is stored as N(0, 1) and scaled by 1 / sqrt(in * kernel^2). With `down`, the input is filtered with the
+    FIR filter [1, 3, 3, 1] and decimated by 2. In float16 and bfloat16 the result is clamped to `clamp * gain`.
 
     Args:
         kernel: odd size of the square kernel.
         activation: "linear" or "lrelu" (slope 0.2, gain sqrt 2).
-        clamp: bound of the activations under half precision, None for none.
+        clamp: bound of the activations in half precision; None does not clamp.
 
-    Shapes: x [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with ``down``; same dtype and memory format.
+    Shapes: x [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with `down`; same dtype and memory format.
     """
+
+    fir: Tensor | None
 
     def __init__(
         self,
@@ -98,9 +105,9 @@ class Conv2d(nn.Module):
         self.register_buffer("fir", torch.outer(taps, taps) / taps.sum() ** 2 if down else None, persistent=False)
 
     def forward(self, x: Tensor, gain: float = 1.0, residual: Tensor | None = None) -> Tensor:
-        """Convolve; ``gain`` multiplies the activation's result (and the clamp), to which ``residual`` is added."""
+        """Convolve x; `gain` scales the output of the activation and the clamp, and then `residual` is added."""
         if self.bias is None and self.activation == "linear" and residual is None:
-            return self._convolve(x, gain)  # nothing follows, so the gain rides on the weight
+            return self._convolve(x, gain)  # nothing follows, so the gain folds into the weight
         y = self._convolve(x, 1.0)
         clamp = self.clamp * gain if self.clamp is not None and x.dtype in HALF_DTYPES else None
         gain = _ACTIVATION_GAIN[self.activation] * gain
@@ -111,6 +118,6 @@ class Conv2d(nn.Module):
         if self.fir is None:
             return fi.conv2d(x, weight, padding=self.kernel // 2)
         spread = self.fir.shape[0] // 2
-        if self.kernel == 1:  # a pointwise convolution commutes with dropping pixels: do it on a quarter of them
+        if self.kernel == 1:  # a pointwise convolution commutes with decimation: convolve a quarter of the pixels
             return fi.conv2d(fi.upfirdn2d(x, self.fir, down=2, padding=spread - 1), weight)
         return fi.conv2d(fi.upfirdn2d(x, self.fir, padding=spread - 1 + self.kernel // 2), weight, stride=2)

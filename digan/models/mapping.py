@@ -1,4 +1,4 @@
-"""The mapping network: latent z and class label to the intermediate latent w."""
+"""The mapping network: maps latent z and class label to the intermediate latent w."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from digan.models.layers import FullyConnected
 class Mapping(nn.Module):
     """Mapping network of StyleGAN2: second-moment normalisation, then fully connected layers with lrelu.
 
-    With labels, the embedded label is normalised like z and concatenated to it. With ``z_dim`` 0 the network maps
+    With labels, the embedded label is normalised like z and concatenated to it. With `z_dim` 0 the network maps
     labels alone, which is how the discriminator uses it.
 
     Args:
@@ -22,9 +22,11 @@ class Mapping(nn.Module):
         w_dim: size of the output, of the hidden layers and of the label embedding.
         layers: number of fully connected layers.
         lr_mult: learning-rate multiplier of these layers (the embedding has 1).
-        num_classes: 0 for unconditional.
-        w_avg_beta: decay of the moving average of w; None keeps no average (no truncation).
+        num_classes: number of classes; 0 for an unconditional network.
+        w_avg_beta: decay of the moving average of w; None keeps no average, so truncation is not available.
     """
+
+    w_avg: Tensor | None
 
     def __init__(
         self,
@@ -49,18 +51,18 @@ class Mapping(nn.Module):
         self.register_buffer("w_avg", None if w_avg_beta is None else torch.zeros(w_dim))
 
     def forward(self, z: Tensor | None, labels: Tensor | None = None, psi: float = 1.0) -> Tensor:
-        """Map to w.
+        """Map z and labels to w.
 
         Args:
-            z: [N, z_dim] float, None when z_dim is 0.
-            labels: [N] int64 class indices, required exactly when num_classes > 0.
-            psi: truncation, w_avg + psi (w - w_avg); 1 leaves w as it is.
+            z: [N, z_dim] float; None if z_dim is 0.
+            labels: [N] int64 class indices if num_classes > 0, else None.
+            psi: truncation, w_avg + psi (w - w_avg); 1 leaves w unchanged.
 
         Returns:
-            w [N, w_dim].
+            The intermediate latents w [N, w_dim].
 
         Raises:
-            ValueError: labels missing, unexpected, or out of range; truncation of a network without average.
+            ValueError: labels are missing, unexpected or not int64 [N], or psi is not 1 without an average of w.
         """
         parts = [] if z is None else [normalize_second_moment(z)]
         if self.embed is not None:
@@ -80,7 +82,7 @@ class Mapping(nn.Module):
 
     @torch.no_grad()
     def update_average(self, mean_w: Tensor) -> None:
-        """Move w_avg towards ``mean_w`` [w_dim], the mean of w over the whole batch (of all processes)."""
+        """Move w_avg towards `mean_w` [w_dim], the mean of w over the batch of all processes."""
         self.w_avg.copy_(mean_w.lerp(self.w_avg, self.w_avg_beta))
 
     def _one_hot(self, labels: Tensor | None) -> Tensor:
@@ -94,5 +96,5 @@ class Mapping(nn.Module):
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
-    """X / sqrt(mean(x^2) + 1e-8) over the last dimension."""
+    """Return x / sqrt(mean(x^2) + 1e-8), the mean over the last dimension."""
     return x * (x.square().mean(dim=-1, keepdim=True) + 1e-8).rsqrt()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
@@ -45,6 +45,22 @@ _GENERATOR_CONSTANTS = {
 }
 _DISCRIMINATOR_CONSTANTS = {r"(?:image|video)D\.b4\.mbstd\.group_size": "mbstd_group"}
 
+
+class GeneratorConstants(TypedDict, total=False):
+    """Fields of `GeneratorConfig` that shapes do not imply."""
+
+    mapping_lr_mult: float
+    w_avg_beta: float
+    space_frequency: float
+    time_frequency: float
+
+
+class DiscriminatorConstants(TypedDict, total=False):
+    """Fields of `DiscriminatorConfig` that shapes do not imply."""
+
+    mbstd_group: int
+
+
 # Pattern of an official attribute -> the only value that our networks implement.
 _GENERATOR_SWITCHES = {
     r"ours": True,
@@ -56,7 +72,7 @@ _GENERATOR_SWITCHES = {
 _DISCRIMINATOR_SWITCHES = {r"(?:image|video)D\.b\d+\.architecture": "resnet"}
 
 
-def generator_constants(attributes: Mapping[str, Any]) -> dict[str, float]:
+def generator_constants(attributes: Mapping[str, Any]) -> GeneratorConstants:
     """Return the fields of `GeneratorConfig` that an official generator's attributes determine.
 
     Args:
@@ -65,12 +81,12 @@ def generator_constants(attributes: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         ValueError: The attributes contradict each other, or belong to a variant that `Generator` does not implement.
     """
-    return _constants(attributes, _GENERATOR_CONSTANTS, _GENERATOR_SWITCHES)
+    return cast(GeneratorConstants, _constants(attributes, _GENERATOR_CONSTANTS, _GENERATOR_SWITCHES))
 
 
-def discriminator_constants(attributes: Mapping[str, Any]) -> dict[str, float]:
+def discriminator_constants(attributes: Mapping[str, Any]) -> DiscriminatorConstants:
     """Do the same as `generator_constants`, for `DiscriminatorConfig`."""
-    return _constants(attributes, _DISCRIMINATOR_CONSTANTS, _DISCRIMINATOR_SWITCHES)
+    return cast(DiscriminatorConstants, _constants(attributes, _DISCRIMINATOR_CONSTANTS, _DISCRIMINATOR_SWITCHES))
 
 
 def generator_state(official: dict[str, Tensor]) -> dict[str, Tensor]:

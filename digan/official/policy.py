@@ -98,6 +98,7 @@ class StoredTensor:
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     def read(self) -> Tensor:

@@ -58,6 +58,7 @@ class Record:
     entries: dict = field(default_factory=dict)
 
     def append(self, item: Any) -> None:
+        """Add an item of a list or set."""
         self.items.append(item)
 
     add = append
@@ -174,6 +175,12 @@ class InertUnpickler(pickle._Unpickler):
         inert: How many records were made of each class.
     """
 
+    # Members of the base class that its stub leaves out; `load` sets the first three.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], list[Any]]
+
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream, encoding="latin1")
         self.stream = stream
@@ -212,27 +219,33 @@ class InertUnpickler(pickle._Unpickler):
         return Record(cls, args)
 
     def find_class(self, module: str, name: str) -> Global:
+        """Return what a name stands for, in Python 3's module layout."""
         return self.find_global(Global(_PYTHON_2_MODULES.get(module, module), name))
 
     def get_extension(self, code: int) -> NoReturn:
+        """Refuse names registered with `copyreg.add_extension`."""
         raise Refusal("refers to Python's extension registry")
 
     def load_reduce(self) -> None:
+        """Execute REDUCE: call a function."""
         args, function = self.stack.pop(), self.stack.pop()
         _check_call(function, args)
         self.append(self.call(function, args))
 
     def load_newobj(self) -> None:
+        """Execute NEWOBJ: create an object."""
         args, cls = self.stack.pop(), self.stack.pop()
         _check_call(cls, args)
         self.append(self.record(cls, args))
 
     def load_newobj_ex(self) -> None:
+        """Execute NEWOBJ_EX: create an object with keyword arguments."""
         keywords, args, cls = self.stack.pop(), self.stack.pop(), self.stack.pop()
         _check_call(cls, args)
         self.append(self.record(cls, (args, keywords)))
 
     def load_obj(self) -> None:
+        """Execute OBJ: create an object of a class on the stack."""
         cls, *args = self.pop_mark() or [None]
         self._instantiate(cls, args)
 
@@ -241,6 +254,7 @@ class InertUnpickler(pickle._Unpickler):
         self.append(self.call(klass, tuple(args)))
 
     def load_build(self) -> None:
+        """Execute BUILD: set the state of an object."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Record):
@@ -249,46 +263,56 @@ class InertUnpickler(pickle._Unpickler):
             raise Damage("it gives attributes to a plain value")
 
     def load_frame(self) -> None:
+        """Execute FRAME: check that the announced frame is in the stream."""
         # Framing only saves calls to `read`, and would copy what the stream can give without a copy.
         (length,) = struct.unpack("<Q", self.read(8))
         if length > len(self.stream.data) - self.stream.position:
             raise Damage(f"it announces a frame of {length:,} bytes beyond its end")
 
     def load_binbytes(self) -> None:
+        """Execute BINBYTES: push a view of a byte string."""
         (length,) = struct.unpack("<I", self.read(4))
         self.append(self.stream.view(length))
 
     def load_binbytes8(self) -> None:
+        """Execute BINBYTES8 and BYTEARRAY8: push a view of a byte string."""
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(self.stream.view(length))
 
     load_bytearray8 = load_binbytes8
 
     def load_next_buffer(self) -> NoReturn:
+        """Refuse buffers outside the pickle."""
         raise Refusal("refers to memory outside the file")
 
     load_readonly_buffer = load_next_buffer
 
     def load_unknown(self) -> NoReturn:
+        """Reject a byte that is no instruction."""
         raise Damage("it has a byte that is no pickle instruction")
 
     def load_setitem(self) -> None:
+        """Execute SETITEM: set one item of a mapping."""
         value, key = self.stack.pop(), self.stack.pop()
         set_items(self.stack[-1], [key, value])
 
     def load_setitems(self) -> None:
+        """Execute SETITEMS: set items of a mapping."""
         items = self.pop_mark()
         set_items(self.stack[-1], items)
 
     def load_dict(self) -> None:
+        """Execute DICT: push a new dict."""
         items = self.pop_mark()
         self.append(set_items({}, items))
 
     def load_additems(self) -> None:
+        """Execute ADDITEMS: add items to a set."""
         check_keys(self.stack)
         super().load_additems()
 
     def load_frozenset(self) -> None:
+        """Execute FROZENSET: push a new frozenset."""
         check_keys(self.stack)
         super().load_frozenset()
 

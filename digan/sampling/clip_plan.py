@@ -1,4 +1,4 @@
-"""Which clips `digan sample` makes: samples by index, contents against motions, ways from one content to another."""
+"""Which clips `digan sample` renders: samples by index, grids of contents and motions, or content interpolations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """One clip, in terms of the samples of a seed.
+    """One clip, described by sample indices of a seed.
 
     Args:
-        name: of its files, without suffix.
-        contents: two samples; w is that of the first moved towards that of the second by `mix`.
-        mix: 0 is the first, 1 the second.
-        motion: the sample whose motion vector it has.
+        name: stem of its file names.
+        contents: two samples, whose w are interpolated.
+        mix: interpolation weight; 0 is the first content, 1 the second.
+        motion: the sample that provides the motion vector.
     """
 
     name: str
@@ -26,19 +26,19 @@ class ClipPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Clips in the order of their making, which is that of the grid, row after row; columns None: about square."""
+    """Clips in rendering order, which fills a grid row by row; `columns` None makes the grid about square."""
 
     clips: list[ClipPlan]
     columns: int | None = None
 
 
 def videos(indices: Sequence[int]) -> Plan:
-    """Each sample as it is: its own content with its own motion."""
+    """Plan one clip per sample, with its own content and motion."""
     return Plan([ClipPlan(f"video-{i:04d}", (i, i), 0.0, i) for i in indices])
 
 
 def motion_grid(contents: Sequence[int], motions: Sequence[int]) -> Plan:
-    """Every content with every motion: a row of the grid shares its content, a column its motion."""
+    """Plan every content with every motion: clips in a row share their content, clips in a column their motion."""
     clips = [
         ClipPlan(f"content-{content:04d}-motion-{motion:04d}", (content, content), 0.0, motion)
         for content in contents
@@ -48,9 +48,9 @@ def motion_grid(contents: Sequence[int], motions: Sequence[int]) -> Plan:
 
 
 def interpolation(contents: Sequence[int], motion: int, steps: int) -> Plan:
-    """From each content to the next in `steps` steps of equal size, both ends included; all with one motion.
+    """Plan interpolations from each content to the next, in `steps` even steps including both ends, with one motion.
 
-    A row of the grid leads from one content to the next.
+    Each row of the grid holds one interpolation.
     """
     clips = [
         ClipPlan(f"content-{a:04d}-to-{b:04d}-step-{step:02d}", (a, b), step / (steps - 1), motion)

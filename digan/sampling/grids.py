@@ -1,7 +1,7 @@
-"""Pictures and videos made of clips: grids, contact sheets and x-t slices.
+"""Images and videos composed of clips: grids, contact sheets and x-t slices.
 
-A clip is anything with a length and `clip[t]`, a uint8 frame [H,W,3] in host memory: an array [T,H,W,3], or frames on
-disk.
+A clip is anything with a length whose `clip[t]` is a uint8 frame [H, W, 3] in host memory: an array [T, H, W, 3], or
+frames on disk.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from digan.sampling.media import to_uint8
 
 Clip = Sequence[np.ndarray] | np.ndarray
-SEPARATOR = 2  # pixels between the cells of a still picture
+SEPARATOR = 2  # pixels between the cells of a still image
 SHEET_COLUMNS = 8
 
 
 def tile(images: Sequence[np.ndarray], columns: int, separator: int = 0) -> np.ndarray:
-    """Images of one size, uint8 [H,W,3], as one, row after row; image i is in row i // columns.
+    """Return one image that shows images of one size, uint8 [H, W, 3], row by row; image i is in row i // columns.
 
-    Cells past the last image are black; `separator` is the width in pixels of white lines between the cells.
+    Cells after the last image are black; `separator` is the width in pixels of the white lines between cells.
     """
     height, width = images[0].shape[:2]
     rows = math.ceil(len(images) / columns)
@@ -35,16 +35,16 @@ def tile(images: Sequence[np.ndarray], columns: int, separator: int = 0) -> np.n
 
 
 def square_columns(count: int) -> int:
-    """Columns that make a grid of `count` cells about square."""
+    """Return the number of columns that makes a grid of `count` cells about square."""
     return math.ceil(math.sqrt(count))
 
 
-class VideoGrid(Sequence):
-    """Clips side by side as one clip; a frame is put together when it is asked for.
+class VideoGrid(Sequence[np.ndarray]):
+    """Clips side by side as one clip, whose frames are composed on access.
 
     Args:
-        clips: of equal lengths and frame sizes.
-        columns: clips per row; clip i is in row i // columns. Cells past the last clip are black.
+        clips: clips of equal length and frame size.
+        columns: clips per row; clip i is in row i // columns. Cells after the last clip are black.
     """
 
     def __init__(self, clips: Sequence[Clip], columns: int) -> None:
@@ -55,16 +55,24 @@ class VideoGrid(Sequence):
     def __len__(self) -> int:
         return len(self.clips[0])
 
-    def __getitem__(self, t: int) -> np.ndarray:
-        """Frame t, uint8 [rows*H, columns*W, 3]."""
+    def __getitem__(self, t: int) -> np.ndarray:  # type: ignore[override] # slices are not supported
+        """Return frame t, uint8 [rows*H, columns*W, 3]."""
         return tile([clip[t] for clip in self.clips], self.columns)
 
 
 def sheet(clips: Sequence[Clip], columns: int = SHEET_COLUMNS, separator: int = SEPARATOR) -> np.ndarray:
-    """Clips as one still image: a row per clip, evenly spaced frames from the first to the last along it.
+    """Return a still image with one row per clip: evenly spaced frames from its first to its last.
 
-    columns: frames shown of a clip, all of them if it has fewer. separator: width in pixels of the white lines between
-    the cells. Returns uint8 [H',W',3].
+    Args:
+        clips: clips of equal length and frame size.
+        columns: frames per clip; all frames if a clip has fewer.
+        separator: width in pixels of the white lines between cells.
+
+    Returns:
+        uint8 [H', W', 3].
+
+    Raises:
+        ValueError: `columns` is less than 1, or `separator` is negative.
     """
     if columns < 1 or separator < 0:
         raise ValueError(f"a sheet needs columns >= 1 and separator >= 0, not {columns} and {separator}")
@@ -75,24 +83,24 @@ def sheet(clips: Sequence[Clip], columns: int = SHEET_COLUMNS, separator: int = 
 
 
 def time_slice(clip: Clip, row: int) -> np.ndarray:
-    """The x-t slice: one row of pixels over time, the first frame's at the top. Returns uint8 [T,W,3]."""
+    """Return the x-t slice of a clip, uint8 [T, W, 3]: one row of pixels over time, with the first frame on top."""
     return np.stack([clip[t][row] for t in range(len(clip))])
 
 
 def video_grid(frames: torch.Tensor, columns: int | None = None) -> VideoGrid:
-    """Clips [N,T,3,H,W], uint8 or float in [-1, 1], side by side; about square unless `columns` is given."""
+    """Return clips [N, T, 3, H, W], uint8 or float in [-1, 1], side by side; about square unless `columns` is set."""
     clips = _clips(frames)
     return VideoGrid(clips, square_columns(len(clips)) if columns is None else columns)
 
 
 def contact_sheet(frames: torch.Tensor, columns: int = SHEET_COLUMNS, separator: int = SEPARATOR) -> np.ndarray:
-    """`sheet` of clips [N,T,3,H,W], uint8 or float in [-1, 1]."""
+    """Return the `sheet` of clips [N, T, 3, H, W], uint8 or float in [-1, 1]."""
     return sheet(_clips(frames), columns, separator)
 
 
-def _clips(frames: torch.Tensor) -> np.ndarray:
-    """[N,T,3,H,W], uint8 or float, as uint8 [N,T,H,W,3] in host memory."""
+def _clips(frames: torch.Tensor) -> list[np.ndarray]:
+    """Return [N, T, 3, H, W], uint8 or float, as N arrays uint8 [T, H, W, 3] in host memory."""
     clips = torch.as_tensor(frames).detach()
     if clips.ndim != 5 or clips.shape[2] != 3 or 0 in clips.shape:
         raise ValueError(f"clips must be [N,T,3,H,W] with at least one frame, not {list(clips.shape)}")
-    return (clips if clips.dtype == torch.uint8 else to_uint8(clips)).permute(0, 1, 3, 4, 2).cpu().numpy()
+    return list((clips if clips.dtype == torch.uint8 else to_uint8(clips)).permute(0, 1, 3, 4, 2).cpu().numpy())

@@ -1,4 +1,4 @@
-"""Latents that follow from a seed, and the times of the frames of a clip."""
+"""Latents determined by a seed, and the times of a clip's frames."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from digan.randomness import Phase, stream
 
 
 def seeded_latents(z_dim: int, seed: int, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Content and motion vectors of samples `indices`: sample i is the same whatever else is drawn.
+    """Return the content and motion vectors of samples `indices`; sample i depends on (seed, i) alone.
 
     Returns:
         (z_content, z_motion), each float32 [N, z_dim], standard normal, on the CPU.
@@ -21,13 +21,16 @@ def seeded_latents(z_dim: int, seed: int, indices: Sequence[int]) -> tuple[torch
 
 
 def clip_times(frames: int, t0: float = 0.0, t1: float = 1.0) -> torch.Tensor:
-    """Times of the frames of a clip, float32 [frames]: evenly spaced, both ends included; `t0` alone for one frame."""
+    """Return a clip's frame times, float32 [frames]: evenly spaced from t0 to t1, or t0 for a single frame."""
     return torch.linspace(t0, t1, frames)
 
 
 def paced_times(frames: int, span: int) -> torch.Tensor:
-    """Times of `frames` frames at the pace of training clips of `span` frames, float32 [frames]: 0, 1/(span-1), ...
+    """Return times 0, 1/(span-1), ... of `frames` frames at the pace of training clips of `span` frames.
 
-    So generated clips of any length move as fast as real ones of that length; what is longer than `span` extrapolates.
+    Generated clips of any length then move as fast as real ones of that length; frames past `span` extrapolate.
+
+    Returns:
+        float32 [frames].
     """
     return torch.arange(frames) / max(span - 1, 1)

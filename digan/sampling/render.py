@@ -1,4 +1,4 @@
-"""Videos from a generator: seeded latents, rendering in bounded memory, and sets of fakes for metrics."""
+"""Rendering a generator's clips in bounded memory, for files and for metrics."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from digan.sampling.clip_plan import ClipPlan
 from digan.sampling.latents import seeded_latents
 from digan.sampling.media import to_uint8
 
-RENDER_MEMORY = 512 << 20  # bytes that one rendering may take beyond its output
+RENDER_MEMORY = 512 << 20  # bytes that one rendering may use beyond its output
 
 
 def clip_frames(
     inr: fi.INR, grid: fi.Grid, *, dtype: torch.dtype | None = None, memory: int = RENDER_MEMORY
 ) -> Iterator[torch.Tensor]:
-    """The frames of one clip, one after the other, in bounded memory.
+    """Render the frames of one clip one by one, in bounded memory.
 
     Args:
-        inr: a clip (N = 1) at T times, made without gradients.
+        inr: a clip (N = 1) at T times, computed without gradients.
         grid: the base grid, see `Generator.grid`.
-        dtype: compute type of the matrix products, None for float32.
-        memory: bytes that rendering may take beyond a frame.
+        dtype: compute type of the matrix products; None for float32.
+        memory: bytes that rendering may use beyond a frame.
 
     Returns:
-        An iterator over T frames, uint8 [H, W, 3] on the CPU. Errors of `fi.render_chunks` are raised by the call.
+        An iterator over T frames, uint8 [H, W, 3] on the CPU.
+
+    Raises:
+        ValueError: the INR holds several clips, or `fi.render_chunks` refuses the call; raised by the call itself, not
+            by the iterator.
     """
     if inr.batch != 1:
         raise ValueError(f"clip_frames renders one clip, not {inr.batch}.")
-    chunks = fi.render_chunks(inr, grid, memory=memory, dtype=dtype)  # each [1,3,H,W]
+    chunks = fi.render_chunks(inr, grid, memory=memory, dtype=dtype)  # each [1, 3, H, W]
     return (to_uint8(frame[0]).permute(1, 2, 0).contiguous().cpu() for frame in chunks)
 
 
@@ -48,16 +52,18 @@ def sample_clips(
     dtype: torch.dtype | None = None,
     memory: int = RENDER_MEMORY,
 ) -> torch.Tensor:
-    """Renders clips one after the other, so that memory does not grow with their number.
+    """Render clips one by one, so that working memory does not grow with their number.
 
     Args:
-        z_content, z_motion: [N, z_dim].
+        g: the generator.
+        z_content: [N, z_dim].
+        z_motion: [N, z_dim].
         times: [T], shared by all clips; 0 to 1 is the span of the training clips.
         labels: int64 [N] for a conditional generator.
         psi: truncation; 1 is none.
         resolution: pixels per side; the training resolution if None.
-        dtype: compute type of the matrix products, None for float32.
-        memory: bytes that rendering may take beyond the clips.
+        dtype: compute type of the matrix products; None for float32.
+        memory: bytes that rendering may use beyond the clips.
 
     Returns:
         uint8 [N, T, 3, R, R] on the CPU.
@@ -66,30 +72,30 @@ def sample_clips(
     grid = g.grid(resolution)
     clips = []
     for i in range(len(z_content)):
-        one = slice(i, i + 1)
+        clip = slice(i, i + 1)
         inr = g.inr(
-            z_content[one].to(device),
-            z_motion[one].to(device),
+            z_content[clip].to(device),
+            z_motion[clip].to(device),
             times.to(device)[None],
-            None if labels is None else labels[one].to(device),
+            None if labels is None else labels[clip].to(device),
             psi=psi,
         )
-        clips.append(torch.stack(list(clip_frames(inr, grid, dtype=dtype, memory=memory))))  # [T,R,R,3]
+        clips.append(torch.stack(list(clip_frames(inr, grid, dtype=dtype, memory=memory))))  # [T, R, R, 3]
     side = grid.height * (g.config.resolution // g.config.base_resolution)
     stacked = torch.stack(clips) if clips else torch.empty(0, len(times), side, side, 3, dtype=torch.uint8)
     return stacked.permute(0, 1, 4, 2, 3).contiguous()
 
 
 class GeneratedClips:
-    """A set of `count` generated clips, addressed by index, for metrics.
+    """A set of `count` generated clips for metrics, rendered when `batch` is called.
 
     Args:
         g: the generator.
         count: number of clips.
-        times: [T], of the frames of a clip.
-        seed: clip i depends on (seed, i) alone.
-        labels: int64 [n], of the reals, for a conditional generator; dealt out in an order that follows from the seed.
-        frame_indices: the frames of a clip that are made, all if None.
+        times: [T], times of a clip's frames.
+        seed: clip i depends on (seed, i) alone, given the labels.
+        labels: int64 [n], labels of the real clips, for a conditional generator; used in turn, shuffled by the seed.
+        frame_indices: the frames of a clip to render; all if None.
         psi: truncation; 1 is none.
         resolution: pixels per side; the training resolution if None.
     """
@@ -109,7 +115,7 @@ class GeneratedClips:
         self.g, self.count, self.seed, self.psi, self.resolution = g, count, seed, psi, resolution
         self.frame_indices = range(len(times)) if frame_indices is None else frame_indices
         self.times = times[list(self.frame_indices)]
-        # Labels of a data set are sorted: the first ones alone would be of the first classes.
+        # A data set's labels are sorted by class: without shuffling, few clips would cover the first classes only.
         order = None if labels is None else torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
         self.labels = None if labels is None else labels[order]
 
@@ -117,24 +123,24 @@ class GeneratedClips:
         return self.count
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """uint8 [n, T, 3, R, R], T the number of `frame_indices`."""
+        """Return clips as uint8 [n, T, 3, R, R], where T is the number of `frame_indices`."""
         z_content, z_motion = seeded_latents(self.g.config.z_dim, self.seed, indices)
         labels = None if self.labels is None else self.labels[[i % len(self.labels) for i in indices]]
         return sample_clips(self.g, z_content, z_motion, self.times, labels, psi=self.psi, resolution=self.resolution)
 
 
 class Sampler:
-    """Renders clips of a generator, each as a batch of its own: a clip is the same whatever else is made.
+    """Render clips of a generator, each in a batch of its own, so that no clip depends on which others are rendered.
 
     Args:
-        g: the generator, in evaluation mode on the device where it shall run.
-        times: [T], of the frames of every clip.
-        grid: base grid of the frames, see `Generator.grid`; its region is the window that is seen.
+        g: the generator, in evaluation mode on the device to render on.
+        times: [T], times of every clip's frames.
+        grid: base grid of the frames, see `Generator.grid`; its region is the visible window.
         seed: sample i has the latents of (seed, i).
-        classes: for a conditional generator; sample i is of classes[i % len(classes)].
+        classes: for a conditional generator; sample i has class classes[i % len(classes)].
         psi: truncation; 1 is none.
-        dtype: compute type of the matrix products, None for float32.
-        memory: bytes that rendering may take.
+        dtype: compute type of the matrix products; None for float32.
+        memory: bytes that rendering may use beyond a frame.
     """
 
     def __init__(
@@ -161,30 +167,34 @@ class Sampler:
         return self.grid.height * scale, self.grid.width * scale
 
     def label(self, index: int) -> int | None:
-        """The class of a sample; None for an unconditional generator."""
+        """Return the class of a sample; None for an unconditional generator."""
         return self.classes[index % len(self.classes)] if self.g.config.num_classes else None
 
     def frames(self, plan: ClipPlan) -> Iterator[torch.Tensor]:
-        """The frames of a clip one after the other, T of uint8 [H, W, 3] on the CPU.
+        """Render the frames of a clip one by one.
 
-        Raises ValueError, by the call, where not even a row of pixels fits into `memory`.
+        Returns:
+            An iterator over T frames, uint8 [H, W, 3] on the CPU.
+
+        Raises:
+            ValueError: not even one row of pixels fits into `memory`; raised by the call, not by the iterator.
         """
         return clip_frames(self.inr(plan), self.grid, dtype=self.dtype, memory=self.memory)
 
     @torch.no_grad()
     def inr(self, plan: ClipPlan) -> fi.INR:
-        """The clip as a function of (x, y), at the times of this sampler.
+        """Return the clip as a function of (x, y), at the times of this sampler.
 
-        Contents are mixed in w and not in z: w is what the weights are affine in, so steps of equal size change the
-        picture evenly, and contents of different classes have a way between them.
+        Contents are interpolated in w and not in z: the weights are affine in w, so even steps change the image evenly,
+        and contents of different classes can be interpolated too.
         """
         first, second = (self._w(index) for index in plan.contents)
-        w = first.lerp(second, plan.mix)  # [1,w_dim]; exact at both ends
+        w = first.lerp(second, plan.mix)  # [1, w_dim]; exact at both ends
         z_motion = seeded_latents(self.g.config.z_dim, self.seed, [plan.motion])[1].to(self.device)
         return self.g.inr_from_slots(self.g.broadcast(w), z_motion, self.times)
 
     def _w(self, index: int) -> torch.Tensor:
-        """W of a sample's content, [1, w_dim]."""
+        """Return the w of a sample's content, [1, w_dim]."""
         z_content = seeded_latents(self.g.config.z_dim, self.seed, [index])[0].to(self.device)
         label = self.label(index)
         labels = None if label is None else torch.tensor([label], device=self.device)

@@ -1,4 +1,4 @@
-"""The files that are made of rendered clips: one clip alone, or several as a grid."""
+"""Writing rendered clips to files: one clip alone, or several as a grid."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where and how clips are written.
+    """Where and in which formats clips are written.
 
     Args:
-        folder: where the files go.
+        folder: folder of the files.
         formats: keys of `FORMATS`.
         fps: frames per second of mp4 and gif.
-        slice_row: which row of pixels an x-t slice is of: 0 is the top, 1 the bottom.
+        slice_row: the row of pixels that an x-t slice shows: 0 is the top, 1 the bottom.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class Outputs:
     slice_row: float = 0.5
 
     def write(self, name: str, clips: Sequence[Clip], columns: int = 1) -> list[Path]:
-        """Writes clips of one shape in all formats, side by side in `columns` columns; returns the files."""
+        """Write clips of one shape in all formats, side by side in `columns` columns, and return the files."""
         moving = clips[0] if len(clips) == 1 else VideoGrid(clips, columns)
         files = []
         for kind in self.formats:

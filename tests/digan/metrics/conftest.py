@@ -1,4 +1,4 @@
-"""Clips, and modules that stand in for the detectors of the field."""
+"""Stand-ins for the published detectors."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import torch
 
 
 class SmallI3D(torch.nn.Module):
-    """Channel means of the first frames, times a scale, repeated to the outputs of an I3D."""
+    """Scaled channel means of the first frames, repeated to an I3D's number of outputs."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class SmallI3D(torch.nn.Module):
 
 
 class SmallC3D(torch.nn.Module):
-    """101 numbers that depend on the colours of the first frames: logits, or their softmax."""
+    """101 outputs that depend on the colours of the first frames: logits, or their softmax."""
 
     def __init__(self, logits: bool = False) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class SmallC3D(torch.nn.Module):
 
 
 class SmallInception(torch.nn.Module):
-    """The channel means of a frame, repeated to the outputs of an Inception-v3."""
+    """Channel means of a frame, repeated to an Inception-v3's number of outputs."""
 
     def forward(self, x: torch.Tensor, return_features: bool = False):
         assert return_features
@@ -45,7 +45,7 @@ class SmallInception(torch.nn.Module):
 
 @pytest.fixture
 def save_script(tmp_path):
-    """Saves a module as TorchScript and returns its path."""
+    """Save a module as TorchScript and return its path."""
 
     def save(module: torch.nn.Module, name: str = "detector.pt") -> str:
         with warnings.catch_warnings():
@@ -58,7 +58,7 @@ def save_script(tmp_path):
 
 @pytest.fixture
 def detector_file(save_script):
-    """Saves a small stand-in for a kind of detector; options go to its module."""
+    """Save a stand-in for a kind of detector and return its path; options are passed to its module."""
     modules = {"i3d": SmallI3D, "c3d": SmallC3D, "inception": SmallInception}
 
     def make(kind: str, name: str | None = None, **options) -> str:

@@ -1,4 +1,4 @@
-"""One number for two sets of clips, however the work is cut up."""
+"""`compute` gives one value for two sets of clips, whatever the batches, processes and caches."""
 
 import itertools
 import json
@@ -31,25 +31,25 @@ def random_clips(count: int, frames: int = 4, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (count, frames, 3, 8, 8), generator=generator, dtype=torch.uint8)
 
 
-class Counted:
-    """A source that remembers what it was asked for."""
+class RecordingSource:
+    """A source that records the indices of each batch."""
 
     def __init__(self, clips: torch.Tensor) -> None:
-        self.clips, self.asked = clips, []
+        self.clips, self.requests = clips, []
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def batch(self, indices):
-        self.asked.append(list(indices))
+        self.requests.append(list(indices))
         return self.clips[indices]
 
     def indices(self) -> list[int]:
-        return list(itertools.chain(*self.asked))
+        return list(itertools.chain(*self.requests))
 
 
 class MeanFeatures:
-    """A stand-in for a detector: five exact features, the means of the first frames."""
+    """A stand-in for a detector with five exact features: channel means of the first frames."""
 
     name, dim = "means", 5
 
@@ -58,7 +58,7 @@ class MeanFeatures:
 
 
 class Classes:
-    """A stand-in for a classifier: probabilities that depend on the colour of the first frame."""
+    """A stand-in for a classifier whose probabilities depend on the colour of the first frame."""
 
     name, dim = "classes", 3
 
@@ -67,7 +67,7 @@ class Classes:
 
 
 class FrameMeans:
-    """A stand-in for a detector of single frames: their mean colours."""
+    """A stand-in for a detector of single frames, which returns their mean colours."""
 
     name, dim, per_frame = "frame-means", 3, True
 
@@ -91,24 +91,24 @@ def test_sources_sequences_and_tensors_agree():
         compute("kvd6_4f", real, fake, detector=MeanFeatures(), batch=batch)["value"]
         for real, fake, batch in [
             (reals, fakes, 16),
-            (Counted(reals), Counted(fakes), 4),
+            (RecordingSource(reals), RecordingSource(fakes), 4),
             (list(reals), [clip.numpy() for clip in fakes], 1),
         ]
     ]
     assert values[0] == values[1] == values[2] != 0
 
 
-def test_batches_are_bounded_and_progress_is_told():
-    reals, fakes, told = Counted(random_clips(7)), Counted(random_clips(4)), []
-    compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), batch=3, progress=lambda *p: told.append(p))
-    assert reals.asked == [[0, 1, 2], [3, 4, 5], [6]]
-    assert fakes.asked == [[0, 1, 2], [3]]
-    assert told == [(3, 11), (6, 11), (7, 11), (10, 11), (11, 11)]
+def test_batches_are_bounded_and_progress_is_reported():
+    reals, fakes, reports = RecordingSource(random_clips(7)), RecordingSource(random_clips(4)), []
+    compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), batch=3, progress=lambda *p: reports.append(p))
+    assert reals.requests == [[0, 1, 2], [3, 4, 5], [6]]
+    assert fakes.requests == [[0, 1, 2], [3]]
+    assert reports == [(3, 11), (6, 11), (7, 11), (10, 11), (11, 11)]
 
 
-def test_larger_sets_are_drawn_from_by_seed():
+def test_subset_of_a_larger_set_depends_on_the_seed():
     def drawn(seed: int) -> list[int]:
-        reals = Counted(random_clips(50))
+        reals = RecordingSource(random_clips(50))
         result = compute("kvd8_4f", reals, random_clips(8), detector=MeanFeatures(), seed=seed)
         assert result["n_real"] == 8
         return reals.indices()
@@ -123,12 +123,12 @@ def test_subsampling_reads_every_sth_frame():
     result = compute("rfvd6_7f_subsample3f", reals, fakes)
     assert result["value"] == compute("rfvd6_3f", reals[:, [0, 3, 6]], fakes[:, [0, 3, 6]])["value"]
 
-    chosen = Counted(fakes[:, [0, 3, 6]])
-    chosen.frame_indices = parse("rfvd6_7f_subsample3f").frame_indices
-    assert compute("rfvd6_7f_subsample3f", reals, chosen)["value"] == result["value"]
+    subsampled = RecordingSource(fakes[:, [0, 3, 6]])
+    subsampled.frame_indices = parse("rfvd6_7f_subsample3f").frame_indices
+    assert compute("rfvd6_7f_subsample3f", reals, subsampled)["value"] == result["value"]
 
 
-def test_fid_looks_at_every_frame():
+def test_fid_uses_every_frame():
     reals, fakes = random_clips(6), random_clips(5, seed=1)
     result = compute("fid8_4f", reals, fakes, detector=FrameMeans(), batch=4)
     frames = [clips.float().mean((3, 4)).flatten(0, 1) for clips in (reals, fakes)]
@@ -139,7 +139,7 @@ def test_fid_looks_at_every_frame():
     assert halved["value"] == pytest.approx(frechet_distance(*frames), rel=1e-6)
 
 
-def test_inception_score_looks_at_the_fakes_alone():
+def test_inception_score_uses_the_fakes_only():
     fakes = random_clips(40)
     result = compute("isv40_4f", None, fakes, detector=Classes(), splits=4, seed=3)
     value, deviation = inception_score(Classes()(fakes), 4, seed=3)
@@ -149,7 +149,7 @@ def test_inception_score_looks_at_the_fakes_alone():
     assert compute("isv40_4f", random_clips(6, seed=1), fakes, detector=Classes(), splits=4, seed=3)["value"] == value
 
 
-def test_detector_files_go_to_their_metrics(detector_file):
+def test_each_metric_uses_its_kind_of_detector_file(detector_file):
     files = {kind: detector_file(kind) for kind in ("i3d", "c3d", "inception")}
     reals, fakes = random_clips(12), random_clips(12, seed=1)
     for name, kind in [("fvd12_4f", "i3d"), ("kvd12_4f", "i3d"), ("isv12_4f", "c3d"), ("fid12_4f", "inception")]:
@@ -173,7 +173,7 @@ def test_trials_are_runs_of_successive_seeds():
     assert (repeated["trials"], repeated["seed"], repeated["n_real"], repeated["n_fake"]) == (4, 5, 8, 8)
 
 
-def test_one_trial_has_no_deviation():
+def test_one_trial_has_no_standard_deviation():
     reals, fakes = random_clips(6), random_clips(6, seed=1)
     plain = compute("kvd6_4f", reals, fakes, detector=MeanFeatures())
     one = compute("kvd6_4f", reals, fakes, detector=MeanFeatures(), trials=1)
@@ -182,33 +182,33 @@ def test_one_trial_has_no_deviation():
     assert not {"std", "values", "trials"} & plain.keys()
 
 
-def test_trials_look_at_a_clip_once():
-    reals, fakes, told = Counted(random_clips(20)), Counted(random_clips(6, seed=1)), []
-    compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), trials=5, progress=lambda *p: told.append(p))
-    asked = reals.indices()
-    assert len(set(asked)) == len(asked) <= 20
+def test_trials_read_each_clip_once():
+    reals, fakes, reports = RecordingSource(random_clips(20)), RecordingSource(random_clips(6, seed=1)), []
+    compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), trials=5, progress=lambda *p: reports.append(p))
+    indices = reals.indices()
+    assert len(set(indices)) == len(indices) <= 20
     assert fakes.indices() == list(range(6))
-    assert told[-1] == (len(asked) + 6,) * 2
+    assert reports[-1] == (len(indices) + 6,) * 2
 
 
-def test_fakes_of_a_function_are_new_in_every_trial():
-    made = []
+def test_a_function_makes_new_fakes_for_every_trial():
+    sources = []
 
-    def fakes(seed: int) -> Counted:
-        made.append(Counted(random_clips(6, seed=seed)))
-        return made[-1]
+    def fakes(seed: int) -> RecordingSource:
+        sources.append(RecordingSource(random_clips(6, seed=seed)))
+        return sources[-1]
 
     reals = random_clips(6, seed=100)
     result = compute("kvd6_4f", reals, fakes, detector=MeanFeatures(), seed=7, trials=3)
-    wanted = [compute("kvd6_4f", reals, random_clips(6, seed=s), detector=MeanFeatures())["value"] for s in (7, 8, 9)]
-    assert result["values"] == wanted
-    assert [source.indices() for source in made] == [list(range(6))] * 3
-    assert compute("kvd6_4f", reals, fakes, detector=MeanFeatures(), seed=8)["value"] == wanted[1]
+    expected = [compute("kvd6_4f", reals, random_clips(6, seed=s), detector=MeanFeatures())["value"] for s in (7, 8, 9)]
+    assert result["values"] == expected
+    assert [source.indices() for source in sources] == [list(range(6))] * 3
+    assert compute("kvd6_4f", reals, fakes, detector=MeanFeatures(), seed=8)["value"] == expected[1]
 
 
 def test_equal_trials_warn():
     reals, fakes = random_clips(8), random_clips(8, seed=1)
-    with pytest.warns(UserWarning, match="all 3 trials of kvd8_4f look at the same clips"):
+    with pytest.warns(UserWarning, match="all 3 trials of kvd8_4f use the same clips"):
         assert compute("kvd8_4f", reals, fakes, detector=MeanFeatures(), trials=3)["std"] == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -218,7 +218,7 @@ def test_equal_trials_warn():
 
 
 def run_processes(world: int, work) -> list:
-    """Call work(rank, gather) in `world` threads, with a gather that exchanges among them."""
+    """Call work(rank, gather) in `world` threads, with a gather that exchanges tensors between them."""
     barrier, shared, results = threading.Barrier(world, timeout=20), [None] * world, [None] * world
 
     def gather_of(rank: int):
@@ -248,13 +248,13 @@ def run_processes(world: int, work) -> list:
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
-def test_processes_give_the_number_of_one(world, tmp_path):
+def test_several_processes_agree_with_one(world, tmp_path):
     reals, fakes = random_clips(7), random_clips(5, seed=1)
     one = compute("fvd8_4f", reals, fakes, detector=MeanFeatures())
 
     def work(rank: int, gather):
         shared = dict(detector=MeanFeatures(), rank=rank, world=world, gather=gather)
-        sources = Counted(reals), Counted(fakes)
+        sources = RecordingSource(reals), RecordingSource(fakes)
         result = compute("fvd8_4f", *sources, cache=tmp_path, cache_key="reals", **shared)
         return result, sources
 
@@ -264,7 +264,7 @@ def test_processes_give_the_number_of_one(world, tmp_path):
         assert sources[0].indices() == list(range(7))[rank::world]
     for result, sources in run_processes(world, work):
         assert result["value"] == one["value"]
-        assert sources[0].asked == []
+        assert sources[0].requests == []
 
 
 @pytest.mark.parametrize("world", [2, 5])
@@ -274,7 +274,7 @@ def test_processes_give_the_number_of_one(world, tmp_path):
     ids=["kvd", "fid", "isv"],
 )
 @pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "made"])
-def test_processes_give_the_trials_of_one(world, name, extractor, drawn, tmp_path):
+def test_trials_of_several_processes_agree_with_one(world, name, extractor, drawn, tmp_path):
     reals = random_clips(9)
 
     def fakes(seed: int) -> torch.Tensor:
@@ -292,8 +292,8 @@ def test_processes_give_the_trials_of_one(world, name, extractor, drawn, tmp_pat
     assert len(set(one["values"])) == 3
 
 
-def test_cache_of_one_process_is_not_used_alone(tmp_path):
-    """With separate disks one process may find the cache and another not: all must then compute."""
+def test_cache_is_used_only_if_all_processes_have_it(tmp_path):
+    """With separate disks, one process may have the cache and another may not: all must then compute."""
     reals, fakes = random_clips(6), random_clips(6, seed=1)
     one = compute("fvd8_4f", reals, fakes, detector=MeanFeatures(), cache=tmp_path / "0", cache_key="reals")
 
@@ -304,11 +304,11 @@ def test_cache_of_one_process_is_not_used_alone(tmp_path):
     assert [result["value"] for result in run_processes(2, work)] == [one["value"]] * 2
 
 
-def test_cache_serves_the_same_question_only(tmp_path):
+def test_cache_is_used_only_for_the_same_features(tmp_path):
     reals, fakes = random_clips(9, frames=6), random_clips(9, frames=6, seed=1)
 
     def computes_reals(name: str, key: str = "reals", seed: int = 0, trials: int | None = None) -> bool:
-        source = Counted(reals[:, : parse(name).frames])
+        source = RecordingSource(reals[:, : parse(name).frames])
         cached = compute(
             name,
             source,
@@ -323,7 +323,7 @@ def test_cache_serves_the_same_question_only(tmp_path):
             name, source.clips, fakes[:, : parse(name).frames], detector=MeanFeatures(), seed=seed, trials=trials
         )
         assert cached["value"] == plain["value"]
-        return len(source.asked) > 0
+        return len(source.requests) > 0
 
     assert computes_reals("fvd8_4f")
     assert not computes_reals("fvd8_4f")
@@ -334,7 +334,7 @@ def test_cache_serves_the_same_question_only(tmp_path):
     assert computes_reals("fvd8_6f")
     assert computes_reals("fvd8_4f_subsample2f")
     assert computes_reals("rfvd8_4f")
-    assert not computes_reals("kvd8_4f", trials=3)  # together they draw all nine clips, as fvd9_4f did
+    assert not computes_reals("kvd8_4f", trials=3)  # the trials together draw all nine clips, as fvd9_4f did
 
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:20])
@@ -356,11 +356,11 @@ def test_cache_serves_the_same_question_only(tmp_path):
         ),
         ({"fakes": random_clips(6) / 255}, "needs fake clips as uint8"),
         ({"reals": random_clips(1)}, "at least 2 real clips, there are 1"),
-        ({"world": 2}, "2 processes needs a function that gathers"),
+        ({"world": 2}, "over 2 processes needs `gather`"),
         ({"cache": "folder"}, "cache_key"),
         ({"protocol": "isv8_4f"}, "needs the TorchScript C3D"),
         ({"protocol": "fid8_4f", "detector": {"i3d": "i3d.pt"}}, "needs the TorchScript Inception-v3"),
-        ({"protocol": "isv8_4f", "detector": MeanFeatures(), "splits": 2}, "rows that sum to 1"),
+        ({"protocol": "isv8_4f", "detector": MeanFeatures(), "splits": 2}, "non-negative and sum to 1"),
         ({"protocol": "isv8_4f", "detector": Classes(), "splits": 7}, "at least 7 clips, there are 6"),
         ({"trials": 0}, "--trials 0 must be at least 1"),
         ({"reals": None}, "rfvd8_4f compares with real clips; give them with --data"),
@@ -383,7 +383,7 @@ def test_cache_serves_the_same_question_only(tmp_path):
         "name",
     ],
 )
-def test_what_cannot_be_computed_gets_a_sentence(options, message):
+def test_bad_arguments_are_refused(options, message):
     arguments = {"protocol": "rfvd8_4f", "reals": random_clips(6), "fakes": random_clips(6), **options}
     with pytest.raises(MetricError, match=message):
         compute(**arguments)

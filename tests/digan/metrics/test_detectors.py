@@ -1,4 +1,4 @@
-"""The user's detector files: how each kind is called, what may be wrong with them, and which metric gets which."""
+"""Detector files: how each kind is called, the errors for wrong files, and which metric uses which file."""
 
 import hashlib
 import shutil
@@ -30,20 +30,20 @@ class OtherSignature(torch.nn.Module):
 
 
 class OnlySixteenFrames(torch.nn.Module):
-    """As a C3D, whose fully connected layers fix the length of a clip."""
+    """Like a C3D, whose fully connected layers fix the length of a clip."""
 
     def forward(self, x: torch.Tensor):
         return (x.float().flatten(3).mean(3).reshape(x.shape[0], 48)[:, :1] * torch.ones(101)).softmax(1)
 
 
-def test_i3d_gets_float_clips_channels_first(detector_file):
+def test_i3d_receives_float_clips_channels_first(detector_file):
     clips = random_clips()
     features = Detector(detector_file("i3d"))(clips)
     assert (features.shape, features.dtype) == ((3, 400), torch.float32)
     assert torch.allclose(features[:, :8], clips[:, :8, 0].float().mean((2, 3)))
 
 
-def test_c3d_returns_probabilities_of_either_kind_of_file(detector_file):
+def test_c3d_returns_probabilities_from_both_kinds_of_file(detector_file):
     clips = random_clips()
     logits = Detector(detector_file("c3d", logits=True), kind="c3d")(clips)
     probabilities = Detector(detector_file("c3d"), kind="c3d")(clips)
@@ -71,11 +71,11 @@ def test_detector_is_named_after_its_content(detector_file, tmp_path):
     assert Detector(path).name.startswith("i3d-")
 
 
-def test_asked_digests_are_held(detector_file):
+def test_required_digests_are_checked(detector_file):
     path = detector_file("i3d")
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # whoever names a digest knows the file
+        warnings.simplefilter("error")  # no warning about the file if its digest was given
         assert Detector(path, sha256=digest).sha256 == digest
         assert Detector(path, sha256=digest[:8].upper()).sha256 == digest
     with pytest.raises(MetricError, match=f"has SHA-256 {digest}, not 00000000; fetch the file again"):
@@ -84,7 +84,7 @@ def test_asked_digests_are_held(detector_file):
         Detector(path, sha256="abc")
 
 
-def test_other_digests_are_refused_before_anything_runs(tmp_path, monkeypatch):
+def test_other_digests_are_refused_before_the_file_runs(tmp_path, monkeypatch):
     path = tmp_path / "i3d.pt"
     path.write_bytes(b"anything")
     monkeypatch.setattr(torch.jit, "load", lambda *args, **options: pytest.fail("the file was opened"))
@@ -92,8 +92,8 @@ def test_other_digests_are_refused_before_anything_runs(tmp_path, monkeypatch):
         Detector(path, sha256="0" * 64)
 
 
-def test_published_files_are_known(detector_file, monkeypatch):
-    """A file with the digest of a kind is taken for that kind without a warning, and refused for another."""
+def test_published_files_are_recognised(detector_file, monkeypatch):
+    """A file with a published digest is accepted for its kind without a warning, and refused for another kind."""
     path = detector_file("i3d")
     with pytest.warns(UserWarning, match="is not the published I3D"):
         Detector(path)
@@ -108,14 +108,14 @@ def test_published_files_are_known(detector_file, monkeypatch):
         Detector(path, kind="inception")
 
 
-def test_published_digests_are_whole():
+def test_published_digests_are_complete():
     digests = [digest for about in DETECTORS.values() for digest in about.sha256]
     assert len(set(digests)) == 2
     assert all(len(bytes.fromhex(digest)) == 32 for digest in digests)
 
 
 def test_check_of_the_i3d(detector_file):
-    # The stand-in finds black and white 255 apart in each of its 400 outputs; this scale makes it the true distance.
+    # Black and white differ by 255 in each of the stand-in's 400 outputs; this scale gives the true distance.
     scale = (module.I3D_CHECK / (400 * 255**2)) ** 0.5
     assert check_i3d(Detector(detector_file("i3d", scale=scale))) == pytest.approx(module.I3D_CHECK, rel=1e-4)
     with pytest.raises(MetricError, match=r"157.36\d apart instead of 151.256; it is not the TorchScript I3D"):
@@ -145,7 +145,7 @@ def write_state_dict(path) -> str:
     ],
     ids=["absent", "address", "html", "damaged", "empty", "state-dict"],
 )
-def test_wrong_files_get_one_sentence(tmp_path, kind, make, message):
+def test_wrong_files_are_refused_in_one_line(tmp_path, kind, make, message):
     with pytest.raises(MetricError, match=message.format(title=DETECTORS[kind].title)) as caught:
         Detector(make(tmp_path / "detector.pt"), kind=kind)
     assert str(caught.value).startswith("--detector ")
@@ -162,13 +162,13 @@ def test_wrong_files_get_one_sentence(tmp_path, kind, make, message):
     ],
     ids=["i3d-outputs", "i3d-signature", "c3d-outputs", "inception-signature"],
 )
-def test_wrong_modules_get_one_sentence(save_script, kind, wrong, message):
+def test_wrong_modules_are_refused_in_one_line(save_script, kind, wrong, message):
     with pytest.raises(MetricError, match=message) as caught:
         Detector(save_script(wrong), kind=kind)
     assert "\n" not in str(caught.value)
 
 
-def test_clips_that_a_detector_cannot_take_get_one_sentence(save_script):
+def test_unsupported_clip_lengths_are_refused(save_script):
     detector = Detector(save_script(OnlySixteenFrames()), kind="c3d")
     assert detector(random_clips()).shape == (3, 101)
     with pytest.raises(MetricError, match=r"failed on clips of 15 frames of 8x8.*called without options"):
@@ -208,10 +208,10 @@ def test_files_of_kinds(values, names, files):
         (["i3d=a.pt"], ["fvd4_16f", "isv16"], "isv16 needs the TorchScript C3D"),
         (["a.pt"], ["fvd4_16f", "kvd4_16f", "isv16"], "KIND=FILE, since fvd4_16f needs i3d and isv16 needs c3d"),
         (["a.pt", "b.pt"], ["fvd4_16f"], "--detector a.pt: say what it is"),
-        (["i3d=a.pt", "i3d=b.pt"], ["fvd4_16f"], "there is a.pt for i3d already"),
+        (["i3d=a.pt", "i3d=b.pt"], ["fvd4_16f"], "i3d already has a.pt"),
     ],
     ids=["none", "one-missing", "unclear", "two-bare", "contradiction"],
 )
-def test_unclear_files_get_a_sentence(values, names, message):
+def test_ambiguous_files_are_refused(values, names, message):
     with pytest.raises(MetricError, match=message):
         detector_files(values, [parse(name) for name in names])

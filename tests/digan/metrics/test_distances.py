@@ -1,4 +1,4 @@
-"""The distances, held to numbers of the official implementation and to those of scipy and scikit-learn."""
+"""The distances against values of the official implementation, and against scipy and scikit-learn."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ OFFICIAL = load_file(Path(__file__).parents[2] / "fixtures" / "metric.safetensor
 
 
 def feature_set(count: int, features: int, seed: int) -> torch.Tensor:
-    """Correlated features of unequal scales [count, features], with a mean that depends on the seed."""
+    """Return correlated features of unequal scales, [count, features], with a mean that depends on the seed."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(features, features, generator=generator) * torch.linspace(0.01, 2, features)
     return torch.randn(count, features, generator=generator) @ mixing + 0.1 * seed
@@ -24,7 +24,7 @@ def feature_set(count: int, features: int, seed: int) -> torch.Tensor:
 
 def by_matrix_root(a: torch.Tensor, b: torch.Tensor) -> float:
     a, b = a.double().numpy(), b.double().numpy()
-    # scikit-learn's covariance is that of a population, divided by n.
+    # scikit-learn computes the population covariance, divided by n.
     cov_a, cov_b = (empirical_covariance(x) * len(x) / (len(x) - 1) for x in (a, b))
     root = scipy.linalg.sqrtm(cov_a @ cov_b).real
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
@@ -40,7 +40,7 @@ def by_kernel_matrices(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_frechet_matches_official():
-    # The official value was computed in float32: it is off by 1.2e-6 from the matrix root in float64.
+    # The official value was computed in float32 and differs by 1.2e-6 from the matrix root in float64.
     assert frechet_distance(OFFICIAL["a"], OFFICIAL["b"]) == pytest.approx(OFFICIAL["frechet"].item(), rel=1e-5)
 
 
@@ -75,16 +75,16 @@ def test_frechet_of_one_feature():
 @pytest.mark.filterwarnings("ignore:the Fréchet distance")
 @pytest.mark.parametrize(("n", "m", "features"), [(10, 10, 50), (2, 100, 50), (3, 70, 8)])
 def test_singular_covariances(n, m, features):
-    """Fewer samples than features: held to the same distance in the span of the samples, where nothing is singular."""
+    """With fewer samples than features, compare with the distance in the span of the samples, which is regular."""
     a, b = feature_set(n, features, 1).double(), feature_set(m, features, 2).double()
     root_a, root_b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
     # tr (C_a C_b)^(1/2) from the eigenvalues of the small matrix K K^T, K = X_a X_b^T.
     small = root_a @ root_b.T
     eigenvalues = torch.linalg.eigvalsh(small @ small.T).clamp(min=0)
-    wanted = (a.mean(0) - b.mean(0)).square().sum() + root_a.square().sum() + root_b.square().sum()
-    wanted = (wanted - 2 * eigenvalues.sqrt().sum()).item()
-    assert frechet_distance(a, b) == pytest.approx(wanted, rel=1e-6)
-    assert frechet_distance(b, a) == pytest.approx(wanted, rel=1e-6)
+    expected = (a.mean(0) - b.mean(0)).square().sum() + root_a.square().sum() + root_b.square().sum()
+    expected = (expected - 2 * eigenvalues.sqrt().sum()).item()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:the Fréchet distance")
@@ -101,7 +101,7 @@ def test_symmetry():
 
 
 def test_kernel_distance_is_unbiased():
-    """Over draws from one distribution it averages to zero; the biased estimate would average to about 4 / n."""
+    """Over draws from one distribution, it averages to zero; the biased estimate would average to about 4 / n."""
     draws = [kernel_distance(*torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(s))) for s in range(400)]
     values = torch.tensor(draws)
     assert abs(values.mean()) < 4 * values.std() / 400**0.5

@@ -1,4 +1,4 @@
-"""The rows of the experiments show what their names say, at the times and sizes that the help promises."""
+"""Each row of an experiment has the clips that its name and the help describe, at the right times and sizes."""
 
 import pytest
 import torch
@@ -21,22 +21,22 @@ def model():
     return Model(Generator(GeneratorConfig(**sizes)).eval(), SPAN)
 
 
-def made(model, times, resolution=32, index=1):
-    """A clip with the latents of sample `index`, uint8 [T,3,R,R]."""
+def rendered(model, times, resolution=32, index=1):
+    """Return a clip with the latents of sample `index`, uint8 [T, 3, R, R]."""
     z = seeded_latents(8, SEED, [index])
     return sample_clips(model.g, *z, torch.tensor(times), resolution=resolution)[0]
 
 
 def rows(model, experiment, metric, resolution=32):
-    """The clip of sample 1 in every row, with the frames that the metric is given."""
+    """Return the clip of sample 1 in every row, with the frames that the metric reads."""
     protocol = parse(metric)
     sources = {name: maker(SEED) for name, maker in experiment.rows(model, protocol, resolution).items()}
     assert all(len(source) == protocol.count for source in sources.values())
     return {name: source.batch([1])[0] for name, source in sources.items()}
 
 
-class Given:
-    """A source of the clips given."""
+class FixedClips:
+    """A source of clips in memory."""
 
     def __init__(self, clips):
         self.clips, self.frame_indices = clips, range(clips.shape[1])
@@ -50,7 +50,7 @@ class Given:
 
 def test_nearest_repeats_pixels():
     clips = torch.randint(0, 256, (2, 3, 3, 4, 4), dtype=torch.uint8)
-    large = Resized(Given(clips), 8, "nearest").batch([1, 0])
+    large = Resized(FixedClips(clips), 8, "nearest").batch([1, 0])
     assert torch.equal(large, clips[[1, 0]].repeat_interleave(2, 3).repeat_interleave(2, 4))
 
 
@@ -59,7 +59,7 @@ def test_smooth_resizing_keeps_constants_and_stays_in_range(mode):
     clips = torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8)
     clips[0, 0] = 77
     clips[0, 1, :, ::2] = 255  # bicubic overshoots at edges
-    large = Resized(Given(clips), 8, mode).batch([0])
+    large = Resized(FixedClips(clips), 8, mode).batch([0])
     assert large.shape == (1, 2, 3, 8, 8)
     assert large.dtype == torch.uint8
     assert large[0, 0].eq(77).all()
@@ -69,29 +69,29 @@ def test_smooth_resizing_keeps_constants_and_stays_in_range(mode):
 
 def test_retimed_frames_are_repeated_or_blended():
     clips = torch.tensor([0, 100, 40], dtype=torch.uint8).view(1, 3, 1, 1, 1).expand(2, 3, 3, 2, 2)
-    values = [Retimed(Given(clips), 5, blend=blend).batch([0])[0, :, 0, 0, 0].tolist() for blend in (True, False)]
+    values = [Retimed(FixedClips(clips), 5, blend=blend).batch([0])[0, :, 0, 0, 0].tolist() for blend in (True, False)]
     assert values[0] == [0, 50, 100, 70, 40]
     assert values[1][::2] == [0, 100, 40]
     assert set(values[1]) == {0, 100, 40}
-    single = Retimed(Given(clips[:, :1] + 9), 4, blend=True).batch([1])
+    single = Retimed(FixedClips(clips[:, :1] + 9), 4, blend=True).batch([1])
     assert single.shape == (1, 4, 3, 2, 2)
     assert single.eq(9).all()
 
 
 def test_plain_clips_are_at_the_pace_of_training(model):
     clip = rows(model, PLAIN, "rfvd4_5f")["generator"]
-    assert torch.equal(clip, made(model, [0.0, 0.5, 1.0, 1.5, 2.0]))
-    some = rows(model, PLAIN, "rfvd4_5f_subsample2f")["generator"]
-    assert torch.equal(some, clip[::2])
+    assert torch.equal(clip, rendered(model, [0.0, 0.5, 1.0, 1.5, 2.0]))
+    subsampled = rows(model, PLAIN, "rfvd4_5f_subsample2f")["generator"]
+    assert torch.equal(subsampled, clip[::2])
 
 
 def test_interpolation_fills_the_time_of_a_training_clip(model):
     clips = rows(model, EXPERIMENTS["interpolate"], "rfvd4_5f")
-    few = made(model, [0.0, 0.5, 1.0])
+    few = rendered(model, [0.0, 0.5, 1.0])
     assert list(clips) == ["generator", "frames blended", "frames repeated"]
-    for clip in clips.values():  # frames that were there are the same in every row
+    for clip in clips.values():  # frames at the original times are the same in every row
         assert torch.equal(clip[::2], few)
-    assert torch.equal(clips["generator"][1], made(model, [0.25])[0])
+    assert torch.equal(clips["generator"][1], rendered(model, [0.25])[0])
     blend = few[:2].float().mean(0)
     assert (clips["frames blended"][1].float() - blend).abs().max() <= 0.5
     with pytest.raises(ConfigError, match="rfvd4_12f"):
@@ -99,23 +99,23 @@ def test_interpolation_fills_the_time_of_a_training_clip(model):
 
 
 @pytest.mark.parametrize(("stride", "frames", "real"), [(4, 64, 1), (4, 32, 2), (1, 64, 1)], ids=str)
-def test_reals_of_an_interpolation_have_its_pace_where_they_can(stride, frames, real):
+def test_reals_of_an_interpolation_use_the_nearest_stride(stride, frames, real):
     assert max(1, round(stride * EXPERIMENTS["interpolate"].pace(16, frames))) == real
     assert EXPERIMENTS["extrapolate"].pace(16, frames) == 1
 
 
-def test_extrapolation_goes_on_where_training_clips_end(model):
+def test_extrapolation_starts_where_training_clips_end(model):
     clips = rows(model, EXPERIMENTS["extrapolate"], "rfvd4_3f")
-    assert torch.equal(clips["from time 0"], made(model, [0.0, 0.5, 1.0]))
-    assert torch.equal(clips["after time 1"], made(model, [1.5, 2.0, 2.5]))
+    assert torch.equal(clips["from time 0"], rendered(model, [0.0, 0.5, 1.0]))
+    assert torch.equal(clips["after time 1"], rendered(model, [1.5, 2.0, 2.5]))
 
 
-def test_upsampling_is_a_denser_grid_beside_resized_frames(model):
+def test_upsampling_compares_a_denser_grid_with_resized_frames(model):
     clips = rows(model, EXPERIMENTS["upsample"], "rfvd4_2f", resolution=64)
-    small = made(model, [0.0, 0.5])
+    small = rendered(model, [0.0, 0.5])
     assert list(clips) == ["nearest", "bilinear", "bicubic", "generator"]
     assert torch.equal(clips["nearest"], small.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert torch.equal(clips["generator"], made(model, [0.0, 0.5], resolution=64))
+    assert torch.equal(clips["generator"], rendered(model, [0.0, 0.5], resolution=64))
     assert not torch.equal(clips["bilinear"], clips["bicubic"])
     with pytest.raises(ConfigError, match="--resolution"):
         rows(model, EXPERIMENTS["upsample"], "rfvd4_2f", resolution=32)

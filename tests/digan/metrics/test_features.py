@@ -1,4 +1,4 @@
-"""The random features: what they respond to, and what they do not depend on."""
+"""The random features: which changes they respond to, and what they are independent of."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
 
 
 def moving_discs(count: int = 24, frames: int = 6, size: int = 32) -> torch.Tensor:
-    """Coloured discs on coloured grounds in straight motion: uint8 [count,frames,3,size,size]."""
+    """Return coloured discs in straight motion on coloured grounds, uint8 [count, frames, 3, size, size]."""
     generator = torch.Generator().manual_seed(5)
     colours = torch.rand(count, 2, 3, 1, 1, 1, generator=generator)
     start, speed = torch.rand(2, count, 2, 1, generator=generator)
@@ -31,7 +31,7 @@ def clips():
 
 @pytest.fixture(scope="module")
 def distance(clips):
-    """Fréchet distance of changed clips from the clips themselves."""
+    """Fréchet distance between changed clips and the original ones."""
     network = RandomFeatures()
     reference = network(clips)
 
@@ -42,28 +42,28 @@ def distance(clips):
 
 
 def test_random_features_are_pinned():
-    """The numbers themselves, of a clip of plain arithmetic: whoever changes them must rename the network."""
+    """Pin the values for a synthetic clip: a change that alters them must also rename the network."""
     assert RandomFeatures.name == "random3d-v2"
     clip = (torch.arange(4 * 3 * 64 * 64) * 7919 // 1000 % 256).to(torch.uint8).view(1, 4, 3, 64, 64)
     features = RandomFeatures()(clip)[0]
-    some = torch.tensor([0.230858, -1.114712, 0.037518, -0.027533, 0.301367, -0.432551, -0.115981, -4.330234])
-    assert torch.allclose(features[::18], some, atol=1e-4)
+    expected = torch.tensor([0.230858, -1.114712, 0.037518, -0.027533, 0.301367, -0.432551, -0.115981, -4.330234])
+    assert torch.allclose(features[::18], expected, atol=1e-4)
     assert features.norm().item() == pytest.approx(22.699453, rel=1e-5)
 
 
-def test_random_features_of_a_clip_depend_on_nothing_else(clips):
+def test_random_features_of_a_clip_do_not_depend_on_its_batch(clips):
     network = RandomFeatures()
     together = network(clips[:3])
     assert (together.shape, together.dtype) == ((3, network.dim), torch.float32)
     assert torch.equal(together, RandomFeatures()(clips[:3]))
     alone = torch.cat([network(clip[None]) for clip in clips[:3]])
-    # Measured: 5e-7; convolutions of other batch sizes sum in another order.
+    # Measured: 5e-7; convolutions sum in another order for another batch size.
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])
 def test_random_features_ignore_the_training_precision(clips, precision):
-    """Callers train under autocast and reduced precision; both are as before afterwards."""
+    """Callers may train under autocast and reduced precision; both settings are restored."""
     plain = RandomFeatures()(clips[:2])
     cudnn, mkldnn = torch.backends.cudnn.conv, torch.backends.mkldnn.conv
     before = cudnn.fp32_precision, mkldnn.fp32_precision
@@ -94,7 +94,7 @@ def test_random_features_order_degradations(clips, distance, weaker, stronger):
     assert distance(stronger(clips)) > 2 * distance(weaker(clips)) + 1e-3
 
 
-def test_direction_alone_changes_its_sign_when_time_runs_backwards(clips):
+def test_only_direction_changes_sign_when_time_is_reversed(clips):
     network = RandomFeatures()
     forwards, backwards = (network(c)[:, -36:].view(-1, 3, 12) for c in (clips, reversed_in_time(clips)))
     assert torch.allclose(backwards[:, :2], forwards[:, :2], atol=1e-4)

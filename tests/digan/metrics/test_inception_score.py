@@ -14,7 +14,7 @@ def probabilities(count: int, classes: int = 101, seed: int = 0) -> torch.Tensor
 
 
 def by_entropy(p: np.ndarray) -> float:
-    """Entropy of the mean less the mean entropy is the mean divergence from the mean."""
+    """The entropy of the mean minus the mean entropy is the mean divergence from the mean."""
     return np.exp(scipy.stats.entropy(p.mean(0)) - scipy.stats.entropy(p, axis=1).mean())
 
 
@@ -42,7 +42,7 @@ def test_splits_match_scipy(count, splits):
 
 
 def test_bounds_are_reached():
-    """Certain and spread over all classes: their number. The same for every clip, however uncertain: 1."""
+    """Certain predictions spread evenly over all classes score their number; equal predictions score 1."""
     certain = torch.eye(7).repeat(5, 1)
     assert inception_score(certain, splits=1)[0] == pytest.approx(7, rel=1e-12)
     assert inception_score(torch.full((20, 7), 1 / 7), splits=2) == pytest.approx((1, 0), abs=1e-7)
@@ -57,13 +57,13 @@ def test_order_of_classes_does_not_matter():
     ("bad", "message"),
     [
         (torch.full((9, 4), 0.25), "at least 10 clips, there are 9"),
-        (torch.full((20, 4), 0.3), "rows that sum to 1"),
-        (torch.tensor([[1.5, -0.5]]).repeat(20, 1), "positive"),
-        (torch.full((20, 4), float("nan")), "positive"),
+        (torch.full((20, 4), 0.3), "non-negative and sum to 1"),
+        (torch.tensor([[1.5, -0.5]]).repeat(20, 1), "must be non-negative"),
+        (torch.full((20, 4), float("nan")), "must be non-negative"),
         (torch.zeros(20), "probabilities"),
     ],
     ids=["few", "sum", "negative", "nan", "shape"],
 )
-def test_other_numbers_are_refused(bad, message):
+def test_other_values_are_refused(bad, message):
     with pytest.raises(MetricError, match=message):
         inception_score(bad)

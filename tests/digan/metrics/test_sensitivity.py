@@ -1,4 +1,4 @@
-"""The table of what a distance responds to: on clips of plain numbers, and that of rfvd on the Sky clips."""
+"""The sensitivity table on synthetic clips, and that of rfvd on the Sky clips."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ class MeanFrames:
         return clips[:, :2].float().mean((3, 4)).flatten(1)
 
 
-def test_changes_keep_shape_and_depend_on_nothing_else(clips):
+def test_changes_keep_shape_and_treat_clips_independently(clips):
     before = clips.clone()
     for name, change in changes(6).items():
         changed = change(clips)
@@ -33,13 +33,13 @@ def test_changes_keep_shape_and_depend_on_nothing_else(clips):
     assert torch.equal(clips, before)
 
 
-def test_blur_and_noise_are_of_their_strength():
+def test_blur_and_noise_have_the_stated_strength():
     grey = torch.full((1, 2, 3, 64, 64), 128, dtype=torch.uint8)
     assert torch.equal(blurred(grey, 2), grey)
     assert noisy(grey, 8).float().std() == pytest.approx(8, rel=0.05)
     point = torch.zeros(1, 1, 3, 65, 65, dtype=torch.uint8)
     point[..., 32, 32] = 255
-    # A Gaussian of deviation 2 has the peak 1 / (8 pi).
+    # A Gaussian with standard deviation 2 peaks at 1 / (8 pi).
     assert blurred(point, 2)[0, 0, 1, 32, 32].item() == pytest.approx(255 / (8 * torch.pi), abs=1)
 
 
@@ -53,25 +53,26 @@ def test_orders_of_frames():
 
 
 def test_halves_share_no_video(clips):
-    """Clips of one video are equal here, so that halves with a video in common would be near each other."""
+    """Clips of one video are equal here, so halves that share a video would be close to each other."""
     videos = torch.arange(12) // 3
     equal = clips[videos * 3]
-    asked = []
+    batch_sizes = []
 
-    class Watched(MeanFrames):
+    class RecordingFrames(MeanFrames):
         def __call__(self, part):
-            asked.append(len(part))
+            batch_sizes.append(len(part))
             return super().__call__(part)
 
-    responses = sensitivity(equal, videos, extractor=Watched(), changed={"same": lambda c: c}, splits=3, batch=5)
+    same = {"same": lambda c: c}
+    responses = sensitivity(equal, videos, extractor=RecordingFrames(), changed=same, splits=3, batch=5)
     assert [(r.change, r.ratio, r.paired) for r in responses] == [("none", 1, 0), ("same", 1, 0)]
-    assert asked == [5, 5, 2] * 2
+    assert batch_sizes == [5, 5, 2] * 2
     by_hand = sensitivity(clips[:4], extractor=MeanFrames(), changed={}, splits=3)
     assert responses[0].distance != pytest.approx(by_hand[0].distance)
 
 
-def test_responses_are_of_the_halves(clips):
-    """A shift of the mean by 50 adds its square for each of 6 features; the covariance stays."""
+def test_responses_measure_distances_between_halves(clips):
+    """A shift of the mean by 50 adds its square for each of 6 features; the covariance does not change."""
     dark = clips // 2
     none, shifted = sensitivity(dark, extractor=MeanFrames(), changed={"brighter": lambda c: c + 50}, splits=20)
     assert shifted.paired * none.distance == pytest.approx(6 * 50**2, rel=1e-5)
@@ -90,25 +91,25 @@ def test_few_videos_are_refused(clips):
         sensitivity(clips, torch.arange(12) % 3)
 
 
-def test_rfvd_responds_to_spoiled_sky_clips(real_data, tmp_path):
-    """Every change is further away than other real clips are, in every split; more of it is further."""
+def test_rfvd_responds_to_degraded_sky_clips(real_data, tmp_path):
+    """In every split, changed clips are further away than other real clips, and stronger changes are further."""
     index = load_index(real_data / "sky", tmp_path, split=None)
     windows = ClipWindows(index, frames=16)
-    some = range(0, len(windows), 2)  # one of the two clips of each video
-    responses = sensitivity(Clips(windows, 64).batch(some), [windows[i][0] for i in some])
+    first_clips = range(0, len(windows), 2)  # one of the two clips of each video
+    responses = sensitivity(Clips(windows, 64).batch(first_clips), [windows[i][0] for i in first_clips])
     print(as_table(responses))
-    found = {r.change: r for r in responses[1:]}
-    assert {name for name, r in found.items() if r.lowest <= 1} == set()
-    # Time runs both ways in clouds that drift to either side; measured: 1.63 and 1.06.
-    assert found["reversed"].ratio > 1.4
+    by_change = {r.change: r for r in responses[1:]}
+    assert {name for name, r in by_change.items() if r.lowest <= 1} == set()
+    # Clouds drift in both directions, so reversed time is less conspicuous; measured: 1.63 and 1.06.
+    assert by_change["reversed"].ratio > 1.4
     assert min(r.paired for r in responses[1:]) > 0.9
-    names = list(found)
+    names = list(by_change)
     for kind in (names[0:3], names[3:6], names[6:9], names[9:12]):
-        weak, middle, strong = (found[name].distance for name in kind)
+        weak, middle, strong = (by_change[name].distance for name in kind)
         assert weak < middle < strong, kind
 
 
-def test_the_table_of_a_folder_is_one_command(real_data, capsys):
+def test_command_prints_the_table_of_a_folder(real_data, capsys):
     assert main([str(real_data / "ucf101"), "--frames", "8"]) == 2  # one video
     assert "at least 4 videos" in capsys.readouterr().err
     assert main([str(real_data / "sky"), "--split", "val", "--frames", "2", "--resolution", "16"]) == 0

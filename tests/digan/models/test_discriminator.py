@@ -27,7 +27,7 @@ def official():
 
 @pytest.fixture(scope="module")
 def networks(official):
-    """The official weights as {"imageD": D_I, "videoD": D_M}."""
+    """Discriminators with the official weights, {"imageD": D_I, "videoD": D_M}."""
     states = official_names.discriminator_states(
         {name.removeprefix("state."): x for name, x in official.items() if name.startswith("state.")}
     )
@@ -39,8 +39,8 @@ def networks(official):
 
 
 @pytest.fixture(scope="module")
-def judged(official, networks):
-    """Inputs that require gradients, and their logits."""
+def evaluated(official, networks):
+    """Inputs that require gradients, and their logits, by network."""
     clip = official["in.clip"].clone().requires_grad_()
     frames = official["in.clip"][:, :6].unflatten(1, (2, 3)).flatten(0, 1).requires_grad_()
     return {"videoD": (clip, networks["videoD"](clip)), "imageD": (frames, networks["imageD"](frames))}
@@ -52,13 +52,13 @@ def test_config_is_read_off_the_shapes(networks):
 
 
 @pytest.mark.parametrize(("network", "name"), [("videoD", "out.video_logits"), ("imageD", "out.image_logits")])
-def test_logits_agree_with_official(official, judged, network, name):
-    assert relative(judged[network][1], official[name]) <= PARITY
+def test_logits_agree_with_official(official, evaluated, network, name):
+    assert relative(evaluated[network][1], official[name]) <= PARITY
 
 
-def test_r1_agrees_with_official(official, networks, judged):
-    motion = squared_gradient(judged["videoD"][1], judged["videoD"][0])
-    image = squared_gradient(judged["imageD"][1], judged["imageD"][0])
+def test_r1_agrees_with_official(official, networks, evaluated):
+    motion = squared_gradient(evaluated["videoD"][1], evaluated["videoD"][0])
+    image = squared_gradient(evaluated["imageD"][1], evaluated["imageD"][0])
     assert relative(motion, official["out.r1_video"]) <= PARITY
     assert relative(image, official["out.r1_image"]) <= PARITY
     (0.5 * motion.mean() + 0.5 * image.mean()).backward()
@@ -83,7 +83,7 @@ def test_resolutions(resolution):
 
 
 class TestHalfPrecision:
-    """bfloat16 on the CPU; what float16 adds is the GPU's."""
+    """bfloat16 on the CPU; float16 needs a GPU."""
 
     def test_only_the_highest_resolutions_are_half(self):
         d = Discriminator(DiscriminatorConfig(resolution=64, channel_base=64, channel_max=8, half_resolutions=2), 3)
@@ -108,7 +108,7 @@ class TestHalfPrecision:
             assert tensor.grad.dtype == torch.float32
             assert tensor.grad.isfinite().all()
 
-    def test_activations_are_clamped_there_alone(self):
+    def test_only_half_precision_activations_are_clamped(self):
         d = Discriminator(TINY, 3)
         x = 1e6 * torch.randn(2, 3, 32, 32)
         outputs = []

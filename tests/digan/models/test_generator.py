@@ -21,7 +21,7 @@ from digan.official import names as official_names
 from digan.run_dir import list_snapshots, snapshot_number, snapshot_path
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "generator_small.safetensors"
-FULL = Path(__file__).parents[4] / "shared" / "parity" / "generator_small.safetensors"  # every pixel, if it is there
+FULL = Path(__file__).parents[4] / "shared" / "parity" / "generator_small.safetensors"  # every pixel, if available
 PARITY = 1e-5  # relative difference in float32; measured: frames 4e-7, gradients below 2e-6
 TINY = GeneratorConfig(resolution=64, z_dim=12, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=1024, channel_max=8)
 
@@ -31,7 +31,7 @@ def relative(a, b):
 
 
 def latents(n, config=TINY, seed=0):
-    """z_content and z_motion."""
+    """Return z_content and z_motion, each [n, z_dim]."""
     return torch.randn(2, n, config.z_dim, generator=torch.Generator().manual_seed(seed)).unbind()
 
 
@@ -52,7 +52,7 @@ def official(request):
 
 @pytest.fixture(scope="module")
 def official_generator(official):
-    """The official weights in our generator."""
+    """A generator with the official weights."""
     state = official_names.generator_state(
         {name.removeprefix("state."): x for name, x in official.items() if name.startswith("state.")}
     )
@@ -86,7 +86,7 @@ def test_default_parameter_count():
 
 
 def test_stages_at_128():
-    """The published table of layers, at 1/32 of its widths."""
+    """The layers match the published table, at 1/32 of its widths."""
     config = GeneratorConfig(z_dim=12, w_dim=8, fourier_dim=128 // 32, channel_base=32768 // 32, channel_max=512 // 32)
     inr = Generator(config).inr(*latents(2), torch.rand(2, 5))
     table = [
@@ -112,7 +112,7 @@ def test_256_adds_a_stage():
 
 
 def test_each_head_reads_its_slot():
-    """The table of slots: layers in order, features with the first layer of their stage, each read-out one slot on."""
+    """Layers use slots in order, features that of their stage's first layer, read-outs that of the next layer."""
     generator = Generator(replace(TINY, resolution=128))
     slots = torch.randn(1, generator.num_slots, 8, requires_grad=True)
     inr = generator.inr_from_slots(slots, torch.randn(1, 12), torch.rand(1, 2))
@@ -162,12 +162,12 @@ class TestTimes:
             alone = tiny(z_content, z_motion, times[:, k : k + 1])
             torch.testing.assert_close(alone[:, 0], together[:, k], rtol=0, atol=1e-5)
 
-    def test_one_list_serves_all_clips(self, tiny):
+    def test_times_may_be_shared_by_all_clips(self, tiny):
         z_content, z_motion = latents(2)
         times = torch.linspace(0, 1, 4)
         assert torch.equal(tiny(z_content, z_motion, times), tiny(z_content, z_motion, times.expand(2, -1)))
 
-    def test_time_beyond_the_clip_goes_on(self, tiny):
+    def test_times_beyond_the_clip_extrapolate(self, tiny):
         z_content, z_motion = latents(1)
         frames = tiny(z_content, z_motion, torch.tensor([1.0, 1.5, 3.0]))
         assert torch.pdist(frames[0].flatten(1)).min() > 1e-3
@@ -205,7 +205,7 @@ class TestGrid:
             tiny.grid(resolution)
 
     def test_denser_and_partial_grids_are_the_same_function(self):
-        # With a single stage no pixel is upsampled, so that a pixel depends on its own coordinates alone.
+        # With a single stage nothing is upsampled, so a pixel depends on its own coordinates only.
         generator = Generator(replace(TINY, resolution=32))
         z_content, z_motion = latents(1)
         inr = generator.inr(z_content, z_motion, torch.tensor([0.3]))
@@ -269,9 +269,9 @@ class TestFiles:
         assert [file.stem.split("-")[-1] for file in until] == ["000399.900", "000400"]
 
     @pytest.mark.parametrize("name", ["no.safetensors", "/nowhere/no.safetensors", "runs/00000/snapshots", "../x"])
-    def test_missing_asks_no_network(self, name, tmp_path, monkeypatch):
+    def test_missing_path_does_not_use_the_network(self, name, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(hub_module, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
+        monkeypatch.setattr(hub_module, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was contacted"))
         with pytest.raises(FileNotFoundError, match=r"does not exist: give .* or owner/name"):
             Generator.from_pretrained(name)
 
@@ -293,7 +293,7 @@ class TestFiles:
 
 
 class Plain(nn.Module, PyTorchModelHubMixin):
-    """The same parameters in a class that the generic mixin reads and writes, as any other project's."""
+    """The same parameters in a class that the generic mixin reads and writes, like another project's."""
 
     def __init__(self, **values):
         super().__init__()
@@ -309,7 +309,7 @@ def assert_same(one, two):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub that is a folder: owner/name holds what lies in tmp_path/hub/owner/name. Returns the log of calls."""
+    """Replace the hub by the folder tmp_path/hub, with repositories owner/name, and return the log of calls."""
     calls = []
 
     def download(repo_id, filename, **options):
@@ -348,7 +348,7 @@ class TestHub:
         assert (again.config, again.metadata) == (TINY, {"clips_seen": 1234})
         assert_same(again, tiny)
         assert_same(Plain.from_pretrained(tmp_path / "g"), tiny)
-        again.save_pretrained(tmp_path / "g")  # over what is there
+        again.save_pretrained(tmp_path / "g")  # overwrites the files
         assert Generator.from_pretrained(tmp_path / "g" / "model.safetensors").metadata == {"clips_seen": 1234}
 
     def test_folder_written_by_the_generic_mixin(self, tmp_path):
@@ -379,13 +379,13 @@ class TestHub:
         tiny.save(tmp_path / "hub/me/sky/model.safetensors")
         assert Generator.from_pretrained("me/sky").config == TINY
 
-    def test_a_local_folder_goes_before_the_hub(self, tiny, hub, tmp_path, monkeypatch):
+    def test_a_local_folder_takes_precedence_over_the_hub(self, tiny, hub, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         tiny.save(tmp_path / "me/sky/network-snapshot-000001.safetensors")
         Generator.from_pretrained("me/sky")
         assert not hub
 
-    def test_without_network_both_possibilities_are_named(self, hub):
+    def test_without_network_the_error_names_path_and_repository(self, hub):
         with pytest.raises(NetworkNotFound) as refusal:
             Generator.from_pretrained("me/sky")
         message = str(refusal.value)

@@ -48,7 +48,7 @@ def test_truncation_moves_towards_average():
     torch.testing.assert_close(mapping(z, psi=0.3), mapping.w_avg + 0.3 * (mapping(z) - mapping.w_avg))
 
 
-def test_average_moves_only_when_told():
+def test_average_moves_only_on_update():
     mapping = Mapping(8, 8, layers=2, lr_mult=0.01, w_avg_beta=0.75).train()
     mapping(torch.randn(4, 8))
     assert torch.equal(mapping.w_avg, torch.zeros(8))
@@ -58,7 +58,7 @@ def test_average_moves_only_when_told():
     torch.testing.assert_close(mapping.w_avg, mean * (1 - 0.75**2))
 
 
-def test_stored_weights_make_up_for_the_learning_rate_multiplier():
+def test_stored_weights_compensate_the_learning_rate_multiplier():
     layer = Mapping(256, 256, layers=1, lr_mult=0.01).layers[0]
     assert layer.weight.std().item() == pytest.approx(100, rel=0.05)
     x = torch.randn(512, 256)

@@ -1,4 +1,4 @@
-"""Clips side by side, as rows of frames, and cut along time."""
+"""Video grids, contact sheets and x-t slices."""
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ def test_video_grid_places_every_clip(columns, shape):
     assert grid.shape == (4, rows * 6, columns * 8, 3)
     for cell in range(rows * columns):
         row, column = divmod(cell, columns)
-        found = grid[:, row * 6 : row * 6 + 6, column * 8 : column * 8 + 8]
-        wanted = clips[cell].permute(0, 2, 3, 1).numpy() if cell < 5 else np.zeros_like(found)
-        assert np.array_equal(found, wanted)
+        actual = grid[:, row * 6 : row * 6 + 6, column * 8 : column * 8 + 8]
+        expected = clips[cell].permute(0, 2, 3, 1).numpy() if cell < 5 else np.zeros_like(actual)
+        assert np.array_equal(actual, expected)
 
 
 def test_grid_reads_a_frame_at_a_time():
@@ -52,8 +52,8 @@ def test_contact_sheet_places_frames():
     assert sheet.shape == (6 + 2 + 6, 8 + 2 + 8 + 2 + 8, 3)
     for row in range(2):
         for column, frame in enumerate([0, 4, 8]):
-            found = sheet[row * 8 : row * 8 + 6, column * 10 : column * 10 + 8]
-            assert np.array_equal(found, clips[row, frame].permute(1, 2, 0).numpy())
+            cell = sheet[row * 8 : row * 8 + 6, column * 10 : column * 10 + 8]
+            assert np.array_equal(cell, clips[row, frame].permute(1, 2, 0).numpy())
     assert (sheet[6:8] == 255).all()
     assert (sheet[:, 8:10] == 255).all()
 

@@ -1,4 +1,4 @@
-"""What is written can be read back: videos, gifs and images."""
+"""Written videos, gifs and images are read back as expected."""
 
 import contextlib
 import ctypes
@@ -37,7 +37,7 @@ def test_video_round_trip(tmp_path, size):
     assert (stream.height, stream.width) == (height + height % 2, width + width % 2)
     assert [time for time, _ in frames] == [0.0, 0.25, 0.5, 0.75, 1.0]
     for (_, pixels), colour in zip(frames, COLOURS.numpy(), strict=True):
-        # The whole picture, padding included: edge replication continues the flat colour.
+        # Compares the whole frame with its padding: edge replication continues the flat colour.
         assert np.abs(pixels.astype(int) - colour).max() <= COLOUR_TOLERANCE
 
 
@@ -106,7 +106,7 @@ def test_same_frames_give_the_same_file(tmp_path, name):
 
 @contextlib.contextmanager
 def memory_filled_with(byte: int):
-    """Memory of the C library holds this byte until it is written, so that reading it before makes a difference."""
+    """Fill allocated memory with this byte, so that reads of uninitialised memory change the result."""
     perturb = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)  # glibc
     perturb(-6, byte)
     try:
@@ -116,14 +116,14 @@ def memory_filled_with(byte: int):
 
 
 def smooth_noise(count: int, height: int, width: int) -> np.ndarray:
-    """Pictures in which there is something for an encoder to do, uint8 [count,H,W,3]."""
+    """Return frames that are not trivial to encode, uint8 [count, H, W, 3]."""
     coarse = torch.rand(1, 3, count, 6, 9, generator=torch.Generator().manual_seed(0))
     frames = torch.nn.functional.interpolate(coarse, (count, height, width), mode="trilinear")[0]  # [3,count,H,W]
     return media.to_uint8(frames.permute(1, 2, 3, 0) * 2 - 1).numpy()
 
 
 def moving_gradient(count: int, height: int, width: int) -> np.ndarray:
-    """uint8 [count,H,W,3] of many more than 256 colours."""
+    """Return frames with many more than 256 colours, uint8 [count, H, W, 3]."""
     y, x = np.mgrid[:height, :width]
     frames = [np.stack([x * 255 // width, y * 255 // height, (x + y + 9 * t) % 256], axis=2) for t in range(count)]
     return np.stack(frames).astype(np.uint8)
@@ -143,12 +143,12 @@ def read_gif(path):
 def test_gif_round_trip(tmp_path, size):
     frames = moving_gradient(5, *size)
     media.write_gif(tmp_path / "clip.gif", frames, fps=4)
-    found, durations, loop = read_gif(tmp_path / "clip.gif")
-    assert found.shape == frames.shape
+    decoded, durations, loop = read_gif(tmp_path / "clip.gif")
+    assert decoded.shape == frames.shape
     assert loop == 0
     assert durations == [250] * 5
-    error = (found.astype(float) - frames) ** 2
-    # Measured: 28.7 dB at 48x64, which needs all of the palette.
+    error = (decoded.astype(float) - frames) ** 2
+    # Measured: 28.7 dB at 48x64, which requires the whole palette.
     assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) > 27
 
 
@@ -159,8 +159,8 @@ def test_gif_keeps_the_pace(tmp_path, fps, shown, length):
     frames = np.arange(9 * 24 * 24 * 3, dtype=np.uint32).reshape(9, 24, 24, 3).astype(np.uint8)
     frames[:] += np.arange(0, 180, 20, dtype=np.uint8)[:, None, None, None]
     media.write_gif(tmp_path / "clip.gif", torch.from_numpy(frames), fps=fps)
-    found, durations, _ = read_gif(tmp_path / "clip.gif")
-    assert len(found) == shown
+    decoded, durations, _ = read_gif(tmp_path / "clip.gif")
+    assert len(decoded) == shown
     assert min(durations) >= 20
     assert sum(durations) == pytest.approx(length, abs=20)
 

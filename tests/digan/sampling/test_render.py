@@ -28,7 +28,7 @@ def test_stream_is_a_function_of_its_arguments():
     assert draws[1, 1, Phase.R1] == torch.rand(1, generator=stream(1, 1, Phase.R1)).item()
 
 
-def test_latents_do_not_depend_on_what_else_is_drawn():
+def test_latents_do_not_depend_on_other_samples():
     together = seeded_latents(8, 3, range(5))
     alone = seeded_latents(8, 3, [4])
     for a, b in zip(together, alone, strict=True):
@@ -73,24 +73,24 @@ def test_fakes_are_the_same_in_any_batches(generator):
     assert not torch.equal(together[0], together[1])
 
 
-def test_fakes_make_only_the_frames_asked_for(generator):
+def test_fakes_render_only_the_selected_frames(generator):
     labels = torch.tensor([2])
     times = paced_times(5, span=3)
     assert times.tolist() == [0, 0.5, 1, 1.5, 2]
     whole = GeneratedClips(generator, 2, times, 0, labels).batch([1])
-    some = GeneratedClips(generator, 2, times, 0, labels, frame_indices=range(0, 5, 2)).batch([1])
-    assert torch.equal(some, whole[:, ::2])
+    selected = GeneratedClips(generator, 2, times, 0, labels, frame_indices=range(0, 5, 2)).batch([1])
+    assert torch.equal(selected, whole[:, ::2])
 
 
-def test_labels_are_dealt_out_over_all_classes(generator):
+def test_labels_cover_all_classes(generator):
     labels = torch.tensor([0] * 50 + [1] * 50 + [2] * 50)  # sorted, as those of a data set are
-    dealt = GeneratedClips(generator, 20, clip_times(1), 0, labels).labels
-    assert set(dealt[:20].tolist()) == {0, 1, 2}
-    assert sorted(dealt.tolist()) == labels.tolist()
-    assert not torch.equal(dealt, GeneratedClips(generator, 20, clip_times(1), 1, labels).labels)
+    shuffled = GeneratedClips(generator, 20, clip_times(1), 0, labels).labels
+    assert set(shuffled[:20].tolist()) == {0, 1, 2}
+    assert sorted(shuffled.tolist()) == labels.tolist()
+    assert not torch.equal(shuffled, GeneratedClips(generator, 20, clip_times(1), 1, labels).labels)
 
 
-def test_products_may_be_of_lower_precision(generator):
+def test_products_may_use_lower_precision(generator):
     latents, labels = seeded_latents(8, 1, [1]), torch.tensor([2])
     full = sample_clips(generator, *latents, clip_times(2), labels)
     half = sample_clips(generator, *latents, clip_times(2), labels, dtype=torch.bfloat16)
@@ -99,7 +99,7 @@ def test_products_may_be_of_lower_precision(generator):
     assert (full.int() - half.int()).abs().max() <= 8
 
 
-def test_frames_come_one_by_one_and_errors_at_once(generator):
+def test_frames_are_rendered_lazily_but_errors_raised_at_once(generator):
     z_content, z_motion = seeded_latents(8, 0, range(2))
     labels, times = torch.tensor([0, 1]), clip_times(2)
     with torch.no_grad():

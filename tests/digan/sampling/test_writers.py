@@ -1,9 +1,9 @@
-"""Memory that files of clips take does not grow with the number of frames. What is in them: test_sample."""
+"""The memory for writing clips does not grow with the number of frames; test_sample checks the files' contents."""
 
 import subprocess
 import sys
 
-# Frames are made when they are asked for; the high-water mark of the process is read after few, long and many clips.
+# Frames are generated on demand; the peak memory of the process is read after short, long and many clips.
 SCRIPT = """
 import resource, sys
 from pathlib import Path
@@ -19,12 +19,12 @@ def frames(count, offset):
         yield torch.stack([x, x.T, torch.full_like(x, (t + offset) % 256)], dim=2).to(torch.uint8)
 
 def work(count, clips):
-    with FrameSpill(sys.argv[1], count, SIDE, SIDE) as spool:
+    with FrameSpill(sys.argv[1], count, SIDE, SIDE) as spill:
         outputs = Outputs(Path(sys.argv[1]), ["mp4", "gif", "png"])
-        made = [spool.write(i, frames(count, 9 * i)) for i in range(clips)]
-        for i, clip in enumerate(made):
+        spilled = [spill.write(i, frames(count, 9 * i)) for i in range(clips)]
+        for i, clip in enumerate(spilled):
             outputs.write(f"clip{i}", [clip])
-        outputs.write("grid", made[:2], 2)
+        outputs.write("grid", spilled[:2], 2)
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -42,6 +42,6 @@ def test_memory_does_not_grow(tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     longer, more = map(int, output.split())
-    # Measured: nothing in both; the longer clips have 57 MB of frames more, the more clips 53 MB.
+    # Measured: no growth in either case; the longer clips have 57 MB of frames more, the more clips 53 MB.
     assert longer < 15e6
     assert more < 15e6

@@ -67,7 +67,7 @@ class Shape:
         return next((n for n in (8, 4, 2, 1) if n <= self.most_warps and self.forward_shared(n) <= limit), None)
 
     def backward_warps(self, limit: int) -> int | None:
-        """Return the warps of a block of the backward kernel in `limit` bytes of shared memory, or None if none fits."""
+        """Return the same as `forward_warps` for the backward kernel."""
         return next((n for n in (8, 4, 2, 1) if self.backward_shared(n) <= limit), None)
 
 

@@ -1,7 +1,7 @@
 """The compiled CUDA library: finding it, checking it against its sources and the device, and calling it by ctypes.
 
-The library has a C interface and does not depend on PyTorch. It contains its own CUDA runtime, which needs a driver only
-when a kernel is first launched: it can be loaded without a GPU.
+The library has a C interface and does not depend on PyTorch. It contains its own CUDA runtime, which needs a driver
+only when a kernel is first launched: it can be loaded without a GPU.
 """
 
 import ctypes

@@ -59,8 +59,8 @@ def architectures(text: str | None = None) -> list[str]:
 def code_flags(names: Sequence[str]) -> list[str]:
     """Return the options of nvcc for these architectures.
 
-    The kernels use no features newer than the oldest architecture, so its PTX is generated once and machine code for all
-    architectures is compiled from it, in half the time. Architecture-specific targets ("9.0a") have their own PTX.
+    The kernels use no features newer than the oldest architecture, so its PTX is generated once and machine code for
+    all architectures is compiled from it, in half the time. Architecture-specific targets ("9.0a") have their own PTX.
     """
     parts = [_ARCHITECTURE.fullmatch(name).groups() for name in names]
     plain = [major + minor for major, minor, feature, _ in parts if not feature]

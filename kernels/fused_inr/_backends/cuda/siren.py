@@ -36,7 +36,7 @@ def limits(device: int | None) -> Limits:
     if device == -1:
         return HOST
     properties = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
-    shared = getattr(properties, "shared_memory_per_block_optin", 0)  # NVIDIA GPUs have it
+    shared = getattr(properties, "shared_memory_per_block_optin", 0)  # only GPUs of other vendors lack it
     return Limits((properties.major, properties.minor), shared, properties.multi_processor_count)
 
 

@@ -39,7 +39,7 @@ def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
 
 
 def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float]) -> tuple[dict[str, int], float]:
-    """Return options whose neighbours are all slower, and their time; `seconds` is infinite for options that fail."""
+    """Return options that no neighbour beats by `LEAST_GAIN`, and their time; `seconds` is infinite for failures."""
     best, tried = seconds(options), {json.dumps(options, sort_keys=True)}
     faster = True
     while faster:

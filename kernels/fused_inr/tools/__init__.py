@@ -1,1 +1,1 @@
-"""Measuring and tuning the kernels, for developers of the package; `import fused_inr` imports none of it."""
+"""Tools that measure and tune the kernels, for developers; `import fused_inr` does not import them."""

@@ -1,13 +1,13 @@
-"""How much work the ops are, counted from shapes: operations, sines and bytes. Tensors may be on "meta".
+"""The work of the ops, counted from shapes: operations, sines and bytes. Tensors may be on "meta".
 
-`render`, `siren` and the ops of a discriminator give what a call is at least, however it is implemented: no product is
-made that the lowering removes, no tensor is read or written twice. `render_steps` and `siren_steps` give the same
-kernel by kernel, for kernels that do a layer or a whole stage: what they sum up to beyond the least is activations that
-go through memory, and activations that a backward pass computes again.
+`render`, `siren` and the ops of a discriminator return the minimum work of a call, however it is implemented: no
+product that the lowering removes is computed, and no tensor is read or written twice. `render_steps` and `siren_steps`
+return the work kernel by kernel, for kernels that compute a layer or a whole stage: their sum exceeds the minimum by
+the activations that go through memory and those that a backward pass recomputes.
 
-Operations are those of matrix products, a multiplication and an addition being two. The rest of the arithmetic, a few
-operations for each value that a layer puts out, is left out, but for the sines. The time that follows is that of the
-roofline model (Williams, Waterman and Patterson, CACM 2009).
+Operations are those of matrix products; a multiplication and an addition count as two. The rest of the arithmetic, a
+few operations per output of a layer, is not counted, except for the sines. Times follow the roofline model (Williams,
+Waterman and Patterson, CACM 2009).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backward: 
     """Count the minimum work of `fi.render`: every tensor of the INR read once and the frames written once.
 
     Args:
-        inr, grid, dtype: as of `fi.render`; no dtype is that of the result.
-        backward: the gradients of all tensors of the INR in place of the frames: two products for each of the forward
-            pass, the derivatives of sines, and as many bytes as there are in the tensors, the gradient of the frames,
-            and the gradients. Finding again what the forward pass knew is not counted, as that can be stored.
+        inr, grid, dtype: as in `fi.render`; None means the type of the result.
+        backward: count the gradients of all tensors of the INR instead of the frames: two products for each one of the
+            forward pass, the derivatives of sines, and the bytes of the tensors, of the gradient of the frames, and of
+            the gradients. Recomputing values of the forward pass is not counted, as they can be stored.
     """
     return _render_program(inr, grid, (dtype or inr.dtype).itemsize).least(backward)
 
@@ -69,19 +69,19 @@ def render_steps(
 ) -> list[Step]:
     """Count the work of `fi.render` kernel by kernel, in the order in which they run.
 
-    Every stage with features has a kernel for the sines and cosines of their rows and columns ("tables"). Then either
-    each layer has one, with bias, activation, gain and read-out in it, and the product with the output of the stage
-    before ("parent") too; or there is a single one.
+    Every stage with features has a kernel for the sines and cosines of their rows and columns ("tables"). After it
+    comes either a kernel for each layer, which includes bias, activation, gain and read-out, and one for the product
+    with the output of the previous stage ("parent"); or a single kernel for all of them.
 
     Args:
-        inr, grid, dtype: as of `render`; activations in memory have this dtype, images and tables that of the result.
-        backward: the kernels that give the gradients of all tensors, in place of those that give the frames.
-        stored: the forward pass writes the outputs of all layers and the backward pass reads them. Otherwise that knows
-            what stages hand on to one another, and computes the layers of a stage again before their gradients.
+        inr, grid, dtype: as in `render`; activations in memory have this dtype, images and tables that of the result.
+        backward: count the kernels that compute the gradients of all tensors instead of those that compute the frames.
+        stored: the forward pass writes the outputs of all layers and the backward pass reads them. Otherwise the
+            backward pass has the outputs of stages only, and recomputes the layers of a stage before their gradients.
         fused: indices of the stages that are a single kernel.
 
     Returns:
-        Steps; each counts what it reads and what it writes that others read, every tensor once.
+        One step per kernel. It counts every tensor that it reads, and those that it writes if others read them, once.
     """
     return _render_program(inr, grid, (dtype or inr.dtype).itemsize).steps(backward, stored, fused)
 
@@ -99,9 +99,9 @@ def siren(
     """Count the minimum work of `fi.siren`: every tensor read once and the result written once.
 
     Args:
-        coords, weights, biases, final, dtype: as of `fi.siren`; no dtype is that of the result.
-        backward: the gradients of weights and biases in place of the values, counted as by `render`.
-        coords_gradient: and of the coordinates.
+        coords, weights, biases, final, dtype: as in `fi.siren`; None means the type of the result.
+        backward: count the gradients of weights and biases instead of the values, as in `render`.
+        coords_gradient: also count the gradients of the coordinates.
     """
     return _siren_program(coords, weights, biases, final, dtype, coords_gradient).least(backward)
 
@@ -118,12 +118,13 @@ def siren_steps(
     stored: bool = False,
     fused: bool = True,
 ) -> list[Step]:
-    """Count the work of `fi.siren` kernel by kernel: the whole network in one, or a kernel for each layer.
+    """Count the work of `fi.siren` kernel by kernel: one for the whole network, or one for each layer.
 
     Args:
-        coords, weights, biases, final, dtype, backward, coords_gradient: as of `siren`; activations in memory have this
+        coords, weights, biases, final, dtype, backward, coords_gradient: as in `siren`; activations in memory have this
             dtype.
-        stored: as of `render_steps`.
+        stored: as in `render_steps`.
+        fused: whether the whole network is one kernel.
     """
     program = _siren_program(coords, weights, biases, final, dtype, coords_gradient)
     return program.steps(backward, stored, (0,) if fused else ())
@@ -138,13 +139,13 @@ def bias_act(
     clamp: float | None = None,
     backward: bool = False,
 ) -> Counts:
-    """Count the minimum bytes that `fi.bias_act` moves; `residual` says whether one is added.
+    """Count the minimum bytes that `fi.bias_act` moves; `residual` is whether a residual is added.
 
-    The backward pass reads the gradient and what tells the slope, x or the output, unless all slopes are the same.
+    The backward pass reads the gradient and, unless all slopes are equal, x or the output to determine the slope.
     """
     shift = 0 if bias is None else _bytes(bias)
-    third = (act != "linear" or clamp is not None) if backward else residual
-    return Counts(bytes=(3 if third else 2) * x.nbytes + shift)
+    reads_two = (act != "linear" or clamp is not None) if backward else residual
+    return Counts(bytes=(3 if reads_two else 2) * x.nbytes + shift)
 
 
 def upfirdn2d(x: Tensor, filter: Tensor, up: int = 1, down: int = 1, padding: int | Sequence[int] = 0) -> Counts:
@@ -152,7 +153,7 @@ def upfirdn2d(x: Tensor, filter: Tensor, up: int = 1, down: int = 1, padding: in
 
     Args:
         x: [N, C, H, W].
-        filter, up, down: as of `fi.upfirdn2d`.
+        filter, up, down: as in `fi.upfirdn2d`.
         padding: an integer, (x, y) or (x0, x1, y0, y1).
     """
     sides = [padding] if isinstance(padding, int) else list(padding)
@@ -163,7 +164,7 @@ def upfirdn2d(x: Tensor, filter: Tensor, up: int = 1, down: int = 1, padding: in
 
 
 def minibatch_stddev(x: Tensor, channels: int = 1, *, backward: bool = False) -> Counts:
-    """Count the minimum bytes of `fi.minibatch_stddev`: x and the result, or backward x and both gradients.
+    """Count the minimum bytes that `fi.minibatch_stddev` moves: x and the result, or backward x and both gradients.
 
     Args:
         x: [N, C, H, W].
@@ -178,7 +179,10 @@ def _render_program(inr: INR, grid: Grid, size: int) -> Program:
     frames, wide, plans = inr.batch * inr.times, inr.dtype.itemsize, lower(inr, grid)
     read_out = any(_colours(layer) for plan in plans for layer in plan.layers)
     stages: list[StageKernels] = []
-    output, image, rows = {}, {}, 0  # of the layers so far
+    # The tensors and pixels of the last layer so far.
+    output: dict[str, int] = {}
+    image: dict[str, int] = {}
+    rows = 0
     for index, plan in enumerate(plans):
         name = f"stage {index}"
         stage = StageKernels(name, [], [])
@@ -212,7 +216,7 @@ def _render_program(inr: INR, grid: Grid, size: int) -> Program:
 
 
 def _parent(stage: str, weight: Tensor, source: dict[str, int], rows: int, size: int) -> LayerKernels:
-    """Return the product with the output of the stage before, `rows` pixels of all frames."""
+    """Return the product with the output of the previous stage, which has `rows` pixels over all frames."""
     _, outputs, inputs = weight.shape
     name = f"{stage} parent"
     values = {f"{name} output": rows * outputs * size}
@@ -221,7 +225,7 @@ def _parent(stage: str, weight: Tensor, source: dict[str, int], rows: int, size:
 
 
 def _layer(name: str, layer: Layer, weight: Tensor, rows: int) -> LayerKernels:
-    """Return a layer with its tensors, before it is decided which of them it reads and writes."""
+    """Return a layer with its own tensors; the caller adds its inputs and outputs."""
     weights, biases = {f"{name} weight": _bytes(weight)}, {f"{name} bias": _bytes(layer.bias)}
     if layer.to_rgb is not None:
         weights[f"{name} read-out weight"], biases[f"{name} read-out bias"] = map(_bytes, layer.to_rgb)
@@ -237,7 +241,7 @@ def _layer(name: str, layer: Layer, weight: Tensor, rows: int) -> LayerKernels:
 
 
 def _give_tables(layer: LayerKernels, plan: StagePlan, wide: int) -> list[Kernel]:
-    """Let a layer read the sines and cosines of the angles of rows, which contain the phase, and of columns."""
+    """Make a layer read tables of the sines and cosines of its rows and columns; return the kernel that writes them."""
     if plan.fourier is None:
         return []
     frequency, phase = plan.fourier.frequency, plan.fourier.phase
@@ -288,6 +292,6 @@ def _colours(layer: Layer) -> int:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Return the bytes of a tensor's storage that it covers, counting expanded values once."""
+    """Return the bytes that a tensor covers, counting expanded values once."""
     sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size]
     return math.prod(sizes) * tensor.itemsize

@@ -1,4 +1,4 @@
-"""Kernels as what they compute, read and write, and what becomes of that when several are one kernel."""
+"""Models of kernels: the work they do, the tensors they read and write, and the effect of fusing them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Step:
 
     Attributes:
         name: such as "stage 1 layer 0 backward"; "stage 1 parent" multiplies the output of stage 0 at its resolution.
-        counts: of this kernel alone.
+        counts: work of this kernel alone.
     """
 
     name: str
@@ -55,7 +55,7 @@ def total(steps: Iterable[Step]) -> Counts:
 
 @dataclass
 class Kernel:
-    """What a kernel computes, and the tensors that it reads and writes: name -> bytes."""
+    """The work of a kernel, and the tensors that it reads and writes: name -> bytes."""
 
     name: str
     reads: dict[str, int]
@@ -65,17 +65,17 @@ class Kernel:
 
 
 def _fused(name: str, kernels: Sequence[Kernel]) -> Kernel:
-    """Fuse kernels into one: what one writes and another reads is not read from memory."""
-    one = Kernel(name, {}, {})
+    """Fuse kernels into one, which does not read from memory what an earlier one of them writes."""
+    fused = Kernel(name, {}, {})
     for kernel in kernels:
-        one.reads |= {tensor: size for tensor, size in kernel.reads.items() if tensor not in one.writes}
-        one.writes |= kernel.writes
-        one.flops, one.sines = one.flops + kernel.flops, one.sines + kernel.sines
-    return one
+        fused.reads |= {tensor: size for tensor, size in kernel.reads.items() if tensor not in fused.writes}
+        fused.writes |= kernel.writes
+        fused.flops, fused.sines = fused.flops + kernel.flops, fused.sines + kernel.sines
+    return fused
 
 
 def _counted(kernels: Sequence[Kernel], results: Collection[str]) -> list[Step]:
-    """Return every kernel with its work; outputs that nothing reads, and that are no result, are not written."""
+    """Return every kernel with its work; an output is written only if another kernel reads it or it is a result."""
     steps = []
     for kernel in kernels:
         needed = {*results, *(tensor for other in kernels if other is not kernel for tensor in other.reads)}
@@ -86,35 +86,37 @@ def _counted(kernels: Sequence[Kernel], results: Collection[str]) -> list[Step]:
 
 @dataclass
 class LayerKernels:
-    """A product with all that follows it in its kernel, and its gradients; tensors are name -> bytes."""
+    """A matrix product with everything fused into its kernel, and its gradients; tensors are name -> bytes."""
 
     name: str
     flops: int
     outputs: dict[str, int]
-    multiplied: dict[str, int] = field(default_factory=dict)  # activations
-    added: dict[str, int] = field(default_factory=dict)  # activations too, whose values no gradient needs
+    multiplied: dict[str, int] = field(default_factory=dict)  # activations that the weight multiplies
+    added: dict[str, int] = field(default_factory=dict)  # activations whose values no gradient needs
     tables: dict[str, int] = field(default_factory=dict)
-    fourier: dict[str, int] = field(default_factory=dict)  # what the tables were made of: gets gradients
+    fourier: dict[str, int] = field(default_factory=dict)  # inputs of the tables, which get gradients
     weights: dict[str, int] = field(default_factory=dict)
     biases: dict[str, int] = field(default_factory=dict)
-    image: dict[str, int] = field(default_factory=dict)  # before this layer is read out
-    new_image: dict[str, int] = field(default_factory=dict)
+    image: dict[str, int] = field(default_factory=dict)  # running image before this read-out
+    new_image: dict[str, int] = field(default_factory=dict)  # running image after it
     sines: int = 0
     sloped: bool = True  # the gradients depend on the outputs
-    handed_on: bool = True  # a gradient of the outputs is given
+    handed_on: bool = True  # the outputs have a gradient
     input_gradient: bool = True
 
     def forward(self) -> Kernel:
+        """Return the kernel that computes the outputs."""
         reads = self.weights | self.biases | self.multiplied | self.added | self.tables | self.image
         return Kernel(self.name, reads, self.outputs | self.new_image, self.flops, self.sines)
 
     def backward(self) -> Kernel:
+        """Return the kernel that computes the gradients."""
         reads = self.weights | self.multiplied | self.tables | _gradients(self.new_image)
         reads |= (self.outputs if self.sloped else {}) | (_gradients(self.outputs) if self.handed_on else {})
         writes = _gradients(self.weights | self.biases | self.fourier | self.added)
         writes |= _gradients(self.multiplied) if self.input_gradient else {}
         if self.image.keys() != self.new_image.keys():
-            writes |= _gradients(self.image)  # of fewer pixels
+            writes |= _gradients(self.image)  # it has fewer pixels
         flops = self.flops * (2 if self.input_gradient else 1)
         return Kernel(f"{self.name} backward", reads, writes, flops, self.sines)
 
@@ -125,19 +127,21 @@ def _gradients(tensors: dict[str, int]) -> dict[str, int]:
 
 @dataclass
 class StageKernels:
-    """Layers that can be one kernel, and what runs before them."""
+    """Layers that can be fused into one kernel, and the kernels of the tables that run before them."""
 
     name: str
     tables: list[Kernel]
     layers: list[LayerKernels]
 
     def kernels(self, backward: bool, stored: bool, fused: bool) -> list[Kernel]:
+        """Return the kernels of a pass in order; a backward pass recomputes the layers unless `stored`."""
         own, name = [layer.forward() for layer in self.layers], self.name
         if backward:
             own, name = ([] if stored else own) + self.gradients(), f"{name} backward"
         return self.tables + ([_fused(name, own)] if fused else own)
 
     def gradients(self) -> list[Kernel]:
+        """Return the backward kernels of the layers, last layer first."""
         return [layer.backward() for layer in reversed(self.layers)]
 
 
@@ -149,6 +153,7 @@ class Program:
     result: str
 
     def steps(self, backward: bool, stored: bool, fused: Collection[int]) -> list[Step]:
+        """Return the kernels of a pass with their work; `fused` are the indices of stages that are one kernel."""
         order = [*enumerate(self.stages)][:: -1 if backward else 1]
         kernels = [k for index, stage in order for k in stage.kernels(backward, stored, index in fused)]
         return _counted(kernels, self._results(backward) | (self._gradient_names()[0] if stored else set()))
@@ -169,6 +174,6 @@ class Program:
         return written - read
 
     def _gradient_names(self) -> tuple[set[str], set[str]]:
-        """Return what the backward pass reads, and what it writes."""
+        """Return the names of the tensors that the backward pass reads, and of those that it writes."""
         kernels = [k for stage in self.stages for k in stage.gradients()]
         return {name for k in kernels for name in k.reads}, {name for k in kernels for name in k.writes}

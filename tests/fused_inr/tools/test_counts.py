@@ -1,4 +1,4 @@
-"""Counts of work: against operations and sines that PyTorch runs, tensors that ops return, and numbers by hand."""
+"""Counts of work, against the operations and sines that PyTorch runs, the tensors of ops, and numbers by hand."""
 
 import itertools
 from collections.abc import Callable
@@ -30,7 +30,7 @@ INRS = {
 
 
 class SineCounter(TorchDispatchMode):
-    """Counts the values that sin and cos give, those of a backward pass included."""
+    """Count the values that sin and cos return, including those of a backward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class SineCounter(TorchDispatchMode):
 
 
 def run(call: Callable[[], object]) -> tuple[int, int]:
-    """Operations of matrix products, and sines, of a call."""
+    """Return the operations of matrix products and the sines of a call."""
     with FlopCounterMode(display=False) as flops, SineCounter() as sines:
         call()
     return flops.get_total_flops(), sines.values
 
 
 def default_inr(clips: int, frames: int) -> fi.INR:
-    """DIGAN's generator for 128x128 as published: 512 channels up to 64x64, 256 above, on a base grid of 32x32."""
+    """Return DIGAN's published generator for 128x128: 512 channels up to 64x64, then 256, on a base grid of 32x32."""
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(shape, device="meta")
@@ -72,7 +72,7 @@ def default_inr(clips: int, frames: int) -> fi.INR:
     return fi.INR(stages)
 
 
-def test_a_frame_of_the_default_generator():
+def test_one_frame_of_the_default_generator():
     inr, grid = default_inr(2, 3), fi.Grid(32, 32)
     naive, least = counts.naive_flops(inr, grid), counts.render(inr, grid).flops
     assert naive / 6 == pytest.approx(2 * 9.8e9, rel=5e-3)
@@ -82,15 +82,15 @@ def test_a_frame_of_the_default_generator():
 
 
 @pytest.mark.parametrize("case", INRS)
-def test_render_runs_as_many_operations_and_sines(make_inr, case):
+def test_operations_and_sines_of_render(make_inr, case):
     inr = make_inr(**INRS[case])
-    found = counts.render(inr, GRID)
-    assert run(lambda: composed.render(inr, GRID, torch.float64)) == (found.flops, found.sines)
+    actual = counts.render(inr, GRID)
+    assert run(lambda: composed.render(inr, GRID, torch.float64)) == (actual.flops, actual.sines)
     assert run(lambda: reference.render(inr, GRID))[0] == counts.naive_flops(inr, GRID)
 
 
 @pytest.mark.parametrize("case", INRS)
-def test_gradients_of_render_run_as_many_operations(make_inr, case):
+def test_operations_of_the_gradients_of_render(make_inr, case):
     inr = make_inr(**INRS[case]).mapped(lambda tensor: tensor.requires_grad_())
     frames = composed.render(inr, GRID, torch.float64)
     gradient = torch.ones_like(frames)
@@ -109,7 +109,7 @@ def test_render_moves_each_tensor_once(make_inr, case):
 @pytest.mark.parametrize("stored", [False, True], ids=["recomputed", "stored"])
 @pytest.mark.parametrize("fused", [(), (1,), (0, 1)], ids=["layers", "one-stage-fused", "stages"])
 @pytest.mark.parametrize("case", [case for case in INRS if case != "one-stage"])
-def test_steps_of_render_are_no_less_than_the_call(make_inr, case, fused, stored):
+def test_steps_of_render_are_at_least_the_minimum(make_inr, case, fused, stored):
     inr = make_inr(**INRS[case])
     forward = counts.total(counts.render_steps(inr, GRID, fused=fused, stored=stored))
     backward = counts.total(counts.render_steps(inr, GRID, fused=fused, stored=stored, backward=True))
@@ -121,7 +121,7 @@ def test_steps_of_render_are_no_less_than_the_call(make_inr, case, fused, stored
 
 
 def two_stages() -> fi.INR:
-    """N = 2, T = 3, D = 1: 4 channels at scale 1 and, after one upsampling, two layers of 5; float32."""
+    """Return an INR, N = 2, T = 3, D = 1: 4 channels at scale 1 and, at scale 2, two layers of 5; float32."""
 
     def layer(outputs: int, inputs: int, read_out: bool) -> fi.Layer:
         to_rgb = (torch.zeros(2, 3, outputs), torch.zeros(3)) if read_out else None
@@ -136,9 +136,9 @@ def two_stages() -> fi.INR:
     )
 
 
-# Of two_stages on 4x6 pixels, in bytes. T: tables of a stage, 2 D values of 4 bytes for each row of a frame and column
-# of a clip. X, Y: what the layers of 4 and of 5 channels put out, in bfloat16. P: the product of stage 1 at the pixels
-# of stage 0. I0, I1: the images.
+# Bytes of two_stages on 4x6 pixels. T: tables of a stage, 2 D values of 4 bytes for each row of a frame and column of a
+# clip. X, Y: outputs of the layers of 4 and of 5 channels, in bfloat16. P: the product of stage 1 at the pixels of
+# stage 0. I0, I1: the images.
 T0, T1 = 2 * 4 * (6 * 4 + 2 * 6), 2 * 4 * (6 * 8 + 2 * 12)
 X, P, Y = 6 * 24 * 4 * 2, 6 * 24 * 5 * 2, 6 * 96 * 5 * 2
 I0, I1 = 6 * 24 * 3 * 4, 6 * 96 * 3 * 4
@@ -166,12 +166,12 @@ def test_bytes_of_a_kernel_for_each_layer():
 
 
 def test_bytes_of_a_kernel_for_each_stage():
-    found = bytes_of(counts.render_steps(two_stages(), GRID, dtype=torch.bfloat16, fused=(0, 1)))
-    assert found["stage 0"] == T0 + FIRST + X + I0
-    assert found["stage 1"] == T1 + X + PARENT + INNER + SECOND + I0 + I1
-    assert set(found) == {"stage 0 tables", "stage 0", "stage 1 tables", "stage 1"}
+    actual = bytes_of(counts.render_steps(two_stages(), GRID, dtype=torch.bfloat16, fused=(0, 1)))
+    assert actual["stage 0"] == T0 + FIRST + X + I0
+    assert actual["stage 1"] == T1 + X + PARENT + INNER + SECOND + I0 + I1
+    assert set(actual) == {"stage 0 tables", "stage 0", "stage 1 tables", "stage 1"}
     stored = bytes_of(counts.render_steps(two_stages(), GRID, dtype=torch.bfloat16, fused=(0, 1), stored=True))
-    assert stored["stage 1"] == found["stage 1"] + 2 * Y
+    assert stored["stage 1"] == actual["stage 1"] + 2 * Y
 
 
 def test_bytes_of_gradients_from_stored_activations():
@@ -186,15 +186,15 @@ def test_bytes_of_gradients_from_stored_activations():
     }
 
 
-def test_bytes_of_gradients_computed_again_in_the_kernel_of_a_stage():
+def test_bytes_of_gradients_with_recomputation_in_one_kernel_per_stage():
     steps = counts.render_steps(two_stages(), GRID, dtype=torch.bfloat16, backward=True, fused=(0, 1))
-    found = bytes_of(steps)
-    # What the forward pass reads, the gradient of the image, and gradients: of tensors, of X, and of the image before.
+    actual = bytes_of(steps)
+    # Inputs of the forward pass, the gradient of the image, and gradients of tensors, of X and of the previous image.
     tensors = PARENT + INNER + SECOND
-    assert found["stage 1 backward"] == (X + T1 + tensors + I0) + I1 + (tensors + FOURIER + X + I0)
+    assert actual["stage 1 backward"] == (X + T1 + tensors + I0) + I1 + (tensors + FOURIER + X + I0)
 
 
-def test_an_image_that_the_last_stage_does_not_change_is_enlarged():
+def test_an_image_that_the_last_stage_does_not_change_is_upsampled():
     first, second = two_stages().stages
     layers = [fi.Layer(layer.weight, layer.bias) for layer in second.layers]
     inr = fi.INR([first, fi.Stage(2, layers, second.fourier)])
@@ -203,7 +203,7 @@ def test_an_image_that_the_last_stage_does_not_change_is_enlarged():
 
 
 def siren(n: int | None, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, list, list]:
-    """2 -> 5 -> 4 -> 3 at 7 points; weights and biases of n networks, or of one without that axis."""
+    """Return a SIREN 2 -> 5 -> 4 -> 3 at 7 points; weights and biases of n networks, or of one without that axis."""
     lead, sizes = () if n is None else (n,), [2, 5, 4, 3]
     weights = [torch.ones(*lead, o, i, dtype=dtype) for i, o in itertools.pairwise(sizes)]
     return torch.ones(7, 2, dtype=dtype), weights, [torch.ones(*lead, o, dtype=dtype) for o in sizes[1:]]
@@ -211,24 +211,24 @@ def siren(n: int | None, dtype: torch.dtype = torch.float64) -> tuple[torch.Tens
 
 @pytest.mark.parametrize("final", ["linear", "sine"])
 @pytest.mark.parametrize("n", [None, 1, 6], ids=["N-", "N1", "N6"])
-def test_siren_runs_as_many_operations_and_sines(n, final):
+def test_operations_and_sines_of_siren(n, final):
     coords, weights, biases = siren(n)
-    found = counts.siren(coords, weights, biases, final=final)
+    actual = counts.siren(coords, weights, biases, final=final)
     values = fi.siren(coords, weights, biases, final=final, backend="reference")
     flops, sines = run(lambda: fi.siren(coords, weights, biases, final=final, backend="reference"))
-    assert (found.flops, found.sines) == (flops, sines)
-    assert found.bytes == sum(t.nbytes for t in (coords, *weights, *biases, values))
+    assert (actual.flops, actual.sines) == (flops, sines)
+    assert actual.bytes == sum(t.nbytes for t in (coords, *weights, *biases, values))
 
 
 @pytest.mark.parametrize("coords_gradient", [False, True], ids=["parameters", "parameters-and-coords"])
-def test_gradients_of_siren_run_as_many_operations_and_sines(coords_gradient):
+def test_operations_and_sines_of_the_gradients_of_siren(coords_gradient):
     coords, weights, biases = siren(6)
     leaves = [t.requires_grad_() for t in (*weights, *biases, *([coords] if coords_gradient else []))]
     values = fi.siren(coords, weights, biases, final="sine", backend="reference")
-    found = counts.siren(coords, weights, biases, final="sine", backward=True, coords_gradient=coords_gradient)
+    actual = counts.siren(coords, weights, biases, final="sine", backward=True, coords_gradient=coords_gradient)
     flops, sines = run(lambda: torch.autograd.grad(values.sum(), leaves))
-    assert (found.flops, found.sines) == (flops, sines)
-    assert found.bytes == sum(t.nbytes for t in (coords, *weights, *biases, values, *leaves))
+    assert (actual.flops, actual.sines) == (flops, sines)
+    assert actual.bytes == sum(t.nbytes for t in (coords, *weights, *biases, values, *leaves))
 
 
 def test_steps_of_siren():
@@ -260,7 +260,7 @@ def test_bytes_of_the_ops_of_a_discriminator(dtype):
     assert counts.minibatch_stddev(x, 2, backward=True).bytes == 2 * x.nbytes + y.nbytes
 
 
-def test_tensors_that_are_views_count_what_is_in_memory():
+def test_expanded_tensors_count_once():
     coords, weights, biases = torch.zeros(5, 2), [torch.zeros(1, 3, 2).expand(4, -1, -1)], [torch.zeros(4, 3)]
     assert counts.siren(coords, weights, biases).bytes == 4 * (10 + 6 + 12 + 4 * 5 * 3)
 

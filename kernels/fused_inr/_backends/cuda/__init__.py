@@ -1,7 +1,7 @@
 """The CUDA backend: whole SIRENs in one kernel, with the weights in shared memory and activations in registers.
 
-`csrc/cuda` holds the kernels, built ahead of time by nvcc. `python -m fused_inr.tools.cuda` compiles them without a GPU
-and prints the resources that each needs.
+The kernels are in `csrc/cuda`; nvcc builds them ahead of time. `python -m fused_inr.tools.cuda` compiles them without a
+GPU and prints the resources that each needs.
 """
 
 import functools
@@ -11,7 +11,7 @@ import torch
 from fused_inr._backends.cuda import native, nvcc, siren
 from fused_inr._backends.implementation import Implementation
 
-# Read once, at import: torch.compile can trace a constant but not the opening of a library. It takes milliseconds.
+# Read once, at import, in milliseconds: torch.compile can trace a constant but not the loading of a library.
 _STATE = native.load()[1]
 _BUILT_FOR = tuple(native.architectures())
 
@@ -31,7 +31,7 @@ def _state_of(device: int) -> str:
     return _cached_state(device)
 
 
-_state_of._dynamo_marked_constant = True  # as for siren.limits
+siren.mark_constant(_state_of)
 
 
 @functools.cache

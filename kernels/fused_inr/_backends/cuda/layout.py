@@ -1,7 +1,7 @@
-"""How a SIREN is laid out on a GPU: how many warps a block has, how many blocks a sample, and what does not fit.
+"""The layout of a SIREN on a GPU: the warps of a block, the bytes of shared memory, and which networks fit.
 
-The sums of bytes are those of csrc/cuda/layout.h; they stand here as well because torch.compile has to know, without
-calling a library, which backend serves a call.
+The byte counts repeat those of csrc/cuda/layout.h, because torch.compile has to determine which backend serves a call
+without calling a library.
 """
 
 from collections.abc import Sequence
@@ -20,40 +20,40 @@ def _up(x: int, unit: int) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a network decides about its layout."""
+    """The sizes of a network that determine its layout."""
 
-    width: int  # of `WIDTHS`
+    width: int  # one of `WIDTHS`
     layers: int
     inputs: int
-    element: int  # bytes of a number of the compute type
+    element: int  # bytes per element of the compute type
 
     @property
     def packed(self) -> int:
-        """Bytes of a sample's weights and biases in shared memory."""
+        """Bytes that a sample's weights and biases take in shared memory."""
         squares = (self.layers - 2) * self.width**2 * self.element
         last = MOST_OUTPUTS * self.width * self.element
         return squares + last + 4 * (self.inputs * self.width + (self.layers - 1) * self.width + MOST_OUTPUTS)
 
     @property
     def rows(self) -> int:
-        """Points that a warp of the forward kernel takes at a time."""
+        """Number of points that a warp of the forward kernel processes at a time."""
         return 16 if self.element == 4 and self.width == 128 else 32
 
     @property
     def most_warps(self) -> int:
-        """Of a block of the forward kernel."""
+        """Largest number of warps in a block of the forward kernel."""
         return 4 if self.width < 128 else 8
 
     @property
     def most_blocks(self) -> int:
-        """Blocks of the forward kernel that a multiprocessor has registers for."""
+        """Number of blocks of the forward kernel that a multiprocessor has registers for."""
         return {16: 4, 32: 4, 64: 2 if self.element == 4 else 3, 128: 1}[self.width]
 
     def _with_coords(self, rows: int) -> int:
         return _up(self.packed, 128) + _up(rows * (self.inputs | 1) * 4, 128)
 
     def forward_shared(self, warps: int) -> int:
-        """Return bytes of shared memory of a block of the forward kernel."""
+        """Return the bytes of shared memory of a block of the forward kernel."""
         return self._with_coords(self.rows * warps)
 
     def backward_shared(self, warps: int) -> int:
@@ -63,16 +63,16 @@ class Shape:
         return self._with_coords(rows) + rows * self.element * (self.layers * self.width + MOST_OUTPUTS + columns)
 
     def forward_warps(self, limit: int) -> int | None:
-        """Return warps of a block of the forward kernel within `limit` bytes of shared memory; None if none fits."""
+        """Return the warps of a block of the forward kernel in `limit` bytes of shared memory, or None if none fits."""
         return next((n for n in (8, 4, 2, 1) if n <= self.most_warps and self.forward_shared(n) <= limit), None)
 
     def backward_warps(self, limit: int) -> int | None:
-        """Return the same for the backward kernel."""
+        """Return the same as `forward_warps` for the backward kernel."""
         return next((n for n in (8, 4, 2, 1) if self.backward_shared(n) <= limit), None)
 
 
 def padded_width(weights: Sequence[Tensor]) -> int | None:
-    """Return the width of the kernel for these hidden layers, or None if they are too wide."""
+    """Return the kernel width for these hidden layers, or None if they are too wide."""
     widest = max([0, *(weight.shape[1] for weight in weights[:-1])])
     return next((width for width in WIDTHS if width >= widest), None)
 
@@ -87,9 +87,9 @@ def refusal(weights: Sequence[Tensor], element: int, limit: int, backward: bool)
 
     Args:
         weights: [N, O, I] of every layer.
-        element: bytes of a number of the compute type.
-        limit: bytes of shared memory that a block can have on the device.
-        backward: whether the gradients are asked for.
+        element: bytes per element of the compute type.
+        limit: bytes of shared memory available to a block on the device.
+        backward: whether gradients are needed.
     """
     if not 2 <= len(weights) <= MOST_LAYERS:
         return f"it takes 2 to {MOST_LAYERS} layers, not {len(weights)}"

@@ -1,7 +1,7 @@
-"""The compiled CUDA library: where it is, whether it fits its sources and the device, and its functions through ctypes.
+"""The compiled CUDA library: finding it, checking it against its sources and the device, and calling it by ctypes.
 
-The library has a C interface and knows nothing of PyTorch. It holds its own CUDA runtime, which asks for a driver when
-a kernel is first launched and not before: it can be loaded where there is no GPU.
+The library has a C interface and does not depend on PyTorch. It contains its own CUDA runtime, which needs a driver
+only when a kernel is first launched: it can be loaded without a GPU.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _i32, _i64, _f32, _ptr = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.
 
 
 class LayerStruct(ctypes.Structure):
-    """FusedInrSirenLayer of csrc/cuda/abi.h."""
+    """The struct FusedInrSirenLayer of csrc/cuda/abi.h."""
 
     _fields_ = (
         ("weight", _ptr),
@@ -42,7 +42,7 @@ class LayerStruct(ctypes.Structure):
 
 
 class SirenStruct(ctypes.Structure):
-    """FusedInrSiren."""
+    """The struct FusedInrSiren of csrc/cuda/abi.h."""
 
     _fields_ = (
         ("layers", LayerStruct * MOST_LAYERS),
@@ -86,7 +86,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """Return (library, "ready"), or (None, the reason why there is none). Needs no device; cached."""
+    """Return (library, "ready") or (None, reason). Needs no device; cached."""
     missing = "not built: install with nvcc at hand (FUSED_INR_CUDA=1 makes its absence an error)"
     library, state = native_library.opened(_FOLDER, _SOURCES, nvcc.SOURCE_NAMES, "the CUDA library", missing)
     return (None, state) if library is None else (declare(library), state)
@@ -101,8 +101,8 @@ def architectures() -> list[str]:
 def runs_on(built: Sequence[str], capability: tuple[int, int]) -> bool:
     """Return whether code built for these architectures runs on a device.
 
-    Machine code runs on devices of its major version that are not older than it; PTX is compiled by the driver for any
-    that is not older. Features of one architecture ("9.0a") run there alone, as machine code and as PTX.
+    Machine code runs on devices of the same major version whose minor version is not lower; the driver compiles PTX for
+    any device that is not older. Architecture-specific code ("9.0a") runs on that architecture only, also as PTX.
     """
     for name in built:
         number, _, ptx = name.partition("+")
@@ -119,7 +119,7 @@ def run(function: Callable, siren: SirenStruct, stream: int) -> None:
     """Call an entry point.
 
     Raises:
-        RuntimeError: it could not be launched.
+        RuntimeError: the kernel could not be launched.
     """
     error = function(ctypes.byref(siren), stream)
     if error:

@@ -1,7 +1,7 @@
-"""How csrc/cuda is compiled, for every way of doing so: setup.py, the table of resources, the tests.
+"""Compilation of csrc/cuda, shared by setup.py, the table of resources and the tests.
 
-Standard library alone: setup.py runs this file before there is a package to import. What is built follows from
-TORCH_CUDA_ARCH_LIST or the default, never from the GPU of the machine that builds.
+Imports only the standard library, because setup.py runs this file before the package exists. The architectures come
+from TORCH_CUDA_ARCH_LIST or the default, never from the GPU of the build machine.
 """
 
 import os
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
-"""Machine code for A100 and, as it runs there too, every 8.x; for H100; PTX for what comes after."""
+"""Machine code for the A100, which runs on every 8.x, and for the H100; PTX for later GPUs."""
 OLDEST = (8, 0)  # the first with mma of bfloat16 and cp.async
 SOURCE_NAMES = ("*.cpp", "*.cu", "*.cuh", "*.h")
 _NAMES = {"ampere": "8.0;8.6+PTX", "ada": "8.9+PTX", "hopper": "9.0+PTX", "blackwell": "10.0;12.0+PTX"}
@@ -22,7 +22,7 @@ _FLAGS = ("-std=c++17", "-O3", *(() if os.name == "nt" else ("-Xcompiler=-fPIC,-
 
 
 class CompileError(Exception):
-    """nvcc failed; the message is what it said."""
+    """An error of nvcc, with its output as the message."""
 
 
 def find() -> str | None:
@@ -37,10 +37,11 @@ def architectures(text: str | None = None) -> list[str]:
     """Return the architectures to build for, such as ["8.0", "9.0+PTX"], without those too old for the kernels.
 
     Args:
-        text: as TORCH_CUDA_ARCH_LIST: numbers or names between semicolons or blanks; None or empty takes the default.
+        text: in the format of TORCH_CUDA_ARCH_LIST, numbers or names separated by semicolons or spaces; None or empty
+            means the default.
 
     Raises:
-        ValueError: an entry is no architecture, or all are too old.
+        ValueError: an entry is not an architecture, or all are too old.
     """
     selected: list[str] = []
     for entry in re.split(r"[;\s,]+", (text or DEFAULT_ARCHITECTURES).strip("; ,")):
@@ -58,8 +59,8 @@ def architectures(text: str | None = None) -> list[str]:
 def code_flags(names: Sequence[str]) -> list[str]:
     """Return the options of nvcc for these architectures.
 
-    The kernels use nothing newer than the oldest, so the PTX of the oldest in the list is made once and machine code
-    for all is made from that, in half the time. Features of one architecture ("9.0a") have PTX of their own.
+    The kernels use no features newer than the oldest architecture, so its PTX is generated once and machine code for
+    all architectures is compiled from it, in half the time. Architecture-specific targets ("9.0a") have their own PTX.
     """
     parts = [_ARCHITECTURE.fullmatch(name).groups() for name in names]
     plain = [major + minor for major, minor, feature, _ in parts if not feature]
@@ -70,14 +71,14 @@ def code_flags(names: Sequence[str]) -> list[str]:
         codes.setdefault(virtual, []).append(f"sm_{number}")
         if ptx:
             codes[virtual].append(f"compute_{virtual}")
-    return [f"-gencode=arch=compute_{virtual},code=[{','.join(made)}]" for virtual, made in codes.items()]
+    return [f"-gencode=arch=compute_{virtual},code=[{','.join(targets)}]" for virtual, targets in codes.items()]
 
 
 def compile_one(nvcc: str, source: Path, to: Path, names: Sequence[str], source_hash: str, *flags: str) -> str:
     """Compile one .cu file to an object for these architectures, and return the output of nvcc.
 
     Raises:
-        CompileError: with the errors, if there are any.
+        CompileError: nvcc failed.
     """
     defines = [f'-DFUSED_INR_SOURCE_HASH="{source_hash}"', f'-DFUSED_INR_ARCHITECTURES="{" ".join(names)}"']
     return _run([nvcc, "-c", str(source), "-o", str(to), *_FLAGS, *code_flags(names), *defines, *flags])
@@ -87,18 +88,23 @@ def build(nvcc: str, sources: Path, library: Path, names: Sequence[str], source_
     """Compile all .cu files of a folder in parallel and link them into a library with its own CUDA runtime.
 
     Args:
-        work: a folder for objects; it is made if it is missing.
+        nvcc: path of the compiler.
+        sources: folder of the .cu files.
+        library: path of the library to write.
+        names: architectures, as `architectures` returns them.
+        source_hash: hash of the sources, stored in the library.
+        work: folder for objects, created if missing.
 
     Raises:
         CompileError: nvcc failed.
     """
     work.mkdir(parents=True, exist_ok=True)
     library.parent.mkdir(parents=True, exist_ok=True)
-    # The slowest first: as many run at a time as there are cores.
+    # Slowest first, because only as many compile at a time as there are cores.
     files = sorted(sources.glob("*.cu"), key=lambda path: ("float32" not in path.name, path.name))
     objects = [work / f"{path.stem}.o" for path in files]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(lambda pair: compile_one(nvcc, *pair, names, source_hash), zip(files, objects, strict=True)))
+        list(pool.map(lambda path, to: compile_one(nvcc, path, to, names, source_hash), files, objects))
     _run([nvcc, "-shared", "-cudart=static", *code_flags(names), "-o", str(library), *map(str, objects)])
 
 

@@ -1,6 +1,6 @@
-"""SIRENs as calls of the CUDA kernels, and ops that torch.compile can hold."""
+"""SIRENs on the CUDA kernels, as ops that torch.compile can trace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,40 +12,47 @@ from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.siren import gradients_like, register, values_like
 
 PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
-"""Widest hidden layers, by compute type, up to which these kernels take precedence over those of Triton.
+"""Widest hidden layer, by compute type, up to which these kernels take precedence over those of Triton.
 
 In half precision the activations stay in the registers of the matrix instructions, which Triton cannot express. In
-float32 the three products of each matrix instruction dominate, and Triton uses the same. Neither has been measured.
+float32 the three TF32 products for each float32 product dominate, and Triton uses the same. Neither has been measured.
 """
 
 
 class Limits(NamedTuple):
-    """What a device has."""
+    """The hardware limits of a device."""
 
     capability: tuple[int, int]
-    shared: int  # bytes of shared memory that a block can have
+    shared: int  # bytes of shared memory available to a block
     processors: int
 
 
 HOST = Limits((9, 0), 227 * 1024, 3)
-"""Where the library runs on the CPU (tests): the shared memory of an H100, and few processors."""
+"""Limits when the library runs on the CPU, as in tests: the shared memory of an H100, and few processors."""
 
 
 def limits(device: int | None) -> Limits:
-    """Return the limits of a CUDA device; None is the current one, -1 the CPU that tests run the library on."""
+    """Return the limits of a CUDA device; None is the current device, -1 the CPU that tests run the library on."""
     if device == -1:
         return HOST
     properties = torch.cuda.get_device_properties(torch.cuda.current_device() if device is None else device)
-    shared = getattr(properties, "shared_memory_per_block_optin", 0)  # a GPU without it is none of NVIDIA's
+    shared = getattr(properties, "shared_memory_per_block_optin", 0)  # only GPUs of other vendors lack it
     return Limits((properties.major, properties.minor), shared, properties.multi_processor_count)
 
 
-# What torch.compiler.assume_constant_result does; that would import the compiler, which takes a second.
-limits._dynamo_marked_constant = True
+def mark_constant(function: Callable) -> None:
+    """Let torch.compile treat the results of a function as constants.
+
+    This is what torch.compiler.assume_constant_result does, without importing the compiler, which takes a second.
+    """
+    vars(function)["_dynamo_marked_constant"] = True
+
+
+mark_constant(limits)
 
 
 class _Call:
-    """A network as the library takes it, and the tensors that its pointers point to."""
+    """The arguments of one call of the library, and the tensors that keep its pointers valid."""
 
     def __init__(
         self,
@@ -100,10 +107,12 @@ class _Call:
         self.siren.packed = self.kept(packed).data_ptr()
 
     def kept(self, tensor: Tensor) -> Tensor:
+        """Keep a tensor alive as long as the call, and return it."""
         self._kept.append(tensor)
         return tensor
 
     def run(self, name: str) -> None:
+        """Call an entry point of the library on the current stream of the device."""
         function = getattr(self.library, name)
         if self.device < 0:
             return native.run(function, self.siren, 0)
@@ -111,27 +120,28 @@ class _Call:
             native.run(function, self.siren, torch.cuda.current_stream().cuda_stream)
 
     def forward(self, out: Tensor) -> None:
-        has, shape, siren = limits(self.device), self.shape, self.siren
-        siren.warps = shape.forward_warps(has.shared)
+        """Write the values to `out`."""
+        device, shape, siren = limits(self.device), self.shape, self.siren
+        siren.warps = shape.forward_warps(device.shared)
         tiles = -(-siren.points // (shape.rows * siren.warps))
-        on_processor = min(shape.most_blocks, has.shared // shape.forward_shared(siren.warps))
-        siren.blocks = splits_to_fill(on_processor * has.processors, siren.samples, tiles)
+        blocks_per_processor = min(shape.most_blocks, device.shared // shape.forward_shared(siren.warps))
+        siren.blocks = splits_to_fill(blocks_per_processor * device.processors, siren.samples, tiles)
         siren.out = out.data_ptr()
         self.run("fused_inr_siren_forward")
 
     def backward(self, gradient: Tensor, gradients: Sequence[Tensor], with_coords: bool) -> None:
         """Write the gradients of the coordinates (if `with_coords`), the weights and the biases to `gradients`."""
-        has, shape, siren = limits(self.device), self.shape, self.siren
-        warps = shape.backward_warps(has.shared)
+        device, shape, siren = limits(self.device), self.shape, self.siren
+        warps = shape.backward_warps(device.shared)
         if warps is None:
             raise RuntimeError(
                 f"The gradients of this network take {shape.backward_shared(1)} bytes of shared memory, and the device "
-                f"has {has.shared} for a block: compute them in half precision, or on another backend."
+                f"has {device.shared} for a block: compute them in half precision, or on another backend."
             )
         siren.warps = warps
         tiles = -(-siren.points // (16 * warps))
-        at_once = has.shared // shape.backward_shared(warps) * has.processors
-        siren.blocks = splits_to_fill(at_once, siren.samples, tiles)
+        concurrent_blocks = device.shared // shape.backward_shared(warps) * device.processors
+        siren.blocks = splits_to_fill(concurrent_blocks, siren.samples, tiles)
         sums = self.library.fused_inr_siren_partials(siren)
         siren.partials = self.kept(gradient.new_empty(siren.samples * siren.blocks * sums)).data_ptr()
         siren.gradient = self.kept(gradient.contiguous()).data_ptr()
@@ -149,9 +159,9 @@ def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
 
 
 def _gradients(
-    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
+    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *arguments: Any
 ) -> list[Tensor]:
-    *options, with_coords = options
+    *options, with_coords = arguments
     gradients = gradients_like(coords, weights, biases, with_coords)
     _Call(coords, weights, biases, *options).backward(gradient, gradients, with_coords)
     return gradients
@@ -169,7 +179,7 @@ def supports(
     final: str,
     dtype: torch.dtype,
 ) -> tuple[bool, str]:
-    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
+    """Return whether the kernels support a call, and if not, why; arguments as in `reference.siren`."""
     if coords.dtype != torch.float32:
         return False, f"it computes in float32, bfloat16 or float16, not in {coords.dtype}"
     needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (coords, *weights, *biases))
@@ -178,6 +188,6 @@ def supports(
     return reason is None, reason or ""
 
 
-def preferred(coords: Tensor, weights: list[Tensor], *options: list[Tensor] | float | str | torch.dtype) -> bool:
+def preferred(coords: Tensor, weights: list[Tensor], *options: Any) -> bool:
     """Return whether the kernels take precedence over those of Triton for a call that they support."""
     return max(weight.shape[1] for weight in weights[:-1]) <= PREFERRED[options[-1]]

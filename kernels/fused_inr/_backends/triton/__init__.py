@@ -1,7 +1,7 @@
-"""The Triton backend: kernels for GPUs that a C++ compiler is not needed for, compiled when they are first called.
+"""The Triton backend: GPU kernels that need no C++ compiler and are compiled on their first call.
 
-Importing it does not import Triton. `python -m fused_inr.tools.triton` compiles every kernel ahead of time, without
-a GPU, and prints what each needs of one.
+Importing this package does not import Triton. `python -m fused_inr.tools.triton` compiles every kernel ahead of time,
+without a GPU, and prints the GPU resources that each kernel needs.
 """
 
 import importlib
@@ -14,9 +14,9 @@ from fused_inr._backends.implementation import Implementation
 from fused_inr._backends.triton import render, siren
 from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
-MOST_SAMPLES = 64  # of a group of minibatch_stddev: a program holds all of them at a few positions
+MOST_SAMPLES = 64  # largest group of minibatch_stddev: a program holds the whole group at a few positions
 OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward", "augment")
-"""The ops of `fused_inr.primitives` that are registered for tensors on a device; functions of `image_ops`."""
+"""The ops of `fused_inr.primitives` registered for CUDA tensors; each is a function of `image_ops`."""
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
 

@@ -1,4 +1,4 @@
-"""The ops of a discriminator and its augmentation on the Triton kernels, as they are registered for a device."""
+"""The ops of a discriminator and its augmentation on the Triton kernels, as registered for CUDA tensors."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def bias_act_slope(
     with_sums: bool,
     *others: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Run fused_inr::bias_act_slope. PyTorch adds the partial sums, in the same order every time."""
+    """Run fused_inr::bias_act_slope. PyTorch adds the partial sums in a fixed order."""
     options = BiasActOptions(*others)
     out, partial, launches = bias_act_kernels.backward(gradient, shift, saved, bias, from_output, with_sums, options)
     run(launches, saved.device)

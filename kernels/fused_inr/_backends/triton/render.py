@@ -1,4 +1,4 @@
-"""`render` on the Triton kernels as ops that torch.compile can hold. Importing this does not import Triton."""
+"""`render` on the Triton kernels, as ops that torch.compile can trace. Importing this module does not import Triton."""
 
 import importlib
 from typing import Any
@@ -9,12 +9,12 @@ from torch import Tensor
 from fused_inr.inr import INR, Grid
 from fused_inr.primitives.render import register
 
-MOST_COLOURS = 64  # of a read-out: a program holds all of them of its pixels
+MOST_COLOURS = 64  # of a read-out: a program holds all colours of its pixels
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _kernels(name: str) -> Any:
-    """Import a module of the folder `kernels`, which imports Triton."""
+    """Import a module of the package `kernels`, which imports Triton."""
     return importlib.import_module(f"fused_inr._backends.triton.kernels.{name}")
 
 

@@ -1,4 +1,4 @@
-"""SIRENs on the Triton kernels as ops that torch.compile can hold. Importing this does not import Triton."""
+"""SIRENs on the Triton kernels, as ops that torch.compile can trace. Importing this module does not import Triton."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ def _gradients(
 
     arguments, dtype = (gradient, coords, weights, biases, *options), options[-2]
     if siren_backward.fits(coords, weights, dtype):
-        of_coords, of_rows, launches = siren_backward.backward(*arguments)
+        coords_gradient, row_gradients, launches = siren_backward.backward(*arguments)
         launch.run(launches, coords.device)
-        of_parameters = siren_backward.unpacked(of_rows, weights, biases)
+        parameter_gradients = siren_backward.unpacked(row_gradients, weights, biases)
     else:
-        of_coords, *of_parameters = siren_layers.backward(*arguments)
-    return [coords.new_empty(0) if of_coords is None else of_coords, *of_parameters]
+        coords_gradient, *parameter_gradients = siren_layers.backward(*arguments)
+    return [coords.new_empty(0) if coords_gradient is None else coords_gradient, *parameter_gradients]
 
 
 siren = register("triton", _values, _gradients)
@@ -39,7 +39,7 @@ siren = register("triton", _values, _gradients)
 def supports(
     coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: float | str | torch.dtype
 ) -> tuple[bool, str]:
-    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
+    """Return whether the kernels support a call, and if not, why; arguments as in `reference.siren`."""
     dtype = options[-1]
     if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False, f"it computes in float32, bfloat16 or float16, not in {dtype}"

@@ -1,1 +1,1 @@
-"""Tables of the CUDA kernels compiled ahead of time."""
+"""Ahead-of-time compilation of the CUDA kernels and a table of their resources."""

@@ -1,4 +1,4 @@
-"""`python -m fused_inr.tools.cuda`: compiles every kernel for every GPU, and what each needs of it."""
+"""Compile the CUDA kernels for every GPU and print the resources of each: `python -m fused_inr.tools.cuda`."""
 
 import argparse
 import sys
@@ -15,9 +15,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Print one line for each kernel and target; needs nvcc and the sources, and no GPU."""
     parser = argparse.ArgumentParser(prog="python -m fused_inr.tools.cuda", description=main.__doc__)
     parser.add_argument(
-        "--target", choices=ahead_of_time.MOST_SHARED, action="append", help="a GPU; may be repeated; default all"
+        "--target",
+        choices=ahead_of_time.MOST_SHARED,
+        action="append",
+        help="GPU architecture; repeatable (default: all)",
     )
-    parser.add_argument("--library", type=Path, help="read a library that is built already instead of compiling")
+    parser.add_argument("--library", type=Path, help="read this compiled library instead of compiling the sources")
     options = parser.parse_args(arguments)
     targets = options.target or list(ahead_of_time.MOST_SHARED)
     try:
@@ -29,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (RuntimeError, nvcc.CompileError) as error:
         sys.exit(str(error))
     print(
-        f"Shared memory and warps are those of a block for {_LAYERS} layers and 2 coordinates; 0 where it does not fit."
+        f"Shared memory and warps are per block, for {_LAYERS} layers and 2 coordinates; 0 means that it does not fit."
     )
     columns = ("registers", "local", "spills", "instructions", "matrix_instructions")
     heads = ["target", "kernel", "type", "width", "shared", "warps", *columns]

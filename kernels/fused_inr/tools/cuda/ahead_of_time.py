@@ -1,4 +1,4 @@
-"""Compiles the kernels for GPUs that need not be there, and reads from the machine code what they need of one."""
+"""Compile the kernels without a GPU, and read the resources they need from the machine code."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ from fused_inr._backends.cuda import layout, nvcc
 
 SOURCES = Path(__file__).parents[4] / "csrc" / "cuda"
 MOST_SHARED = {"8.0": 163 * 1024, "9.0": 227 * 1024, "9.0a": 227 * 1024}
-"""Bytes of shared memory that one block can have, by the architectures that the table is made for."""
+"""Bytes of shared memory available to a block, for each architecture of the table."""
 ELEMENTS = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OPCODE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)", re.MULTILINE)
 _FUNCTION = re.compile(r"^\s*Function\s*:?\s+(\S+?):?\s*$", re.MULTILINE)
@@ -21,15 +21,15 @@ _FUNCTION = re.compile(r"^\s*Function\s*:?\s+(\S+?):?\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Resources:
-    """What a thread of a compiled kernel needs, and a block's shared memory."""
+    """The resources that a compiled kernel needs, per thread."""
 
     target: str  # such as "9.0"
     kernel: str  # "siren_forward", "siren_backward", "pack_weights" or "reduce_gradients"
-    type: str  # compute type; "" where it does not matter
-    width: int  # 0 where it does not matter
+    type: str  # compute type; "" if the kernel does not depend on it
+    width: int  # 0 if the kernel does not depend on it
     registers: int
-    local: int  # bytes of memory off the chip: stack and spilled registers
-    spills: int  # instructions that store to or load from that memory
+    local: int  # bytes of local memory: stack and spilled registers
+    spills: int  # loads from and stores to local memory
     instructions: int
     matrix_instructions: int
 
@@ -47,11 +47,11 @@ class Resources:
 
 
 def cuobjdump() -> str | None:
-    """Return the path of cuobjdump: beside nvcc, on PATH, or in the package of Triton."""
+    """Return the path of cuobjdump on PATH, beside nvcc, or in the Triton package; None if there is none."""
     compiler, triton = nvcc.find(), importlib.util.find_spec("triton")
-    places = [str(Path(compiler).resolve().parent)] if compiler else []
-    places += [str(Path(triton.origin).parent / "backends/nvidia/bin")] if triton and triton.origin else []
-    candidates = (shutil.which("cuobjdump", path=place) for place in [None, *places])
+    folders = [str(Path(compiler).resolve().parent)] if compiler else []
+    folders += [str(Path(triton.origin).parent / "backends/nvidia/bin")] if triton and triton.origin else []
+    candidates = (shutil.which("cuobjdump", path=folder) for folder in [None, *folders])
     return next((path for path in candidates if path), None)
 
 
@@ -68,7 +68,7 @@ def compiled(targets: list[str], work: Path) -> list[Resources]:
     files = sorted(SOURCES.glob("*.cu"))
     with ThreadPoolExecutor(2) as pool:
         objects = [work / f"{path.stem}.o" for path in files]
-        list(pool.map(lambda pair: nvcc.compile_one(compiler, *pair, targets, ""), zip(files, objects, strict=True)))
+        list(pool.map(lambda path, to: nvcc.compile_one(compiler, path, to, targets, ""), files, objects))
     return [needs for path in objects for needs in resources(path)]
 
 
@@ -90,7 +90,7 @@ def _run(tool: str, option: str, path: Path) -> str:
 
 
 def _by_kernel(text: str) -> dict[tuple[str, str], str]:
-    """Return {(architecture, mangled name): what cuobjdump prints of the kernel}."""
+    """Return {(architecture, mangled name): output of cuobjdump for the kernel}."""
     return {(arch, name): body for arch, part in _by_architecture(text) for name, body in _by_function(part)}
 
 

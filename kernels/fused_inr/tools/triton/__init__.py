@@ -1,1 +1,1 @@
-"""Tables of the Triton kernels compiled ahead of time, and the search for their block sizes."""
+"""Ahead-of-time compilation of the Triton kernels, a table of their resources, and tuning of their block sizes."""

@@ -1,6 +1,6 @@
-"""`python -m fused_inr.tools.triton`: compiles every kernel for every GPU, and what each needs of it.
+"""Compile the Triton kernels for every GPU and print the resources of each: `python -m fused_inr.tools.triton`.
 
-`python -m fused_inr.tools.triton tune` times block sizes on the GPU at hand and writes them to `configs.json`.
+`python -m fused_inr.tools.triton tune` times block sizes on the local GPU and writes the best to `configs.json`.
 """
 
 import argparse
@@ -15,11 +15,11 @@ _COLUMNS = ("registers", "shared", "local", "spills", "instructions", "matrix_in
 def main(arguments: list[str] | None = None) -> None:
     """Print one line for each kernel, case and target as soon as it is compiled."""
     parser = argparse.ArgumentParser(prog="python -m fused_inr.tools.triton", description=main.__doc__)
-    parser.add_argument("command", nargs="?", choices=["compile", "tune"], default="compile", help="default compile")
+    parser.add_argument("command", nargs="?", choices=["compile", "tune"], default="compile", help="default: compile")
     parser.add_argument(
-        "--target", choices=ahead_of_time.TARGETS, action="append", help="a GPU; may be repeated; default all"
+        "--target", choices=ahead_of_time.TARGETS, action="append", help="GPU architecture; repeatable (default: all)"
     )
-    parser.add_argument("-k", metavar="TEXT", default="", help="only cases whose name contains this")
+    parser.add_argument("-k", metavar="TEXT", default="", help="only cases whose names contain this text")
     options = parser.parse_args(arguments)
     if options.command == "tune":
         from fused_inr.tools.triton.tuning import tune

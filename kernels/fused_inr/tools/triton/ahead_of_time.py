@@ -1,4 +1,4 @@
-"""Compiles launches for GPUs that need not be there, and reads from the machine code what they need of one."""
+"""Compile launches without a GPU, and read the resources they need from the machine code."""
 
 import re
 import subprocess
@@ -22,27 +22,27 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 MOST_SHARED = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
-"""Bytes of shared memory that one program can have."""
+"""Bytes of shared memory available to a program."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one program of a compiled kernel needs."""
+    """The resources that a compiled kernel needs."""
 
     registers: int
-    """32-bit registers of a thread (of vectors, on AMD)."""
+    """32-bit registers per thread; on AMD, vector registers."""
     shared: int
-    """Bytes of shared memory."""
+    """Bytes of shared memory per program."""
     local: int
-    """Bytes of a thread's memory off the chip: its stack and spilled registers."""
+    """Bytes of local memory per thread: stack and spilled registers."""
     spills: int
-    """Instructions that store to or load from that memory; on AMD, spilled vector registers."""
+    """Loads from and stores to local memory; on AMD, spilled vector registers."""
     instructions: int
     matrix_instructions: int
 
 
-class _Absent:
-    """A driver of a GPU that is not there, as far as compiling asks one."""
+class _AbsentGPU:
+    """A driver for a GPU that is absent, with the methods that compilation calls."""
 
     def __init__(self, target: GPUTarget) -> None:
         self._target = target
@@ -51,7 +51,7 @@ class _Absent:
         return self._target
 
     def get_current_device(self) -> str:
-        return f"absent {self._target.arch}"  # kernels are kept by device, which numbers stand for
+        return f"absent {self._target.arch}"  # the key of compiled kernels, a number for real devices
 
     def get_current_stream(self, device: str) -> int:
         return 0
@@ -60,7 +60,7 @@ class _Absent:
 @contextmanager
 def _compiling_for(target: GPUTarget) -> Iterator[None]:
     before = driver._active
-    driver.set_active(_Absent(target))
+    driver.set_active(_AbsentGPU(target))
     try:
         yield
     finally:
@@ -68,9 +68,9 @@ def _compiling_for(target: GPUTarget) -> Iterator[None]:
 
 
 def compiled(launch: Launch, target: str) -> Any:
-    """Compile the kernel of a launch for one of `TARGETS`, exactly as if it were launched there.
+    """Compile the kernel of a launch for one of `TARGETS`, exactly as launching it there would.
 
-    Tensors of the launch may be on "meta"; they are taken to be aligned to 16 bytes.
+    Tensors of the launch may be on "meta"; they are assumed to be aligned to 16 bytes.
 
     Raises:
         RuntimeError: Triton interprets its kernels in this process.
@@ -116,7 +116,7 @@ def _amd_resources(text: str, shared: int) -> Resources:
         registers=number("vgpr_count"),
         shared=shared,
         local=number("private_segment_fixed_size"),
-        spills=number("vgpr_spill_count"),  # scalar registers are spilled to lanes of vector ones, not to memory
+        spills=number("vgpr_spill_count"),  # scalar registers spill to vector registers, not to memory
         instructions=len(opcodes),
         matrix_instructions=sum(opcode.startswith("v_mfma") for opcode in opcodes),
     )

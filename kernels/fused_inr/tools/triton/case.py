@@ -1,4 +1,4 @@
-"""What a call is to the command and the tests that compile its kernels ahead of time."""
+"""A call whose kernels the command and the tests compile ahead of time."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from fused_inr._backends.triton.kernels.launch import Launch
 
 @dataclass(frozen=True)
 class Case:
-    """A call, on tensors without contents, and what is asked of the kernels it launches.
+    """A call on "meta" tensors, and what its kernels are required to use.
 
     Attributes:
-        name: unique.
-        launches: those of the call; block sizes are those of the architecture that `configs.compiling_for` names.
-        matrix_instructions: the targets on which all of its kernels multiply with them; none where nothing is
-            multiplied. Exact float32 products have them on AMD GPUs only.
+        name: unique name.
+        launches: returns the launches of the call, with block sizes for the architecture of `configs.compiling_for`.
+        matrix_instructions: the targets on which every kernel has to use matrix instructions; empty if the kernels
+            multiply no matrices. Exact float32 products have matrix instructions on AMD GPUs only.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Case:
 
 
 def differing(launches: Iterable[Launch]) -> list[Launch]:
-    """Return one launch for each kernel that Triton would compile, by types, constants and divisibility by 16."""
-    kinds = {}
+    """Return one launch for each kernel that Triton would compile: distinct types, constants or divisibility by 16."""
+    kinds: dict[tuple, Launch] = {}
     for launch in launches:
         kind = [launch.kernel, launch.num_warps, launch.num_stages]
         for name, value in launch.arguments.items():
@@ -49,7 +49,7 @@ def differing(launches: Iterable[Launch]) -> list[Launch]:
 
 @contextmanager
 def products_in(kind: str) -> Iterator[torch.dtype]:
-    """Inside the `with` block, products of the type that it gives are "bfloat16", "float16", "tf32" or "float32"."""
+    """Yield the type whose products are "bfloat16", "float16", "tf32" or "float32" inside the `with` block."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
     try:

@@ -1,7 +1,7 @@
 """The calls whose kernels are compiled ahead of time: one for every configuration that the project uses.
 
-A configuration is what Triton compiles anew for: tensor types, layout, block sizes and options; sizes only where they
-are 1 or divide by 16. Ops add theirs to `CASES`.
+Triton compiles a kernel for each configuration of tensor types, layout, block sizes and options; sizes matter only if
+they are 1 or divisible by 16.
 """
 
 from collections.abc import Iterator
@@ -61,9 +61,11 @@ def _minibatch_stddev(dtype: str) -> list[Launch]:
 
 def _augment(dtype: str, cutout: bool, color_last: bool, adjoint: bool) -> list[Launch]:
     x = torch.empty(8, 2, 3, 128, 128, dtype=_TYPES[dtype], device="meta")
-    amounts = [None if adjoint else _numbers(8), _numbers(8), _numbers(8)]
+    brightness = None if adjoint else _numbers(8)
     place = torch.empty(8, 2, dtype=torch.int64, device="meta")
-    options = augment.Options(*amounts, place, place if cutout else None, [64, 64], color_last, adjoint)
+    options = augment.Options(
+        brightness, _numbers(8), _numbers(8), place, place if cutout else None, [64, 64], color_last, adjoint
+    )
     return augment_kernels.forward(x, options)[1]
 
 

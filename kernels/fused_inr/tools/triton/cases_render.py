@@ -1,4 +1,4 @@
-"""render among the cases: all kernels that DIGAN's generator at 128x128 launches, and those of smaller INRs."""
+"""The cases of `render`: all kernels that DIGAN's generator at 128x128 launches, and those of smaller INRs."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ _SUMS = (fourier_features.table_kernel, to_rgb.image_kernel)
 
 
 def _generator() -> INR:
-    """Return DIGAN's generator, in whose last stage only the last layer is read out."""
+    """Return DIGAN's generator; in its last stage only the last layer has a read-out."""
     *stages, last = inr_of(WIDTHS, "lrelu").stages
     layers = [*(replace(layer, to_rgb=None) for layer in last.layers[:-1]), last.layers[-1]]
     return INR([*stages, replace(last, layers=layers)])
@@ -34,7 +34,7 @@ def _launches(inr: INR, kind: str, keep: bool, multiplies: bool) -> list[Launch]
 def _cases() -> Iterator[Case]:
     generator, every = _generator(), tuple(TARGETS)
     wide = inr_of(((1, 512, 1), (2, 256, 2)), "lrelu")
-    for kind in ("tf32", "float32"):  # layer by layer: of those of 512 all kinds are among these
+    for kind in ("tf32", "float32"):  # layer by layer; these include every kind of layer of width 512
         targets = ("gfx942",) if kind == "float32" else every
         yield Case(f"render-wide-{kind}", partial(_launches, wide, kind, False, True), targets)
     yield Case("render-generator-bfloat16", lambda: _launches(generator, "bfloat16", False, True), every)

@@ -1,4 +1,4 @@
-"""The gradients of render among the cases: all kernels that those of DIGAN's generator at 128x128 launch."""
+"""The cases of the gradients of `render`: all kernels that those of DIGAN's generator at 128x128 launch."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -27,8 +27,9 @@ def _numbers(*shape: int) -> Tensor:
 
 
 def inr_of(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
-    """Return an INR in which every other layer, counted from the last, is read out."""
-    made, before = [], 0
+    """Return an INR in which every other layer, counted from the last, has a read-out."""
+    result: list[Stage] = []
+    before = 0
     for scale, width, count in stages:
         fourier = Fourier(_numbers(CLIPS, FREQUENCIES, 2), _numbers(CLIPS, TIMES, FREQUENCIES))
         layers = []
@@ -36,14 +37,15 @@ def inr_of(stages: Sequence[tuple[int, int, int]], activation: str) -> INR:
             to_rgb = (_numbers(CLIPS, COLOURS, width), _numbers(COLOURS)) if (count - number) % 2 else None
             inputs = width if number else before + fourier.features
             layers.append(Layer(_numbers(CLIPS, width, inputs), _numbers(width), activation, to_rgb=to_rgb))
-        made.append(Stage(scale, layers, fourier))
+        result.append(Stage(scale, layers, fourier))
         before = width
-    return INR(made)
+    return INR(result)
 
 
 def _launches(inr: INR, kind: str, multiplies: bool) -> list[Launch]:
-    """Return the gradients' own launches, with or without a product."""
-    grid, collected = Grid(32, 32), []
+    """Return the launches of the backward kernels with matrix products, or of those without."""
+    collected: list[Launch] = []
+    grid = Grid(32, 32)
     size = (CLIPS, TIMES, COLOURS, 32 * inr.stages[-1].scale, 32 * inr.stages[-1].scale)
     with products_in(kind) as dtype:
         kept = [
@@ -55,13 +57,13 @@ def _launches(inr: INR, kind: str, multiplies: bool) -> list[Launch]:
             inr, grid, _numbers(*size), dtype, kept, run=lambda launches, device: collected.extend(launches)
         )
 
-    def chosen(launch: Launch) -> bool:
+    def is_selected(launch: Launch) -> bool:
         if launch.kernel not in (*_PRODUCTS, layers_backward.children_sum_kernel):
-            return False  # of the forward pass
+            return False  # part of the forward pass
         product = launch.kernel in _PRODUCTS and launch.arguments.get("following", launch) is not None
         return product == multiplies
 
-    return differing(filter(chosen, collected))
+    return differing(launch for launch in collected if is_selected(launch))
 
 
 def _cases() -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""siren among the cases: networks in one kernel, forwards and back, and the layers of those that are too wide."""
+"""The cases of `siren`: networks in one kernel, forward and backward, and the layers of those that are too wide."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +18,7 @@ _TYPES = {
     "bfloat16": (torch.bfloat16, False),
     "float16": (torch.float16, False),
     "float32": (torch.float32, False),
-    "tf32": (torch.float32, True),  # float32 where PyTorch may round to it
+    "tf32": (torch.float32, True),  # float32 tensors where PyTorch may use TF32
 }
 
 
@@ -27,7 +27,7 @@ def _numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _network(width: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return coordinates, weights and biases of SIRENs of five layers."""
+    """Return the coordinates, weights and biases of SIRENs of five layers."""
     sizes = [2, width, width, width, width, 3]
     coords = _numbers(1, _POINTS, 2).expand(_SAMPLES, -1, -1)
     weights = [_numbers(_SAMPLES, outputs, inputs) for inputs, outputs in pairwise(sizes)]
@@ -35,7 +35,7 @@ def _network(width: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 
 def _layers(width: int, dtype: torch.dtype) -> list[Launch]:
-    """Return launches of a hidden layer, of the last layer, of their gradients and of the coordinates' gradient."""
+    """Return the launches of a hidden layer, the last layer, their gradients and the gradient of the coordinates."""
     x, slopes = (_numbers(_SAMPLES, _POINTS, width, dtype=dtype) for _ in range(2))
     square, bias = _numbers(_SAMPLES, width, width, dtype=dtype), _numbers(_SAMPLES, width)
     last, out = _numbers(_SAMPLES, 3, width, dtype=dtype), _numbers(_SAMPLES, _POINTS, 3)
@@ -48,7 +48,7 @@ def _layers(width: int, dtype: torch.dtype) -> list[Launch]:
         weight_gradient(x, x)[-1],
         weight_gradient(x, _numbers(_SAMPLES, _POINTS, 2))[-1],
     ]
-    if dtype != torch.float32:  # few inputs of which are not taken by matrix instructions
+    if dtype != torch.float32:  # in float32, few inputs do not use matrix instructions
         launches.append(layer(_numbers(_SAMPLES, _POINTS, 3, dtype=dtype), last.mT, x, "slope", slopes=slopes))
     return differing(launches)
 

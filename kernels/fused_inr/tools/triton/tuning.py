@@ -1,14 +1,12 @@
-"""Block sizes found by timing on the GPU at hand, for the table of `configs`.
+"""Search for block sizes by timing kernels on the local GPU, for the table of `configs`.
 
-What is timed are the launches of the cases that are compiled ahead of time, on tensors of their shapes. Of each entry
-of the table that they fall on, one option after the other is halved and doubled (pipeline stages: one less, one more),
-and the faster is kept, until nothing is faster. Which widths run several layers in one kernel is not changed: that is
-in the table by hand.
+The launches of the ahead-of-time cases are timed on tensors of their shapes. For each entry of the table that they use,
+one option after another is halved and doubled (pipeline stages: one less, one more), and a faster value is kept, until
+no change is faster. Which widths run several layers in one kernel is not tuned: those entries are set by hand.
 """
 
 import json
 import math
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -23,13 +21,13 @@ from fused_inr._backends.triton.kernels.launch import Launch, run
 from fused_inr.tools.triton.case import Case
 
 LEAST_GAIN = 0.02
-"""Of the time: what is less is noise."""
+"""Smallest relative gain in time that counts; less is noise."""
 _BOUNDS = {"num_warps": (1, 16), "num_stages": (1, 6)}
 _BLOCK_BOUNDS = (16, 256)
 
 
 def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
-    """Yield options with one block size, the warps or the pipeline stages changed by a step, within bounds."""
+    """Yield options with one block size, the warps or the pipeline stages changed by one step, within bounds."""
     for name, value in options.items():
         if name not in _BOUNDS and not name.startswith("BLOCK_"):
             continue
@@ -41,7 +39,7 @@ def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
 
 
 def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float]) -> tuple[dict[str, int], float]:
-    """Return options that no neighbour is faster than, and their time; `seconds` is infinite for those that fail."""
+    """Return options that no neighbour beats by `LEAST_GAIN`, and their time; `seconds` is infinite for failures."""
     best, tried = seconds(options), {json.dumps(options, sort_keys=True)}
     faster = True
     while faster:
@@ -61,18 +59,18 @@ def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float])
 def on_device(launch: Launch) -> Launch:
     """Return a launch with random tensors of the same shapes and strides in place of "meta" tensors."""
 
-    def made(value: object) -> object:
+    def replaced(value: object) -> object:
         if not isinstance(value, Tensor):
             return value
-        room = sum(stride * (size - 1) for stride, size in zip(value.stride(), value.shape, strict=True)) + 1
-        contents = torch.randn(room, device="cuda").to(value.dtype)
+        extent = sum(stride * (size - 1) for stride, size in zip(value.stride(), value.shape, strict=True)) + 1
+        contents = torch.randn(extent, device="cuda").to(value.dtype)
         return contents.as_strided(value.shape, value.stride())
 
-    return replace(launch, arguments={name: made(value) for name, value in launch.arguments.items()})
+    return replace(launch, arguments={name: replaced(value) for name, value in launch.arguments.items()})
 
 
 def seconds_of(launches: Iterable[Launch]) -> float:
-    """Return the median time of running launches in order; infinite if a kernel does not fit or spills registers."""
+    """Return the median time of running launches in order, or infinity if a kernel does not fit or spills registers."""
     ready = [on_device(launch) for launch in launches]
     try:
         for launch in ready:
@@ -81,13 +79,13 @@ def seconds_of(launches: Iterable[Launch]) -> float:
                 return math.inf
         torch.cuda.synchronize()
         return triton.testing.do_bench(lambda: run(ready, torch.device("cuda")), return_mode="median") / 1000
-    except (TritonError, RuntimeError):  # a compiler pass that fails raises the latter
-        torch.cuda.synchronize()  # raises again if the GPU has failed
+    except (TritonError, RuntimeError):  # a failing compiler pass raises the latter
+        torch.cuda.synchronize()  # raises again if the GPU itself has failed
         return math.inf
 
 
 def _tune_entry(entry: Entry, cases: Iterable[Case], target: str) -> str:
-    """Put the fastest options into the table in memory, and return a line that reports them."""
+    """Write the fastest options to the table in memory, and return a line that reports them."""
     kernel, kind, width = entry
     table = configs.table()
     shipped = table.get(target, {}).get(kernel, {}).get(kind) or table[configs.FALLBACK][kernel][kind]
@@ -95,7 +93,7 @@ def _tune_entry(entry: Entry, cases: Iterable[Case], target: str) -> str:
 
     def seconds(options: dict[str, int]) -> float:
         widths[width] = options
-        return statistics.fsum(seconds_of(case.launches_on(target)) for case in cases)
+        return math.fsum(seconds_of(case.launches_on(target)) for case in cases)
 
     before = widths[width]
     start = seconds(before)
@@ -110,7 +108,7 @@ def tune(cases: Iterable[Case]) -> None:
         SystemExit: there is no GPU.
     """
     if not torch.cuda.is_available():
-        raise SystemExit("tune times kernels and found no GPU: run it on the machine whose table it is to write.")
+        raise SystemExit("tune times kernels and found no GPU: run it on a machine with the GPU to tune for.")
     target = configs.architecture(torch.device("cuda", torch.cuda.current_device()))
     users: dict[Entry, list[Case]] = {}
     for case in cases:

@@ -1,4 +1,4 @@
-"""The CUDA kernels built by a C++ compiler, so that they run on the CPU; networks of any shape."""
+"""Fixtures that build the CUDA kernels with a C++ compiler, so that they run on the CPU, and make networks."""
 
 import ctypes
 import os
@@ -19,9 +19,9 @@ SOURCES = Path(__file__).parents[4] / "csrc" / "cuda"
 
 @pytest.fixture(scope="session")
 def compile_for_host() -> Callable[..., Path]:
-    """Compiles a C++ file that includes the kernels' sources; skips where there is no compiler."""
+    """Compile a C++ file that includes the kernels' sources; skip if there is no compiler."""
     if platform.system() != "Linux":
-        pytest.skip("the host's fibers are those of Linux")
+        pytest.skip("the host build uses the fibers of Linux")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -45,7 +45,7 @@ def built_library(compile_for_host, tmp_path_factory) -> ctypes.CDLL:
 
 @pytest.fixture
 def host_library(built_library, monkeypatch) -> Iterator[ctypes.CDLL]:
-    """Makes the ops run the kernels on the CPU, on tensors there."""
+    """Make the ops run the kernels on the CPU, on CPU tensors."""
     monkeypatch.setattr(native, "load", lambda: (built_library, "ready"))
     yield built_library
     built_library.fused_inr_host_run_threads_backwards(0)
@@ -54,17 +54,17 @@ def host_library(built_library, monkeypatch) -> Iterator[ctypes.CDLL]:
 def make_network(
     n: int, points: int, sizes: Sequence[int], shared: str = "", omega: float = 30.0, device: str = "cpu"
 ) -> list[torch.Tensor]:
-    """Coordinates, weights and biases with an axis N, drawn as SIREN (NeurIPS 2020) draws them.
+    """Return coordinates, weights and biases with an axis N, initialized as in SIREN (NeurIPS 2020).
 
     Args:
-        shared: "coords" or "parameters" (or both): N samples share one copy.
+        shared: "coords", "parameters" or both: what N samples share one copy of.
     """
     generator = torch.Generator().manual_seed(0)
 
     def uniform(kind: str, bound: float, *shape: int) -> torch.Tensor:
         samples = 1 if kind in shared.split() else n
-        drawn = bound * (2 * torch.rand((samples, *shape), generator=generator) - 1)
-        return drawn.to(device).expand(n, *shape)
+        values = bound * (2 * torch.rand((samples, *shape), generator=generator) - 1)
+        return values.to(device).expand(n, *shape)
 
     weights, biases = [], []
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
@@ -80,7 +80,7 @@ def network() -> Callable[..., list[torch.Tensor]]:
 
 
 def value_and_gradients(function: Callable[..., torch.Tensor], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """function(coords, weights, biases) and the gradients of every tensor, for a seeded gradient of the value."""
+    """Return function(coords, weights, biases) and the gradients of all tensors, for a seeded gradient of the value."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     count = len(leaves) // 2
     values = function(leaves[0], leaves[1 : 1 + count], leaves[1 + count :])

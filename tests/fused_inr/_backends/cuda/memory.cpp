@@ -1,5 +1,5 @@
-// Calls the library, built for the host, on buffers of exactly the size they need; AddressSanitizer watches their ends.
-// Prints the results' sums and fails where one is not finite: buffers are filled with NaN before.
+// Calls the library, built for the host, on buffers of exactly the required size, so that AddressSanitizer detects
+// accesses beyond them. Prints the sums of the results and fails if one is not finite: buffers start as NaN.
 #include "host.cpp"
 
 namespace {

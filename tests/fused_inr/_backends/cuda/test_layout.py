@@ -1,4 +1,4 @@
-"""What fits on a GPU and what is refused; the sums of bytes against those of the C++ sources."""
+"""Which networks fit on a GPU and which are refused; byte counts against those of the C++ sources."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def struct_of(shape: layout.Shape, warps: int) -> native.SirenStruct:
 
 @pytest.mark.parametrize("element", [2, 4], ids=["half", "float32"])
 @pytest.mark.parametrize("width", layout.WIDTHS)
-def test_bytes_are_those_of_the_kernels(width, element, built_library):
+def test_byte_counts_match_the_kernels(width, element, built_library):
     for layers, inputs, warps in itertools.product((2, 3, 7, 32), (0, 1, 2, 8, 9, 16), (1, 2, 8)):
         shape = layout.Shape(width, layers, inputs, element)
         struct = struct_of(shape, warps)
@@ -78,7 +78,7 @@ def test_as_many_warps_as_fit():
     assert large.backward_warps(100 * 1024) is None
 
 
-def test_gradients_that_do_not_fit_are_refused_when_they_are_wanted(monkeypatch):
+def test_gradients_that_do_not_fit_are_refused_only_if_needed(monkeypatch):
     needed = layout.Shape(64, 4, 2, 4).backward_shared(1)
     weights = [torch.empty(1, outputs, inputs) for inputs, outputs in itertools.pairwise((2, 64, 64, 64, 3))]
     biases = [torch.empty(1, weight.shape[1]) for weight in weights]
@@ -103,6 +103,6 @@ def test_float64_is_refused():
 @pytest.mark.parametrize(
     ("dtype", "width", "first"), [(torch.bfloat16, 128, True), (torch.float16, 16, True), (torch.float32, 16, False)]
 )
-def test_which_shapes_go_before_triton(dtype, width, first):
-    prefers = cuda.KERNELS["siren"].preferred
-    assert prefers(None, weights_of(2, width, 3), [], 1.0, 1.0, "linear", dtype) is first
+def test_precedence_over_triton(dtype, width, first):
+    preferred = cuda.KERNELS["siren"].preferred
+    assert preferred(None, weights_of(2, width, 3), [], 1.0, 1.0, "linear", dtype) is first

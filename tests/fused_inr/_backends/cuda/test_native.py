@@ -1,4 +1,4 @@
-"""The compiled CUDA library: what the backend says where it cannot be used, and which devices a build is for."""
+"""The compiled CUDA library: the reasons why it cannot be used, and the devices that a build supports."""
 
 import ctypes
 from pathlib import Path
@@ -16,7 +16,7 @@ SOURCES = ROOT / "csrc" / "cuda"
 
 @pytest.fixture
 def device(monkeypatch):
-    """A GPU as far as PyTorch tells, and a library built for sm_80 and later."""
+    """Pretend that PyTorch has a GPU, and that the library is built for sm_80 and later."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -42,13 +42,13 @@ def test_states(device, monkeypatch, built_library):
     assert cuda.status() == "this PyTorch is built without CUDA"
 
 
-def test_a_build_for_other_devices_says_so(device, monkeypatch):
+def test_build_for_other_devices(device, monkeypatch):
     monkeypatch.setattr(cuda, "_BUILT_FOR", ("9.0a",))
     device(8, 9)
     assert cuda.status() == "built for sm_90a, this device is sm_89: build with TORCH_CUDA_ARCH_LIST=8.9"
 
 
-def test_what_the_driver_says_is_passed_on(device, monkeypatch):
+def test_driver_errors_are_reported(device, monkeypatch):
     class Library:
         fused_inr_check = staticmethod(lambda device: 35)
         fused_inr_error = staticmethod(lambda error: b"CUDA driver version is insufficient for CUDA runtime version")
@@ -58,7 +58,7 @@ def test_what_the_driver_says_is_passed_on(device, monkeypatch):
     assert cuda.status() == "the device cannot run it: CUDA driver version is insufficient for CUDA runtime version"
 
 
-def test_compiled_code_can_ask_for_the_state(monkeypatch, built_library):
+def test_compiled_code_can_read_the_state(monkeypatch, built_library):
     monkeypatch.setattr(native, "load", lambda: (built_library, "ready"))
     monkeypatch.setattr(cuda, "_BUILT_FOR", ("9.0",))
     cuda._cached_state.cache_clear()
@@ -106,7 +106,7 @@ def test_no_library(load_again, monkeypatch, tmp_path):
 
 @pytest.fixture
 def library_of(compile_for_host, tmp_path, monkeypatch):
-    """Makes a library that was built from some sources the installed one."""
+    """Install a library that reports a hash of its sources."""
 
     def make(digest: str) -> None:
         source = tmp_path / "api.cpp"
@@ -122,20 +122,20 @@ def library_of(compile_for_host, tmp_path, monkeypatch):
     return make
 
 
-def test_sources_decide_whether_a_library_fits(load_again, library_of):
+def test_library_of_these_sources(load_again, library_of):
     library_of(native_library.source_hash(SOURCES, nvcc.SOURCE_NAMES))
     assert load_again()[1] == "ready"
     assert native.architectures() == ["8.0", "9.0+PTX"]
 
 
-def test_a_library_of_other_sources(load_again, library_of):
+def test_library_of_other_sources(load_again, library_of):
     library_of("0123456789abcdef")
     reason = "the CUDA library was built from other sources than csrc/cuda holds: run pip install -e . again"
     assert load_again() == (None, reason)
     assert native.architectures() == []
 
 
-def test_what_is_built_here_loads_without_a_device():
+def test_the_built_library_loads_without_a_device():
     library, state = native.load()
     if library is None:
         pytest.skip(state)
@@ -144,7 +144,7 @@ def test_what_is_built_here_loads_without_a_device():
     assert torch.cuda.is_available() or fi.backends()["cuda"] != "ready"
 
 
-def test_structs_are_those_of_the_header(compile_for_host, tmp_path):
+def test_structs_match_the_header(compile_for_host, tmp_path):
     source = tmp_path / "sizes.cpp"
     names = {"FusedInrSirenLayer": native.LayerStruct, "FusedInrSiren": native.SirenStruct}
     offsets = [f"offsetof({name}, {field[0]})" for name, struct in names.items() for field in struct._fields_]
@@ -156,14 +156,14 @@ def test_structs_are_those_of_the_header(compile_for_host, tmp_path):
     )
     library = ctypes.CDLL(str(compile_for_host(source, tmp_path / "sizes.so", "-shared", "-fPIC")))
     library.number.restype = ctypes.c_longlong
-    found = [library.number(index) for index in range(len(numbers))]
+    actual = [library.number(index) for index in range(len(numbers))]
     sizes = [ctypes.sizeof(struct) for struct in names.values()]
-    places = [getattr(struct, field[0]).offset for struct in names.values() for field in struct._fields_]
-    assert found == sizes + places
-    assert sizes[1] <= 4000, "a kernel has 4 KiB of arguments, the layout and more among them"
+    expected_offsets = [getattr(struct, field[0]).offset for struct in names.values() for field in struct._fields_]
+    assert actual == sizes + expected_offsets
+    assert sizes[1] <= 4000, "a kernel has 4 KiB of arguments, which include the layout"
 
 
-def test_kernels_take_no_other_device(network):
+def test_tensors_on_another_device_are_refused(network):
     tensors = network(1, 4, (2, 8, 3))
     with pytest.raises(RuntimeError, match=r"^The CUDA kernels take no tensors on cpu"):
         siren.siren(tensors[0], tensors[1:3], tensors[3:], 30.0, 30.0, "linear", torch.float32)

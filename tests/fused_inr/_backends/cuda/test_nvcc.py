@@ -1,4 +1,4 @@
-"""The build of the CUDA library: architectures, flags, and what setup.py does with and without nvcc."""
+"""The build of the CUDA library: architectures, flags, and the behaviour of setup.py with and without nvcc."""
 
 import re
 import runpy
@@ -28,11 +28,11 @@ def test_architectures(text, names):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("sm_80", "not 'sm_80'"), ("8.0;9", "not '9'"), ("7.5", "TORCH_CUDA_ARCH_LIST=7.5 holds nothing from 8.0 on")],
 )
-def test_architectures_that_are_none(text, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_invalid_architectures(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         nvcc.architectures(text)
 
 
@@ -46,7 +46,7 @@ def test_code_for_architectures():
 
 @pytest.fixture
 def setup_file(monkeypatch):
-    """The names in setup.py, with a compiler for CUDA or without."""
+    """Return the names in setup.py, with or without a CUDA compiler."""
     setuptools = pytest.importorskip("setuptools")
     monkeypatch.setattr(setuptools, "setup", lambda **options: None)
     monkeypatch.chdir(ROOT)
@@ -64,7 +64,7 @@ def extension_names(build: dict) -> list[str]:
     return [extension.name.split(".")[2] for extension in build["extensions"]()]
 
 
-def test_built_where_there_is_nvcc(setup_file, monkeypatch):
+def test_built_if_nvcc_is_present(setup_file, monkeypatch):
     assert extension_names(setup_file("/opt/nvcc")) == ["cpu", "cuda"]
     assert extension_names(setup_file(None)) == ["cpu"]
     (extension,) = setup_file("/opt/nvcc")["cuda_extension"]()
@@ -82,15 +82,15 @@ def test_built_where_there_is_nvcc(setup_file, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("compiler", "architectures", "said"),
+    ("compiler", "architectures", "message"),
     [
         (None, "8.0", "FUSED_INR_CUDA=1 asks for the CUDA kernels, and nvcc is neither on PATH nor in CUDA_HOME"),
         ("/nowhere/nvcc", "8.0", "the CUDA kernels were not built: .*No such file"),
         ("/nowhere/nvcc", "new", "the CUDA kernels were not built: TORCH_CUDA_ARCH_LIST must hold entries such as"),
     ],
-    ids=["no-nvcc", "nvcc-that-is-gone", "bad-list"],
+    ids=["no-nvcc", "missing-nvcc", "bad-list"],
 )
-def test_failed_builds_say_why(compiler, architectures, said, setup_file, monkeypatch, tmp_path):
+def test_failed_builds_report_the_reason(compiler, architectures, message, setup_file, monkeypatch, tmp_path):
     from setuptools import Distribution
     from setuptools.errors import CompileError
 
@@ -100,11 +100,11 @@ def test_failed_builds_say_why(compiler, architectures, said, setup_file, monkey
     command = build["BuildExt"](Distribution({"name": "x", "ext_modules": build["cuda_extension"]()}))
     command.build_lib, command.build_temp = str(tmp_path / "lib"), str(tmp_path / "temp")
     command.finalize_options()
-    with pytest.raises(CompileError, match=said):
+    with pytest.raises(CompileError, match=message):
         command.build_extension(command.extensions[0])
 
 
-def test_errors_of_the_compiler_are_passed_on(tmp_path):
+def test_compiler_errors_are_reported(tmp_path):
     script = tmp_path / "nvcc"
     script.write_text("#!/bin/sh\necho 'x.cu(3): error: identifier \"y\" is undefined' >&2\nexit 2\n")
     script.chmod(0o755)

@@ -39,7 +39,7 @@ def options_of(name: str) -> tuple[float, float, str]:
 
 @pytest.fixture(scope="module")
 def case_of(network, evaluated):
-    """Tensors of a case, and what the naive path makes of them in float64."""
+    """Return the tensors of a case, and the results of the naive path in float64."""
 
     @functools.cache
     def make(name: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -60,11 +60,11 @@ def on_kernels(name: str, dtype: torch.dtype):
 @pytest.mark.parametrize("name", CASES)
 def test_float32(name, case_of, evaluated, errors):
     tensors, exact = case_of(name)
-    found = evaluated(on_kernels(name, torch.float32), tensors)
-    assert found[0].dtype == torch.float32
-    # Measured: 1.2e-6 of values and 2.4e-6 of gradients at most, with sums of mma rounded towards zero.
-    assert errors(found[:1], exact[:1]) <= [3e-6]
-    assert max(errors(found[1:], exact[1:])) <= 6e-6
+    actual = evaluated(on_kernels(name, torch.float32), tensors)
+    assert actual[0].dtype == torch.float32
+    # Measured: at most 1.2e-6 for values and 2.4e-6 for gradients, with the sums of mma rounded towards zero.
+    assert errors(actual[:1], exact[:1]) <= [3e-6]
+    assert max(errors(actual[1:], exact[1:])) <= 6e-6
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -72,12 +72,12 @@ def test_float32(name, case_of, evaluated, errors):
 def test_half_precision(name, dtype, case_of, evaluated, mean_error):
     tensors, exact = case_of(name)
     omega, first_omega, final = options_of(name)
-    found = evaluated(on_kernels(name, DTYPES[dtype]), tensors)
+    actual = evaluated(on_kernels(name, DTYPES[dtype]), tensors)
     naive = evaluated(lambda *net: reference.siren(*net, omega, first_omega, final, DTYPES[dtype]), tensors)
-    # The naive path rounds the products as well. Measured: 0.11 to 0.82 of its errors, those of a single number apart.
+    # The naive path rounds the products as well. Measured: 0.11 to 0.82 of its errors, except for single numbers.
     one_number = {"bfloat16": 1e-3, "float16": 1.5e-4}[dtype]
     for part in (slice(0, 1), slice(1, None)):
-        assert mean_error(found[part], exact[part]) <= max(one_number, mean_error(naive[part], exact[part]))
+        assert mean_error(actual[part], exact[part]) <= max(one_number, mean_error(naive[part], exact[part]))
 
 
 def test_strides_change_nothing(network, evaluated):
@@ -91,7 +91,7 @@ def test_strides_change_nothing(network, evaluated):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_blocks_and_warps_change_sums_by_roundings_only(dtype, network, evaluated, errors, monkeypatch):
+def test_blocks_and_warps_change_only_the_rounding_of_sums(dtype, network, evaluated, errors, monkeypatch):
     tensors = network(2, 150, (2, 32, 32, 3))
     call = on_kernels("N1-P700-2x16x2-many-tiles", DTYPES[dtype])
     results = []
@@ -101,11 +101,11 @@ def test_blocks_and_warps_change_sums_by_roundings_only(dtype, network, evaluate
         assert shape.backward_warps(227 * 1024) == 8
         assert shape.backward_warps(25 * 1024) < 8
         results.append(evaluated(call, tensors))
-    for found in results[1:]:
-        assert torch.equal(found[0], results[0][0])
-        assert torch.equal(found[1], results[0][1])
+    for actual in results[1:]:
+        assert torch.equal(actual[0], results[0][0])
+        assert torch.equal(actual[1], results[0][1])
         # Measured: 2.3e-7.
-        assert max(errors([t.double() for t in found], [t.double() for t in results[0]])) <= 2e-6
+        assert max(errors([t.double() for t in actual], [t.double() for t in results[0]])) <= 2e-6
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -129,7 +129,7 @@ def test_every_element_of_the_results_is_written(case_of, check_written):
             arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
             calls.append(("cuda_siren", arguments))
             calls += [("cuda_siren_backward", (gradient, *arguments, with_coords)) for with_coords in (False, True)]
-    check_written(calls)  # the workspaces, which come from torch.empty too, begin as NaN
+    check_written(calls)  # workspaces also come from torch.empty and start as NaN
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_every_element_of_the_results_is_written(case_of, check_written):
 )
 def test_empty(n, points, sizes, network, evaluated, errors):
     tensors = network(n, points, sizes)
-    found = evaluated(on_kernels("N1-P1-1x5x1", torch.float32), tensors)
+    actual = evaluated(on_kernels("N1-P1-1x5x1", torch.float32), tensors)
     exact = evaluated(
         lambda *net: reference.siren(*net, 30.0, 30.0, "linear", torch.float64), [tensor.double() for tensor in tensors]
     )
-    assert max(errors(found, exact)) <= 5e-6
+    assert max(errors(actual, exact)) <= 5e-6
 
 
 def test_second_order(network, errors):
@@ -155,12 +155,12 @@ def test_second_order(network, errors):
         first = torch.autograd.grad(values.square().mean(), leaves, create_graph=True)
         return [*first, *torch.autograd.grad(sum(one.square().sum() for one in first), leaves)]
 
-    found = two_orders(lambda *net: siren.siren(*net, 3.0, 3.0, "linear", torch.float32), tensors)
+    actual = two_orders(lambda *net: siren.siren(*net, 3.0, 3.0, "linear", torch.float32), tensors)
     exact = two_orders(
         lambda *net: reference.siren(*net, 3.0, 3.0, "linear", torch.float64), [tensor.double() for tensor in tensors]
     )
     # Measured: 6e-7.
-    assert max(errors([t.detach() for t in found], [t.detach() for t in exact])) <= 1e-5
+    assert max(errors([t.detach() for t in actual], [t.detach() for t in exact])) <= 1e-5
 
 
 def test_registration(network):
@@ -187,17 +187,17 @@ def test_through_the_public_function(network, evaluated, monkeypatch):
 
     expected = evaluated(lambda *net: siren.siren(*net, 20.0, 20.0, "linear", torch.bfloat16), tensors)
     for function in (half, torch.compile(half, fullgraph=True, backend="aot_eager")):
-        found = evaluated(function, tensors)
-        assert torch.equal(found[0], expected[0])
-        assert all(torch.equal(a, b) for a, b in zip(found[2:], expected[2:], strict=True))
-        torch.testing.assert_close(found[1].sum(0), expected[1].sum(0))
+        actual = evaluated(function, tensors)
+        assert torch.equal(actual[0], expected[0])
+        assert all(torch.equal(a, b) for a, b in zip(actual[2:], expected[2:], strict=True))
+        torch.testing.assert_close(actual[1].sum(0), expected[1].sum(0))
     with pytest.raises(RuntimeError, match=r"cannot run this siren: it takes at most 16 coordinates, not 17\.$"):
         fi.siren(torch.zeros(1, 17), [torch.zeros(4, 17), torch.zeros(4, 4)], [torch.zeros(4)] * 2, backend="cuda")
 
 
-def test_no_memory_beyond_the_buffers_is_touched(compile_for_host, tmp_path):
+def test_no_access_beyond_the_buffers(compile_for_host, tmp_path):
     source = Path(__file__).with_name("memory.cpp")
-    # The stacks are the fibers' own, which AddressSanitizer would take for one.
+    # AddressSanitizer does not know the stacks of the fibers.
     sanitizer = ("-fsanitize=address", "--param", "asan-stack=0", "-g")
     try:
         program = compile_for_host(source, tmp_path / "memory", *sanitizer)

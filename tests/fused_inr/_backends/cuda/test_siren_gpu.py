@@ -37,10 +37,10 @@ def call(options: dict, **choice):
 def test_values_and_gradients(name, dtype, network, evaluated, assert_no_worse):
     n, points, sizes, shared, options = CASES[name]
     tensors = network(n, points, sizes, shared, options.get("omega", 30.0), device="cuda")
-    found = evaluated(call(options, dtype=DTYPES[dtype], backend="cuda"), tensors)
+    actual = evaluated(call(options, dtype=DTYPES[dtype], backend="cuda"), tensors)
     naive = evaluated(call(options, dtype=DTYPES[dtype], backend="reference"), tensors)
     exact = evaluated(call(options, backend="reference"), [tensor.double() for tensor in tensors])
-    assert_no_worse(dtype, found, naive, exact)
+    assert_no_worse(dtype, actual, naive, exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -58,7 +58,7 @@ def test_every_element_of_the_results_is_written(dtype, network, check_written):
     check_written([("cuda_siren", arguments), ("cuda_siren_backward", (gradient, *arguments, True))])
 
 
-def test_half_precision_goes_here_and_float32_where_the_table_says(network):
+def test_precedence_by_compute_type(network):
     tensors = network(1, 9, (2, 64, 64, 3), device="cuda")
     for dtype, widest in siren.PREFERRED.items():
         arguments = (tensors[0], tensors[1:4], tensors[4:], 30.0, 30.0, "linear", dtype)
@@ -90,23 +90,23 @@ def test_indices_beyond_32_bits(network):
     properties = torch.cuda.get_device_properties(0)
     if properties.total_memory < 24 << 30:
         pytest.skip("needs 24 GiB")
-    points = (1 << 31) // 16 + 100  # the values of one sample are more than 2^31
-    weights, biases = [torch.ones(1, 16, 1, device="cuda"), torch.ones(1, 16, 16, device="cuda")], []
+    points = (1 << 31) // 16 + 100  # one sample has more than 2^31 values
+    weights = [torch.ones(1, 16, 1, device="cuda"), torch.ones(1, 16, 16, device="cuda")]
     biases = [torch.zeros(1, 16, device="cuda")] * 2
     coords = torch.linspace(0, 1, points, device="cuda").view(1, points, 1)
     with torch.no_grad():
         values = siren.siren(coords, weights, biases, 1.0, 1.0, "linear", torch.float16)
         last = coords[:, -77:].contiguous()
         expected = reference.siren(last, weights, biases, 1.0, 1.0, "linear", torch.float32)
-    # Half precision of a sum of 16 sines.
+    # The rounding of a sum of 16 sines in half precision.
     torch.testing.assert_close(values[:, -77:], expected, rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_tensors_on_another_device_than_the_current_one(network, evaluated, assert_no_worse):
+def test_tensors_on_a_device_other_than_the_current_one(network, evaluated, assert_no_worse):
     tensors = network(2, 100, (2, 32, 3), device="cuda:1")
-    found = evaluated(call({}, dtype=torch.bfloat16, backend="cuda"), tensors)
-    assert all(tensor.device == tensors[0].device for tensor in found)
+    actual = evaluated(call({}, dtype=torch.bfloat16, backend="cuda"), tensors)
+    assert all(tensor.device == tensors[0].device for tensor in actual)
     exact = evaluated(call({}, backend="reference"), [tensor.double() for tensor in tensors])
     naive = evaluated(call({}, dtype=torch.bfloat16, backend="reference"), tensors)
-    assert_no_worse("bfloat16", found, naive, exact)
+    assert_no_worse("bfloat16", actual, naive, exact)

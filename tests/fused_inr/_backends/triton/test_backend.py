@@ -14,7 +14,7 @@ from fused_inr._backends import triton as backend
 KERNEL_TESTS = Path(__file__).with_name("kernels")
 
 
-def test_says_what_is_missing(monkeypatch):
+def test_status(monkeypatch):
     assert torch.cuda.is_available() or fi.backends()["triton"] != "ready"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(backend, "_INSTALLED", True)
@@ -26,7 +26,7 @@ def test_says_what_is_missing(monkeypatch):
     assert backend.status() == "ready"
 
 
-def test_calls_it_does_not_serve():
+def test_unsupported_calls():
     x = torch.zeros(128, 1, 1, 1)
     supports = backend.KERNELS["minibatch_stddev"].supports
     assert supports(x, 64, 1)[0]
@@ -35,7 +35,7 @@ def test_calls_it_does_not_serve():
 
 
 def test_kernels_in_the_interpreter():
-    """Runs the tests of the folder `kernels` in a process whose Triton interprets."""
+    """Run the tests of the folder `kernels` in a process in which Triton interprets its kernels."""
     pytest.importorskip("triton", minversion="3.7", reason="the interpreter before 3.7 does not work with NumPy 2.4")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(KERNEL_TESTS)]

@@ -1,4 +1,4 @@
-"""The Triton backend through the public ops on a GPU; the folder `kernels` has the tests of each kernel."""
+"""The Triton backend through the public ops on a GPU; the folder `kernels` tests each kernel."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ pytestmark = [
 TYPES = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:]
 )
-# Relative difference (2-norm) of a chain of four ops, each of which rounds its result; 10 times that of a penalty on
-# gradients. On the CPU's kernels it is 9e-8, 3.7e-3 and 5e-4, of the penalty 1e-6, 5.1e-2 and 7.1e-3.
+# Relative difference (2-norm) after a chain of four ops, each of which rounds its result; 10 times as much for a
+# penalty on gradients. The CPU kernels have 9e-8, 3.7e-3 and 5e-4, and for the penalty 1e-6, 5.1e-2 and 7.1e-3.
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 
 
 def augmented(x: torch.Tensor) -> torch.Tensor:
-    """Images [2 N, C, H, W] as clips of two frames; their number alone decides on the draw."""
+    """Augment images [2 N, C, H, W] as clips of two frames; the draw depends only on N."""
     steps = torch.arange(x.shape[0] // 2, device=x.device)
     amounts = 0.5 + steps / len(steps)
     places = torch.stack([steps - 2, 3 - 2 * steps], dim=1)
@@ -31,7 +31,7 @@ def augmented(x: torch.Tensor) -> torch.Tensor:
 
 
 def block(x: torch.Tensor, bias: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
-    """Every op once, as a discriminator chains them."""
+    """Apply every op once, as a discriminator chains them."""
     y = fi.bias_act(augmented(x), bias, "lrelu", clamp=256)
     y = fi.downsample2d(y, taps)
     y = fi.bias_act(y, act="linear", gain=0.5, residual=y)
@@ -39,7 +39,7 @@ def block(x: torch.Tensor, bias: torch.Tensor, taps: torch.Tensor) -> torch.Tens
 
 
 def results(x: torch.Tensor, bias: torch.Tensor, weight: torch.Tensor, taps: torch.Tensor) -> list[torch.Tensor]:
-    """The block, its gradients, and the gradient of a penalty on these."""
+    """Return the output of the block, its gradients, and the gradient of a penalty on these."""
     x, bias = x.detach().requires_grad_(), bias.detach().requires_grad_()
     y = block(x, bias, taps)
     dx, dbias = torch.autograd.grad(y, [x, bias], weight.to(y), create_graph=True)
@@ -48,14 +48,14 @@ def results(x: torch.Tensor, bias: torch.Tensor, weight: torch.Tensor, taps: tor
 
 
 def image(dtype: torch.dtype, channels_last: bool) -> tuple[torch.Tensor, ...]:
-    """The arguments of `results`."""
+    """Return the arguments of `results`."""
     torch.manual_seed(0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(8, 32, 24, 20, device="cuda").to(dtype, memory_format=layout)
     return x, torch.randn(32, device="cuda"), torch.randn(8, 33, 12, 10, device="cuda"), TAPS.cuda()
 
 
-def test_triton_serves_the_ops_of_a_discriminator():
+def test_triton_runs_the_ops_of_a_discriminator():
     served = service("cuda")
     for op in ("bias_act", "upfirdn2d", "minibatch_stddev", "augment"):
         assert served[op][0] == "triton"
@@ -64,20 +64,20 @@ def test_triton_serves_the_ops_of_a_discriminator():
 @TYPES
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 def test_values_and_derivatives(channels_last, dtype):
-    given = image(dtype, channels_last)
+    arguments = image(dtype, channels_last)
     with fi.backend("triton"):
-        found = results(*given)
+        actual = results(*arguments)
     with fi.backend("reference"):
-        exact = results(*(t.cpu().double() for t in given))
-    for name, a, b in zip(("y", "dx", "dbias", "penalty"), found, exact, strict=True):
+        exact = results(*(t.cpu().double() for t in arguments))
+    for name, a, b in zip(("y", "dx", "dbias", "penalty"), actual, exact, strict=True):
         error = (a.detach().cpu().double() - b.detach()).norm() / b.detach().norm()
         assert error <= TOLERANCES[dtype] * (10 if name == "penalty" else 1), name
 
 
 @TYPES
 def test_same_bits_every_time(dtype):
-    given = image(dtype, True)
-    first, second = results(*given), results(*given)
+    arguments = image(dtype, True)
+    first, second = results(*arguments), results(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -112,8 +112,8 @@ def test_compiled_without_graph_breaks():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_tensors_on_another_device_than_the_current_one():
+def test_tensors_on_a_device_other_than_the_current_one():
     x = torch.randn(2, 3, 5, 5, device="cuda:1")
-    found = fi.bias_act(x, act="lrelu")
-    assert found.device == x.device
-    torch.testing.assert_close(found, reference.bias_act(x, None, "lrelu", 0.2, 2**0.5, None, 1))
+    actual = fi.bias_act(x, act="lrelu")
+    assert actual.device == x.device
+    torch.testing.assert_close(actual, reference.bias_act(x, None, "lrelu", 0.2, 2**0.5, None, 1))

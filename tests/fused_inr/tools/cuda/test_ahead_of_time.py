@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels for GPUs that need not be there: no spills, matrix instructions, shared memory."""
+"""The CUDA kernels compiled without a GPU: no spills, matrix instructions, shared memory."""
 
 import pytest
 
@@ -16,18 +16,18 @@ KERNELS = (
     | {("pack_weights", type_, 0) for type_ in ahead_of_time.ELEMENTS}
     | {("reduce_gradients", "", 0)}
 )
-REGISTERS = 65536  # of a multiprocessor
+REGISTERS = 65536  # per multiprocessor
 
 
 @pytest.fixture(scope="module")
 def tools():
     if ahead_of_time.cuobjdump() is None:
-        pytest.skip("no cuobjdump, which comes with CUDA and with Triton")
+        pytest.skip("no cuobjdump; it comes with CUDA and with Triton")
 
 
 @pytest.fixture(scope="module")
 def for_hopper(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
-    """Of sm_90a, compiled here."""
+    """Return the resources for sm_90a, compiled here."""
     if nvcc.find() is None:
         pytest.skip("no nvcc")
     return ahead_of_time.compiled(["9.0a"], tmp_path_factory.mktemp("objects"))
@@ -35,7 +35,7 @@ def for_hopper(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
 
 @pytest.fixture(scope="module")
 def installed(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
-    """Of the installed library, or of what would be installed by default."""
+    """Return the resources of the installed library, or of the one that would be installed by default."""
     library, state = native.load()
     if library is not None:
         return ahead_of_time.resources(next(native._FOLDER.glob("_native*")))
@@ -44,11 +44,11 @@ def installed(tools, tmp_path_factory) -> list[ahead_of_time.Resources]:
     return ahead_of_time.compiled(nvcc.architectures(), tmp_path_factory.mktemp("installed"))
 
 
-def check(found: list[ahead_of_time.Resources]) -> None:
-    for target in {needs.target for needs in found}:
-        of_target = [needs for needs in found if needs.target == target]
+def check(actual: list[ahead_of_time.Resources]) -> None:
+    for target in {needs.target for needs in actual}:
+        of_target = [needs for needs in actual if needs.target == target]
         assert {(needs.kernel, needs.type, needs.width) for needs in of_target} == KERNELS
-    for needs in found:
+    for needs in actual:
         name = f"{needs.kernel} {needs.type} {needs.width} for {needs.target}"
         assert needs.spills == 0, name
         assert needs.local == 0, name
@@ -60,11 +60,11 @@ def test_hopper(for_hopper):
     check(for_hopper)
 
 
-def test_what_is_installed(installed):
+def test_installed_library(installed):
     check(installed)
 
 
-def test_registers_leave_room_for_the_blocks_that_are_planned(installed):
+def test_registers_leave_room_for_the_planned_blocks(installed):
     for needs in installed:
         shape = layout.Shape(needs.width or 16, 3, 2, ahead_of_time.ELEMENTS[needs.type or "float32"])
         if needs.kernel == "siren_forward":
@@ -75,14 +75,14 @@ def test_registers_leave_room_for_the_blocks_that_are_planned(installed):
 
 
 @pytest.mark.parametrize("target", ahead_of_time.MOST_SHARED)
-def test_shared_memory_is_within_that_of_the_chip(target):
+def test_shared_memory_fits_on_the_gpu(target):
     for kernel, type_, width in KERNELS:
         needs = ahead_of_time.Resources(target, kernel, type_, width, 0, 0, 0, 0, 0)
         for layers in range(2, layout.MOST_LAYERS + 1):
             shared, warps = needs.shared(layers)
             assert 0 <= shared <= ahead_of_time.MOST_SHARED[target]
             assert (shared > 0) == (warps > 0)
-        # Three layers of any width have gradients on any of the chips.
+        # The gradients of three layers of any width fit on every GPU.
         assert needs.shared(3)[1] > 0 or not width
 
 
@@ -96,7 +96,7 @@ def test_the_command_prints_a_table(for_hopper, capsys, monkeypatch, tmp_path):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_without_nvcc_the_command_says_so(monkeypatch):
+def test_the_command_reports_a_missing_nvcc(monkeypatch):
     monkeypatch.setattr(nvcc, "find", lambda: None)
     with pytest.raises(SystemExit, match=r"^nvcc is missing: put it on PATH or set CUDA_HOME\.$"):
         main([])

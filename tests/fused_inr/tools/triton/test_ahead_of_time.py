@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-# Kernels without matrix products are bound by memory, whose latency is hidden by programs that share a multiprocessor:
-# its 64k registers hold 4 programs of 4 warps with as many as this.
+# Kernels without matrix products are memory-bound, and programs that share a multiprocessor hide the latency: its 64k
+# registers hold 4 programs of 4 warps with this many registers per thread.
 MOST_REGISTERS = 128
 
 
@@ -17,7 +17,7 @@ def triton():
     return pytest.importorskip("triton", minversion="3.6")
 
 
-def test_nothing_is_compiled_where_triton_interprets(triton):
+def test_compilation_is_refused_in_the_interpreter(triton):
     script = """
 import pytest
 from fused_inr.tools.triton import ahead_of_time, cases
@@ -88,8 +88,8 @@ def test_tensors_are_read_once_in_wide_loads(case, stores, triton):
     assert ptx.count("st.global") == stores
 
 
-def test_spills_are_seen(triton):
-    """A tile far beyond the registers of its warps."""
+def test_spills_are_detected(triton):
+    """Compile a tile far larger than the registers of its warps."""
     from dataclasses import replace
 
     from fused_inr.tools.triton import ahead_of_time

@@ -1,8 +1,8 @@
 """Activations of bias_act and their slopes in float32, as Triton functions.
 
-They are made of exponentials, which GPUs have an instruction for, and of polynomials where differences would cancel; no
-vendor library is called. Measured in Triton's interpreter for |v| in 1e-6 ... 20 against float64: relative errors below
-3e-7 of values, absolute errors below 1e-6 of slopes. A GPU's exponential adds up to 3e-6 at |v| = 20.
+They use exponentials, which GPUs have an instruction for, and polynomials where differences would cancel; no vendor
+library is called. Measured in Triton's interpreter for |v| in 1e-6 ... 20 against float64: relative errors of
+values below 3e-7, absolute errors of slopes below 1e-6. A GPU's exponential adds up to 3e-6 at |v| = 20.
 """
 
 import triton
@@ -16,7 +16,7 @@ LRELU_SLOPE = tl.constexpr(reference.LRELU_SLOPE)
 @triton.jit
 def _expm1(v):
     """Return exp(v) - 1 for v <= 0.5."""
-    p = v * (1.0 / 40320.0) + 1.0 / 5040.0  # Taylor's series, good to 1e-8 where |v| < 0.5
+    p = v * (1.0 / 40320.0) + 1.0 / 5040.0  # Taylor series, accurate to 1e-8 where |v| < 0.5
     p = p * v + 1.0 / 720.0
     p = p * v + 1.0 / 120.0
     p = p * v + 1.0 / 24.0

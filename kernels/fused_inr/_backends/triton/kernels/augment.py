@@ -1,8 +1,7 @@
 """Color, translation and cutout of clips, and the adjoint of their linear part; means in float32.
 
-A program takes all channels of a tile of one frame. Where the mean over the frame is needed, a first launch writes each
-tile's sum, and every program of the second adds up those of its frame; frames stay in the GPU's second-level cache in
-between.
+A program takes all channels of a tile of one frame. If the mean over the frame is needed, a first launch writes the sum
+of each tile, and every program of the second launch adds the sums of its frame; frames stay in the L2 cache in between.
 """
 
 import torch
@@ -13,16 +12,16 @@ from torch import Tensor
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr.primitives.augment import Options
 
-_TILE_PIXELS = 1024  # 8 of a channel a thread: enough loads in flight, and their addresses leave registers
-_MOST_SUMS = 1024  # tiles' sums that a program adds at once
-_LONGEST = 2**62  # of a hole's sides, so that its end is an int64
+_TILE_PIXELS = 1024  # 8 per thread and channel: enough loads in flight, and few enough registers for addresses
+_MOST_SUMS = 1024  # partial sums that a program adds at once
+_LONGEST = 2**62  # longest side of a hole, so that its end fits in an int64
 
 
 @triton.jit
 def _source(place, offset, hole, clip, size, hole_size, AXIS: tl.constexpr, ADJOINT: tl.constexpr):
-    """Return where outputs along an axis come from, whether that is inside, and whether the hole spans them.
+    """Return the sources of outputs along an axis, whether each is inside, and whether the hole covers the output.
 
-    `offset` and `hole` may be None. What they hold may be anything and is limited before it is added.
+    `offset` and `hole` may be None. They may hold any values, which are clamped before they are added.
     """
     source = place.to(tl.int64)
     if offset is not None:
@@ -33,7 +32,7 @@ def _source(place, offset, hole, clip, size, hole_size, AXIS: tl.constexpr, ADJO
     if hole is not None:
         first = tl.load(hole + 2 * clip + AXIS)
         first = tl.minimum(tl.maximum(first, -hole_size), size)
-        at = source if ADJOINT else place  # the hole is where the outputs of the op itself are
+        at = source if ADJOINT else place  # the hole is in the coordinates of the forward outputs
         spanned = (at >= first) & (at < first + hole_size)
     return source, (source >= 0) & (source < size), spanned
 
@@ -51,8 +50,11 @@ def _tile(
     TILE_Y: tl.constexpr,
     TILE_X: tl.constexpr,
 ):
-    """Return the frame of the program and, for its outputs [TILE_Y, TILE_X], the offsets in a plane, the mask of the
-    frame, the offsets of the sources, and the mask of visible outputs: in the frame, from inside, not in the hole."""
+    """Return the frame of the program and the places and masks of its outputs.
+
+    For the outputs [TILE_Y, TILE_X]: their offsets in a plane, the mask of the frame, the offsets of their sources, and
+    the mask of visible outputs: in the frame, with a source in the frame, and not in the hole.
+    """
     tiles_x = tl.cdiv(width, TILE_X)
     tiles_y = tl.cdiv(height, TILE_Y)
     program = tl.program_id(0)
@@ -124,9 +126,12 @@ def augment_kernel(
     TILE_X: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """With m the mean over the channels of a pixel and M that over the frame, b, s and k the brightness, saturation and
-    contrast, a pixel x becomes k s x + k (1 - s) m + (1 - k) M + b. Pixels that are not seen become zero, or the last
-    two terms where color comes after."""
+    """Compute all channels of a tile of one frame.
+
+    With m the mean over the channels of a pixel, M the mean over the frame, and b, s and k the brightness, saturation
+    and contrast, a pixel x becomes k s x + k (1 - s) m + (1 - k) M + b. Pixels that are not visible become zero or,
+    with COLOR_AFTER, the last two terms.
+    """
     frame, place, valid, source, seen = _tile(
         offset, hole, times, height, width, hole_height, hole_width, ADJOINT, TILE_Y, TILE_X
     )

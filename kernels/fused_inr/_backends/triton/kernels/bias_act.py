@@ -1,8 +1,8 @@
-"""residual + clamp(act(x + bias) * gain), and the slope of that applied to a gradient, each in one pass.
+"""The op residual + clamp(act(x + bias) * gain), and its slope times a gradient, each in one pass.
 
-A dense tensor is a matrix [rows, cols] of which a lane has one bias: a column where the channels lie together
-(channels_last), else a row. A program takes one tile of it; where it also sums along lanes, it goes on to the tiles
-that follow along these.
+A dense tensor is treated as a matrix [rows, cols] in which each lane has one bias: a lane is a column if the tensor is
+channels_last, else a row. A program takes one tile; if it also sums along lanes, it continues with the next tiles along
+them.
 """
 
 import math
@@ -17,8 +17,8 @@ from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdi
 from fused_inr.primitives import memory_format
 from fused_inr.primitives.bias_act import Options
 
-# Programs that sum take as many tiles as leave this many programs. It depends on no device, so sums have the same bits
-# on all of them.
+# Programs that sum take enough tiles each to leave about this many programs. The number does not depend on the device,
+# so sums have the same bits on all devices.
 _SUMMING_PROGRAMS = 2048
 
 
@@ -33,13 +33,13 @@ def _tile(part, lane_tile, rows, cols, COLUMN_LANES: tl.constexpr, ROWS: tl.cons
         col = part.to(tl.int64) * COLS
     i = tl.arange(0, ROWS)[:, None]
     j = tl.arange(0, COLS)[None, :]
-    # Several rows of a tile only have less than a tile's columns, so offsets within it are small.
+    # A tile has several rows only if the matrix has fewer columns than a tile, so offsets within a tile are small.
     return row, col, i * cols + j, (row + i < rows) & (col + j < cols)
 
 
 @triton.jit
 def _per_lane(values, row, col, rows, cols, channels, COLUMN_LANES, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Return the numbers [channels] of a tile's lanes, shaped to go with the tile."""
+    """Return the values [channels] of a tile's lanes, shaped to broadcast against the tile."""
     if COLUMN_LANES:
         lane = col + tl.arange(0, COLS)
         result = tl.load(values + lane, lane < cols, 0.0)[None, :]
@@ -67,7 +67,7 @@ def bias_act_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """One tile a program. `bias` and `residual` may be None; clamp is infinite where there is none."""
+    """Compute one tile. `bias` and `residual` may be None; `clamp` is infinite if there is none."""
     lane_tiles = tl.cdiv(cols, COLS) if COLUMN_LANES else tl.cdiv(rows, ROWS)
     program = tl.program_id(0)
     row, col, offsets, inside = _tile(program // lane_tiles, program % lane_tiles, rows, cols, COLUMN_LANES, ROWS, COLS)
@@ -103,10 +103,9 @@ def bias_act_slope_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """`steps` tiles a program, one after the other along the lanes.
+    """Compute `steps` consecutive tiles along the lanes: (gradient + shift) * slope.
 
-    Writes (gradient + shift) * slope and, unless `partial` is None, its sums over the program's stretch of each lane to
-    partial [stretches, lanes].
+    Unless `partial` is None, sums over the program's stretch of each lane go to partial [stretches, lanes].
     """
     lane_tiles = tl.cdiv(cols, COLS) if COLUMN_LANES else tl.cdiv(rows, ROWS)
     program = tl.program_id(0)
@@ -123,8 +122,8 @@ def bias_act_slope_kernel(
         if shift is not None:
             d += _per_lane(shift, row, col, rows, cols, channels, COLUMN_LANES, ROWS, COLS)
         if FROM_OUTPUT:
-            # Of a positive slope, the output has the sign of the input times the gain's, and the limits only where the
-            # clamp holds.
+            # Where the slope is positive, the output has the sign of the input times that of the gain, and it reaches
+            # the limits only where it was clamped.
             d *= slope(v * gain, alpha, ACT) * gain
             d = tl.where((v < clamp) & (v > -clamp), d, 0.0)
         else:
@@ -146,7 +145,7 @@ def bias_act_slope_kernel(
 
 
 class _Tiling:
-    """How a dense tensor is cut into tiles."""
+    """The division of a dense tensor into tiles."""
 
     def __init__(self, x: Tensor, dim: int) -> None:
         outer, self.channels, inner = memory_format.extents(x, dim)
@@ -159,6 +158,7 @@ class _Tiling:
         self.lanes = self.cols if self.column_lanes else self.rows
 
     def arguments(self) -> dict[str, int | bool]:
+        """Return the sizes and constants that both kernels take."""
         return {
             "rows": self.rows,
             "cols": self.cols,

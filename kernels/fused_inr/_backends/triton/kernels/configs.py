@@ -1,9 +1,9 @@
 """Block sizes, warps and pipeline stages of the matrix kernels, from the table `configs.json` beside this file.
 
-The table is {architecture: {kernel: {kind: {width: options}}}}. `kind` is the type of the products (`kind_of`), `width`
-the largest number of outputs that an entry is for. Options in capitals are constants of the kernel, `num_warps` and
-`num_stages` are Triton's. Nothing is tuned when a kernel is first called: `python -m fused_inr.tools.triton tune`
-times candidates on the GPU at hand and writes the table anew for its architecture.
+The table is {architecture: {kernel: {kind: {width: options}}}}. `kind` is the type of the products (`kind_of`); `width`
+is the largest number of outputs that the entry covers. Options in capitals are constants of the kernel; `num_warps` and
+`num_stages` are Triton's. Nothing is tuned on the first call of a kernel: `python -m fused_inr.tools.triton tune` times
+candidates on the local GPU and rewrites the table for its architecture.
 """
 
 import functools
@@ -16,11 +16,11 @@ import torch
 
 PATH = Path(__file__).with_name("configs.json")
 FALLBACK = "fallback"
-"""The architecture whose entries hold wherever a table lacks one: small blocks, which every GPU has room for."""
+"""The architecture whose entries are used where the device's own has none: small blocks, which fit on every GPU."""
 
 Table = dict[str, dict[str, dict[str, dict[str, dict[str, int]]]]]
 Entry = tuple[str, str, str]
-"""Kernel, kind and width of an architecture's entry."""
+"""Kernel, kind and width of an entry of one architecture."""
 
 _compiled_for: str | None = None
 _override: dict[str, int] | None = None
@@ -47,7 +47,7 @@ def input_precision(dtype: torch.dtype) -> str:
 
 @contextmanager
 def compiling_for(architecture: str) -> Iterator[None]:
-    """Inside the `with` block, tensors on "meta" and on the CPU count as being on an architecture, such as "sm_90"."""
+    """Treat "meta" and CPU tensors as being on an architecture, such as "sm_90", inside the `with` block."""
     global _compiled_for
     before, _compiled_for = _compiled_for, architecture
     try:
@@ -58,7 +58,7 @@ def compiling_for(architecture: str) -> Iterator[None]:
 
 @contextmanager
 def using(**options: int) -> Iterator[None]:
-    """Inside the `with` block, every choice is the table's with these options in place of its own."""
+    """Override these options in every entry that is looked up inside the `with` block."""
     global _override
     before, _override = _override, options
     try:
@@ -76,14 +76,14 @@ def _architecture_of(index: int | None) -> str:
 
 
 def architecture(device: torch.device) -> str:
-    """Return the table's name of a device's architecture, whether or not the table has it."""
+    """Return the name of a device's architecture as the table spells it, whether or not the table has it."""
     if device.type == "cuda":
         return _architecture_of(device.index)
     return _compiled_for or FALLBACK
 
 
 def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, dict[str, int]]:
-    """Return a kernel's entries by width, of the device's architecture or else of the fallback."""
+    """Return a kernel's entries by width, for the device's architecture or else for the fallback."""
     for name in (architecture(device), FALLBACK):
         widths = table().get(name, {}).get(kernel, {}).get(kind_of(dtype))
         if widths is not None:
@@ -93,7 +93,7 @@ def _widths(kernel: str, dtype: torch.dtype, device: torch.device) -> dict[str, 
 
 @contextmanager
 def recorded() -> Iterator[set[Entry]]:
-    """Inside the `with` block, every entry that a choice falls on is added to the set that it gives."""
+    """Yield a set that collects every entry looked up inside the `with` block."""
     global _seen
     before, _seen = _seen, set()
     try:
@@ -116,13 +116,13 @@ def fitting(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -
 
 
 def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> dict[str, int]:
-    """Return options of a kernel for products of a type with `width` outputs, on a device.
+    """Return the options of a kernel for products in `dtype` with `width` outputs, on a device.
 
-    The entry of the device's architecture, else of the fallback; of its widths, the smallest that is at least `width`,
-    else the largest.
+    Entries of the device's architecture take precedence over the fallback. The entry with the smallest width that is at
+    least `width` is used, or the widest one if all are smaller.
 
     Raises:
-        KeyError: neither has such a kernel and kind.
+        KeyError: neither architecture has an entry for this kernel and kind.
     """
     entry = fitting(kernel, dtype, width, device)
     if entry is not None:
@@ -134,13 +134,13 @@ def chosen(kernel: str, dtype: torch.dtype, width: int, device: torch.device) ->
 
 
 def options(kernel: str, dtype: torch.dtype, width: int, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the result of `chosen` in two parts: constants of the kernel, and options of a `Launch`."""
+    """Return the result of `chosen` in two parts: constants of the kernel and options of a `Launch`."""
     constants = chosen(kernel, dtype, width, device)
     return constants, {name: constants.pop(name) for name in ("num_warps", "num_stages")}
 
 
 def text(entries: Table) -> str:
-    """Return a table as the text of the JSON file, a line for every entry."""
+    """Return a table as the text of the JSON file, one line per entry."""
 
     def block(lines: list[str], indent: str) -> str:
         return "{\n" + ",\n".join(indent + "  " + line for line in lines) + "\n" + indent + "}"

@@ -1,17 +1,17 @@
-"""Fourier features of a tile of pixels from tables of rows and of columns, so that a feature tensor never exists.
+"""Fourier features of a tile of pixels from tables of rows and columns, without ever storing a feature tensor.
 
-A pixel (y, x) of frame (n, t) has angles a = u + v with u = f_y Y + phase, which its row has, and v = f_x X, which its
-column has. Tables hold sin and cos of them, from float32 angles:
+A pixel (y, x) of frame (n, t) has angles a = u + v, where u = f_y Y + phase depends only on its row and v = f_x X only
+on its column. Tables hold the sines and cosines of both, computed from float32 angles:
 
     rows     [N, T, H, 2, D]   sin(u), cos(u)
     columns  [N, W, 2, D]      sin(v), cos(v)
 
-(N is 1 where it is shared by all clips), and sin(a), cos(a) of a tile are two multiply-adds each. For products in half
-precision the tables are float16: their rounding, 2^-12 relative, is well below that of bfloat16 features, 2^-9, and
-half the bytes of float32 come from the cache.
+(N is 1 for a table that all clips share), and sin(a), cos(a) of a tile take two multiply-adds each. For products in
+half precision the tables are float16: their rounding, 2^-12 relative, is well below that of bfloat16 features, 2^-9,
+and they take half the bytes of float32 from the cache.
 
-The K axis of a product with features is cut into blocks of frequencies: `sines_of_patch` gives sin and cos of one,
-which meet columns d and D + d of the weight.
+The K axis of a product with features is split into blocks of frequencies: `sines_of_patch` returns the sines and
+cosines of one block, which multiply columns d and D + d of the weight.
 """
 
 import torch
@@ -23,7 +23,7 @@ from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr._backends.triton.kernels.sines import sine_cosine
 from fused_inr.inr import Fourier, Grid
 
-TABLE_ELEMENTS = 1024  # of a program that makes tables
+TABLE_ELEMENTS = 1024  # per program of `table_kernel`
 
 
 @triton.jit
@@ -43,9 +43,9 @@ def table_kernel(
     LINES: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """sin and cos [lines, 2, D] of frequency * coordinate, + phase if PHASED; a line is (clip, frame, position).
+    """Write sin and cos [lines, 2, D] of frequency * coordinate, + phase if PHASED; a line is (clip, frame, position).
 
-    `frequency` points to the axis' own entry of [N, D, 2]. Rows (PHASED) count their positions from the last.
+    `frequency` points to the axis' entry in [N, D, 2]. Rows (PHASED) count their positions from the last one.
     """
     blocks = tl.cdiv(features, BLOCK_D)
     program = tl.program_id(0)
@@ -70,7 +70,7 @@ def table_kernel(
 def pixels_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
     """Return row y, column x and a mask [BLOCK_M, 1] of a tile's pixels; masked ones get the last row or column.
 
-    A tile is a patch of BLOCK_M / PATCH_W x PATCH_W pixels, so that it meets few rows, columns and parents.
+    A tile is a patch of BLOCK_M / PATCH_W x PATCH_W pixels, which spans few rows, columns and parents.
     """
     tiles_x = tl.cdiv(width, PATCH_W)
     m = tl.arange(0, BLOCK_M)[:, None]
@@ -84,8 +84,8 @@ def pixels_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.const
 def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
     """Return the offsets of the parents of a tile's pixels (y, x) in their frame; a parent has RATIO pixels per side.
 
-    The offset of the first one is int64; those of all [BLOCK_M, 1] relative to it are small, as offsets of 32 bits take
-    half the registers.
+    Returns the offset of the first parent in int64, and the offsets of all [BLOCK_M, 1] relative to it in 32 bits,
+    which take half the registers.
     """
     tiles_x = tl.cdiv(width, PATCH_W)
     top = tile // tiles_x * (BLOCK_M // PATCH_W) // RATIO
@@ -96,7 +96,7 @@ def pixels_from_first(tile, y, x, height, width, RATIO: tl.constexpr, BLOCK_M: t
 
 @triton.jit
 def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.constexpr):
-    """Return the rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of a tile, limited to the last ones."""
+    """Return the rows [BLOCK_M / PATCH_W, 1] and columns [PATCH_W, 1] of a tile, clamped to the frame."""
     tiles_x = tl.cdiv(width, PATCH_W)
     y = tile // tiles_x * (BLOCK_M // PATCH_W) + tl.arange(0, BLOCK_M // PATCH_W)[:, None]
     x = tile % tiles_x * PATCH_W + tl.arange(0, PATCH_W)[:, None]
@@ -107,8 +107,9 @@ def patch_of_tile(tile, height, width, BLOCK_M: tl.constexpr, PATCH_W: tl.conste
 def sines_of_patch(row, column, d, features):
     """Return sin(a) and cos(a) [R C, BLOCK_D] of a tile's pixels in float32; 0 where d >= features.
 
-    row, column: pointers to the entries of the tile's rows [R, 1] and columns [C, 1], of which each is loaded once.
-    d: [1, BLOCK_D] frequencies.
+    Args:
+        row, column: pointers to the table entries of the tile's rows [R, 1] and columns [C, 1]; each is loaded once.
+        d: [1, BLOCK_D] indices of frequencies.
     """
     valid = d < features
     su = tl.expand_dims(tl.load(row + d, valid, 0.0).to(tl.float32), 1)  # [R, 1, BLOCK_D]
@@ -127,7 +128,7 @@ def table_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def _table(fourier: Fourier, axis: int, positions: int, bounds: tuple[float, float], out: Tensor) -> Launch:
-    """Return the launch that fills a table: of columns (axis 0) or, with phases, of rows (axis 1)."""
+    """Return the launch that fills the table of columns (axis 0) or, with phases, of rows (axis 1)."""
     frequency = fourier.frequency.detach().to(torch.float32).contiguous()  # [N or 1, D, 2]
     phase = fourier.phase.detach().to(torch.float32).contiguous()  # [N or 1, T, D]
     _, times, features = phase.shape
@@ -156,7 +157,7 @@ def _table(fourier: Fourier, axis: int, positions: int, bounds: tuple[float, flo
 def tables(fourier: Fourier, grid: Grid, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[Launch]]:
     """Return the tables of rows [N, T, H, 2, D] and of columns [N, W, 2, D], which the launches fill.
 
-    The rows' N is 1 where neither frequencies nor phases are a clip's own, the columns' where frequencies are shared.
+    N is 1 for the rows if all clips share frequencies and phases, and for the columns if they share frequencies.
     """
     _, times, features = fourier.phase.shape
     clips = len(fourier.phase) if len(fourier.frequency) == 1 else len(fourier.frequency)
@@ -174,7 +175,7 @@ def tables(fourier: Fourier, grid: Grid, dtype: torch.dtype) -> tuple[Tensor, Te
 
 
 def patch_width(height: int, width: int, block_m: int) -> int:
-    """Return the columns of a tile of `block_m` pixels: 16 where the frame allows it, for nearly square tiles."""
+    """Return the columns of a tile of `block_m` pixels: 16 if the frame allows it, for nearly square tiles."""
     narrow = min(power_of_two(width), 16, block_m)
     return max(narrow, block_m // power_of_two(height))
 

@@ -1,10 +1,10 @@
 """Gradients that pass through Fourier features: of phases, of frequencies, and of the weight that multiplies them.
 
 Neither the features nor their gradient are ever in memory. With a = frequency . (X, Y) + phase, and dE = dz W_e split
-into that of the sines and that of the cosines, a pixel contributes g = dE_sin cos(a) - dE_cos sin(a) to the gradient of
-a phase, and g X and g Y to that of its frequency: the tile of dE is the accumulator of a product, and three sums over
-its pixels leave the chip. The right operand of dW_e = dz^T concat(sin(a), cos(a)) is made of the tables of rows and
-columns, a tile at a time. Partial sums are added in a fixed order, as in `layers_backward`.
+into the parts of the sines and of the cosines, a pixel contributes g = dE_sin cos(a) - dE_cos sin(a) to the gradient of
+a phase, and g X and g Y to that of its frequency: a tile of dE is the accumulator of a product, and only three sums
+over its pixels leave the chip. The right operand of dW_e = dz^T concat(sin(a), cos(a)) is computed from the tables of
+rows and columns, one tile at a time. Partial sums are added in a fixed order, as in `layers_backward`.
 """
 
 import torch
@@ -61,7 +61,7 @@ def phase_gradient_kernel(
     blocks = tl.cdiv(features, BLOCK_N)
     tiles = tl.cdiv(width, PATCH_W) * tl.cdiv(height, BLOCK_M // PATCH_W)
     program = tl.program_id(0)
-    part = (program // blocks).to(tl.int64)  # frame after frame, tile after tile
+    part = (program // blocks).to(tl.int64)  # index over frames, then tiles
     frame = part // tiles
     clip = frame // times
     y, x, inside = pixels_of_tile((part % tiles).to(tl.int32), height, width, BLOCK_M, PATCH_W)
@@ -119,9 +119,9 @@ def feature_weight_kernel(
     BLOCK_K: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """dW_e = dz^T features, for BLOCK_M outputs and BLOCK_N frequencies, over one stretch of a clip's pixels.
+    """Write dW_e = dz^T features for BLOCK_M outputs and BLOCK_N frequencies, summed over one span of a clip's pixels.
 
-    A stretch is `span` patches of BLOCK_K pixels. dz [N, T, H, W, outputs]; `out` [N, splits, outputs, 2 D or, without
+    A span is `span` patches of BLOCK_K pixels. dz [N, T, H, W, outputs]; `out` [N, splits, outputs, 2 D or, without
     COSINES, D] float32.
     """
     col_tiles = tl.cdiv(features, BLOCK_N)
@@ -130,7 +130,7 @@ def feature_weight_kernel(
     d = program % col_tiles * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     program = program // col_tiles
     o = program % row_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    part = (program // row_tiles).to(tl.int64)  # clip after clip, stretch after stretch
+    part = (program // row_tiles).to(tl.int64)  # index over clips, then spans
     clip = part // splits
     tiles = tl.cdiv(width, PATCH_W) * tl.cdiv(height, BLOCK_K // PATCH_W)
     start = (part % splits * span).to(tl.int32)
@@ -158,13 +158,13 @@ def feature_weight_kernel(
 
 
 def phase_gradient(dz: Tensor, weight: Tensor, tables: Tables, grid: Grid) -> tuple[Tensor, list[Launch]]:
-    """Return partial sums [N, T, tiles, 3, D] float32 of the gradients of phase and of frequency's X and Y.
+    """Return partial sums [N, T, tiles, 3, D] float32 of the gradients of phase and of the X and Y of frequency.
 
     Args:
         dz: [N, T, H, W, O].
-        weight: W_e, [N or 1, O, F] of the same type, its columns together.
-        tables: of the stage's features.
-        grid: the stage's.
+        weight: W_e, [N or 1, O, F] of the same type, its last axis contiguous.
+        tables: tables of the stage's features.
+        grid: the stage's grid.
     """
     n, t, height, width, outputs = dz.shape
     features = tables.columns.shape[-1]

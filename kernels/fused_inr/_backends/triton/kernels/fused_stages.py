@@ -1,13 +1,13 @@
 """Two or three layers of a stage in one kernel, for widths whose activations fit on the chip.
 
-A program takes a tile of pixels from the first layer to the last. What the first layer puts out stays in shared memory
-as an operand of the second, which is made in blocks of outputs: each block goes straight on into the sums of the third
-(or, of two layers, to the result). While a tile is on the chip only weights are read, from the cache, which has them
-for all tiles of a clip: with a tile of 128 pixels, a byte for each 128 operations in half precision.
+A program takes a tile of pixels from the first layer to the last. The output of the first layer stays in shared memory
+as an operand of the second, which is computed in blocks of outputs: each block is accumulated at once into the third
+layer (or, with two layers, goes to the result). While a tile is on chip only weights are read, from the cache, which
+holds them for all tiles of a clip: with a tile of 128 pixels, one byte per 128 operations in half precision.
 
-The table of `configs` says which widths and types are fused on which architecture; without an entry, layers run one by
-one. That is so in float32, and of widths above 128 on sm_80 and gfx942, where only tiles of 32 pixels leave no register
-spilled, and would read the weights from the cache for 32 operations a byte.
+The table of `configs` lists which widths and types are fused on which architecture; without an entry, layers run one by
+one. That is the case in float32, and for widths above 128 on sm_80 and gfx942, where only tiles of 32 pixels spill no
+registers, and these would read the weights from the cache at only 32 operations per byte.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ MOST_LAYERS = 3
 
 @triton.jit
 def computed_later(number):
-    """Return `number` through an opaque instruction, so that values derived from it are computed here, not kept."""
+    """Return `number` through an opaque instruction, so that values derived from it are recomputed, not kept."""
     if INTERPRETED or is_hip():
         result = number
     else:
@@ -62,10 +62,10 @@ def tile_owner(program, tiles, times):
 def block_of_layer(
     y, weight, row, bias, BLOCK_N: tl.constexpr, gain, omega, ACT: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """Return the first BLOCK_N outputs, [BLOCK_N, BLOCK_M], of a weight whose inputs y [WIDTH, BLOCK_M] are on chip."""
+    """Return the first BLOCK_N outputs, [BLOCK_N, BLOCK_M], of a layer whose inputs y [WIDTH, BLOCK_M] are on chip."""
     o = tl.arange(0, BLOCK_N)[:, None]
     k = tl.arange(0, y.shape[0])[None, :]
-    # Sizes of one weight: its offsets are 32 bits, which take half the registers of pointers.
+    # Offsets within one weight fit in 32 bits, which take half the registers of pointers.
     z = tl.dot(tl.load(weight + (o * row + k)), y, input_precision=PRECISION) + tl.load(bias + o)
     return activated(z, gain, omega, ACT)
 
@@ -130,9 +130,9 @@ def stage_kernel(
     WIDTH2: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """What the layers put out of a tile of pixels to `out`, and its read-out to `rgb_out`, where these are not None.
+    """Write the last layer's output for a tile of pixels to `out` and its read-out to `rgb_out`, unless these are None.
 
-    Arguments with a number are those of the second and third layer; ACT2 is None where there are two.
+    Arguments numbered 1 and 2 belong to the second and third layer; ACT2 is None if there are only two layers.
     """
     tiles = tl.cdiv(height, BLOCK_M // PATCH_W) * tl.cdiv(width, PATCH_W)
     tile, frame, clip, time = tile_owner(tl.program_id(0), tiles, times)
@@ -173,8 +173,8 @@ def stage_kernel(
     program = computed_later(tl.program_id(0))
     tile, frame, clip, time = tile_owner(program, tiles, times)
     z += tl.load(bias + clip * bias_clip + time * bias_time + o)
-    # From here on pixels are columns: what a layer put out is a right operand, which the matrix unit reads from shared
-    # memory, and takes no registers of the sums.
+    # From here on pixels are columns: a layer's output is a right operand, which the matrix unit reads from shared
+    # memory, leaving the registers to the accumulators.
     y = tl.trans(activated(z, gain, omega, ACT).to(weight.dtype.element_ty))  # [WIDTH, BLOCK_M]
 
     w1 = weight1 + clip * weight1_clip
@@ -221,9 +221,9 @@ def stage_kernel(
 
 
 def cuts(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) -> list[int]:
-    """Return how many layers of a stage go into each kernel, in order: 1 is a kernel of `layers`.
+    """Return the number of layers of a stage in each kernel, in order; 1 stands for a kernel of the module `layers`.
 
-    A layer that is read out is the last of its kernel.
+    A layer with a read-out is the last of its kernel.
     """
     counts, start = [], 0
     while start < len(layers):
@@ -251,9 +251,12 @@ def stage(
     """Return the output of the last of two or three layers, [N, T, H, W, O] in the type of the products.
 
     Args:
-        layers: as `cuts` cut them; the last one's read-out goes to `canvas`.
-        weights: [N or 1, O, K] of each in the type of the products, of the first the columns that meet `source`.
-        source: what the first layer reads.
+        layers: one group of `cuts`; the last one's read-out goes to `canvas`.
+        weights: [N or 1, O, K] of each layer in the type of the products; of the first, the columns that multiply
+            `source`.
+        source: the input of the first layer.
+        store: whether to store the output; False computes only its read-out.
+        canvas: the running image.
     """
     dtype, device, (n, t, height, width) = weights[0].dtype, weights[0].device, source.size
     options = dict(_options(layers, dtype, device))
@@ -266,7 +269,7 @@ def stage(
         arguments |= _numbered("" if index == 0 else str(index), layers, weights, index)
     arguments |= to_rgb.arguments(last.to_rgb, dtype, canvas, source.scale)
     if last.to_rgb is None:
-        arguments["COLOURS"] = 1  # sums of a read-out that nothing goes to
+        arguments["COLOURS"] = 1  # the unused accumulator of the read-out cannot be empty
     else:
         arguments["rgb_out"] = canvas.new(arguments["colours"], source.size, source.scale)
     arguments |= {

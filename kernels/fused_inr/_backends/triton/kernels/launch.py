@@ -1,7 +1,7 @@
-"""A kernel with everything it is called with: what runs on a device, and what is compiled ahead of time without one.
+"""A kernel with all of its arguments: run on a device, or compiled ahead of time without one.
 
-Nothing here is made of tensors' contents, so the launches of calls on "meta" tensors are those of the same calls on a
-device: same block sizes, same specialization on the arguments.
+Nothing here depends on the contents of tensors, so a call on "meta" tensors produces the same launches as on a device:
+the same block sizes and the same specialization on the arguments.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 WARPS = 4
-# Elements that one program of a memory-bound kernel holds of each tensor: two 16-byte loads a thread of half precision,
-# four of float32. It leaves registers for 4 programs on a multiprocessor and more, which together hide its latency.
+# Elements of each tensor that one program of a memory-bound kernel holds: two 16-byte loads per thread in half
+# precision, four in float32. That leaves registers for at least 4 programs per multiprocessor, which together hide the
+# latency.
 TILE_ELEMENTS = 2048
 
 
@@ -26,11 +27,11 @@ class Launch:
     arguments: dict[str, Any]
     num_warps: int = WARPS
     num_stages: int | None = None
-    """Tiles of a pipelined loop that are on their way at once; None leaves it to Triton."""
+    """Number of tiles in flight in a pipelined loop; None leaves it to Triton."""
 
     @property
     def options(self) -> dict[str, int]:
-        """Return the options that Triton takes beside the arguments."""
+        """Return the options that Triton takes besides the arguments."""
         stages = {} if self.num_stages is None else {"num_stages": self.num_stages}
         return {"num_warps": self.num_warps} | stages
 

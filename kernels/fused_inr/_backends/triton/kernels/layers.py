@@ -1,10 +1,10 @@
 """One pointwise layer of all frames in a kernel: y = gain act(W x + b), and the read-out of y while it is on chip.
 
-A program takes a tile of pixels of one frame and a block of outputs. Its left operand is what the layer before stored,
-or Fourier features made in the kernel from tables of rows and columns (`fourier_features`), or first the one and then
-the other. The product of the stage before with its part of the weight, made at that stage's resolution by the same
-kernel, is added to the sums before the activation, each pixel taking that of its parent: nearest upsampling costs no
-arithmetic.
+A program takes a tile of pixels of one frame and a block of outputs. Its left operand is the stored output of the
+previous layer, or Fourier features computed in the kernel from tables of rows and columns (`fourier_features`), or the
+former followed by the latter. The output of the previous stage is multiplied by its part of the weight at that stage's
+resolution, by the same kernel; each pixel adds the product of its parent before the activation, so nearest upsampling
+costs no arithmetic.
 
 Activations are [N, T, H, W, C] in the type of the products. Sums, biases, activations and gains are float32.
 """
@@ -37,7 +37,8 @@ from fused_inr.primitives.memory_format import batch_stride
 def add_product(total, x, weight, inputs, valid, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr):
     """Add x W^T to total [BLOCK_M, BLOCK_N]; x points to the pixels [BLOCK_M, 1], weight to the rows [1, BLOCK_N].
 
-    valid: [1, BLOCK_N], mask of the rows.
+    Args:
+        valid: [1, BLOCK_N], mask of the rows.
     """
     k = tl.arange(0, BLOCK_K)
     left = x + k[None, :]
@@ -64,7 +65,7 @@ def add_features(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add the product with Fourier features; arguments as of `sines_of_patch` and `add_product`."""
+    """Add the product with Fourier features; arguments as in `sines_of_patch` and `add_product`."""
     k = tl.arange(0, BLOCK_K)
     right = weight + k[:, None]
     for first in range(0, features, BLOCK_K):
@@ -108,10 +109,13 @@ def layer_sums(
     BLOCK_K: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """Return W x [BLOCK_M, BLOCK_N] of a tile of pixels and the outputs o, from every input that is not None.
+    """Return W x [BLOCK_M, BLOCK_N] for a tile of pixels and the outputs o, summed over every input that is not None.
 
-    weight: pointers to the rows of W [1, BLOCK_N]. pixel, beside: as of `pixels_from_first`. The other arguments are
-    those of `layer_kernel`.
+    Arguments not listed are those of `layer_kernel`.
+
+    Args:
+        weight: pointers to the rows of W [1, BLOCK_N].
+        pixel, beside: as returned by `pixels_from_first`.
     """
     valid = o < outputs
     z = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
@@ -183,10 +187,10 @@ def layer_kernel(
     BLOCK_K: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """y of a tile of pixels and a block of outputs to `out`, and the block's read-out to `rgb_out`.
+    """Write y to `out` for a tile of pixels and a block of outputs, and the block's read-out to `rgb_out`.
 
-    Consecutive programs share the tile, then the clip's weight, so that both come from the cache. x has `inputs`
-    channels, which meet the first columns of the weight; the features meet those that follow.
+    Consecutive programs share the tile, then the clip's weight, so that both come from the cache. The `inputs` channels
+    of x multiply the first columns of the weight; the features multiply the columns after those.
     """
     blocks = tl.cdiv(outputs, BLOCK_N)
     tiles = tl.cdiv(height, BLOCK_M // PATCH_W) * tl.cdiv(width, PATCH_W)
@@ -255,14 +259,14 @@ class Tables:
 
 @dataclass(frozen=True)
 class Input:
-    """What a layer reads at its pixels; each part may be absent.
+    """The inputs of a layer at its pixels; each of the last three may be None.
 
     Attributes:
-        size: N, T, H, W of its own grid.
-        scale: that grid's pixels per side, in those of the base grid.
-        x: [N, T, H, W, I] activations in the type of the products; they meet the first I columns of the weight.
-        tables: Fourier features, which meet the columns after those.
-        parent: [N, T, H/ratio, W/ratio, O], a product of the stage before that is added to this one.
+        size: N, T, H, W of the layer's grid.
+        scale: pixels per side of that grid, as a multiple of the base grid's.
+        x: [N, T, H, W, I] activations in the type of the products, for the first I columns of the weight.
+        tables: Fourier features, for the columns after those.
+        parent: [N, T, H/ratio, W/ratio, O], the product with the output of the previous stage, added to this layer's.
     """
 
     size: tuple[int, int, int, int]
@@ -273,12 +277,12 @@ class Input:
 
     @property
     def inputs(self) -> int:
-        """I."""
+        """Number of channels of x, I."""
         return 0 if self.x is None else self.x.shape[-1]
 
     @property
     def features(self) -> int:
-        """D."""
+        """Number of frequencies, D."""
         return 0 if self.tables is None else self.tables.rows.shape[-1]
 
     def arguments(self) -> dict[str, Tensor | int | bool | None]:
@@ -335,7 +339,7 @@ def _out(weight: Tensor, source: Input, dtype: torch.dtype) -> Tensor:
 def _arguments(
     weight: Tensor, source: Input, out: Tensor | None, planes: bool
 ) -> tuple[dict[str, Any], dict[str, int], int]:
-    """Return the arguments that all launches of layers share, Triton's options, and the number of blocks of outputs."""
+    """Return the arguments shared by all launches of layers, Triton's options, and the number of blocks of outputs."""
     outputs, (n, t, height, width) = weight.shape[1], source.size
     options, launch_options = configs.options(
         "feature_layer" if source.features else "layer", weight.dtype, outputs, weight.device
@@ -361,7 +365,7 @@ def _launch(arguments: dict[str, Any], launch_options: dict[str, int], blocks: i
 
 
 def linear(weight: Tensor, source: Input, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, list[Launch]]:
-    """Return W x, or W x + b, [N, T, H, W, O] in `dtype`; the weight as of `layer`."""
+    """Return W x, or W x + b, [N, T, H, W, O] in `dtype`; the weight as in `layer`."""
     out = _out(weight, source, dtype)
     arguments, launch_options, blocks = _arguments(weight, source, out, False)
     arguments |= bias_arguments(bias) | to_rgb.arguments(None, weight.dtype, None, 1)
@@ -381,10 +385,10 @@ def layer(
 
     Args:
         layer: its activation, bias and read-out.
-        weight: [N or 1, O, K] in the type of the products, the columns that meet `source`; rows may be further apart.
-        store: whether the output is wanted, or its read-out alone.
-        planes: the output is float32 [N, T, O, H, W] instead, as of frames.
-        canvas: the running image, which the layer's read-out goes to, upsampled first; without it nothing is read out.
+        weight: [N or 1, O, K] in the type of the products, the columns that multiply `source`; rows may be padded.
+        store: whether to store the output; False computes only its read-out.
+        planes: return the output as frames are laid out, float32 [N, T, O, H, W].
+        canvas: the running image, which is upsampled before the layer's read-out is added; None reads nothing out.
     """
     n, t, height, width = source.size
     if planes:
@@ -397,7 +401,7 @@ def layer(
     if canvas is None or layer.to_rgb is None:
         return out, [_launch(arguments | to_rgb.arguments(None, weight.dtype, None, 1), launch_options, blocks)]
     reading = to_rgb.arguments(layer.to_rgb, weight.dtype, canvas, source.scale)
-    if blocks == 1:  # a program has all that the read-out of a pixel is the sum of
+    if blocks == 1:  # a program holds every output that a pixel's read-out sums
         reading["rgb_out"] = canvas.new(layer.to_rgb[0].shape[1], source.size, source.scale)
         return out, [_launch(arguments | reading, launch_options, blocks)]
     partial = torch.empty(blocks, n, t, reading["colours"], height, width, dtype=torch.float32, device=weight.device)

@@ -1,16 +1,16 @@
-"""Gradients of pointwise layers: of what the activation is applied to, of weights, and of biases and read-outs.
+"""Gradients of pointwise layers: of pre-activations, weights, biases and read-outs.
 
-Of a layer y = gain act(z), z = W x + b, the gradient of z is all that its own gradients and those of the layers before
-it are made of. It is what is stored, in the compute type; the gradient of y never is: the kernel that multiplies the
-next layer's dz by that layer's weight adds the read-out's share and applies the slope of the activation to the tile
-while it is on chip. Counted in passes over an activation, a layer then takes five: next dz in, y in, dz out; dz and x
-in for the weight. Applying the slope where dz is read would take six, a pass of its own for it seven.
+For a layer y = gain act(z), z = W x + b, every gradient of the layer and of those before it derives from dz, the
+gradient of z. Only dz is stored, in the compute type; the gradient of y never is: the kernel that multiplies the next
+layer's dz by that layer's weight adds the read-out's share and applies the slope of the activation while the tile is on
+chip. A layer then takes five passes over an activation: next dz in, y in, dz out; dz and x in for the weight. Applying
+the slope where dz is read would take six passes, a separate kernel for it seven.
 
-The slope of linear, lrelu and relu follows from y, which is stored or has been computed again. That of a sine does not:
-there z is computed again and taken in place of y, from which y follows.
+The slopes of linear, lrelu and relu follow from y, which is stored or recomputed. The slope of a sine does not: there z
+is recomputed and used in place of y, which follows from it.
 
-Activations are [N, T, H, W, C]: a frame is a matrix [pixels, C]. Sums over pixels go to one partial sum for each tile
-or stretch of pixels, which are then added in a fixed order: the same call gives the same bits.
+Activations are [N, T, H, W, C]: a frame is a matrix [pixels, C]. A sum over pixels is split into one partial sum per
+tile or span of pixels; these are added in a fixed order, so the same call gives the same bits.
 """
 
 import math
@@ -30,10 +30,10 @@ from fused_inr.inr import Layer
 from fused_inr.primitives.memory_format import batch_stride
 
 _WEIGHT_PROGRAMS = 512
-"""Programs that a weight's gradient is split into, if there are pixels for them: two for each multiprocessor of the
-largest GPUs. It depends on no device, so sums have the same bits on all of them."""
+"""Number of programs that a weight's gradient is split into if there are enough pixels: two per multiprocessor of the
+largest GPUs. It does not depend on the device, so sums have the same bits on all devices."""
 _LEAST_PIXELS = 512
-"""Of a program of a weight's gradient: with fewer the partial sums would be larger than what is summed."""
+"""Fewest pixels per program of a weight's gradient: with fewer, the partial sums would be larger than their inputs."""
 
 
 @triton.jit
@@ -63,19 +63,19 @@ def output_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """dz = (following W + direct + colours W_rgb) gain act'(z) of one tile of pixels of a frame and channels.
+    """Write dz = (following W + direct + colours W_rgb) gain act'(z) for one tile of a frame's pixels and channels.
 
     `following` [N, T, pixels, inner] is the next layer's dz and `weight` its W [N or 1, inner, channels]; `direct` is a
-    float32 gradient like `out`; `colours` [N, T, pixels, COLOURS] is the float32 gradient of the image at this layer's
-    pixels and `rgb` [N or 1, COLOURS, channels] float32. Each of the three pairs may be None. `saved` is y, or z of a
-    sine. Sums over the tile go to bias_partial [frames, tiles, channels] and rgb_partial [frames, tiles, COLOURS,
-    channels].
+    float32 gradient shaped like `out`; `colours` [N, T, pixels, COLOURS] is the float32 gradient of the image at this
+    layer's pixels and `rgb` [N or 1, COLOURS, channels] is W_rgb in float32. Each of these three terms may be None.
+    `saved` is y, or z for a sine. Sums over the tile go to bias_partial [frames, tiles, channels] and rgb_partial
+    [frames, tiles, COLOURS, channels].
     """
     col_tiles = tl.cdiv(channels, BLOCK_N)
     row_tiles = tl.cdiv(pixels, BLOCK_M)
     program = tl.program_id(0)
     first_col = program % col_tiles * BLOCK_N
-    part = (program // col_tiles).to(tl.int64)  # frame after frame, tile after tile
+    part = (program // col_tiles).to(tl.int64)  # index over frames, then tiles
     frame = part // row_tiles
     clip = frame // times
     first_row = part % row_tiles * BLOCK_M
@@ -96,7 +96,7 @@ def output_gradient_kernel(
             total = tl.dot(tile, factor, total, input_precision=PRECISION)
             a += BLOCK_K
             b += BLOCK_K * tl.cast(weight_row, tl.int64)
-    # Outside of the frame all that follows is zero, as what is loaded is.
+    # Outside the frame every value below is zero because every load gives zero there.
     inside = in_rows[:, None] & in_cols[None, :]
     offset = i[:, None] * channels + o[None, :]
     if direct is not None:
@@ -110,7 +110,7 @@ def output_gradient_kernel(
     if ACT == "sine":
         sine, cosine = sine_cosine(omega * y)
         dz = total * (gain * omega * cosine)
-        y = (gain * sine).to(out.dtype.element_ty).to(tl.float32)  # as the read-out met it
+        y = (gain * sine).to(out.dtype.element_ty).to(tl.float32)  # rounded as in the read-out
     elif ACT == "linear":
         dz = total * gain
     else:
@@ -143,9 +143,9 @@ def weight_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """dW = dz^T x of one tile of a clip's weight, over one of `splits` stretches of `span` pixels.
+    """Write dW = dz^T x for one tile of a clip's weight, summed over one of `splits` spans of `span` pixels.
 
-    dz [N, pixels, outputs] and x [N, pixels, inputs]; `out` is float32 with the strides given, its columns together.
+    dz is [N, pixels, outputs] and x [N, pixels, inputs]; `out` is float32 with strides `out_*` and contiguous columns.
     """
     col_tiles = tl.cdiv(inputs, BLOCK_N)
     row_tiles = tl.cdiv(outputs, BLOCK_M)
@@ -207,18 +207,18 @@ def children_sum_kernel(
 
 
 _POINTWISE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16}
-"""Where nothing is multiplied: 32 elements a thread."""
+"""Blocks for a layer without matrix product: 32 elements per thread."""
 
 
 def fitted(blocks: dict[str, int], m: int, n: int, k: int) -> dict[str, int]:
-    """Return blocks no larger than a product of these sizes needs, and at least 16, as matrix instructions do."""
+    """Return blocks no larger than these sizes need, but at least 16, the minimum of matrix instructions."""
     sizes = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}
     return {name: min(blocks[name], max(16, power_of_two(size))) for name, size in sizes.items()}
 
 
 @dataclass(frozen=True)
 class Following:
-    """What comes after a layer: dz [N, T, H, W, O] of the next, and the weight [N or 1, O, I] it multiplies with."""
+    """The layer after this one: its dz [N, T, H, W, O] and its weight [N or 1, O, I]."""
 
     dz: Tensor
     weight: Tensor
@@ -226,7 +226,7 @@ class Following:
 
 @dataclass(frozen=True)
 class OutputGradient:
-    """dz of a layer and what was summed over tiles of pixels on the way."""
+    """The dz of a layer, and the partial sums over tiles of pixels computed with it."""
 
     dz: Tensor
     bias: Tensor
@@ -243,20 +243,22 @@ def output_gradient(
     direct: Tensor | None,
     colours: Tensor | None,
 ) -> tuple[OutputGradient, list[Launch]]:
-    """Return the gradient of W x + b from the gradients that reach the layer's output, of which one is not None.
+    """Return the gradient of W x + b from the gradients that reach the layer's output; at least one is not None.
 
     Args:
-        saved: y [N, T, H, W, O] in `dtype`, or W x + b, float32, of a sine.
-        dtype: of the result, and of `following`.
+        layer: supplies activation, gain and read-out.
+        saved: y [N, T, H, W, O] in `dtype`, or W x + b in float32 for a sine.
+        dtype: type of the result and of `following`.
+        following: the next layer.
         direct: gradient of y, float32.
-        colours: [N, T, H, W, C] float32 gradient of the image that `layer.to_rgb` was added to.
+        colours: [N, T, H, W, C] float32 gradient of the image that the read-out was added to.
     """
     n, t, height, width, channels = saved.shape
     pixels = height * width
     inner = 1 if following is None else following.dz.shape[-1]
     limits, options = _POINTWISE, {}
     if following is not None:
-        name = "output_gradient" if colours is None else "read_out_gradient"  # of which the second takes more registers
+        name = "output_gradient" if colours is None else "read_out_gradient"  # the latter takes more registers
         limits, options = configs.options(name, dtype, channels, saved.device)
     blocks = fitted(limits, pixels, channels, inner)
     row_tiles = cdiv(pixels, blocks["BLOCK_M"])
@@ -297,19 +299,20 @@ def output_gradient(
 
 
 def pixel_splits(pixels: int, tiles: int, block: int) -> tuple[int, int]:
-    """Return the number of spans, and the pixels of each, of the sums over `pixels` for `tiles` tiles of a weight."""
+    """Return the number and length of the spans of pixels that the gradient of a weight of `tiles` tiles sums over."""
     return equal_splits(pixels, splits_to_fill(_WEIGHT_PROGRAMS, tiles, pixels // _LEAST_PIXELS), block)
 
 
 def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[Launch]]:
-    """Return partial sums [N, splits, O, I] float32 of the gradient of W; N is 1 where it is shared.
+    """Return partial sums [N, splits, O, I] float32 of the gradient of W; N is 1 if W is shared.
 
     Args:
         dz: [N, T, H, W, O].
         x: [N, T, H, W, I] of the same type.
+        shared: whether all clips share W.
     """
     n, outputs, inputs = (1 if shared else dz.shape[0]), dz.shape[-1], x.shape[-1]
-    pixels = math.prod(dz.shape[:-1]) // n  # clips that share the weight are one
+    pixels = math.prod(dz.shape[:-1]) // n  # clips that share the weight count as one
     limits, options = configs.options("weight_gradient", x.dtype, inputs, x.device)
     blocks = fitted(limits, outputs, inputs, pixels)
     programs = n * cdiv(outputs, blocks["BLOCK_M"]) * cdiv(inputs, blocks["BLOCK_N"])

@@ -1,8 +1,8 @@
 """Minibatch standard deviation and its gradient; statistics in float32.
 
-A group is the samples m, m + M, m + 2 M, ... of N = G M; channels come in runs of C/planes, each a stretch of memory
-of every sample, which gives one plane. A job is one run of one group; a program holds all samples of a job at some
-positions of the run, so that what it needs of x is read once.
+A group is the samples m, m + M, m + 2 M, ... of N = G M. Channels are split into runs of C/planes, contiguous within a
+sample; each run produces one plane. A job is one run of one group; a program holds all samples of a job at some
+positions of the run, so that x is read once.
 """
 
 import math
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 
-MOST_AT_ONCE = 1024  # tiles' sums, or pixels, that a program adds or fills at once
+MOST_AT_ONCE = 1024  # partial sums that a program adds at once, or pixels that it fills
 
 
 @triton.jit
 def _deviations(x, job, first, groups, group, planes, length, sample, SAMPLES: tl.constexpr, POSITIONS: tl.constexpr):
-    """Return x of a tile less its mean over the group, the standard deviation over it, and where the tile is in x.
+    """Return a tile of x, its deviations from the mean over the group, and the position of the tile in x.
 
-    Returns x [SAMPLES, POSITIONS] as it is stored, x - mean, deviation [1, POSITIONS], the number of each sample
-    [SAMPLES, 1], the positions [1, POSITIONS] in a sample, and which of them there are.
+    Returns x [SAMPLES, POSITIONS] as stored, x - mean, the standard deviation [1, POSITIONS], the index of each sample
+    [SAMPLES, 1], the positions [1, POSITIONS] within a sample, and the mask [SAMPLES, POSITIONS] of valid elements.
     """
     member = tl.arange(0, SAMPLES)[:, None]
     position = first.to(tl.int64) + tl.arange(0, POSITIONS)[None, :]
@@ -50,7 +50,7 @@ def deviation_kernel(
     SAMPLES: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """Copies a tile of x to out and writes the sum of its standard deviations to partial [jobs, tiles]."""
+    """Copy a tile of x to out and write the sum of its standard deviations to partial [jobs, tiles]."""
     tiles = tl.cdiv(length, POSITIONS)
     program = tl.program_id(0)
     first = (program % tiles).to(tl.int64) * POSITIONS
@@ -77,7 +77,7 @@ def plane_kernel(
     TILES: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Fills the plane of one job in one sample with the mean of the job's standard deviations."""
+    """Fill the plane of one job in one sample with the mean of the job's standard deviations."""
     program = tl.program_id(0)
     job = program // group
     total = tl.zeros([TILES], tl.float32)
@@ -108,7 +108,7 @@ def deviation_backward_kernel(
     SAMPLES: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """gradient of x = gradient of its copy + levels [jobs] * (x - mean) / deviation / (group * length)."""
+    """Write the gradient of x: that of its copy + levels [jobs] * (x - mean) / deviation / (group * length)."""
     tiles = tl.cdiv(length, POSITIONS)
     program = tl.program_id(0)
     job = program // tiles
@@ -122,7 +122,7 @@ def deviation_backward_kernel(
 
 
 class _Jobs:
-    """How a tensor [N, C, H, W] is cut into jobs and tiles."""
+    """The division of a tensor [N, C, H, W] into jobs and tiles."""
 
     def __init__(self, x: Tensor, group: int, channels: int) -> None:
         batch, inputs, *size = x.shape
@@ -135,10 +135,12 @@ class _Jobs:
         self.tiles = cdiv(self.length, self.positions)
 
     def arguments(self) -> dict[str, int]:
+        """Return the sizes and strides that every kernel takes."""
         names = ("groups", "group", "planes", "length", "sample", "out_sample")
         return {name: getattr(self, name) for name in names}
 
     def tile(self) -> dict[str, int]:
+        """Return the constants of a kernel that holds a tile."""
         return {"SAMPLES": self.samples, "POSITIONS": self.positions}
 
 

@@ -1,11 +1,11 @@
 """Gradients of every tensor of an INR from the gradient of its frames: the kernels of `layers_backward`, in order.
 
-From the last stage to the first, and in it from the last layer to the first. Nothing but dz of a layer or two, the
+Stages are processed from last to first, and layers within a stage likewise. Only the dz of one or two layers, the
 gradient of the running image and the outputs of one stage's layers need be in memory at once.
 
-Outputs of layers are taken as stored, or computed again by the forward kernels: first all stages but the last, of which
-only what they put out stays, then each stage from what the one before put out. A sine's W x + b is always computed
-again, in float32 and for one layer at a time, because its slope does not follow from what it puts out.
+Outputs of layers are either stored by the forward pass or recomputed by the forward kernels: first all stages but the
+last, keeping only their final outputs, then each stage from the output of the previous one. W x + b of a sine is always
+recomputed, in float32 and one layer at a time, because the slope does not follow from the output.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,67 +25,73 @@ from fused_inr.lowering import StagePlan, lower
 
 
 @dataclass
-class _Reached:
-    """What has reached the layer at hand from those after it."""
+class _Upstream:
+    """The gradients that reach the current layer from those after it."""
 
     following: Following | None = None
     direct: Tensor | None = None
-    """[N, T, H, W, O] float32: the gradient of the frames, where they are the last layer's output."""
+    """[N, T, H, W, O] float32: the gradient of the frames, if they are the last layer's output."""
     image: Tensor | None = None
-    """[N, T, H, W, C] float32 at the layer's resolution, where the frames are read-outs."""
+    """[N, T, H, W, C] float32: the gradient of the image at the layer's resolution, if frames are read-outs."""
     colours: Tensor | None = None
     """[C] float32: the sum of `image`, which upsampling does not change."""
 
 
 def _summed(partial: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Add partial sums along `axes` and the axes that are shared in `like`; return its type and shape."""
+    """Return partial sums added along `axes` and along the axes that `like` shares, in the type and shape of `like`."""
     return partial.sum(axes).sum_to_size(like.shape).to(like.dtype).contiguous()
 
 
 class _Backward:
-    """The gradients of one call, found from the last tensor to the first."""
+    """The gradients of one call, computed from the last tensor to the first."""
 
     def __init__(self, gradient: Tensor, shown: bool, dtype: torch.dtype, launched: Callable[[tuple], Any]) -> None:
         """Start from the gradient [N, T, C, H, W] of the running image if `shown`, else of the last outputs."""
         self._dtype, self._launched = dtype, launched
         self.gradients: list[Tensor] = []
         rows = gradient.detach().to(torch.float32).movedim(2, -1).contiguous()
-        self._reached = _Reached(image=rows, colours=rows.sum((0, 1, 2, 3))) if shown else _Reached(direct=rows)
+        self._upstream = _Upstream(image=rows, colours=rows.sum((0, 1, 2, 3))) if shown else _Upstream(direct=rows)
 
     def output(self, layer: Layer, saved: Tensor) -> Tensor | None:
         """Return dz of a layer, or None if no gradient reaches it; store the gradients of its read-out and bias.
 
-        saved: y, or W x + b of a sine.
+        Args:
+            layer: the current layer.
+            saved: y, or W x + b for a sine.
         """
-        reached, to_rgb = self._reached, layer.to_rgb or ()
-        if reached.following is None and reached.direct is None and not to_rgb:
+        upstream, to_rgb = self._upstream, layer.to_rgb or ()
+        if upstream.following is None and upstream.direct is None and not to_rgb:
             self.gradients.append(torch.zeros_like(layer.bias))
             return None
-        colours = reached.image if to_rgb else None
-        following, direct = reached.following, reached.direct
+        colours = upstream.image if to_rgb else None
+        following, direct = upstream.following, upstream.direct
         result = self._launched(output_gradient(layer, saved, self._dtype, following, direct, colours))
-        reached.following = reached.direct = None
+        upstream.following = upstream.direct = None
         if to_rgb:
-            self.gradients += [reached.colours.to(to_rgb[1].dtype, copy=True), _summed(result.rgb, to_rgb[0], (1, 2))]
+            self.gradients += [upstream.colours.to(to_rgb[1].dtype, copy=True), _summed(result.rgb, to_rgb[0], (1, 2))]
         self.gradients.append(_summed(result.bias, layer.bias, ((0, 1, 2), (1, 2), (2,))[layer.bias.ndim - 1]))
         return result.dz
 
     def inner_layer(self, layer: Layer, dz: Tensor | None, x: Tensor) -> None:
-        """Compute the gradient of the weight of a layer whose input is x, the output of the layer before."""
+        """Compute the gradient of the weight of a layer whose input is x, the output of the previous layer."""
         if dz is None:
             self.gradients.append(torch.zeros_like(layer.weight))
             return
         self.gradients.append(self._stored_weight(dz, x, layer.weight))
-        self._reached.following = Following(dz, rows_dense(layer.weight, self._dtype))
+        self._upstream.following = Following(dz, rows_dense(layer.weight, self._dtype))
 
     def first_layer(self, plan: StagePlan, dz: Tensor | None, before: Tensor | None, tables: Tables | None) -> None:
-        """Compute the gradients of a stage's first weight, phases and frequencies, and move to the stage before.
+        """Compute the gradients of a stage's first weight, phases and frequencies, and move to the previous stage.
 
-        before: what that put out, or None.
+        Args:
+            plan: the stage.
+            dz: dz of its first layer, or None.
+            before: output of the previous stage, or None.
+            tables: tables of the stage's Fourier features, or None.
         """
-        weight, reached = plan.layers[0].weight, self._reached
-        if reached.image is not None:
-            reached.image = self._launched(children_sum(reached.image, plan.ratio))
+        weight, upstream = plan.layers[0].weight, self._upstream
+        if upstream.image is not None:
+            upstream.image = self._launched(children_sum(upstream.image, plan.ratio))
         if dz is None:
             features = () if plan.fourier is None else (plan.fourier.phase, plan.fourier.frequency)
             self.gradients += [torch.zeros_like(tensor) for tensor in (weight, *features)]
@@ -94,7 +100,7 @@ class _Backward:
         if before is not None:
             summed = self._launched(children_sum(dz, plan.ratio))
             parts.append(self._stored_weight(summed, before, plan.parent))
-            reached.following = Following(summed, narrow[:, :, : before.shape[-1]])
+            upstream.following = Following(summed, narrow[:, :, : before.shape[-1]])
         if tables is not None:
             partial = self._launched(feature_weight_gradient(dz, tables))
             parts.append(_summed(partial, plan.inner, (1,)))
@@ -113,7 +119,7 @@ class _Backward:
 
 
 class _Outputs:
-    """The outputs of all layers: stored ones, or a stage's at a time, computed again."""
+    """The outputs of all layers: stored, or recomputed one stage at a time."""
 
     def __init__(self, plans: Sequence[StagePlan], kept: Sequence[Tensor] | None, forward: Forward) -> None:
         self._plans, self._forward = plans, forward
@@ -123,7 +129,7 @@ class _Outputs:
             rest = iter(kept)
             self._stored = [[next(rest) for _ in plan.layers] for plan in plans]
             return
-        self._last: list[Tensor] = []  # of every stage but the last
+        self._last: list[Tensor] = []  # outputs of every stage but the last
         for index in range(len(plans) - 1):
             self._last.append(self._computed(index, len(plans[index].layers))[-1])
 
@@ -137,7 +143,7 @@ class _Outputs:
         return outputs
 
     def before(self, index: int) -> Tensor | None:
-        """Return the output of the stage before."""
+        """Return the output of the previous stage, or None for the first."""
         if index == 0:
             return None
         return self._last[index - 1] if self._stored is None else self._stored[index - 1][-1]
@@ -163,12 +169,12 @@ def backward(
     """Return the gradients of every tensor of an INR, in the order of `INR.tensors` and in their types.
 
     Args:
-        inr: on a device, none of its tensors float64.
+        inr: an INR on a device, without float64 tensors.
         grid: the base grid.
-        gradient: [N, T, C, H, W] of the frames.
-        dtype: of the matrix products and of stored activations.
+        gradient: [N, T, C, H, W], gradient of the frames.
+        dtype: type of the matrix products and of stored activations.
         kept: outputs [N, T, H, W, O] of all layers in `dtype`, if the forward pass stored them.
-        run: what to do with launches; they may be collected instead where tensors are on "meta".
+        run: called with the launches to run; a caller with tensors on "meta" may collect them instead.
     """
     if not gradient.numel():
         return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in inr.tensors()]
@@ -180,7 +186,7 @@ def backward(
     for index in reversed(range(len(plans))):
         stage_outputs = outputs.stage(index)
         for number in reversed(range(len(plans[index].layers))):
-            saved = stage_outputs.pop()  # nothing refers to it once the layer is done
+            saved = stage_outputs.pop()  # freed once the layer is done
             x = stage_outputs[-1] if stage_outputs else outputs.before(index)
             _differentiate(chain, forward, plans[index], number, saved, x, outputs.tables[index])
     return chain.gradients[::-1]
@@ -195,7 +201,7 @@ def _differentiate(
     x: Tensor | None,
     tables: Tables | None,
 ) -> None:
-    """Compute the gradients of a layer with input x, and of the features if it is the first of its stage."""
+    """Compute the gradients of a layer with input x, and of the features if the layer is the first of its stage."""
     layer = plan.layers[number]
     if layer.activation == "sine":
         saved = forward.before_activation(plan, number, x, tables)

@@ -1,4 +1,4 @@
-"""An INR from its first layer to its frames: which kernels run, in which order, and how much memory they take."""
+"""The forward pass of an INR from first layer to frames: which kernels run, in what order, and the memory they take."""
 
 import torch
 from torch import Tensor
@@ -20,18 +20,18 @@ class _Evaluation:
         self._forward = Forward(inr, dtype, run)
         self.canvas = Canvas(None, 1, inr.device)
 
-    def stage(self, plan: StagePlan, x: Tensor | None, wanted: bool, planes: bool) -> Tensor | None:
-        """Return the output of a stage if it is wanted, as frames if `planes`; x is the output of the stage before."""
+    def stage(self, plan: StagePlan, x: Tensor | None, store: bool, planes: bool) -> Tensor | None:
+        """Return the output of a stage if `store`, as frames if `planes`; x is the output of the previous stage."""
         tables, number = self._forward.tables(plan), 0
         for count in fused_stages.cuts(plan.layers, self._dtype, self.canvas.device):
             last = number + count == len(plan.layers)
             if count > 1 and not (planes and last):
-                x = self._together(plan, number, count, x, tables, wanted or not last)
+                x = self._together(plan, number, count, x, tables, store or not last)
                 number += count
                 continue
             for _ in range(count):
                 last = number + 1 == len(plan.layers)
-                options = {"store": wanted or not last, "planes": planes and last, "canvas": self.canvas}
+                options = {"store": store or not last, "planes": planes and last, "canvas": self.canvas}
                 x = self._forward.layer(plan, number, x, tables, **options)
                 number += 1
         return x
@@ -57,15 +57,16 @@ class _Evaluation:
 def evaluate(
     inr: INR, grid: Grid, dtype: torch.dtype, *, keep: bool = False, run: Run = launch.run
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return frames [N, T, C, H, W] float32, and if `keep` the outputs [N, T, H, W, O] of all layers in `dtype`.
+    """Return frames [N, T, C, H, W] float32 and, if `keep`, the outputs [N, T, H, W, O] of all layers in `dtype`.
 
     Stages whose activations fit on the chip run in kernels of several layers, unless their outputs are kept.
 
     Args:
-        inr: on a device, none of its tensors float64.
+        inr: an INR on a device, without float64 tensors.
         grid: the base grid.
-        dtype: of the products and of activations.
-        run: what to do with launches; they may be collected instead where tensors are on "meta".
+        dtype: type of the products and of activations.
+        keep: whether to return the outputs of all layers for a backward pass.
+        run: called with the launches to run; a caller with tensors on "meta" may collect them instead.
     """
     plans, evaluation, kept, x = lower(inr, grid), _Evaluation(inr, dtype, run), [], None
     shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
@@ -73,20 +74,20 @@ def evaluate(
         last = plan is plans[-1]
         if keep:
             kept += evaluation.kept(plan, x)
-        if not keep or (last and not shown):  # frames are float32: what is kept of the last layer is not
-            x = evaluation.stage(plan, x, wanted=not last or not shown, planes=last and not shown)
+        if not keep or (last and not shown):  # frames are float32, the last layer's kept output is not
+            x = evaluation.stage(plan, x, store=not last or not shown, planes=last and not shown)
         else:
             x = kept[-1]
     if not shown:
         return x, kept
     canvas, size = evaluation.canvas, (inr.batch, inr.times, plans[-1].grid.height, plans[-1].grid.width)
-    if canvas.scale < plans[-1].scale:  # the last stages read nothing out
+    if canvas.scale < plans[-1].scale:  # the last stages have no read-out
         run([to_rgb.added(canvas, None, None, size, plans[-1].scale)], inr.device)
     return canvas.pixels, kept
 
 
 @torch.no_grad()
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Return the peak bytes of the tensors of `evaluate`, its result included."""
+    """Return the peak bytes of the tensors of `evaluate`, including its result."""
     on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
     return peak_bytes(lambda: evaluate(on_meta, grid, dtype, run=lambda launches, device: None))

@@ -1,4 +1,4 @@
-"""The layers of an INR one by one, each in a kernel of its own, with all that a layer needs made before it."""
+"""The layers of an INR one by one, each in a kernel of its own, preceded by the kernels that compute its inputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,9 +20,9 @@ class Forward:
     """Compute the outputs of layers one after the other.
 
     Args:
-        inr: whose N, T and device hold for all plans.
-        dtype: of the products and of activations.
-        run: what to do with launches; they may be collected instead where tensors are on "meta".
+        inr: supplies N, T and the device of all plans.
+        dtype: type of the products and of activations.
+        run: called with the launches to run; a caller with tensors on "meta" may collect them instead.
     """
 
     def __init__(self, inr: INR, dtype: torch.dtype, run: Run = launch.run) -> None:
@@ -43,9 +43,16 @@ class Forward:
         return Tables(rows, columns, plan.fourier.parts == "sincos")
 
     def read(self, plan: StagePlan, number: int, x: Tensor | None, tables: Tables | None) -> tuple[Tensor, Input]:
-        """Return the weight of a layer and its input. For a first layer, x is the output of the stage before, or None.
+        """Return the weight and the input of a layer.
 
-        A parent's product is made here; where the stage before has the same pixels, it is part of the layer's own.
+        If the previous stage has a lower resolution, its output is multiplied here, at that resolution, to give
+        `Input.parent`; otherwise that product is part of the layer's own.
+
+        Args:
+            plan: the stage.
+            number: index of the layer in the stage.
+            x: output of the previous layer; for a first layer, of the previous stage, or None.
+            tables: tables of the stage's Fourier features; only a first layer reads them.
         """
         weight = rows_dense(plan.layers[number].weight, self._dtype)
         size = self._clips, self._times, plan.grid.height, plan.grid.width
@@ -69,13 +76,13 @@ class Forward:
         planes: bool = False,
         canvas: Canvas | None = None,
     ) -> Tensor | None:
-        """Return the output of layer `number` of a stage; x as of `read`, the rest as of `layers.layer`."""
+        """Return the output of layer `number` of a stage; x as in `read`, options as in `layers.layer`."""
         weight, source = self.read(plan, number, x, tables)
         return self.launched(
             layers.layer(plan.layers[number], weight, source, store=store, planes=planes, canvas=canvas)
         )
 
     def before_activation(self, plan: StagePlan, number: int, x: Tensor | None, tables: Tables | None) -> Tensor:
-        """Return W x + b of layer `number` of a stage, [N, T, H, W, O] float32; x as of `read`."""
+        """Return W x + b of layer `number` of a stage, [N, T, H, W, O] float32; x as in `read`."""
         weight, source = self.read(plan, number, x, tables)
         return self.launched(layers.linear(weight, source, plan.layers[number].bias, torch.float32))

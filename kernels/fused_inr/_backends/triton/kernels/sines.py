@@ -1,10 +1,10 @@
-"""Sines and cosines of float32 angles: the range reduced in float32, then the hardware's instruction.
+"""Sines and cosines of float32 angles: range reduction in float32, then the hardware instruction.
 
 Triton's own `tl.sin` compiles to a call that keeps a table in local memory for huge angles. Here an angle a becomes
 r = a - 2 pi k, k = round(a / 2 pi), by two fused multiply-adds with 2 pi = 201 / 32 + rest (Cody and Waite, 1980: the
 first product is exact for |k| < 2^16), and the instruction sees |r| <= pi only.
 
-Errors against float64. Of the reduction, measured in Triton's interpreter, whose multiply-adds round twice: absolute
+Errors against float64. The reduction, measured in Triton's interpreter, whose multiply-adds round twice: absolute
 1.5e-7 for |a| <= 100, 2.2e-7 for |a| <= 10,000 and 4.5e-6 for |a| <= 400,000; beyond, an angle's own spacing in float32
 exceeds 0.03. The instruction adds up to 2^-20.9 = 5.1e-7 on NVIDIA GPUs (the PTX manual's bound for |r| <= pi; not
 measured).
@@ -21,7 +21,7 @@ INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 @triton.jit
 def reduced(a):
     """Return a - 2 pi round(a / 2 pi), in -pi ... pi, of a float32 tensor."""
-    # Adding and taking off 1.5 * 2^23 rounds to an integer, half to even, for |a / 2 pi| < 2^22.
+    # Adding and subtracting 1.5 * 2^23 rounds to an integer, half to even, for |a / 2 pi| < 2^22.
     k = (a * 0.15915494309189535 + 12582912.0) - 12582912.0
     r = tl.fma(k, -6.28125, a)
     return tl.fma(k, -0.0019353071795864769, r)
@@ -35,7 +35,7 @@ def _sine_of_reduced(r):
         y = tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", [r], tl.float32, is_pure=True, pack=1)
     else:
         tl.static_assert(is_hip())
-        turns = r * 0.15915494309189535  # the unit of AMD's instruction, whose result the next one may not yet use
+        turns = r * 0.15915494309189535  # the unit of AMD's instruction, whose result the next one cannot use yet
         y = tl.inline_asm_elementwise("v_sin_f32 $0, $1\ns_nop 0", "=v,v", [turns], tl.float32, is_pure=True, pack=1)
     return y
 

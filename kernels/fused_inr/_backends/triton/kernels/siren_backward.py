@@ -1,13 +1,13 @@
 """Gradients of whole SIRENs in one kernel; see `siren_forward` for the values.
 
-A program goes over tiles of points of one sample. Of each tile it computes the layers again, from the first to the
-last, then the gradients back to the first. In between only the phases of the sines are stored, reduced to
--pi ... pi, in memory of the program's own that the next tile uses again: with few programs that is small enough to stay
-in the cache. Where the products are of 16 bits, a phase takes 16 bits too, as a fixed-point number with an error of
-5e-5, below the rounding of its sine; otherwise it is float32.
+A program loops over tiles of points of one sample. For each tile it recomputes the layers from the first to the last,
+then the gradients back to the first. Only the phases of the sines are stored in between, reduced to -pi ... pi, in a
+buffer per program that the next tile reuses: with few programs it is small enough to stay in the cache. With 16-bit
+products a phase also takes 16 bits, as a fixed-point number with an error of 5e-5, below the rounding of its sine;
+otherwise it is float32.
 
-Sums over a program's tiles are kept in memory of its own likewise. The programs' sums of a sample are added by PyTorch,
-whose sum has the same bits every time.
+Each program likewise accumulates the sums over its tiles in a buffer of its own. PyTorch adds the sums of a sample's
+programs, bit for bit the same every time.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from fused_inr._backends.triton.kernels.launch import Launch, cdiv
 from fused_inr._backends.triton.kernels.sines import cosine, reduced, sine
 from fused_inr._backends.triton.kernels.siren_forward import Network, computed_once, first_sums, product
 
-# Added to a number below 64, this leaves its last 16 bits of float32 as multiples of 2^-16.
+# Adding this to a number below 64 makes the last 16 bits of the float32 result count multiples of 2^-16.
 _FIXED = tl.constexpr(192.0)
 _FIXED_BITS = tl.constexpr(0x43400000)
 
@@ -49,13 +49,13 @@ def loaded_phase(stored):
 
 @triton.jit
 def add_to(pointers, sums, began):
-    """Add to the sums that the program stored for earlier tiles, if there are any."""
+    """Add `sums` to those that the program stored for earlier tiles, if it `began` before this tile."""
     tl.store(pointers, sums + tl.load(pointers, began, 0.0))
 
 
 @triton.jit
 def back_through(d, x, weight, of_weight, began, W: tl.constexpr, PRECISION: tl.constexpr):
-    """Add d^T x to of_weight [W, W] and return d weight, for d and x [M, W] of a tile."""
+    """Add d^T x to of_weight [W, W] and return d W, for the tiles d and x [M, W]."""
     place = tl.arange(0, W)[:, None] * W + tl.arange(0, W)[None, :]
     sums = tl.load(of_weight + place, began, 0.0)
     tl.store(of_weight + place, product(tl.trans(d), computed_once(x), sums, PRECISION))
@@ -86,10 +86,11 @@ def siren_backward_kernel(
     W: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Gradients of every `splits`-th tile of BLOCK_M points of a sample, with the inputs of `siren_forward.Network`.
+    """Compute gradients for every `splits`-th tile of BLOCK_M points of a sample; inputs as in `siren_forward.Network`.
 
-    of_coords [N, points, inputs] is complete, if given. of_rows [N, splits, R + layers W, W] gets the sums of a
-    program's tiles: of the R rows, then of `hidden`. phases is [N, splits, layers + 1, BLOCK_M, W].
+    of_coords [N, points, inputs] may be None; otherwise it receives its final values. of_rows [N, splits, R + layers W,
+    W] receives the sums over a program's tiles: for the R rows, then for `hidden`. phases is [N, splits, layers + 1,
+    BLOCK_M, W].
     """
     dtype = hidden.dtype.element_ty
     split = tl.program_id(0) % splits
@@ -107,7 +108,7 @@ def siren_backward_kernel(
 
     for turn in tl.range(0, tl.cdiv(tl.cdiv(points, BLOCK_M) - split, splits), disable_licm=True):
         began = turn > 0
-        point = (split + turn * splits).to(tl.int64) * BLOCK_M  # the first of the tile
+        point = (split + turn * splits).to(tl.int64) * BLOCK_M  # the first point of the tile
         inside = row < points - point
         coordinates = coords + point * inputs + row * inputs
         phase = reduced(first_omega * first_sums(coordinates, inside, rows, inputs, BLOCK_M, W))
@@ -120,7 +121,7 @@ def siren_backward_kernel(
             tl.store(phases + (layer + 1) * (BLOCK_M * W) + cell, stored_phase(phase, phases.dtype.element_ty))
 
         x = sine(phase)
-        d = 0.0 * phase  # zeros, but distributed over the threads as what they are added to
+        d = 0.0 * phase  # zeros, with the thread layout of the values added to them
         from_ = gradient + (sample * points + point) * channels + row * channels
         for channel in tl.range(0, channels, disable_licm=True):
             of_output = computed_once(tl.load(from_ + channel, inside, 0.0))
@@ -133,11 +134,11 @@ def siren_backward_kernel(
             add_to(of_rows + place, tl.sum(of_output[:, None] * x, 0), began)
             d += of_output[:, None] * w
 
-        # Other threads of the program read what these have stored.
+        # Threads of the program read what other threads have stored.
         tl.debug_barrier()
         for back in tl.range(0, layers, disable_licm=True):
             layer = layers - 1 - back
-            # The phase is loaded again, not kept: the products between take the registers.
+            # The phase is reloaded rather than kept: the products in between need the registers.
             d *= omega * cosine(loaded_phase(tl.load(phases + (layer + 1) * (BLOCK_M * W) + cell)))
             add_to(of_rows + (inputs + layer + 1) * W + unit, tl.sum(d, 0), began)
             before = loaded_phase(tl.load(phases + layer * (BLOCK_M * W) + cell))
@@ -159,7 +160,7 @@ def siren_backward_kernel(
 
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Return whether the kernel supports a network; others go layer by layer (`siren_layers`)."""
+    """Return whether the kernel supports a network; others run layer by layer (`siren_layers`)."""
     return siren_forward.fits(coords, weights, dtype) and siren_forward.has_room(
         "siren_backward", coords, weights, dtype
     )
@@ -178,8 +179,8 @@ def backward(
 ) -> tuple[Tensor | None, Tensor, list[Launch]]:
     """Return gradients [N, P, K] of the coordinates or None, and sums [N, S, R + L W, W] for `unpacked`.
 
-    They are there once the launches have run. Arguments as of fused_inr::triton_siren_backward, of a network that
-    `siren_forward.fits`; N and P are at least 1.
+    The launches fill both. Arguments as in fused_inr::triton_siren_backward, for a network that `siren_forward.fits`;
+    N and P are at least 1.
     """
     batch, points, inputs = coords.shape
     network = Network.of(coords, weights, biases, dtype)
@@ -187,14 +188,14 @@ def backward(
     constants, options = configs.options("siren_backward", dtype, width, coords.device)
     block = constants["BLOCK_M"]
     splits = min(max(1, constants["programs"] // batch), cdiv(points, block))
-    of_coords = gradient.new_empty(batch, points, inputs) if with_coords else None
-    of_rows = gradient.new_empty(batch, splits, network.rows.shape[1] + layers * width, width)
+    coords_gradient = gradient.new_empty(batch, points, inputs) if with_coords else None
+    row_gradients = gradient.new_empty(batch, splits, network.rows.shape[1] + layers * width, width)
     stored = torch.float32 if dtype == torch.float32 else torch.int16
     arguments = network.arguments() | {
         "gradient": gradient.contiguous(),
         "phases": gradient.new_empty(batch, splits, layers + 1, block, width, dtype=stored),
-        "of_coords": of_coords,
-        "of_rows": of_rows,
+        "of_coords": coords_gradient,
+        "of_rows": row_gradients,
         "splits": splits,
         "omega": omega,
         "first_omega": first_omega,
@@ -204,19 +205,21 @@ def backward(
         "BLOCK_M": block,
     }
     launch = Launch(siren_backward_kernel, batch * splits, arguments, **options)
-    return of_coords, of_rows, [launch]
+    return coords_gradient, row_gradients, [launch]
 
 
-def unpacked(of_rows: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+def unpacked(row_gradients: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
     """Return gradients of the weights, then of the biases, from the sums that `backward` returned."""
-    summed = of_rows.sum(1)
+    summed = row_gradients.sum(1)
     inputs, channels, width = weights[0].shape[2], weights[-1].shape[1], summed.shape[2]
     layers = len(weights) - 2
     sizes = [inputs, layers + 1, channels, 1, layers * width]
-    first, of_biases, last, last_bias, hidden = summed.split(sizes, 1)
-    of_weights = [first.mT, *hidden.unflatten(1, (layers, width)).unbind(1), last]
-    of_biases = [*of_biases.unbind(1), last_bias[:, 0]]
-    of_weights = [one[:, : like.shape[1], : like.shape[2]] for one, like in zip(of_weights, weights, strict=True)]
-    of_biases = [one[:, : like.shape[1]] for one, like in zip(of_biases, biases, strict=True)]
-    # Copies, so that no two of an op's results share memory.
-    return [one.clone(memory_format=torch.contiguous_format) for one in (*of_weights, *of_biases)]
+    first, other_biases, last, last_bias, hidden = summed.split(sizes, 1)
+    padded_weights = [first.mT, *hidden.unflatten(1, (layers, width)).unbind(1), last]
+    padded_biases = [*other_biases.unbind(1), last_bias[:, 0]]
+    gradients = [
+        padded[:, : weight.shape[1], : weight.shape[2]] for padded, weight in zip(padded_weights, weights, strict=True)
+    ]
+    gradients += [padded[:, : bias.shape[1]] for padded, bias in zip(padded_biases, biases, strict=True)]
+    # Copies, because no two results of an op may share memory.
+    return [gradient.clone(memory_format=torch.contiguous_format) for gradient in gradients]

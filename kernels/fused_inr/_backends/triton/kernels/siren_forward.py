@@ -1,16 +1,16 @@
 """Whole SIRENs in one kernel: a program takes a tile of points of one sample from the first layer to the last.
 
-A tile's activations never leave the chip. Of a sample's parameters a program reads what one layer needs, when it needs
-it; programs of the same sample run side by side, so that all but the first find them in the cache. The first layer,
-whose inputs are few, and every angle are float32; the other products are of the type asked for, summed in float32.
+A tile's activations never leave the chip. A program reads the parameters of one layer at a time; programs of the same
+sample run side by side, so all but the first find the parameters in the cache. The first layer, which has few inputs,
+and every angle are in float32; the other products are in the compute type, accumulated in float32.
 
-Weights of the hidden layers are packed once a call into one tensor [N, L, W, W] of that type, with rows and columns of
-zeros up to the width W of the kernel: the sine of a missing unit is 0, and its column is 0. That copies a sample's
-weights once, where pointers to the float32 ones would have every program read them at twice the bytes.
+Each call packs the weights of the hidden layers into one tensor [N, L, W, W] of the compute type, padded with rows and
+columns of zeros to the width W of the kernel: a padding unit has sine 0, and its column is 0. This copies a sample's
+weights once, whereas with pointers to the float32 weights every program would read twice the bytes.
 
-Products of float32 where PyTorch does not allow TF32: on NVIDIA GPUs three TF32 products of the high and low parts of
-both operands, which leaves an error of 2^-22 for each, and matrix instructions in place of multiply-adds; AMD's have
-float32 operands.
+Float32 products where PyTorch does not allow TF32: NVIDIA GPUs use three TF32 products of the high and low parts of
+both operands, which run on matrix instructions instead of multiply-adds and leave an error of 2^-22 each; AMD GPUs have
+matrix instructions with float32 operands.
 """
 
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ from fused_inr.primitives.memory_format import batch_stride
 MOST_CHANNELS = 16
 """Outputs of the kernel's last layer, the fewest columns of a matrix instruction."""
 MOST_INPUTS = 16
-"""Inputs of its first layer, which are multiplied and added one by one."""
+"""Inputs of the kernel's first layer, which are multiplied and added one by one."""
 
 
 @triton.jit
 def product(a, b, sums, PRECISION: tl.constexpr):
-    """Return sums + a b; float32 operands to float32's precision ("ieee") or that of TF32 ("tf32")."""
-    if INTERPRETED:  # whose products of bfloat16 are those of their bits
+    """Return sums + a b; float32 operands are multiplied in float32 precision ("ieee") or in TF32 ("tf32")."""
+    if INTERPRETED:  # the interpreter multiplies the bit patterns of bfloat16 operands
         return tl.dot(a.to(tl.float32), b.to(tl.float32), sums)
     elif PRECISION == "ieee" and a.dtype == tl.float32 and is_cuda():
         return tl.dot(a, b, sums, input_precision="tf32x3")
@@ -60,7 +60,7 @@ def computed_once(x):
 
 @triton.jit
 def first_sums(coordinates, inside, rows, inputs, M: tl.constexpr, W: tl.constexpr):
-    """Return W x + b [M, W] of the first layer in float32, for points whose coordinates start at the pointers [M]."""
+    """Return W x + b [M, W] of the first layer in float32; `coordinates` [M] are pointers to first coordinates."""
     unit = tl.arange(0, W)
     sums = tl.zeros([M, W], tl.float32) + tl.load(rows + inputs * W + unit)[None, :]
     for axis in tl.range(0, inputs, disable_licm=True):
@@ -90,7 +90,7 @@ def siren_kernel(
     C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """out [N, points, channels] of a tile of BLOCK_M points; `Network` says what the others are."""
+    """Write out [N, points, channels] for a tile of BLOCK_M points; the other arguments are those of `Network`."""
     dtype = hidden.dtype.element_ty
     tiles = tl.cdiv(points, BLOCK_M)
     program = tl.program_id(0)
@@ -146,13 +146,19 @@ def _one_if_shared(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Network:
-    """A batch of SIRENs as the kernels take it; what samples share has N = 1."""
+    """A batch of SIRENs as the kernels take it; tensors that all samples share have N = 1.
 
-    coords: Tensor  # [N, P, K], or its samples shared
-    rows: (
-        Tensor  # [N, K + L + 1 + C + 1, W] float32: columns of the first weight, biases but the last, last weight, bias
-    )
-    hidden: Tensor  # [N, L, W, W], weights of the layers in between, in the type of the products
+    Attributes:
+        coords: [N, P, K], possibly expanded over the samples.
+        rows: [N, K + L + 1 + C + 1, W] float32: columns of the first weight, biases except the last, last weight, last
+            bias.
+        hidden: [N, L, W, W], weights of the layers in between, in the type of the products.
+        channels: C, the outputs of the last layer.
+    """
+
+    coords: Tensor
+    rows: Tensor
+    hidden: Tensor
     channels: int
 
     @classmethod
@@ -172,11 +178,12 @@ class Network:
 
     @property
     def layers(self) -> int:
-        """Hidden layers after the first."""
+        """Number of hidden layers after the first, L."""
         return self.hidden.shape[1]
 
     @property
     def width(self) -> int:
+        """Width of the kernel, W."""
         return self.hidden.shape[2]
 
     def arguments(self) -> dict[str, Any]:
@@ -207,7 +214,7 @@ def has_room(kernel: str, coords: Tensor, weights: Sequence[Tensor], dtype: torc
 
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Return whether the kernel supports a network; others go layer by layer (`siren_layers`)."""
+    """Return whether the kernel supports a network; others run layer by layer (`siren_layers`)."""
     small = coords.shape[2] <= MOST_INPUTS and weights[-1].shape[1] <= MOST_CHANNELS
     return len(weights) > 1 and small and has_room("siren", coords, weights, dtype)
 
@@ -221,7 +228,7 @@ def forward(
     final_sine: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, list[Launch]]:
-    """Return values [N, P, C] of a network that `fits`, filled by the launches; arguments as of the op."""
+    """Return values [N, P, C] of a network that `fits`, filled by the launches; arguments as in the op."""
     batch, points = coords.shape[:2]
     out = coords.new_empty(batch, points, weights[-1].shape[1])
     if not out.numel():

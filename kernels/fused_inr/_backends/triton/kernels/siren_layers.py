@@ -1,7 +1,7 @@
 """SIRENs layer by layer, for networks that are too wide for one kernel: products with a sine or its slope applied.
 
-The gradient stores what it needs of every layer in the type of the products, its output and its slope
-omega cos(omega (W x + b)): 2 N P O numbers a layer, computed again from the coordinates when the gradient is asked for.
+The backward pass recomputes the network from the coordinates and stores the output and the slope
+omega cos(omega (W x + b)) of every layer in the type of the products: 2 N P O numbers per layer.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from fused_inr._backends.triton.kernels.sines import sine, sine_cosine
 from fused_inr._backends.triton.kernels.siren_forward import MOST_INPUTS, dense, is_shared, product
 from fused_inr.primitives.memory_format import batch_stride
 
-SUMMING_PROGRAMS = 528  # of the kernel of weights' gradients: 4 for each of an H100's 132 multiprocessors
+SUMMING_PROGRAMS = 528  # of the weight gradient kernel: 4 for each of an H100's 132 multiprocessors
 
 
 @triton.jit
@@ -44,10 +44,10 @@ def siren_layer_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """A tile of out [N, points, outputs] = W x, where x is [N, points, inputs] and W [N, outputs, inputs] by strides.
+    """Write a tile of out [N, points, outputs] = W x for x [N, points, inputs] and a strided W [N, outputs, inputs].
 
-    EPILOGUE is "linear": + b; "sine": sin(omega (W x + b)), and its slope goes to `slopes` if that is given; or
-    "slope": times `slopes`. Few inputs are multiplied and added in float32 one by one.
+    EPILOGUE is "linear": add b; "sine": sin(omega (W x + b)), whose slope goes to `slopes` unless that is None; or
+    "slope": multiply by `slopes`. With FEW_INPUTS, inputs are multiplied and added in float32 one by one.
     """
     column_tiles = tl.cdiv(outputs, BLOCK_N)
     tiles = tl.cdiv(points, BLOCK_M) * column_tiles
@@ -107,15 +107,15 @@ def siren_weight_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Sum of products of gradient [N, points, outputs] and x [N, points, inputs] over a share of the points.
+    """Sum the products of gradient [N, points, outputs] and x [N, points, inputs] over `share` points.
 
-    They go to weight_sums [N, splits, outputs, inputs], tile by tile of BLOCK_M x BLOCK_N, and those of the gradient
-    alone to bias_sums [N, splits, outputs]. `share` is a multiple of BLOCK_K points.
+    A program writes a tile of BLOCK_M x BLOCK_N sums to weight_sums [N, splits, outputs, inputs]; sums of the gradient
+    alone go to bias_sums [N, splits, outputs]. `share` is a multiple of BLOCK_K.
     """
     column_tiles = tl.maximum(tl.cdiv(inputs, BLOCK_N), 1)
     tiles = tl.cdiv(outputs, BLOCK_M) * column_tiles
     program = tl.program_id(0)
-    part = (program // tiles).to(tl.int64)  # of splits of all samples
+    part = (program // tiles).to(tl.int64)  # index over samples, then splits
     sample, split = part // splits, part % splits
     row = program % tiles // column_tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     column = program % column_tiles * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -204,12 +204,12 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Launch
 
 
 def _products(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Return weights in the type of the products; what samples share is converted once."""
+    """Return weights in the type of the products; a weight that samples share is converted once."""
     return [(tensor[:1] if is_shared([tensor]) else tensor).to(dtype) for tensor in tensors]
 
 
 def _input(coords: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return coordinates as the kernels take them: float32 where they are few."""
+    """Return coordinates as the kernels take them: float32 if there are at most `MOST_INPUTS`, else in `dtype`."""
     coords = dense(coords)
     if coords.shape[2] <= MOST_INPUTS:
         return coords
@@ -226,7 +226,7 @@ def forward(
     dtype: torch.dtype,
     kept: list[tuple[Tensor, Tensor | None]] | None = None,
 ) -> Tensor:
-    """Return values [N, P, C]; arguments as of fused_inr::triton_siren. `kept` gets every layer's output and slope."""
+    """Return values [N, P, C]; arguments as in fused_inr::triton_siren. Append layers' outputs and slopes to `kept`."""
     batch, points = coords.shape[:2]
     x = _input(coords, dtype)
     for index, (weight, bias) in enumerate(zip(_products(weights, dtype), biases, strict=True)):
@@ -237,7 +237,7 @@ def forward(
         epilogue = "sine" if sines else "linear"
         frequency = omega if index else first_omega
         if index == 0 and x.dtype == torch.float32:
-            weight = weights[0]  # few inputs are not rounded, nor are their weights
+            weight = weights[0]  # neither few inputs nor their weights are rounded
         launch = layer(x, weight, out, epilogue, bias=dense(bias), slopes=slopes, omega=frequency)
         run([launch], coords.device)
         if kept is not None:
@@ -262,22 +262,22 @@ def backward(
     forward(coords, weights, biases, omega, first_omega, final_sine, dtype, kept)
     slopes = kept[-1][1]
     gradient = gradient if slopes is None else gradient * slopes
-    of_last_bias = gradient.sum(1)  # before it is rounded
+    last_bias_gradient = gradient.sum(1)  # before the gradient is rounded
     gradient = gradient.to(dtype).contiguous()
     products = _products(weights, dtype)
-    of_weights, of_biases = [], []
-    of_coords = coords.new_empty(coords.shape) if with_coords else None
+    weight_gradients, bias_gradients = [], []
+    coords_gradient = coords.new_empty(coords.shape) if with_coords else None
     for index in reversed(range(len(weights))):
         kept.pop()
         x = kept[-1][0] if index else _input(coords, dtype)
         weight_sums, bias_sums, launch = weight_gradient(gradient, x)
         run([launch], coords.device)
-        of_weights.append(weight_sums.sum(1))
-        of_biases.append(bias_sums.sum(1))
+        weight_gradients.append(weight_sums.sum(1))
+        bias_gradients.append(bias_sums.sum(1))
         if index:
             out = torch.empty_like(x)
             run([layer(gradient, products[index].mT, out, "slope", slopes=kept[-1][1])], coords.device)
             gradient = out
-        elif of_coords is not None:
-            run([layer(gradient, products[0].mT, of_coords, "linear")], coords.device)
-    return [of_coords, *reversed(of_weights), *reversed(of_biases[1:]), of_last_bias]
+        elif coords_gradient is not None:
+            run([layer(gradient, products[0].mT, coords_gradient, "linear")], coords.device)
+    return [coords_gradient, *reversed(weight_gradients), *reversed(bias_gradients[1:]), last_bias_gradient]

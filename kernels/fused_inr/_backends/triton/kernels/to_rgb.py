@@ -1,8 +1,8 @@
 """Read-outs of layers and the running image that they are added to: float32 [N, T, C, H, W].
 
-A program that has all channels of its pixels adds their read-out to the running image itself. Where a layer's outputs
-are more than one block, each program writes the sum over its block, and `image_kernel` adds these in a fixed order: no
-sum depends on which program came first.
+A program that holds all channels of its pixels adds their read-out to the running image itself. If a layer's outputs
+take more than one block, each program writes the sum over its block, and `image_kernel` adds these in a fixed order: no
+sum depends on the order in which programs run.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from fused_inr._backends.triton.kernels.fourier_features import pixels_of_tile, 
 from fused_inr._backends.triton.kernels.launch import Launch, power_of_two
 from fused_inr.primitives.memory_format import batch_stride
 
-LEAST_COLOURS = 16  # of a block of colours in a matrix product
+LEAST_COLOURS = 16  # smallest block of colours in a matrix product
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, P
     """Add y [BLOCK_M, BLOCK_N] times the columns o of weight [colours, outputs] to total [BLOCK_M, COLOURS]."""
     c = tl.arange(0, COLOURS)
     if weight.dtype.element_ty == tl.float32 and PRECISION == "ieee":
-        # No matrix instruction takes these on NVIDIA GPUs, and a product without one takes all registers.
+        # NVIDIA GPUs have no matrix instruction for float32, and a tl.dot without one takes all registers.
         for colour in range(colours):
             w = tl.load(weight + colour * outputs + o, o < outputs, 0.0)
             total += tl.where((c == colour)[None, :], tl.sum(y * w, 1, keep_dims=True), 0.0)
@@ -39,7 +39,7 @@ def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, P
 
 @triton.jit
 def place_in_planes(frame, c, y, x, height, width, colours):
-    """Return the offsets in planes of pixels [BLOCK_M, 1] of colours c [1, COLOURS] of a frame."""
+    """Return the offsets of pixels [BLOCK_M, 1] in the planes of colours c [1, COLOURS] of a frame."""
     return (frame * colours + c) * (height * width.to(tl.int64)) + y * width.to(tl.int64) + x
 
 
@@ -47,7 +47,7 @@ def place_in_planes(frame, c, y, x, height, width, colours):
 def finish_read_out(
     total, bias, image, out, frame, y, x, inside, height, width, colours, RATIO: tl.constexpr, COLOURS: tl.constexpr
 ):
-    """Store total [BLOCK_M, COLOURS] + bias + upsampled running image in planes; the last two may be None."""
+    """Store total [BLOCK_M, COLOURS] + bias + upsampled running image as planes; the last two may be None."""
     c = tl.arange(0, COLOURS)[None, :]
     valid = inside & (c < colours)
     if bias is not None:
@@ -74,7 +74,7 @@ def image_kernel(
     BLOCK_M: tl.constexpr,
     PATCH_W: tl.constexpr,
 ):
-    """out [frames, C, H, W] = sum of partial [blocks, frames, C, H, W] + bias + image [frames, C, H/RATIO, W/RATIO]."""
+    """Write the sum of partial [blocks, frames, C, H, W], bias and image [frames, C, H/RATIO, W/RATIO] to `out`."""
     tiles = tl.cdiv(height, BLOCK_M // PATCH_W) * tl.cdiv(width, PATCH_W)
     frame = (tl.program_id(0) // tiles).to(tl.int64)
     y, x, inside = pixels_of_tile(tl.program_id(0) % tiles, height, width, BLOCK_M, PATCH_W)
@@ -90,9 +90,12 @@ def image_kernel(
 
 @dataclass
 class Canvas:
-    """The running image [N, T, C, H, W] as it is when all launches so far have run; None before the first read-out.
+    """The running image after all launches so far.
 
-    Its grid has `scale` times the base grid's pixels per side.
+    Attributes:
+        pixels: [N, T, C, H, W]; None before the first read-out.
+        scale: pixels per side, as a multiple of the base grid's.
+        device: where images are allocated.
     """
 
     pixels: Tensor | None
@@ -100,7 +103,7 @@ class Canvas:
     device: torch.device
 
     def new(self, colours: int, size: Sequence[int], scale: int) -> Tensor:
-        """Allocate the next running image, for a grid with N, T, H, W of `size`."""
+        """Allocate the next running image; `size` is N, T, H, W."""
         n, t, height, width = size
         self.pixels = torch.empty(n, t, colours, height, width, dtype=torch.float32, device=self.device)
         self.scale = scale
@@ -110,7 +113,7 @@ class Canvas:
 def arguments(
     to_rgb: tuple[Tensor, Tensor] | None, dtype: torch.dtype, canvas: Canvas | None, scale: int
 ) -> dict[str, Tensor | int | None]:
-    """Return the arguments of a kernel that reads out and adds the running image, but for `rgb_out`."""
+    """Return the arguments, except `rgb_out`, of a kernel that computes a read-out and adds the running image."""
     if to_rgb is None:
         tensors = dict.fromkeys(("rgb", "rgb_bias", "rgb_out", "image"))
         return tensors | {"rgb_clip": 0, "colours": 0, "IMAGE_RATIO": 1, "COLOURS": 0}
@@ -127,7 +130,7 @@ def arguments(
 
 
 def added(canvas: Canvas, partial: Tensor | None, bias: Tensor | None, size: Sequence[int], scale: int) -> Launch:
-    """Return the launch that upsamples the running image and adds a read-out's partial sums and bias, if given."""
+    """Return the launch that upsamples the running image and adds a read-out's partial sums and bias, unless None."""
     n, t, height, width = size
     tiles, programs = tiles_of(height, width, 128)
     colours = canvas.pixels.shape[2] if partial is None else partial.shape[3]

@@ -1,4 +1,4 @@
-"""Insert zeros, pad or crop, correlate with a small filter, keep every down-th pixel: computed at those pixels only."""
+"""Insert zeros, pad or crop, correlate with a small filter and downsample, computing only the pixels that remain."""
 
 import triton
 import triton.language as tl
@@ -8,16 +8,17 @@ from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr.primitives import memory_format
 from fused_inr.primitives.upfirdn2d import Options, output
 
-# Output pixels x planes of a tile by whether the channels lie together and the bytes of an element. Where they do, a
-# thread loads 16 bytes at each tap; elsewhere pixels are loaded one by one and more of them would take its registers.
+# Output pixels x planes of a tile, by (channels_last, bytes per element). In channels_last a thread loads 16 bytes per
+# tap; otherwise it loads pixels one by one, and larger tiles would need too many registers.
 _TILE_ELEMENTS = {(True, 2): 1024, (True, 4): 512, (False, 2): 512, (False, 4): 512}
 
 
 @triton.jit
 def _first(o, pad, lift, UP: tl.constexpr, DOWN: tl.constexpr):
-    """Return the first tap of outputs `o` that meets a pixel and not an inserted zero, and that pixel.
+    """Return the first tap of outputs `o` that falls on a pixel and not on an inserted zero, and that pixel.
 
-    Padding is to the left of all pixels: `lift` pixels are added to all places and taken off, so that none is negative.
+    Padding puts places left of the first pixel: adding `lift` pixels before the division and subtracting them after it
+    keeps its operand from being negative.
     """
     place = o * DOWN - pad + lift * UP
     pixel = (place + UP - 1) // UP
@@ -53,7 +54,7 @@ def upfirdn2d_kernel(
     TILE_Y: tl.constexpr,
     PLANES: tl.constexpr,
 ):
-    """One tile of TILE_Y x TILE_X output pixels of some planes a program; pixels of a row are `pixel_stride` apart."""
+    """Compute a tile of TILE_Y x TILE_X output pixels of PLANES planes; pixels of a row are `pixel_stride` apart."""
     tiles_x = tl.cdiv(out_width, TILE_X)
     tiles_y = tl.cdiv(out_height, TILE_Y)
     plane_tiles = tl.cdiv(planes, PLANES)
@@ -91,10 +92,10 @@ def upfirdn2d_kernel(
 
 
 def _tile(out_width: int, out_height: int, planes: int, channels_last: bool, itemsize: int) -> tuple[int, int, int]:
-    """Return width, height and planes of a tile."""
+    """Return the width, height and planes of a tile."""
     elements = _TILE_ELEMENTS[channels_last, itemsize]
     tile_x = min(power_of_two(out_width), 4 if channels_last else 64)
-    tile_planes = min(power_of_two(planes), 64) if channels_last else 1  # 64 of them are whole cache lines
+    tile_planes = min(power_of_two(planes), 64) if channels_last else 1  # 64 planes are whole cache lines
     tile_y = min(power_of_two(out_height), elements // (tile_x * tile_planes))
     if not channels_last:  # several planes only where an image is smaller than a tile
         tile_planes = min(power_of_two(planes), elements // (tile_x * tile_y))

@@ -1,8 +1,8 @@
-"""Tests of the Triton kernels: on a GPU where there is one, or on the CPU in Triton's interpreter.
+"""Tests of the Triton kernels: on a GPU if there is one, or on the CPU in Triton's interpreter.
 
-Triton decides when a kernel is defined whether it will be interpreted, so that needs a process of its own:
-`TRITON_INTERPRET=1 pytest tests/fused_inr/_backends/triton/kernels`. `test_backend.py` starts
-one. Without it and without a GPU nothing is collected here.
+Triton decides whether to interpret a kernel when the kernel is defined, so interpreting needs a process of its own:
+`TRITON_INTERPRET=1 pytest tests/fused_inr/_backends/triton/kernels`. `test_backend.py` starts one. In other processes,
+nothing is collected here without a GPU.
 """
 
 import os
@@ -38,13 +38,13 @@ def interpreted() -> bool:
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where the kernels run."""
+    """Return the device that the kernels run on."""
     return DEVICE
 
 
 @pytest.fixture(autouse=True)
 def nan_memory() -> Iterator[None]:
-    """Fills what torch.empty gives with NaN, so that what a kernel leaves unwritten shows."""
+    """Fill the tensors of torch.empty with NaN, so that elements that a kernel does not write are detected."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(5, device=DEVICE).isnan().all()
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def nan_memory() -> Iterator[None]:
 
 
 def in_layout(x: torch.Tensor, layout: str) -> torch.Tensor:
-    """A copy of x on the device that is contiguous, channels_last or neither."""
+    """Return a copy of x on the device that is contiguous, channels_last or neither."""
     x = x.to(DEVICE)
     if layout == "strided":
         return torch.stack([x, x], -1)[..., 0]
@@ -65,31 +65,31 @@ def lay_out() -> Callable[[torch.Tensor, str], torch.Tensor]:
     return in_layout
 
 
-# Relative differences (2-norm) against float64 on the same rounded inputs. Of float32 measured 4e-7 in the interpreter;
-# of the others they are half a unit in the last place, or a whole one of bfloat16 in the interpreter, which cuts digits
-# off (measured 5.3e-3; 2.9e-4 of float16).
+# Relative differences (2-norm) against float64 on the same rounded inputs. Measured in the interpreter for float32:
+# 4e-7. The others are half a unit in the last place, or a whole one for bfloat16 in the interpreter, which truncates
+# (measured 5.3e-3; 2.9e-4 for float16).
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 2**-7 if INTERPRETED else 2**-8, torch.float16: 2**-11}
 
 
 @pytest.fixture(scope="session")
 def check(assert_close) -> Callable[[str, torch.Tensor, torch.Tensor], None]:
-    """Asserts that a result on the device is float64's on the CPU, to the rounding of its type."""
+    """Assert that a result on the device equals that of float64 on the CPU, up to the rounding of its type."""
 
-    def check(name: str, found: torch.Tensor, exact: torch.Tensor) -> None:
-        assert_close(name, exact.detach(), found.detach().cpu().double(), TOLERANCES[found.dtype])
+    def check(name: str, actual: torch.Tensor, exact: torch.Tensor) -> None:
+        assert_close(name, exact.detach(), actual.detach().cpu().double(), TOLERANCES[actual.dtype])
 
     return check
 
 
 @pytest.fixture(scope="session")
 def exactly() -> Callable[[torch.Tensor], torch.Tensor]:
-    """A leaf in float64 on the CPU with the values of a tensor."""
+    """Return a float64 leaf on the CPU with the values of a tensor."""
     return lambda x: x.detach().cpu().double().requires_grad_()
 
 
 @pytest.fixture
 def untouched_memory(nan_memory) -> Iterator[None]:
-    """Leaves what torch.empty gives as it comes from the operating system."""
+    """Leave the tensors of torch.empty as the operating system provides their memory."""
     torch.utils.deterministic.fill_uninitialized_memory = False
     yield
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -97,7 +97,7 @@ def untouched_memory(nan_memory) -> Iterator[None]:
 
 @pytest.fixture
 def run_last(monkeypatch) -> Callable[[Any], None]:
-    """Runs the last program of a `Launch` in the interpreter, or all on a GPU."""
+    """Run the last program of a `Launch` in the interpreter, or all programs on a GPU."""
 
     def run(launch: Any) -> None:
         if not INTERPRETED:
@@ -108,7 +108,7 @@ def run_last(monkeypatch) -> Callable[[Any], None]:
         builder = interpreter.interpreter_builder
         last = (launch.programs - 1, 0, 0)
         monkeypatch.setattr(builder, "set_grid_idx", lambda *index: setattr(builder, "grid_idx", last))
-        # Its way of copying results back reads and writes every page.
+        # Copying results back would read and write every page.
         monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)
         launch.kernel[(1,)](**launch.arguments)
 

@@ -1,4 +1,4 @@
-"""augment on the Triton kernels, against the reference in float64."""
+"""`augment` on the Triton kernels, against the reference in float64."""
 
 import itertools
 
@@ -25,7 +25,7 @@ ORDERS = pytest.mark.parametrize("color_last", [False, True], ids=["color-first"
 
 
 def draw_for(shape: tuple[int, ...], device: str, reach: float = 0.6) -> list[torch.Tensor]:
-    """Brightness, saturation, contrast, offset and hole of clips of a shape."""
+    """Draw brightness, saturation, contrast, offset and hole for clips of a shape."""
     amounts = [0.3 + torch.rand(shape[0], device=device) for _ in range(3)]
     sides = torch.tensor(shape[3:])
     places = [(torch.empty(shape[0], 2).uniform_(-reach, reach) * sides).long().to(device) for _ in range(2)]
@@ -34,7 +34,7 @@ def draw_for(shape: tuple[int, ...], device: str, reach: float = 0.6) -> list[to
 
 @pytest.fixture
 def compare(check, exactly):
-    """Compares the value, its gradient for a weight, and the derivative of that for a direction with the reference."""
+    """Compare the value, its gradient for a weight, and the directional derivative of that with the reference."""
 
     def compare(x, draw, hole, color_last):
         weight, direction = torch.randn_like(x), torch.randn_like(x)
@@ -47,8 +47,8 @@ def compare(check, exactly):
 
         on_cpu = [None if t is None else t.cpu() for t in draw]
         exact = run(reference.augment, exactly(x), on_cpu, exactly(weight), exactly(direction))
-        found = run(augment, x.detach().requires_grad_(), draw, weight.requires_grad_(), direction)
-        for name, a, b in zip(("y", "dx", "derivative of dx"), found, exact, strict=True):
+        actual = run(augment, x.detach().requires_grad_(), draw, weight.requires_grad_(), direction)
+        for name, a, b in zip(("y", "dx", "derivative of dx"), actual, exact, strict=True):
             check(name, a, b)
 
     return compare
@@ -62,13 +62,13 @@ def test_values_and_derivatives(case, where, dtype, color_last, lay_out, compare
 
 
 @ORDERS
-def test_one_of_the_changes_alone_or_left_out(color_last, compare, device):
+def test_one_change_alone_or_left_out(color_last, compare, device):
     shape, hole = CASES["N3-T2-C3-7x5"]
     draw = draw_for(shape, device, 0.3)
     for kept in itertools.product([False, True], repeat=5):
         if sum(kept) in (1, 4):
-            some = [t if keep else None for t, keep in zip(draw, kept, strict=True)]
-            compare(torch.randn(shape, device=device), some, hole, color_last)
+            partial_draw = [t if keep else None for t, keep in zip(draw, kept, strict=True)]
+            compare(torch.randn(shape, device=device), partial_draw, hole, color_last)
 
 
 def test_many_tiles_and_loops_over_their_sums(monkeypatch, compare, device):
@@ -80,7 +80,7 @@ def test_many_tiles_and_loops_over_their_sums(monkeypatch, compare, device):
 
 
 @pytest.mark.parametrize("hole", [(0, 0), (9, 9), (2**62, 2**62)], ids=lambda hole: f"hole{hole[0]}")
-def test_places_may_be_anything(hole, device):
+def test_extreme_places(hole, device):
     extremes = torch.tensor([-(2**63), -(2**40), -9, -1, 0, 8, 2**40, 2**63 - 1])
     n = len(extremes)
     x = torch.randn(n, 1, 1, 8, 8)
@@ -89,12 +89,12 @@ def test_places_may_be_anything(hole, device):
         first = extremes.roll(turn)
         cutout = first[:, None].expand(n, 2).contiguous()
         for adjoint in (False, True):
-            given = [None, None, None, translation, cutout, hole, False, adjoint]
+            arguments = [None, None, None, translation, cutout, hole, False, adjoint]
             moved = torch.ops.fused_inr.augment(
-                x.to(device), *(t.to(device) if isinstance(t, torch.Tensor) else t for t in given)
+                x.to(device), *(t.to(device) if isinstance(t, torch.Tensor) else t for t in arguments)
             )
             small = translation.clamp(-8, 8)
-            # In the frame alone, which pixels a hole covers is seen with its ends limited to it.
+            # Clamping the ends of a hole to the frame does not change the pixels that it covers.
             ends = [(first.double() + side).clamp(0, 8) for side in hole]
             begin = first.clamp(0, 8)
             for clip in range(n):

@@ -1,4 +1,4 @@
-"""bias_act and its slope on the Triton kernels, against the reference in float64."""
+"""`bias_act` and its slope on the Triton kernels, against the reference in float64."""
 
 import math
 
@@ -22,22 +22,22 @@ def name_of(value: object) -> str:
 
 @pytest.fixture
 def compare(check, exactly):
-    """Compares the values, and all gradients of a weighted sum of them, with the reference."""
+    """Compare the values, and all gradients of a weighted sum of them, with the reference."""
 
     def compare(x, bias, residual, act, clamp, dim):
         weight = torch.randn_like(x)
-        given = (x, bias, residual)
+        tensors = (x, bias, residual)
 
         def run(function, leaves: list) -> list[torch.Tensor]:
             y = function(*leaves[:2], act, 0.3, 1.3, clamp, dim, residual=leaves[2])
             inputs = [leaf for leaf in leaves if leaf is not None]
             return [y, *torch.autograd.grad(y, inputs, weight.to(y.device, y.dtype))]
 
-        found = run(bias_act, [t if t is None else t.detach().requires_grad_() for t in given])
-        exact = run(reference.bias_act, [t if t is None else exactly(t) for t in given])
-        for index, (a, b) in enumerate(zip(found, exact, strict=True)):
+        actual = run(bias_act, [t if t is None else t.detach().requires_grad_() for t in tensors])
+        exact = run(reference.bias_act, [t if t is None else exactly(t) for t in tensors])
+        for index, (a, b) in enumerate(zip(actual, exact, strict=True)):
             check(f"result {index}", a, b)
-        assert memory_format.format_of(found[0]) == memory_format.format_of(memory_format.dense(x))
+        assert memory_format.format_of(actual[0]) == memory_format.format_of(memory_format.dense(x))
 
     return compare
 
@@ -48,7 +48,7 @@ def compare(check, exactly):
 def test_values_and_gradients(act, where, dtype, lay_out, compare, check, exactly, device):
     x = lay_out((3 * torch.randn(2, 3, 7, 5)).to(dtype), where)
     bias, residual = torch.randn(3, device=device), torch.randn(2, 3, 7, 5).to(device, dtype)
-    # The limit is a number of every type: else which side of it a rounded value is on would be chance.
+    # Every type represents the limit exactly; otherwise rounding could move values across it.
     compare(x, bias, residual, act, 2.0, 1)
     options = (None, act, 0.3, 1.3, None, 1)
     check("without bias, residual and clamp", bias_act(x, *options), reference.bias_act(exactly(x), *options))
@@ -67,14 +67,14 @@ def test_bias_along_any_axis(shape, dim, compare, device):
     compare(torch.randn(shape, device=device), torch.randn(shape[dim], device=device), None, "lrelu", None, dim)
 
 
-def test_a_number_has_no_axis(device):
+def test_scalar(device):
     assert bias_act(torch.tensor(2.0, device=device), None, "relu", 0.0, 3.0, None, 0) == 6
 
 
 @pytest.mark.parametrize("with_shift", [False, True], ids=["plain", "shift"])
 @pytest.mark.parametrize("where", ["contiguous", "channels_last"])
 def test_sums_of_many_stretches(where, with_shift, lay_out, check, monkeypatch, device):
-    """Programs that go over several tiles, the last of them over fewer."""
+    """Sum in programs that process several tiles, the last program fewer than the others."""
     monkeypatch.setattr(bias_act_kernels, "_SUMMING_PROGRAMS", 2)
     monkeypatch.setattr(bias_act_kernels, "TILE_ELEMENTS", 256)
     x = lay_out(torch.randn(3, 5, 11, 35), where)
@@ -97,7 +97,7 @@ def test_higher_derivatives(act, assert_close, exactly, device):
     probes = torch.randn(2, 3, 5, 4), torch.randn(3)
 
     def derivatives(function, *leaves: torch.Tensor) -> list[torch.Tensor]:
-        """Those of a sum of squares of the first ones, and of a sum of squares of these."""
+        """Return derivatives of a sum of squares of first derivatives, and of a sum of squares of those."""
         y = function(*leaves[:2], act, 0.3, 1.3, 2.0, 1)
         first = torch.autograd.grad(y, leaves[:2], leaves[2], create_graph=True)
         total = sum((a.square() * b.to(a)).sum() for a, b in zip(first, probes, strict=True))
@@ -105,9 +105,9 @@ def test_higher_derivatives(act, assert_close, exactly, device):
         again = sum(t.square().sum() for t in second if t is not None)
         return [*second, *torch.autograd.grad(again, leaves, allow_unused=True)]
 
-    found = derivatives(bias_act, *(t.requires_grad_() for t in (x, bias, weight)))
+    actual = derivatives(bias_act, *(t.requires_grad_() for t in (x, bias, weight)))
     exact = derivatives(reference.bias_act, *map(exactly, (x, bias, weight)))
-    for index, (a, b) in enumerate(zip(found, exact, strict=True)):
+    for index, (a, b) in enumerate(zip(actual, exact, strict=True)):
         if a is not None or b is not None:
             a, b = (
                 torch.zeros(c.shape, dtype=torch.float64) if t is None else t.detach().cpu().double()
@@ -129,19 +129,19 @@ def test_piecewise_linear_derivatives_stay_on_the_kernels(monkeypatch, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=name_of)
-def test_a_limit_that_is_rounded_still_stops_gradients(dtype, device):
+def test_a_rounded_limit_still_stops_gradients(dtype, device):
     x = torch.linspace(-2, 2, 41).to(device, dtype).requires_grad_()
     (dx,) = torch.autograd.grad(bias_act(x, None, "linear", 0.0, 1.0, 0.7, 0).sum(), x)
     assert torch.equal(dx, (x.detach().abs() < 0.69).to(dtype))
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-@pytest.mark.parametrize("act", [act for act in ACTS if act != "swish"])  # of it, -inf times 0 is NaN in either
-def test_numbers_beyond_the_finite(act, device):
+@pytest.mark.parametrize("act", [act for act in ACTS if act != "swish"])  # swish(-inf) is -inf times 0, NaN, in both
+def test_nonfinite_and_extreme_values(act, device):
     values = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e30, -1e30, 1e-30, -1e-30])
     options = (None, act, 0.2, 1.0, None, 0)
-    found = bias_act(values.to(device), *options).cpu()
-    torch.testing.assert_close(found, reference.bias_act(values, *options), equal_nan=True)
+    actual = bias_act(values.to(device), *options).cpu()
+    torch.testing.assert_close(actual, reference.bias_act(values, *options), equal_nan=True)
 
 
 def test_clamp_keeps_nan(device):
@@ -152,15 +152,15 @@ def test_clamp_keeps_nan(device):
 
 @pytest.mark.parametrize("act", [act for act in ACTS if act not in PIECEWISE_LINEAR])
 def test_curved_activations_are_exact_everywhere(act, exactly, device):
-    """Relative errors over many magnitudes, where differences of exponentials would cancel."""
+    """Check relative errors over many magnitudes, where differences of exponentials would cancel."""
     magnitude = torch.logspace(-6, 1.3, 400)
     x = torch.cat([-magnitude.flip(0), magnitude]).to(device)
     wide, options = exactly(x), (act, 0.2, 1.0, None, 0)
     exact = reference.bias_act(wide, None, *options)
     (exact_slope,) = torch.autograd.grad(exact.sum(), wide)
-    found = bias_act(x, None, *options)
+    actual = bias_act(x, None, *options)
     slope = image_ops.bias_act_slope(torch.ones_like(x), None, x, None, False, False, *options)[0]
-    # Measured 2.7e-7 in the interpreter, slopes 9.3e-7 of 1. GPUs make exp(20) as a power of 2: its exponent rounded to
-    # float32 changes the result by up to 1.2e-6, and rounding log2(e) by as much.
-    torch.testing.assert_close(found.cpu().double(), exact.detach(), rtol=5e-6, atol=1e-12)
+    # Measured in the interpreter: 2.7e-7, slopes 9.3e-7 absolute. GPUs compute exp(20) as a power of 2: rounding its
+    # exponent to float32 changes the result by up to 1.2e-6, and rounding log2(e) by as much.
+    torch.testing.assert_close(actual.cpu().double(), exact.detach(), rtol=5e-6, atol=1e-12)
     torch.testing.assert_close(slope.cpu().double(), exact_slope, rtol=5e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The table of block sizes: its form, and the choice of an entry."""
+"""The table of block sizes: its format, and the choice of an entry."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 from fused_inr._backends.triton.kernels import configs
 
 
-def test_the_table_is_stored_as_it_is_written():
+def test_the_stored_table_has_the_written_format():
     assert configs.text(json.loads(configs.PATH.read_text())) == configs.PATH.read_text()
 
 

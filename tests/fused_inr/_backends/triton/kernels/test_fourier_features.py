@@ -28,7 +28,7 @@ def feature_kernel(
     PATCH_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """out [N T, H W, 2 D]: the features that a product would use."""
+    """Write the features that a product would use to out [N T, H W, 2 D]."""
     tile = tl.program_id(0) % tiles
     frame = (tl.program_id(0) // tiles).to(tl.int64)
     y, x, inside = pixels_of_tile(tile, height, width, BLOCK_M, PATCH_W)
@@ -47,8 +47,8 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape)
 
 
-# Of the largest feature, 1. Measured in the interpreter: 4e-6 at angles of 40, whose spacing in float32 that is; 6.5e-4
-# from tables in float16.
+# Absolute, for features of at most 1. Measured in the interpreter: 4e-6 at angles of 40, whose spacing in float32 that
+# is; 6.5e-4 with tables in float16.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
 GRIDS = {
     "H1-W1": fi.Grid(1, 1),
@@ -66,29 +66,29 @@ def test_features(grid, shared, dtype, device):
     frequency = normal(1 if shared in ("frequency", "both") else n, d, 2) * 4
     phase = normal(1 if shared in ("phase", "both") else n, t, d)
     exact = reference.fourier_features(fi.Fourier(frequency, phase), grid, n, torch.float64)  # [N T, 2 D, H, W]
-    given = fi.Fourier(frequency.to(device), phase.to(device))
-    rows, columns, launches = fourier_features.tables(given, grid, dtype)
+    fourier = fi.Fourier(frequency.to(device), phase.to(device))
+    rows, columns, launches = fourier_features.tables(fourier, grid, dtype)
     launch.run(launches, rows.device)
     tiles, count = fourier_features.tiles_of(grid.height, grid.width, 64)
     out = torch.empty(n * t, grid.height * grid.width, 2 * d, device=device)
     strides = batch_stride(rows), batch_stride(columns)
     arguments = (rows, columns, out, grid.height, grid.width, d, count, *strides, t)
     feature_kernel[(n * t * count,)](*arguments, **tiles, BLOCK_D=4)
-    found = out.cpu().double().mT.unflatten(2, (grid.height, grid.width))
-    assert (found - exact.expand_as(found)).abs().max() <= TOLERANCES[dtype]
+    actual = out.cpu().double().mT.unflatten(2, (grid.height, grid.width))
+    assert (actual - exact.expand_as(actual)).abs().max() <= TOLERANCES[dtype]
 
 
-def test_strides_and_types_of_what_is_given(device):
+def test_strides_and_types_of_inputs(device):
     frequency, phase = normal(2, 5, 2).double(), normal(2, 3, 5)
     dense = fi.Fourier(frequency.to(device), phase.to(device))
     strided = fi.Fourier(frequency.mT.contiguous().mT.to(device), phase.mT.contiguous().mT.to(device))
     assert not strided.phase.is_contiguous()
-    found = []
+    actual = []
     for fourier in (dense, strided):
         rows, columns, launches = fourier_features.tables(fourier, fi.Grid(4, 3), torch.float32)
         launch.run(launches, rows.device)
-        found.append((rows, columns))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        actual.append((rows, columns))
+    assert all(torch.equal(a, b) for a, b in zip(*actual, strict=True))
 
 
 @pytest.mark.parametrize(("n", "t", "d"), [(0, 2, 3), (2, 0, 3), (2, 2, 0)], ids=["N0", "T0", "D0"])

@@ -12,13 +12,13 @@ from fused_inr._backends.triton.kernels import configs, fused_stages, render_for
 from fused_inr._backends.triton.kernels.layers import layer_kernel
 
 TILE = {"BLOCK_M": 64, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2}
-# Options of `make_layered_inr`, and how many kernels of one layer and of several there are.
+# Options of `make_layered_inr`, and the numbers of kernels of one layer and of several.
 CASES = {
     "three-layers-in-two": (
         dict(widths=(16, 32, 64), t=1, scales=(1, 2)),
         2 + 1,
         2,
-    ),  # the second layer is read out; two parents' products
+    ),  # the second layer has a read-out; two products of parents
     "ratio3-biasNTO": (dict(widths=(32, 16), scales=(1, 3), bias="NTO"), 1, 2),
     "five-layers-no-rgb": (dict(widths=(16,) * 5, rgb=False, scales=(1, 2), bias="NO"), 1 + 2, 3),
     "without-features-sine": (dict(widths=(16, 16, 32), bare=1, scales=(1, 2), activation="sine", gain=1.0), 1 + 2, 2),
@@ -29,7 +29,7 @@ CASES = {
 
 @pytest.fixture
 def fused(monkeypatch) -> None:
-    """Small tiles of widths up to 64 in every type."""
+    """Fuse widths up to 64 in every type, with small tiles."""
     entry = {kind: {"64": TILE} for kind in ("half", "float32")}
     table = configs.table()
     entries = {**table, configs.FALLBACK: {**table[configs.FALLBACK], "stage2": entry, "stage3": entry}}
@@ -38,7 +38,7 @@ def fused(monkeypatch) -> None:
 
 
 def counted(inr: fi.INR, grid: fi.Grid, dtype: torch.dtype) -> tuple[torch.Tensor, list[Callable]]:
-    """Frames and the kernels that made them."""
+    """Return frames and the kernels that computed them."""
     kernels = []
 
     def run(launches, device):
@@ -54,28 +54,28 @@ def test_frames(name, fused, make_layered_inr, assert_close, device):
     options, single, several = CASES[name]
     inr, grid = make_layered_inr(**{"t": 2, "n": 1} | options), fi.Grid(3, 5, (-1.0, 0.5))
     exact = reference.render(inr.mapped(torch.Tensor.double), grid)
-    # Measured in the interpreter: 1.2e-6 of sine, 4e-7 of the others; 2e-3 in float16.
+    # Measured in the interpreter: 1.2e-6 for sine, 4e-7 for the others; 2e-3 in float16.
     for dtype, tolerance in ((torch.float32, 3e-6), (torch.float16, 5e-3)):
-        found, kernels = counted(inr.mapped(lambda tensor: tensor.to(device)), grid, dtype)
-        assert_close(f"{dtype}", exact, found.cpu().double(), tolerance)
+        actual, kernels = counted(inr.mapped(lambda tensor: tensor.to(device)), grid, dtype)
+        assert_close(f"{dtype}", exact, actual.cpu().double(), tolerance)
         assert kernels.count(layer_kernel) == single
         assert kernels.count(fused_stages.stage_kernel) == several
 
 
 def layers(*widths: int, read_out: int | None = None) -> list[fi.Layer]:
-    made = []
+    result = []
     for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         to_rgb = (torch.zeros(1, 3, outputs), torch.zeros(3)) if index == read_out else None
-        made.append(fi.Layer(torch.zeros(1, outputs, inputs), torch.zeros(outputs), to_rgb=to_rgb))
-    return made
+        result.append(fi.Layer(torch.zeros(1, outputs, inputs), torch.zeros(outputs), to_rgb=to_rgb))
+    return result
 
 
-def test_the_table_says_what_is_fused():
+def test_the_table_determines_what_is_fused():
     meta = torch.device("meta")
 
-    def cuts(target: str, some: list[fi.Layer], dtype: torch.dtype = torch.bfloat16) -> list[int]:
+    def cuts(target: str, stage_layers: list[fi.Layer], dtype: torch.dtype = torch.bfloat16) -> list[int]:
         with configs.compiling_for(target):
-            return fused_stages.cuts(some, dtype, meta)
+            return fused_stages.cuts(stage_layers, dtype, meta)
 
     generator = layers(768, 256, 256, 256, read_out=2)
     assert cuts("sm_90", generator) == [3]

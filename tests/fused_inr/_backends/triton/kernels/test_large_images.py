@@ -1,7 +1,7 @@
-"""Tensors of more than 2^31 elements: what the last program of each kernel writes.
+"""Tensors of more than 2^31 elements: the results of the last program of each kernel.
 
-On a GPU all programs run. Interpreted, the last one does, on gigabytes of memory that nothing else touches: the
-operating system gives out pages when they are first touched.
+On a GPU all programs run. In the interpreter only the last one does, on gigabytes of memory that nothing else touches:
+the operating system allocates pages when they are first touched.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("untouched_memory")
 
 @pytest.fixture
 def huge(device, interpreted) -> Callable[[tuple[int, ...], bool], torch.Tensor]:
-    """An image of zeros whose last elements are 1, 2, ..., TAIL."""
+    """Return an image of zeros whose last elements are 1, 2, ..., TAIL."""
 
     def make(shape: tuple[int, ...], channels_last: bool) -> torch.Tensor:
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -38,11 +38,11 @@ def huge(device, interpreted) -> Callable[[tuple[int, ...], bool], torch.Tensor]
 
 
 def end(x: torch.Tensor) -> torch.Tensor:
-    """The last elements of x in memory."""
+    """Return the last elements of x in memory."""
     return x.as_strided((TAIL,), (1,), x.numel() - TAIL)
 
 
-# In each, the last element's offset is beyond 2^31 also where only whole rows, planes or images count.
+# In each, the last row, plane or image also starts beyond 2^31 elements.
 LINEAR = bias_act.Options("linear", alpha=0.0, gain=2.0, clamp=None, dim=1)
 SHAPES = {
     "many-rows": ((3, 4, 1 << 14, (1 << 14) + 8), False),
@@ -62,7 +62,9 @@ def test_bias_act(case, huge, run_last):
 
 @pytest.mark.parametrize("case", SHAPES)
 def test_slope(case, huge, run_last, monkeypatch):
-    monkeypatch.setattr(bias_act_kernels, "_SUMMING_PROGRAMS", 1 << 30)  # many programs of one tile, not few of many
+    monkeypatch.setattr(
+        bias_act_kernels, "_SUMMING_PROGRAMS", 1 << 30
+    )  # many programs of one tile, not few programs of many tiles
     x = huge(*SHAPES[case])
     out, partial, (launch,) = bias_act_kernels.backward(x, None, x, None, True, True, LINEAR)
     run_last(launch)

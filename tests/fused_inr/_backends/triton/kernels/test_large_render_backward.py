@@ -1,4 +1,4 @@
-"""Gradients of layers of more than 2^31 elements: what the last program of each kernel writes; see `test_large`."""
+"""Gradients of layers of more than 2^31 elements: results of each kernel's last program; see `test_large_images`."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CHANNELS = 16
 
 @pytest.fixture
 def huge(device, interpreted):
-    """Activations [1, 1, H, W, CHANNELS] of zeros whose last pixel is 1, 2, ..., CHANNELS."""
+    """Return activations [1, 1, H, W, CHANNELS] of zeros whose last pixel is 1, 2, ..., CHANNELS."""
 
     def make() -> torch.Tensor:
         x = torch.empty(*SIZE, CHANNELS, dtype=torch.float16, device=device)
@@ -33,7 +33,7 @@ def last_pixel(device: str) -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def many_short_stretches(monkeypatch):
+def many_short_spans(monkeypatch):
     monkeypatch.setattr(layers_backward, "_WEIGHT_PROGRAMS", 1 << 30)
 
 
@@ -41,11 +41,11 @@ def test_output_gradient(huge, run_last, device):
     weight = torch.randint(-3, 4, (1, CHANNELS, CHANNELS)).to(device, torch.float16)
     layer = fi.Layer(weight, torch.zeros(CHANNELS), "linear", gain=2.0)
     following = layers_backward.Following(huge(), weight)
-    found, (launch,) = layers_backward.output_gradient(layer, huge(), torch.float16, following, None, None)
+    actual, (launch,) = layers_backward.output_gradient(layer, huge(), torch.float16, following, None, None)
     run_last(launch)
     exact = 2 * last_pixel(device).float() @ weight[0].float()
-    assert torch.equal(found.dz[0, 0, -1, -1].float(), exact)
-    assert torch.equal(found.bias[0, 0, -1], exact)
+    assert torch.equal(actual.dz[0, 0, -1, -1].float(), exact)
+    assert torch.equal(actual.bias[0, 0, -1], exact)
 
 
 def test_weight_gradient(huge, run_last, device):
@@ -62,7 +62,7 @@ def test_children_sum(huge, run_last, device):
 
 
 def tables(device: str) -> Tables:
-    """Of angles of 0 everywhere: sines are 0 and cosines 1."""
+    """Return tables of angles of 0: sines are 0 and cosines 1."""
     rows = torch.tensor([0.0, 1.0], device=device).half()[:, None].expand(1, 1, SIZE[2], 2, 1).contiguous()
     columns = torch.tensor([0.0, 1.0], device=device).half()[:, None].expand(1, SIZE[3], 2, 1).contiguous()
     return Tables(rows, columns, True)

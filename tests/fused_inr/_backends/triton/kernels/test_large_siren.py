@@ -1,6 +1,6 @@
-"""SIRENs at so many points that tensors have more than 2^31 elements: what the last program of each kernel writes.
+"""SIRENs with tensors of more than 2^31 elements: the results of the last program of each kernel.
 
-See `test_large`. The last program has the last `TAIL` points; the same points alone must give the same.
+See `test_large_images`. The last program has the last `TAIL` points; these points alone must give the same results.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ OPTIONS = (30.0, 20.0, True, torch.float32)
 
 @pytest.fixture
 def network(device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Weights and biases."""
+    """Return weights and biases."""
     sizes = (CHANNELS, 16, 16, CHANNELS)
     weights = [torch.randn(1, o, i, device=device) / 20 for i, o in pairwise(sizes)]
     return weights, [torch.randn(1, o, device=device) for o in sizes[1:]]
@@ -29,7 +29,7 @@ def network(device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 @pytest.fixture
 def points(device, interpreted) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
-    """Makes a tensor [1, POINTS, width] of zeros but for the last TAIL points, and these."""
+    """Return a tensor [1, POINTS, width] of zeros except for the last TAIL points, and these points."""
 
     def make(width: int) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.empty(1, POINTS, width, device=device)
@@ -59,22 +59,22 @@ def test_samples_far_apart(network, run_last, device):
     run(launches, alone.device)
     memory = torch.empty((1 << 31) + TAIL * CHANNELS, device=device)
     coords = memory.as_strided((2, TAIL, CHANNELS), (1 << 31, CHANNELS, 1)).copy_(alone)
-    found, (launch,) = siren_forward.forward(coords, weights, biases, *OPTIONS)
+    actual, (launch,) = siren_forward.forward(coords, weights, biases, *OPTIONS)
     assert launch.arguments["coords"].data_ptr() == coords.data_ptr()
     run_last(launch)
-    assert torch.equal(found[1], expected[1])
+    assert torch.equal(actual[1], expected[1])
 
 
 def test_gradients(network, points, run_last):
-    (coords, tail), (gradient, of_tail) = points(CHANNELS), points(CHANNELS)
-    of_coords_alone, sums_alone, launches = siren_backward.backward(of_tail, tail, *network, *OPTIONS, True)
+    (coords, tail), (gradient, tail_gradient) = points(CHANNELS), points(CHANNELS)
+    expected_coords, expected_sums, launches = siren_backward.backward(tail_gradient, tail, *network, *OPTIONS, True)
     run(launches, tail.device)
-    with configs.using(programs=1 << 30):  # one tile for each
-        of_coords, sums, (launch,) = siren_backward.backward(gradient, coords, *network, *OPTIONS, True)
+    with configs.using(programs=1 << 30):  # one tile per program
+        coords_gradient, sums, (launch,) = siren_backward.backward(gradient, coords, *network, *OPTIONS, True)
         assert min(gradient.numel(), launch.arguments["phases"].numel()) > 1 << 31
         run_last(launch)
-    assert torch.equal(of_coords[:, -TAIL:], of_coords_alone)
-    assert torch.equal(sums[:, -1], sums_alone[:, 0])
+    assert torch.equal(coords_gradient[:, -TAIL:], expected_coords)
+    assert torch.equal(sums[:, -1], expected_sums[:, 0])
 
 
 def test_layer(points, run_last, device):
@@ -87,7 +87,7 @@ def test_layer(points, run_last, device):
 
 
 def test_weight_gradient(points, run_last, monkeypatch):
-    monkeypatch.setattr(siren_layers, "SUMMING_PROGRAMS", 1 << 30)  # as few points for each as there can be
+    monkeypatch.setattr(siren_layers, "SUMMING_PROGRAMS", 1 << 30)  # as few points per program as possible
     x, tail = points(CHANNELS)
     *expected, launch = siren_layers.weight_gradient(tail, tail)
     launch.run()

@@ -1,4 +1,4 @@
-"""Layers on the Triton kernels: what whole INRs do not show."""
+"""Layers on the Triton kernels: properties that tests of whole INRs do not cover."""
 
 import pytest
 import torch
@@ -14,15 +14,15 @@ TAIL = 8
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 def test_linear(bias, assert_close, device):
-    x, weight = torch.randn(2, 3, 5, 7, 20), torch.randn(2, 9, 30)[:, :, 4:24]  # rows further apart than their columns
+    x, weight = torch.randn(2, 3, 5, 7, 20), torch.randn(2, 9, 30)[:, :, 4:24]  # padded rows
     offset = torch.randn(2, 3, 9) if bias else None
     source = Input((2, 3, 5, 7), 1, x.to(device))
     on_device = offset if offset is None else offset.to(device)
-    found, launches = layers.linear(weight.to(device), source, on_device, torch.float32)
-    run(launches, found.device)
+    actual, launches = layers.linear(weight.to(device), source, on_device, torch.float32)
+    run(launches, actual.device)
     exact = torch.einsum("nthwi,noi->nthwo", x.double(), weight.double())
     exact = exact if offset is None else exact + offset.double()[:, :, None, None]
-    assert_close("linear", exact, found.cpu().double(), 1e-6)  # measured in the interpreter: 2e-7
+    assert_close("linear", exact, actual.cpu().double(), 1e-6)  # measured in the interpreter: 2e-7
 
 
 def test_the_same_call_gives_the_same_bits(device):
@@ -37,7 +37,7 @@ def test_the_same_call_gives_the_same_bits(device):
         with configs.using(BLOCK_N=64):
             out, launches = layers.layer(layer, layer.weight, source, store=False, canvas=canvas)
         assert out is None
-        assert len(launches) == 2  # two blocks of outputs, whose sums are added after
+        assert len(launches) == 2  # two blocks of outputs, whose sums a second launch adds
         run(launches, x.device)
         images.append(canvas.pixels)
     assert torch.equal(*images)
@@ -46,8 +46,8 @@ def test_the_same_call_gives_the_same_bits(device):
 @pytest.mark.parametrize(
     "size", [(3, 1, 1 << 12, 1 << 12), (1, 3, 1 << 12, 1 << 12), (1, 1, 1 << 14, 3 << 10)], ids=str
 )
-def test_more_elements_than_32_bits_count(size, untouched_memory, run_last, device, interpreted):
-    """Activations, parents and outputs of more than 2^31 elements; the last pixel's are the only ones looked at."""
+def test_more_than_2_31_elements(size, untouched_memory, run_last, device, interpreted):
+    """Check the last pixel of activations, parents and outputs of more than 2^31 elements."""
     n, t, height, width = size
     channels = 64
     x = torch.empty(n, t, height, width, channels, dtype=torch.float16, device=device)

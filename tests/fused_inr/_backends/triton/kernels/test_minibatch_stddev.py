@@ -1,4 +1,4 @@
-"""minibatch_stddev on the Triton kernels, against the reference in float64."""
+"""`minibatch_stddev` on the Triton kernels, against the reference in float64."""
 
 import pytest
 import torch
@@ -33,16 +33,16 @@ def test_values_and_gradients(case, where, dtype, lay_out, check, exactly):
     shape, group, planes = CASES[case]
     x = lay_out(torch.randn(shape).to(dtype), where).requires_grad_()
     wide = exactly(x)
-    found, exact = minibatch_stddev(x, group, planes), reference.minibatch_stddev(wide, group, planes)
-    assert torch.equal(found[:, : shape[1]], x)
-    check("planes", found[:, shape[1] :], exact[:, shape[1] :])
+    actual, exact = minibatch_stddev(x, group, planes), reference.minibatch_stddev(wide, group, planes)
+    assert torch.equal(actual[:, : shape[1]], x)
+    check("planes", actual[:, shape[1] :], exact[:, shape[1] :])
     for name in ("of all", "of the planes alone"):
-        weight = 1 + torch.rand_like(found)  # of one sign, so that sums over a plane do not cancel
+        weight = 1 + torch.rand_like(actual)  # of one sign, so that sums over a plane do not cancel
         if name != "of all":
             weight[:, : shape[1]] = 0
         (dx,), (dx_exact,) = (
             torch.autograd.grad(y, t, weight.to(y.device, y.dtype), retain_graph=True)
-            for y, t in ((found, x), (exact, wide))
+            for y, t in ((actual, x), (exact, wide))
         )
         check(f"gradient {name}", dx, dx_exact)
 
@@ -71,6 +71,6 @@ def test_second_derivatives(assert_close, exactly, device):
         return torch.autograd.grad(dx.pow(3).sum(), [x, weight])
 
     exact = derivatives(reference.minibatch_stddev, exactly(x), exactly(weight))
-    found = derivatives(minibatch_stddev, x.requires_grad_(), weight.requires_grad_())
-    for a, b in zip(found, exact, strict=True):
+    actual = derivatives(minibatch_stddev, x.requires_grad_(), weight.requires_grad_())
+    for a, b in zip(actual, exact, strict=True):
         assert_close("derivative", b, a.cpu().double(), 2e-6)  # measured 1.1e-7 in the interpreter

@@ -1,4 +1,4 @@
-"""The registered ops on the Triton kernels as PyTorch sees them: schemas, fake tensors, tracing."""
+"""The registration of the ops on the Triton kernels with PyTorch: schemas, fake tensors, tracing."""
 
 import pytest
 import torch

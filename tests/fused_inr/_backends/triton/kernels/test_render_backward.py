@@ -1,4 +1,4 @@
-"""Gradients of render on the Triton kernels, against autograd of the reference in float64."""
+"""Gradients of `render` on the Triton kernels, against autograd of the reference in float64."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ from fused_inr._backends.triton.kernels import layers_backward, render_backward
 from fused_inr._backends.triton.kernels.render_layers import Forward
 from fused_inr.lowering import lower
 
-# Grid, then options of `make_layered_inr`. Tiles are of 64 pixels, 64 outputs (32 frequencies) and 16 or 32 terms of a
-# sum, in the table's entries for unknown GPUs: sizes fall on both sides of each.
+# Grid, then options of `make_layered_inr`. The table's entries for unknown GPUs have tiles of 64 pixels, 64 outputs (32
+# frequencies) and 16 or 32 terms of a sum: the sizes are below and above each.
 CASES = {
     "N1-T2-H3-W2-scales1,2,4": ((3, 2), dict(n=1, t=2, widths=(20, 21, 19))),
     "N1-T1-H1-W1": ((1, 1), dict(n=1, t=1, scales=(1,), widths=(5, 3))),
@@ -34,7 +34,7 @@ CASES = {
 
 
 def probe(inr: fi.INR, grid: fi.Grid) -> torch.Tensor:
-    """A seeded gradient of the frames."""
+    """Return a seeded gradient of the frames."""
     scale = inr.stages[-1].scale
     shape = (inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -42,7 +42,7 @@ def probe(inr: fi.INR, grid: fi.Grid) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def by_reference(tensors_of, with_tensors):
-    """Gradients of every tensor by autograd of the reference; zeros where the frames do not depend on it."""
+    """Return gradients of every tensor by autograd of the reference; zeros if the frames do not depend on it."""
 
     def gradients(inr: fi.INR, grid: fi.Grid, wide: torch.dtype, dtype: torch.dtype) -> list[torch.Tensor]:
         leaves = [tensor.to(wide).requires_grad_() for tensor in tensors_of(inr)]
@@ -55,8 +55,8 @@ def by_reference(tensors_of, with_tensors):
 @pytest.fixture(scope="module")
 def by_kernels(device):
     def gradients(inr: fi.INR, grid: fi.Grid, dtype: torch.dtype) -> list[torch.Tensor]:
-        given = inr.mapped(lambda tensor: tensor.to(device))
-        return [found.cpu() for found in render_backward.backward(given, grid, probe(inr, grid).to(device), dtype)]
+        on_device = inr.mapped(lambda tensor: tensor.to(device))
+        return [one.cpu() for one in render_backward.backward(on_device, grid, probe(inr, grid).to(device), dtype)]
 
     return gradients
 
@@ -65,10 +65,9 @@ def by_kernels(device):
 def test_float32(name, make_layered_inr, by_reference, by_kernels, errors):
     size, options = CASES[name]
     inr, grid = make_layered_inr(**options), fi.Grid(*size, x=(-1.0, 0.7))
-    found = by_kernels(inr, grid, torch.float32)
+    actual = by_kernels(inr, grid, torch.float32)
     # Measured in the interpreter: 6.7e-7 at most.
-    print("ERR", max(errors(found, by_reference(inr, grid, torch.float64, torch.float64))))
-    assert max(errors(found, by_reference(inr, grid, torch.float64, torch.float64))) <= 5e-6
+    assert max(errors(actual, by_reference(inr, grid, torch.float64, torch.float64))) <= 5e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
@@ -80,7 +79,7 @@ def test_half_precision(activation, dtype, make_layered_inr, by_reference, by_ke
     grid = fi.Grid(5, 6)
     exact = by_reference(inr, grid, torch.float64, torch.float64)
     naive = mean_error(by_reference(inr, grid, torch.float32, dtype), exact)
-    # Measured in the interpreter: 0.8 times the naive path's, of float16; on a GPU not measured.
+    # Measured in the interpreter: 0.8 times the naive path's error in float16. Not measured on a GPU.
     error = mean_error(by_kernels(inr, grid, dtype), exact)
     assert error <= 2 * naive
 
@@ -89,17 +88,17 @@ def test_many_splits_of_the_pixels(make_layered_inr, by_reference, by_kernels, e
     monkeypatch.setattr(layers_backward, "_LEAST_PIXELS", 16)
     inr, grid = make_layered_inr(n=1, t=2, scales=(1, 2), widths=(9, 8)), fi.Grid(7, 5)
     assert layers_backward.pixel_splits(2 * 7 * 5, 1, 32) == (3, 32)
-    found = by_kernels(inr, grid, torch.float32)
-    assert max(errors(found, by_reference(inr, grid, torch.float64, torch.float64))) <= 5e-6
+    actual = by_kernels(inr, grid, torch.float32)
+    assert max(errors(actual, by_reference(inr, grid, torch.float64, torch.float64))) <= 5e-6
 
 
-def test_what_is_not_shown_has_no_gradient(make_layered_inr, by_reference, by_kernels, errors):
+def test_layers_without_effect_have_no_gradient(make_layered_inr, by_reference, by_kernels, errors):
     inr, grid = make_layered_inr(n=1, t=1, scales=(1, 2), widths=(5, 6)), fi.Grid(2, 3)
     last = replace(inr.stages[1], layers=[replace(layer, to_rgb=None) for layer in inr.stages[1].layers])
     inr = fi.INR([inr.stages[0], last])
-    found = by_kernels(inr, grid, torch.float32)
-    assert max(errors(found, by_reference(inr, grid, torch.float64, torch.float64))) <= 5e-6
-    assert not any(tensor.any() for tensor in found[-6:])  # frequencies, phases and two layers
+    actual = by_kernels(inr, grid, torch.float32)
+    assert max(errors(actual, by_reference(inr, grid, torch.float64, torch.float64))) <= 5e-6
+    assert not any(tensor.any() for tensor in actual[-6:])  # frequencies, phases and two layers
 
 
 @pytest.mark.parametrize("activation", ["lrelu", "sine"])
@@ -113,10 +112,10 @@ def test_stored_outputs_give_the_same_bits(activation, make_layered_inr, device)
             x = forward.layer(plan, number, x, tables)
             kept.append(x)
     gradient = probe(inr, grid).to(device)
-    found = render_backward.backward(inr, grid, gradient, torch.float32, kept)
+    actual = render_backward.backward(inr, grid, gradient, torch.float32, kept)
     again = render_backward.backward(inr, grid, gradient, torch.float32)
-    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
-    assert all(a.is_contiguous() and a.dtype == b.dtype for a, b in zip(found, inr.tensors(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, again, strict=True))
+    assert all(a.is_contiguous() and a.dtype == b.dtype for a, b in zip(actual, inr.tensors(), strict=True))
 
 
 def test_tensors_of_other_types_and_strides(make_layered_inr, tensors_of, with_tensors, by_reference, device):
@@ -127,8 +126,8 @@ def test_tensors_of_other_types_and_strides(make_layered_inr, tensors_of, with_t
         inr, [tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor for tensor in tensors_of(inr)]
     ).mapped(lambda tensor: tensor.to(device, torch.bfloat16))
     assert not strided.stages[0].layers[0].weight.is_contiguous()
-    found = render_backward.backward(strided, grid, probe(inr, grid).to(device), torch.float32)
-    for a, b in zip(found, exact, strict=True):
+    actual = render_backward.backward(strided, grid, probe(inr, grid).to(device), torch.float32)
+    for a, b in zip(actual, exact, strict=True):
         assert a.dtype == torch.bfloat16
         assert (a.cpu().double() - b).norm() <= 2**-7 * b.norm()  # one unit in the last place of bfloat16
 
@@ -137,6 +136,6 @@ def test_tensors_of_other_types_and_strides(make_layered_inr, tensors_of, with_t
 def test_empty_batch(n, t, make_layered_inr, device):
     inr = make_layered_inr(n=n, t=t, scales=(1, 2), widths=(5, 6)).mapped(lambda tensor: tensor.to(device))
     grid = fi.Grid(2, 3)
-    found = render_backward.backward(inr, grid, probe(inr, grid).to(device), torch.float32)
-    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in inr.tensors()]
-    assert not any(tensor.any() for tensor in found)
+    actual = render_backward.backward(inr, grid, probe(inr, grid).to(device), torch.float32)
+    assert [tensor.shape for tensor in actual] == [tensor.shape for tensor in inr.tensors()]
+    assert not any(tensor.any() for tensor in actual)

@@ -1,4 +1,4 @@
-"""render on the Triton kernels against the reference in float64: layer by layer, and of its registered ops."""
+"""`render` on the Triton kernels against the reference in float64: layer by layer, and the registered ops."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ CASES = {
     "N2-T1-H3-W7-frames-are-outputs": ((3, 7), dict(t=1, scales=(1, 2), rgb=False, bias="NO")),
     "N1-T1-H5-W6-negative-gain-many-blocks": ((5, 6), dict(n=1, t=1, scales=(2,), widths=(100, 140), gain=-1.3)),
 }
-# Measured in the interpreter: 3e-7 and 8e-7 of sine in float32, 8e-4 in float16.
+# Measured in the interpreter: 3e-7, and 8e-7 for sine, in float32; 8e-4 in float16.
 TOLERANCES = {torch.float32: 3e-6, torch.float16: 3e-3}
 
 
@@ -38,34 +38,34 @@ def exact_frames(inr: fi.INR, grid: fi.Grid) -> torch.Tensor:
 def test_frames(name, make_layered_inr, assert_close, device):
     size, options = CASES[name]
     inr, grid = make_layered_inr(**options), fi.Grid(*size, x=(-1.0, 0.7), y=(-2.0, 1.0))
-    found = render.render(on(inr, device), grid, torch.float32)
-    assert found.is_contiguous()
-    assert_close("frames", exact_frames(inr, grid), found.cpu().double(), TOLERANCES[torch.float32])
+    actual = render.render(on(inr, device), grid, torch.float32)
+    assert actual.is_contiguous()
+    assert_close("frames", exact_frames(inr, grid), actual.cpu().double(), TOLERANCES[torch.float32])
 
 
 def test_frames_in_half_precision(make_layered_inr, assert_close, device):
     inr, grid = make_layered_inr(t=1, scales=(1, 2)), fi.Grid(3, 5)
-    found = render.render(on(inr, device), grid, torch.float16)
-    assert found.dtype == torch.float32
-    assert_close("frames", exact_frames(inr, grid), found.cpu().double(), TOLERANCES[torch.float16])
+    actual = render.render(on(inr, device), grid, torch.float16)
+    assert actual.dtype == torch.float32
+    assert_close("frames", exact_frames(inr, grid), actual.cpu().double(), TOLERANCES[torch.float16])
 
 
-def test_read_outs_before_the_last_stage_alone(make_layered_inr, assert_close, device):
+def test_read_outs_only_before_the_last_stage(make_layered_inr, assert_close, device):
     first, last = make_layered_inr(1, 2, scales=(1, 3)).stages
     plain = [fi.Layer(layer.weight, layer.bias) for layer in last.layers]
     inr, grid = fi.INR([first, fi.Stage(3, plain, last.fourier)]), fi.Grid(3, 2)
-    found = render.render(on(inr, device), grid, torch.float32)
-    assert_close("frames", exact_frames(inr, grid), found.cpu().double(), TOLERANCES[torch.float32])
+    actual = render.render(on(inr, device), grid, torch.float32)
+    assert_close("frames", exact_frames(inr, grid), actual.cpu().double(), TOLERANCES[torch.float32])
 
 
-def test_features_that_are_none(make_layered_inr, assert_close, device):
+def test_no_features(make_layered_inr, assert_close, device):
     (base,) = make_layered_inr(1, 1, scales=(1,), widths=(9, 8)).stages
     none = fi.Fourier(torch.empty(1, 0, 2), torch.empty(1, 1, 0))
     read_out = torch.randn(1, 3, 5), torch.randn(3)
     top = fi.Stage(2, [fi.Layer(torch.randn(1, 5, 8), torch.randn(5), to_rgb=read_out)], none)
     inr, grid = fi.INR([base, top]), fi.Grid(3, 2)
-    found = render.render(on(inr, device), grid, torch.float32)
-    assert_close("frames", exact_frames(inr, grid), found.cpu().double(), TOLERANCES[torch.float32])
+    actual = render.render(on(inr, device), grid, torch.float32)
+    assert_close("frames", exact_frames(inr, grid), actual.cpu().double(), TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize(("n", "t"), [(0, 2), (2, 0)], ids=["N0", "T0"])
@@ -79,22 +79,22 @@ def test_empty_batches(n, t, make_layered_inr, tensors_of, with_tensors, device)
         assert not gradient.any()
 
 
-def test_block_sizes_change_no_more_than_rounding(make_layered_inr, assert_close, device):
+def test_block_sizes_change_only_rounding(make_layered_inr, assert_close, device):
     inr, grid = on(make_layered_inr(1, 1, scales=(1, 2), widths=(20, 40)), device), fi.Grid(5, 7)
     expected = render.render(inr, grid, torch.float32)
     with configs.using(BLOCK_M=16, BLOCK_N=16, BLOCK_K=32):
-        found = render.render(inr, grid, torch.float32)
-    assert_close("frames", expected, found, 1e-6)  # measured in the interpreter: 2e-7
+        actual = render.render(inr, grid, torch.float32)
+    assert_close("frames", expected, actual, 1e-6)  # measured in the interpreter: 2e-7
 
 
 def gradients(inr: fi.INR, leaves: list[torch.Tensor], grid: fi.Grid, with_tensors, again: bool) -> list[torch.Tensor]:
-    """Of the frames' squares, and of the squares of those if `again`."""
+    """Return the gradients of the mean square of the frames, or of the sum of squares of these if `again`."""
     own = [leaf.detach().requires_grad_() for leaf in leaves]
     frames = render.render(with_tensors(inr, own), grid, torch.float32)
-    found = torch.autograd.grad(frames.square().mean(), own, create_graph=again)
+    actual = torch.autograd.grad(frames.square().mean(), own, create_graph=again)
     if again:
-        found = torch.autograd.grad(sum(one.square().sum() for one in found), own, materialize_grads=True)
-    return list(found)
+        actual = torch.autograd.grad(sum(one.square().sum() for one in actual), own, materialize_grads=True)
+    return list(actual)
 
 
 def test_gradients_have_the_same_bits_where_outputs_are_stored(make_layered_inr, tensors_of, with_tensors, device):
@@ -113,8 +113,8 @@ def test_gradients(again, make_layered_inr, tensors_of, with_tensors, assert_clo
     exact = torch.autograd.grad(reference.render(with_tensors(inr, own), grid).square().mean(), own, create_graph=again)
     if again:
         exact = torch.autograd.grad(sum(one.square().sum() for one in exact), own, materialize_grads=True)
-    found = gradients(on(inr, device), [leaf.to(device) for leaf in tensors_of(inr)], grid, with_tensors, again)
-    for index, (a, b) in enumerate(zip(exact, found, strict=True)):
+    actual = gradients(on(inr, device), [leaf.to(device) for leaf in tensors_of(inr)], grid, with_tensors, again)
+    for index, (a, b) in enumerate(zip(exact, actual, strict=True)):
         # Measured in the interpreter: 6e-7, second order 1.2e-6.
         assert_close(f"gradient {index}", a.detach(), b.cpu().double(), 1e-5)
 
@@ -131,7 +131,7 @@ def test_opcheck(make_layered_inr, device):
     torch.library.opcheck(torch.ops.fused_inr.triton_render_backward.default, (gradient, plain, *options, []))
 
 
-def test_what_is_refused(make_layered_inr):
+def test_supports(make_layered_inr):
     inr, grid = make_layered_inr(1, 1, scales=(1,)), fi.Grid(2, 2)
     assert render.supports(inr, grid, torch.bfloat16) == (True, "")
     wide = inr.mapped(torch.Tensor.double)
@@ -142,23 +142,21 @@ def test_what_is_refused(make_layered_inr):
     assert render.supports(colours, grid, torch.float32) == (False, "it reads out at most 64 colours, not 65")
 
 
-def test_memory_is_what_is_allocated(make_layered_inr, device):
+def test_memory_matches_the_allocations(make_layered_inr, device):
     inr, grid = on(make_layered_inr(1, 2, scales=(1, 4), widths=(40, 48)), device), fi.Grid(20, 30)
     frames = 4 * 2 * 3 * 80 * 120
     activations_of_last = 4 * 2 * 48 * 80 * 120
-    taken = render.memory(inr, grid, torch.float32)
-    # Both of the last two layers' outputs live at once (the last one's is not stored), beside the parent's product.
-    assert frames + activations_of_last * 40 // 48 < taken < frames + 2.5 * activations_of_last
+    peak = render.memory(inr, grid, torch.float32)
+    # The inputs and outputs of a layer are live at once (the last output is not stored), as is the parent's product.
+    assert frames + activations_of_last * 40 // 48 < peak < frames + 2.5 * activations_of_last
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         render_forward.evaluate(inr, grid, torch.float32)
-        assert (
-            torch.cuda.max_memory_allocated() - before <= taken + 512 * 100
-        )  # every tensor is rounded up to 512 bytes
+        assert torch.cuda.max_memory_allocated() - before <= peak + 512 * 100  # every tensor is rounded up to 512 bytes
 
 
-def test_outputs_that_are_kept_are_those_of_all_layers(make_layered_inr, device):
+def test_the_outputs_of_all_layers_are_kept(make_layered_inr, device):
     inr, grid = on(make_layered_inr(1, 2, scales=(1, 2), widths=(9, 8)), device), fi.Grid(3, 4)
     frames, kept = render_forward.evaluate(inr, grid, torch.float32, keep=True)
     assert [tuple(one.shape) for one in kept] == [(1, 2, 3, 4, 9), (1, 2, 3, 4, 8), (1, 2, 6, 8, 9), (1, 2, 6, 8, 8)]

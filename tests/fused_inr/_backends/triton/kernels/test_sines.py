@@ -10,7 +10,7 @@ from fused_inr._backends.triton.kernels.sines import cosine, sine, sine_cosine
 
 @triton.jit
 def sines_kernel(angles, out, count, BLOCK: tl.constexpr):
-    """Rows of out [4, count]: sine, cosine, and both from one reduction."""
+    """Write the rows of out [4, count]: sine, cosine, and both from one reduction."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     a = tl.load(angles + place, inside, 0.0)
@@ -27,14 +27,14 @@ def both(angles: torch.Tensor) -> torch.Tensor:
     return out
 
 
-# Measured in the interpreter: 1.5e-7, 2.2e-7 and 4.5e-6. A GPU's instruction adds 5.1e-7; its multiply-adds round once.
+# Measured in the interpreter: 1.5e-7, 2.2e-7 and 4.5e-6. The instruction of a GPU adds 5.1e-7; its FMAs round once.
 @pytest.mark.parametrize(("largest", "tolerance"), [(100.0, 1e-6), (1e4, 1.2e-6), (4e5, 1e-5)], ids=str)
 def test_absolute_error(largest, tolerance, device):
     angles = torch.cat([torch.linspace(-largest, largest, 100_001), torch.randn(1000), torch.zeros(1)]).to(device)
     exact = angles.cpu().double()
-    found = both(angles).cpu().double()
+    actual = both(angles).cpu().double()
     for row, values in enumerate((exact.sin(), exact.cos(), exact.sin(), exact.cos())):
-        assert (found[row] - values).abs().max() <= tolerance
+        assert (actual[row] - values).abs().max() <= tolerance
 
 
 def test_near_zeros_of_the_sine(device):
@@ -45,5 +45,5 @@ def test_near_zeros_of_the_sine(device):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_what_is_not_finite_is_nan(device):
+def test_nonfinite_angles_give_nan(device):
     assert both(torch.tensor([torch.inf, -torch.inf, torch.nan], device=device)).isnan().all()

@@ -1,4 +1,4 @@
-"""siren on the Triton kernels, against the naive path in float64: in one kernel, and layer by layer."""
+"""`siren` on the Triton kernels, in one kernel and layer by layer, against the naive path in float64."""
 
 import functools
 from itertools import pairwise
@@ -33,7 +33,7 @@ HALF = ("N2-P100-2x16x16x3", "N1-P63-3x40x17x1-final-sine", "N2-P63-2x130x70x3")
 
 
 def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega: float = 30.0) -> list[torch.Tensor]:
-    """Coordinates, weights and biases, drawn as SIREN (NeurIPS 2020) draws them."""
+    """Return coordinates, weights and biases, initialized as in SIREN (NeurIPS 2020)."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(bound: float, name: str, *shape: int) -> torch.Tensor:
@@ -49,7 +49,7 @@ def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega
 
 
 def called(function, tensors: list[torch.Tensor], dtype: torch.dtype, omega=30.0, first_omega=None, final="linear"):
-    """`reference.siren` or its like, of tensors that samples may share."""
+    """Call `reference.siren` or a function like it on tensors that samples may share."""
     count = len(tensors) // 2
     ranks = [3] * (1 + count) + [2] * count
     tensors = [tensor if tensor.ndim == rank else tensor[None] for tensor, rank in zip(tensors, ranks, strict=True)]
@@ -61,7 +61,7 @@ def called(function, tensors: list[torch.Tensor], dtype: torch.dtype, omega=30.0
 
 
 def evaluated(function, tensors: list[torch.Tensor], dtype: torch.dtype, **options) -> list[torch.Tensor]:
-    """Values and the gradients of every tensor, for a seeded gradient of the values, on the CPU."""
+    """Return the values and the gradients of every tensor on the CPU, for a seeded gradient of the values."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     values = called(function, leaves, dtype, **options)
     probe = torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -77,11 +77,11 @@ def exact_of(name: str) -> tuple[list[torch.Tensor], dict, list[torch.Tensor]]:
     return tensors, options, evaluated(reference.siren, wide, torch.float64, **options)
 
 
-def differences(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
-    """Relative, in the 2-norm."""
-    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in exact]
-    assert all(tensor.dtype == torch.float32 for tensor in found)
-    return [((a.double() - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in zip(found, exact, strict=True)]
+def differences(actual: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
+    """Return relative differences in the 2-norm."""
+    assert [tensor.shape for tensor in actual] == [tensor.shape for tensor in exact]
+    assert all(tensor.dtype == torch.float32 for tensor in actual)
+    return [((a.double() - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in zip(actual, exact, strict=True)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -92,10 +92,10 @@ def test_float32(name, device):
     coords = tensors[0] if tensors[0].ndim == 3 else tensors[0][None]
     for module in (siren_forward, siren_backward):
         assert module.fits(coords, weights, torch.float32) == (name in ONE_KERNEL)
-    found = differences(evaluated(siren.siren, tensors, torch.float32, **options), exact)
-    # Measured in the interpreter: 5.1e-7 of values, 5.3e-6 of gradients (six layers); the naive path's are as large.
-    assert found[0] <= 2e-6
-    assert max(found) <= 1e-5
+    actual = differences(evaluated(siren.siren, tensors, torch.float32, **options), exact)
+    # Measured in the interpreter: 5.1e-7 for values, 5.3e-6 for gradients (six layers), as large as the naive path's.
+    assert actual[0] <= 2e-6
+    assert max(actual) <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -104,14 +104,14 @@ def test_half_precision(name, dtype, device):
     tensors, options, exact = exact_of(name)
     naive = differences(evaluated(reference.siren, tensors, TYPES[dtype], **options), exact)
     tensors = [tensor.to(device) for tensor in tensors]
-    found = differences(evaluated(siren.siren, tensors, TYPES[dtype], **options), exact)
-    for index, (ours, theirs) in enumerate(zip(found, naive, strict=True)):
+    actual = differences(evaluated(siren.siren, tensors, TYPES[dtype], **options), exact)
+    for index, (ours, theirs) in enumerate(zip(actual, naive, strict=True)):
         # Measured in the interpreter: 0.1 to 0.8 times the naive path's, whose products are rounded once more.
         assert ours <= 1.2 * theirs + 2e-6, f"tensor {index}: {ours:.1e}, naive {theirs:.1e}"
 
 
 def test_sums_of_many_programs(device, monkeypatch):
-    """Gradients' sums: programs that go over several tiles, some over fewer, and several programs of a sample."""
+    """Sum gradients over several programs per sample, which process different numbers of tiles."""
     tensors, options, exact = exact_of("N3-P200-2x33x33x3-shared-coords-and-biases")
     choose = configs.chosen
 
@@ -120,20 +120,20 @@ def test_sums_of_many_programs(device, monkeypatch):
 
     monkeypatch.setattr(configs, "chosen", chosen)
     tensors = [tensor.to(device) for tensor in tensors]
-    found = differences(evaluated(siren.siren, tensors, torch.float32, **options), exact)
-    assert max(found) <= 1e-5  # as in test_float32
+    actual = differences(evaluated(siren.siren, tensors, torch.float32, **options), exact)
+    assert max(actual) <= 1e-5  # as in test_float32
 
 
 def test_some_tensors_without_gradient(device):
     tensors = [tensor.to(device) for tensor in network(2, 70, (3, 20, 20, 2))]
     complete = evaluated(siren.siren, tensors, torch.float32)[1:]
-    for wanted in ([0], [1, 4], [3, 6]):
-        leaves = [tensor.detach().requires_grad_(index in wanted) for index, tensor in enumerate(tensors)]
+    for indices in ([0], [1, 4], [3, 6]):
+        leaves = [tensor.detach().requires_grad_(index in indices) for index, tensor in enumerate(tensors)]
         values = called(siren.siren, leaves, torch.float32)
         probe = torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         values.backward(probe.to(values))
         for index, leaf in enumerate(leaves):
-            assert (leaf.grad is not None) == (index in wanted)
+            assert (leaf.grad is not None) == (index in indices)
             assert leaf.grad is None or torch.equal(leaf.grad.cpu(), complete[index])
 
 
@@ -150,9 +150,9 @@ def every_other(tensor: torch.Tensor) -> torch.Tensor:
 def test_strides_change_nothing(layout, sizes, device):
     strided = [layout(tensor.to(device)) for tensor in network(2, 9, sizes)]
     assert not all(tensor.is_contiguous() for tensor in strided)
-    found = evaluated(siren.siren, strided, torch.float32)
+    actual = evaluated(siren.siren, strided, torch.float32)
     expected = evaluated(siren.siren, [tensor.contiguous() for tensor in strided], torch.float32)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("final", ["linear", "sine"])
@@ -166,8 +166,8 @@ def test_empty(n, points, sizes, final, device):
     tensors += [torch.ones(n, outputs, inputs) for inputs, outputs in pairwise(sizes)]
     tensors += [torch.ones(n, outputs) for outputs in sizes[1:]]
     expected = evaluated(reference.siren, tensors, torch.float32, final=final)
-    found = evaluated(siren.siren, [tensor.to(device) for tensor in tensors], torch.float32, final=final)
-    for a, b in zip(found, expected, strict=True):
+    actual = evaluated(siren.siren, [tensor.to(device) for tensor in tensors], torch.float32, final=final)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -182,8 +182,8 @@ def test_second_order(shared, device):
 
     tensors = network(2, 9, (2, 7, 7, 3), shared, omega=3.0)
     exact = two_orders(reference.siren, [tensor.double() for tensor in tensors], torch.float64)
-    found = two_orders(siren.siren, [tensor.to(device) for tensor in tensors], torch.float32)
-    assert max(differences(found, exact)) <= 1e-5  # measured in the interpreter: 7e-7
+    actual = two_orders(siren.siren, [tensor.to(device) for tensor in tensors], torch.float32)
+    assert max(differences(actual, exact)) <= 1e-5  # measured in the interpreter: 7e-7
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")

@@ -1,4 +1,4 @@
-"""upfirdn2d on the Triton kernels, against the reference in float64."""
+"""`upfirdn2d` on the Triton kernels, against the reference in float64."""
 
 import pytest
 import torch
@@ -35,11 +35,11 @@ def test_values_and_gradients(rates, taps, where, dtype, lay_out, check, exactly
     x = lay_out(image(2, 3, 13, 11, dtype=dtype), where).requires_grad_()
     wide, taps = exactly(x), torch.randn(FILTERS[taps])
     options = (*RATES[rates], True, 1.5)
-    found, exact = upfirdn2d(x, taps.to(device), *options), reference.upfirdn2d(wide, taps.double(), *options)
-    check("y", found, exact)
-    assert memory_format.format_of(found) == memory_format.format_of(memory_format.dense(x))
-    weight = torch.randn_like(found)
-    (dx,) = torch.autograd.grad(found, x, weight)
+    actual, exact = upfirdn2d(x, taps.to(device), *options), reference.upfirdn2d(wide, taps.double(), *options)
+    check("y", actual, exact)
+    assert memory_format.format_of(actual) == memory_format.format_of(memory_format.dense(x))
+    weight = torch.randn_like(actual)
+    (dx,) = torch.autograd.grad(actual, x, weight)
     (dx_exact,) = torch.autograd.grad(exact, wide, weight.cpu().double())
     check("dx", dx, dx_exact)
 
@@ -75,7 +75,7 @@ def test_empty_tensors(shape, device):
 
 
 def test_derivatives_of_any_order(check, exactly, device):
-    """The gradient of the gradient is the op again: all orders are exact, as the op is linear."""
+    """Check third derivatives: the op is linear, so its gradient is the op again and all orders are exact."""
     x, taps = image(1, 2, 7, 5), torch.randn(3, 4)
     options = ((1, 2), (2, 1), (3, 2, 1, 4), False, 2.0)
 
@@ -86,5 +86,5 @@ def test_derivatives_of_any_order(check, exactly, device):
             total = dx.square().sum()
         return dx
 
-    found = third(upfirdn2d, x.to(device).requires_grad_(), taps.to(device))
-    check("dx", found, third(reference.upfirdn2d, exactly(x), taps.double()))
+    actual = third(upfirdn2d, x.to(device).requires_grad_(), taps.to(device))
+    check("dx", actual, third(reference.upfirdn2d, exactly(x), taps.double()))

@@ -1,9 +1,15 @@
-"""The documents name files and folders that exist, and the architecture page lists all of them."""
+"""The documents name paths, functions and commands that exist, and the architecture page lists every source file."""
 
+import importlib
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from digan.cli.main import COMMANDS
+from digan.cli.options import OptionParser
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md"]
@@ -73,3 +79,26 @@ def test_architecture_names_functions_of_the_files_it_walks():
             for part in re.split(r"\.|::", name)
         }
         assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set(), title
+
+
+def commands() -> list[list[str]]:
+    """Return the `digan` commands of the documents as words; `digan/train.py` is `digan train`."""
+    text = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    text = re.sub(r"\\\n\s+", "", text).replace("digan/train.py", "digan train")
+    lines = re.findall(r"^(?:    )?accelerate launch .*?(digan train[^#\n]*)", text, re.MULTILINE)
+    return [shlex.split(line)[1:] for line in [*lines, *re.findall(r"`(digan [a-z]+ [^`]*)`", text)]]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_have_these_options(words):
+    module = importlib.import_module(COMMANDS[words[0]][0])
+    parser = OptionParser(words[0], **getattr(module, "PARSER", {}))
+    module.configure(parser)
+    parser.parse(words[1:])  # raises for an unknown option
+
+
+def test_modules_that_are_run_exist():
+    text = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    modules = set(re.findall(r"python3? -m ([a-z_]+(?:\.[a-z_]+)*)", text)) - {"venv", "build"}
+    assert {"digan", "fused_inr", "fused_inr.tools.triton", "benchmarks.profile_step"} <= modules
+    assert {name for name in modules if importlib.util.find_spec(name) is None} == set()

@@ -1,4 +1,4 @@
-"""Collects the tables of all cases and prints them at the end; --table FILE writes them as well, case by case."""
+"""Collect the tables of all cases and print them at the end; --table FILE also writes them after every case."""
 
 import os
 import shlex
@@ -15,8 +15,8 @@ _reports: list[Report] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="also write the tables to FILE, in Markdown")
-    parser.addoption("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.addoption("--quick", action="store_true", help="small sizes and one round: tries the benchmarks themselves")
+    parser.addoption("--device", choices=["cpu", "cuda"], help="default: cuda if available")
+    parser.addoption("--quick", action="store_true", help="small sizes and one round, to try the benchmarks themselves")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,20 +29,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _compile_anew():
-    """Drops compiled code after a test: there is a limit on how often one function is compiled for new arguments."""
+    """Drop compiled code after a test: a function is compiled for new arguments only a limited number of times."""
     yield
     torch.compiler.reset()
 
 
 @pytest.fixture
 def quick(request) -> bool:
-    """Whether small sizes are wanted."""
+    """Return whether to use small sizes."""
     return request.config.getoption("--quick")
 
 
 @pytest.fixture
 def compare(benchmark, quick, request):
-    """Measures a case, or a sequel of cases, and hands the last path to pytest-benchmark."""
+    """Return a function that measures a case or a sequel and passes the last path to pytest-benchmark."""
 
     def run(work: Case | Sequel) -> Report:
         rounds = 1 if quick else None
@@ -72,7 +72,7 @@ def _text() -> str:
 
 
 def _write_table(config: pytest.Config) -> None:
-    """After every case, so that a run that is stopped has measured something."""
+    """Write the tables so far; called after every case, so that an interrupted run leaves its results."""
     if config.getoption("--table"):
         command = shlex.join(["pytest", *config.invocation_params.args])
         Path(config.getoption("--table")).write_text(f"`{command}`\n\n{machine()}\n\n{_text()}\n")

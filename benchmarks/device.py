@@ -1,4 +1,4 @@
-"""The device that is measured: its clock, its memory and its name. CUDA where there is one, unless told otherwise."""
+"""The device to measure, its clock, its memory and its name: CUDA if available, unless chosen otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _device = torch.device("cpu")
 
 
 def use(name: str | None) -> None:
-    """Chooses the device by its type, "cpu" or "cuda"; None takes CUDA where there is one.
+    """Choose the device by its type, "cpu" or "cuda"; None selects CUDA if available.
 
     Raises:
         RuntimeError: there is no such device.
@@ -31,7 +31,7 @@ def use(name: str | None) -> None:
 
 
 def device() -> torch.device:
-    """Where tensors of a benchmark go."""
+    """Return the device that the tensors of a benchmark are on."""
     return _device
 
 
@@ -40,12 +40,12 @@ def on_cuda() -> bool:
 
 
 def pick(*, cpu: T, cuda: T) -> T:
-    """What belongs to the device, such as the sizes that fill it."""
+    """Return the value for the device in use, such as sizes that fill it."""
     return cuda if on_cuda() else cpu
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes, on a GPU from the start of its first kernel to the end of its last."""
+    """Return the seconds that a call takes; on a GPU, from the start of its first kernel to the end of its last."""
     if not on_cuda():
         start = time.perf_counter()
         call()
@@ -60,14 +60,14 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def warm_up(call: Callable[[], object]) -> None:
-    """Brings a GPU to the clocks that it keeps; a CPU needs no more than the call that was checked."""
+    """Run a GPU until its clocks are stable; on a CPU, the call that was checked is enough."""
     start = time.perf_counter()
     while on_cuda() and time.perf_counter() - start < WARM_UP:
         timed(call)
 
 
 def peak_allocated(call: Callable[[], object]) -> tuple[int, float]:
-    """Most bytes that a GPU's allocator had handed out more during a call than before it, and the call's seconds."""
+    """Return the peak bytes that a call allocates on a GPU beyond those allocated before it, and its seconds."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -77,7 +77,7 @@ def peak_allocated(call: Callable[[], object]) -> tuple[int, float]:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Lets a GPU's products of float32 matrices keep 10 bits of each operand, or all of them."""
+    """Allow or forbid TF32, 10 bits of each operand, in the float32 matrix products of a GPU."""
     if not on_cuda():
         yield
         return
@@ -90,7 +90,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def description() -> str:
-    """The device and the versions of what drives it."""
+    """Return the device, and the versions of driver and libraries, as one line."""
     versions = [f"torch {torch.__version__}"]
     if not on_cuda():
         capability = torch.backends.cpu.get_cpu_capability()
@@ -119,9 +119,9 @@ def _driver() -> str:
 
 
 def _printed(*command: str) -> str:
-    """What a command prints, or nothing where it cannot run."""
+    """Return the output of a command, or an empty string if it cannot run."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return completed.stdout.strip() if completed.returncode == 0 else ""

@@ -1,14 +1,15 @@
-"""Everything that needs a GPU, in a few commands of less than ten minutes each, on a machine without a network.
+"""Run everything that needs a GPU, in steps of less than ten minutes each, on a machine without a network.
 
-    python benchmarks/gpu.py check       builds the kernels, says which backend serves what, runs the tests marked gpu
-    python benchmarks/gpu.py sanitize    small tests under compute-sanitizer's memcheck and racecheck
-    python benchmarks/gpu.py bench       tables of render and siren
-    python benchmarks/gpu.py ops         table of the ops of a discriminator
-    python benchmarks/gpu.py train       tables of the discriminators and of a training iteration
+    python benchmarks/gpu.py check       build the kernels, report the backends, run the tests marked gpu
+    python benchmarks/gpu.py sanitize    run small tests under compute-sanitizer's memcheck and racecheck
+    python benchmarks/gpu.py bench       measure render and siren
+    python benchmarks/gpu.py ops         measure the ops of a discriminator
+    python benchmarks/gpu.py train       measure the discriminators and a training iteration
 
-Tables go to the folder OUT of the environment, or to benchmarks/results; what was printed goes to its folder logs. A
-command that fails or takes too long does not keep the others from running. Without a GPU the kernels are still built,
-and every other command says that there is none. The status is 0 if nothing went wrong.
+Tables are written to the folder in the environment variable OUT, or to benchmarks/results, and the output of the
+commands to its subfolder logs. A command that fails or takes too long does not keep the others from running. Without a
+GPU the kernels are still built, and every other command reports that there is none. The exit status is 0 if every
+command succeeded.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_DEVICE = "no CUDA device"
-LIMIT = 570.0  # seconds of a step, whatever its commands may take
+LIMIT = 570.0  # seconds of a step, all its commands together
 DEVICE_NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q")
-# Small ones, as every access is watched.
+# Small tests, because the sanitizer checks every memory access.
 SANITIZER_TESTS = (
     "(gradients and (small or P1- or P100-) or values_and_derivatives) and (float32 or bfloat16) and not graph"
 )
@@ -39,14 +40,14 @@ SANITIZER = ("compute-sanitizer", "--target-processes", "all", "--error-exitcode
 
 @dataclass(frozen=True)
 class Command:
-    """What a step runs.
+    """One command of a step.
 
     Attributes:
-        name: of the log.
+        name: name of its log.
         arguments: the program and its arguments.
-        seconds: after which it is stopped.
-        environment: what is added to the environment.
-        needs_device: it is not run without one.
+        seconds: time limit.
+        environment: variables added to the environment.
+        needs_device: whether to skip it without a GPU.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: "ok", or why not; and the last line that it printed."""
+    """How a command ended: "ok" or the reason it is not, and the last line it printed."""
 
     name: str
     result: str
@@ -91,7 +92,7 @@ def benchmark(files: Sequence[str], table: Path, seconds: float) -> Command:
 
 
 def steps(out: Path, device: str) -> dict[str, list[Command]]:
-    """The commands of every step; `device` names the tables."""
+    """Return the commands of every step; `device` is part of the names of the tables."""
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "no-device"
 
     def table(name: str) -> Path:
@@ -116,7 +117,7 @@ def steps(out: Path, device: str) -> dict[str, list[Command]]:
 
 
 def run(command: Command, log: Path, seconds: float) -> Outcome:
-    """Runs a command for at most `seconds`; what it prints is shown, and kept in `log`."""
+    """Run a command for at most `seconds`, and show its output and write it to `log`."""
     print(f"\n== {command.name}: {' '.join(command.arguments)}", flush=True)
     if shutil.which(command.arguments[0]) is None:
         return Outcome(command.name, f"not run: there is no {command.arguments[0]} on this machine", 0)
@@ -145,10 +146,10 @@ def run(command: Command, log: Path, seconds: float) -> Outcome:
             status = process.wait()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    took = time.monotonic() - start
-    if status == -signal.SIGKILL and took >= seconds:
-        return Outcome(command.name, f"stopped after {took:.0f} s", took, lines[-1])
-    return Outcome(command.name, "ok" if status == 0 else f"failed with status {status}", took, lines[-1])
+    elapsed = time.monotonic() - start
+    if status == -signal.SIGKILL and elapsed >= seconds:
+        return Outcome(command.name, f"stopped after {elapsed:.0f} s", elapsed, lines[-1])
+    return Outcome(command.name, "ok" if status == 0 else f"failed with status {status}", elapsed, lines[-1])
 
 
 def summary(step: str, device: str, outcomes: Sequence[Outcome]) -> str:
@@ -158,20 +159,22 @@ def summary(step: str, device: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def device_name() -> str:
-    """Name of the GPU that PyTorch sees, or nothing."""
-    asked = subprocess.run([sys.executable, "-c", DEVICE_NAME], stdout=subprocess.PIPE, text=True)
-    return asked.stdout.strip()
+    """Return the name of the GPU that PyTorch sees, or an empty string."""
+    completed = subprocess.run([sys.executable, "-c", DEVICE_NAME], stdout=subprocess.PIPE, text=True)
+    return completed.stdout.strip()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a step, prints a summary, and returns the status."""
+    """Run a step, print a summary and return the exit status."""
     names = list(steps(Path(), ""))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=[*names, "all"])
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a step; default %(default).0f")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, help="time limit of a step in seconds; default %(default).0f"
+    )
     options = parser.parse_args(arguments)
     out = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results").resolve()
-    os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"  # where the toolkit is, if not on the path
+    os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"  # the usual place of the toolkit
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     device = device_name()

@@ -1,8 +1,8 @@
-"""Compares ways of computing the same thing: right first, then fast, then how far from what the machine can do.
+"""Compare implementations of the same computation: correctness first, then speed, then the limits of the machine.
 
-A benchmark is a `Case`: paths that are alternatives to each other, and what bounds every one of them. All paths run in
-turn on the same inputs, round after round, so that a noisy machine is noisy for all of them and for the bound; medians
-are reported, as ratios to the first path. A path whose result is wrong gets no time. Nothing here asserts a time.
+A benchmark is a `Case`: alternative paths, and the limits that bound all of them. The paths run in turn on the same
+inputs, round after round, so that noise on the machine affects all of them and the limits alike. Medians are reported,
+and ratios to the first path. A path whose result is wrong is not timed. Nothing here asserts a time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Path = Callable[[], Tensor | tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Kept:
-    """A path whose process keeps the memory that it frees, as `digan/train.py` does on a CPU; others give it back."""
+    """A path whose process keeps freed memory, as `digan train` does on a CPU; other paths return it to the system."""
 
     path: Path
 
@@ -49,7 +49,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=[
 
 @dataclass(frozen=True)
 class Precision:
-    """What products are computed in."""
+    """The arithmetic of matrix products."""
 
     name: str
     dtype: torch.dtype
@@ -61,19 +61,19 @@ _CUDA_PRECISIONS = [*_CPU_PRECISIONS, Precision("float16", torch.float16), Preci
 
 
 def precisions() -> pytest.MarkDecorator:
-    """Runs a benchmark, with an argument `precision`, in every type that the device multiplies in."""
-    found = pick(cpu=_CPU_PRECISIONS, cuda=_CUDA_PRECISIONS)
-    return pytest.mark.parametrize("precision", found, ids=lambda precision: precision.name)
+    """Parametrize a benchmark, over its argument `precision`, with every precision of the device."""
+    values = pick(cpu=_CPU_PRECISIONS, cuda=_CUDA_PRECISIONS)
+    return pytest.mark.parametrize("precision", values, ids=lambda precision: precision.name)
 
 
-# A path that takes less is run several times in a row, as clocks and interruptions would decide its time.
+# A path that takes less is run several times in a row, because clock resolution and interruptions dominate its time.
 SHORTEST = 0.02  # seconds
-# A path is not called for longer than this only to warm up, but at least once.
+# Time limit for warming up a path, which is called at least once.
 LONGEST = 2.0  # seconds
-# Calls that a path which keeps memory is given to find its places, and after how many without new pages it has.
+# Calls to warm up a path that keeps memory, and the number of successive calls without new pages after which it stops.
 WARMING, SETTLED = 60, 12
-PAGES = 2**20  # bytes; less is not memory of tensors
-# Peaks below this are no measure of anything: the C library rounds up.
+PAGES = 2**20  # bytes; smaller changes are not tensors
+# Ratios to smaller peaks are not reported: the C library rounds up.
 SMALLEST = 2**24  # bytes
 
 
@@ -83,19 +83,19 @@ class Case:
 
     Attributes:
         name: row title, such as "render N1-T16-R128".
-        dtype: compute type of the products; None where the paths differ in it and say so in their names.
-        paths: name -> callable. The first is what people write by hand; the last is ours.
-        flops: operations that the task needs at least, after all waste is removed; 0 where memory decides.
-        truth: gives what every path must come close to, or a part of it, for instance in float64. None takes what the
-            first path gives.
-        tolerance: relative 2-norm error that a path may have.
-        part: picks from a path's result what `truth` gives.
+        dtype: compute type of the products; None if the paths differ in it and their names say so.
+        paths: name -> callable. The first is the naive implementation, the last is ours.
+        flops: the least number of operations that the task needs; 0 if it is bound by memory.
+        truth: returns the expected result, or a part of it, for instance in float64. None: the result of the first
+            path.
+        tolerance: largest relative error of a path, in the 2-norm.
+        part: selects from the result of a path what `truth` returns.
         rounds: timed rounds, after one that warms up.
-        moved: bytes that the task reads and writes at least; 0 where arithmetic decides.
-        limits: what bounds the task; () is a matrix product of as many operations, if there are any.
-        work: what the task is at least; gives the share of the roofline's speed that a path reaches.
-        rivals: paths beside the first that the later ones are compared with.
-        tf32: the products of float32 matrices may be made in this type.
+        moved: the least number of bytes that the task reads and writes; 0 if it is bound by arithmetic.
+        limits: bounds of the task; () is a matrix product of as many operations, if `flops` is not 0.
+        work: the least work of the task, for the share of the roofline that a path reaches.
+        rivals: paths besides the first that later paths are compared with.
+        tf32: whether float32 matrix products may use TF32.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Case:
         return "tf32" if self.tf32 else str(self.dtype or "").removeprefix("torch.")
 
     def bounds(self) -> Sequence[Limit]:
-        """`limits` as they apply."""
+        """Return `limits`, or by default the matrix products."""
         if self.limits or not self.flops or self.dtype is None:
             return self.limits
         return [matrix_products(self.flops, self.dtype)]
@@ -125,7 +125,7 @@ class Case:
 
 @dataclass
 class Sequel:
-    """Cases that follow one another: each is measured, and then all of them as one, every case with its own weight.
+    """A sequence of cases: each is measured, and then reported together as a weighted sum.
 
     The paths must have the same names in all of them.
     """
@@ -136,14 +136,14 @@ class Sequel:
 
 @dataclass
 class Measured:
-    """What was found for one path of a case."""
+    """The measurements of one path of a case."""
 
     path: str
     error: float
-    seconds: float | None = None  # median; None where the result was wrong
-    peak: int = 0  # bytes of memory beyond what was there before the call, the result included
+    seconds: float | None = None  # median; None if the result was wrong
+    peak: int = 0  # bytes of memory beyond those before the call, result included
     failure: str = ""
-    shares: dict[str, float] = field(default_factory=dict)  # name of a limit -> median over rounds of what is reached
+    shares: dict[str, float] = field(default_factory=dict)  # name of a limit -> median share over rounds
 
 
 @dataclass
@@ -155,7 +155,7 @@ class Report:
     roofline: float | None = None  # seconds
 
     def table(self) -> Iterator[dict[str, str]]:
-        """A line for each path."""
+        """Yield a table row for each path."""
         for row in self.rows:
             line = {
                 "case": self.case.name,
@@ -177,7 +177,7 @@ class Report:
             "time": f"{seconds * 1e3:.1f} ms" if seconds > 0.01 else f"{seconds * 1e3:.3f} ms",
             "speed-up": f"{first.seconds / seconds:.2f}x" if first.seconds else "",
             **{f"over {name}": f"{r.seconds / seconds:.2f}x" if r and r.seconds else "" for name, r in rivals.items()},
-            "rate": ", ".join(f"{done / seconds / 1e9:.3g} {unit}" for done, unit in work if done),
+            "rate": ", ".join(f"{amount / seconds / 1e9:.3g} {unit}" for amount, unit in work if amount),
             "limit reached": ", ".join(limits),
             "of roofline": f"{self.roofline / seconds:.0%}" if self.roofline else "",
             "peak memory": f"{row.peak / 2**20:.0f} MB",
@@ -191,7 +191,7 @@ class Report:
 
 
 def measure(case: Case, rounds: int | None = None) -> Report:
-    """Checks every path, then times all of them in turn; `rounds` goes before those of the case."""
+    """Check every path, then time all of them in turn; `rounds` overrides those of the case."""
     with tf32(case.tf32):
         return _measured(case, rounds or case.rounds)
 
@@ -215,17 +215,17 @@ def _measured(case: Case, rounds: int) -> Report:
     bounds = case.bounds()
     limits: dict[str, list[float]] = {limit.name: [] for limit in bounds}
     for _ in range(rounds):
-        for name, found in times.items():
-            found.append(_mean_time(case.paths[name], repeats[name]))
+        for name, durations in times.items():
+            durations.append(_mean_time(case.paths[name], repeats[name]))
         for limit in bounds:
             limits[limit.name].append(limit.seconds())
     for row in report.rows:
-        if found := times.get(row.path):
-            row.seconds = statistics.median(found)
-            # Round by round, as the limit itself changes with what else the machine does.
+        if durations := times.get(row.path):
+            row.seconds = statistics.median(durations)
+            # Round by round, because the limit itself changes with the load of the machine.
             row.shares = {
-                name: statistics.median(limit / seconds for limit, seconds in zip(reached, found, strict=True))
-                for name, reached in limits.items()
+                name: statistics.median(limit / seconds for limit, seconds in zip(bound, durations, strict=True))
+                for name, bound in limits.items()
             }
     if case.work is not None:
         report.roofline = case.work.roofline_seconds(gemm_ceiling(case.dtype or torch.float32), copy_ceiling())
@@ -237,15 +237,15 @@ def _check(case: Case) -> list[Measured]:
     expected = None if case.truth is None else case.truth()
     for name, path in case.paths.items():
         try:
-            found = case.part(path())
+            result = case.part(path())
         except (RuntimeError, MemoryError) as error:
             if expected is None and not _out_of_memory(error):
                 raise
             rows.append(Measured(name, float("nan"), failure=_reason(error)))
             continue
-        expected = found if expected is None else expected
-        rows.append(Measured(name, relative_error(found, expected)))
-        del found
+        expected = result if expected is None else expected
+        rows.append(Measured(name, relative_error(result, expected)))
+        del result
     return rows
 
 
@@ -254,14 +254,14 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Why a path has no time."""
+    """Return why a path was not timed."""
     if _out_of_memory(error):
         return "out of memory"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _mean_time(path: Path, repeats: int) -> float:
-    """Seconds of one call out of several in a row."""
+    """Return the mean seconds of a call, of several in a row."""
 
     def run() -> None:
         for _ in range(repeats):
@@ -274,7 +274,7 @@ def _mean_time(path: Path, repeats: int) -> float:
 
 @contextmanager
 def _memory_of(path: Path) -> Iterator[None]:
-    """Keeps freed memory where the path does."""
+    """Keep freed memory in the process if the path does."""
     if not isinstance(path, Kept):
         yield
         return
@@ -286,10 +286,10 @@ def _memory_of(path: Path) -> Iterator[None]:
 
 
 def _settle(path: Path) -> None:
-    """Calls a path until it finds memory as it does after many calls, or for a while.
+    """Call a path until its memory use is that of a long run, within limits of calls and time.
 
-    One call makes up for what another path left. A path that keeps its memory takes new pages in some of its first
-    calls, until every block has a place that it comes back to.
+    One call is enough to replace the memory that another path left. A path that keeps freed memory still takes new
+    pages in some of its first calls, until every block has a place that it returns to.
     """
     if on_cuda():
         return
@@ -303,7 +303,7 @@ def _settle(path: Path) -> None:
 
 
 def measure_sequel(sequel: Sequel, rounds: int | None = None) -> list[Report]:
-    """The report of every case, and last that of all of them as one: weighted time, largest memory and error."""
+    """Return the report of every case, then one of all together: weighted time, largest memory and error."""
     reports = [measure(case, rounds) for case, _ in sequel.parts]
     weights = [weight for _, weight in sequel.parts]
     whole = Report(replace(sequel.parts[0][0], name=sequel.name, flops=0, moved=0, limits=(), work=None))
@@ -318,7 +318,7 @@ def measure_sequel(sequel: Sequel, rounds: int | None = None) -> list[Report]:
 
 
 def on_reference(path: Callable[[], Result]) -> Callable[[], Result]:
-    """The same path with the naive ops of `fused_inr`."""
+    """Return a path with the ops of the reference backend of `fused_inr`."""
 
     def run() -> Result:
         with fi.backend("reference"):
@@ -327,9 +327,9 @@ def on_reference(path: Callable[[], Result]) -> Callable[[], Result]:
     return run
 
 
-def relative_error(found: Tensor | tuple[Tensor, ...], expected: Tensor | tuple[Tensor, ...]) -> float:
-    """Largest relative difference, in the 2-norm, of corresponding tensors."""
-    pairs = zip(_tuple(found), _tuple(expected), strict=True)
+def relative_error(result: Tensor | tuple[Tensor, ...], expected: Tensor | tuple[Tensor, ...]) -> float:
+    """Return the largest relative difference, in the 2-norm, of corresponding tensors."""
+    pairs = zip(_tuple(result), _tuple(expected), strict=True)
     return max(((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item() for a, b in pairs)
 
 
@@ -338,9 +338,9 @@ def _tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def peak_memory(path: Path) -> tuple[int, float]:
-    """Most bytes that the process had more during a call than before it, and the seconds of that call.
+    """Return the peak bytes of a call beyond those of the process before it, and the seconds of the call.
 
-    A path that keeps its memory is watched from its first call on.
+    A path that keeps freed memory is watched from its first call on.
     """
     gc.collect()
     if on_cuda():
@@ -361,7 +361,7 @@ def _watch_memory() -> Iterator[list[int]]:
     def watch() -> None:
         while not done.is_set():
             peak[0] = max(peak[0], process.memory_info().rss - before)
-            done.wait(max(0.0005, (time.perf_counter() - start) / 200))  # the longer the call, the more lasts its peak
+            done.wait(max(0.0005, (time.perf_counter() - start) / 200))  # peaks of longer calls last longer
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -373,13 +373,13 @@ def _watch_memory() -> Iterator[list[int]]:
 
 
 def _trim() -> None:
-    """Gives memory that the C library holds for later back to the system, so that a call's own use shows."""
+    """Return the free memory of the C library to the system, so that the memory of a call is visible."""
     if platform.system() == "Linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def format_table(lines: list[dict[str, str]]) -> str:
-    """Lines as a Markdown table; columns in the order in which they first occur, those without any entry left out."""
+    """Return rows as a Markdown table, with columns in the order of their first occurrence; omit empty columns."""
     keys = dict.fromkeys(key for line in lines for key in line)
     columns = [key for key in keys if any(line.get(key) for line in lines)]
     widths = {c: max(len(c), *(len(line.get(c, "")) for line in lines)) for c in columns}
@@ -392,7 +392,7 @@ def format_table(lines: list[dict[str, str]]) -> str:
 
 
 def machine() -> str:
-    """What the numbers were measured on, and what it can do at most."""
+    """Return a description of the machine, with its peak speed and bandwidth."""
     peaks = []
     for precision in pick(cpu=_CPU_PRECISIONS, cuda=_CUDA_PRECISIONS):
         with tf32(precision.tf32):

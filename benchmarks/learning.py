@@ -1,10 +1,10 @@
-"""Trains twice from each seed, on the naive path and on ours, and compares what was learned and how long it took.
+"""Train twice from each seed, on the naive path and on ours, and compare the final metric and the training time.
 
-    python -m benchmarks.learning [--seeds 0 1 2] [--outdir runs/learning] [--ours=OPTIONS] [options of digan/train.py]
+    python -m benchmarks.learning [--seeds 0 1 2] [--outdir runs/learning] [--ours=OPTIONS] [options of digan train]
 
-Both runs of a seed go on at the same time, with a core each, so that other work on the machine slows both down; the
-cores change sides from seed to seed. `--ours` holds options for our path alone, as in --ours="--mixed-precision bf16".
-Needs Linux, where processes can be kept on a core.
+Both runs of a seed run at the same time, on one core each, so that other work on the machine slows both down; they swap
+cores from seed to seed. `--ours` holds options for our path only, such as --ours="--mixed-precision bf16". Needs Linux,
+where a process can be bound to a core.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def run_one(path: str, options: list[str]) -> int:
 
 
 def start(path: str, seed: int, core: int, outdir: Path, options: list[str]) -> tuple[subprocess.Popen, Path]:
-    """Starts such a run on one core, with its messages in a file beside its folder."""
+    """Start a run in a new process on one core, and return the process and its log file."""
     outdir.mkdir(parents=True, exist_ok=True)
     log = outdir / f"{path}-seed{seed}.log"
     command = [sys.executable, "-m", "benchmarks.learning", "--run", path, *options, "--seed", str(seed)]
     command += ["--outdir", str(outdir / f"{path}-seed{seed}"), "--threads", "1", "--workers", "0"]
     with open(log, "w") as file:
-        started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    os.sched_setaffinity(started.pid, {core})
-    return started, log
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    os.sched_setaffinity(process.pid, {core})
+    return process, log
 
 
 def outcome(folder: Path, path: str, seed: int) -> dict[str, str | float]:
-    """What a finished run has learned: its metric before and after, and the time that its steps took."""
+    """Return the metric of a finished run before and after training, and the seconds of its steps."""
     statistics = read_records(folder / STATISTICS)
     clips = [0, *(record["clips"] for record in statistics)]
     ((metric, file),) = list_metrics(folder).items()
@@ -69,7 +69,7 @@ def outcome(folder: Path, path: str, seed: int) -> dict[str, str | float]:
 
 
 def compare(seeds: list[int], outdir: Path, options: list[str], ours: list[str]) -> list[dict[str, str]]:
-    """All runs, two at a time; a line of the table for each."""
+    """Run everything, two runs at a time, and return a table row for each run."""
     rows = []
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
@@ -81,9 +81,7 @@ def compare(seeds: list[int], outdir: Path, options: list[str], ours: list[str])
         pair = []
         for path, (process, log) in zip(PATHS, runs, strict=True):
             if process.wait() != 0:
-                raise SystemExit(
-                    f"benchmarks.learning: the {path} run of seed {seed} failed; its last words are in {log}."
-                )
+                raise SystemExit(f"benchmarks.learning: the {path} run of seed {seed} failed; see the end of {log}.")
             (folder,) = (outdir / f"{path}-seed{seed}").glob("[0-9]*-*")
             pair.append(outcome(folder, path, seed))
         first = pair[0]["seconds"]
@@ -97,17 +95,19 @@ def compare(seeds: list[int], outdir: Path, options: list[str], ours: list[str])
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--run"]:
         return run_one(arguments[1], arguments[2:])
-    parser = argparse.ArgumentParser(prog="benchmarks.learning", description="Learning on the naive path and on ours.")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.learning", description="Compare training on the naive path and on ours."
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--outdir", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--ours", type=shlex.split, default=[], metavar="OPTIONS", help="options for our path alone")
+    parser.add_argument("--ours", type=shlex.split, default=[], metavar="OPTIONS", help="options for our path only")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the table to FILE, in Markdown")
-    given, options = parser.parse_known_args(arguments)
-    rows = compare(given.seeds, given.outdir, options, given.ours)
+    own, options = parser.parse_known_args(arguments)
+    rows = compare(own.seeds, own.outdir, options, own.ours)
     text = f"`python -m benchmarks.learning {shlex.join(arguments)}`\n\n{machine()}\n\n{format_table(rows)}\n"
     print(text)
-    if given.table:
-        given.table.write_text(text)
+    if own.table:
+        own.table.write_text(text)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What this machine can do at most: matrix products, copies and convolutions, measured beside what they bound."""
+"""The limits of this machine: matrix products, copies and convolutions, measured next to the work they bound."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.device import device, on_cuda, pick, timed
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound that nothing which does the same work can pass.
+    """A lower bound of the time of a task.
 
     Attributes:
-        name: of the work that bounds, such as "copy".
-        seconds: measures once how long that work takes.
+        name: name of the bounding work, such as "copy".
+        seconds: measures the time of that work once.
     """
 
     name: str
@@ -28,9 +28,9 @@ class Limit:
 
 
 def gemm_ceiling(dtype: torch.dtype) -> float:
-    """FLOP/s of PyTorch's own matrix product: the best of many.
+    """Return the FLOP/s of PyTorch's matrix product: the best of many.
 
-    On a CPU at the sizes of the default generator; on a GPU at those that fill it, with tf32 as it is allowed now.
+    On a CPU, at the sizes of the default generator; on a GPU, at sizes that fill it, with TF32 as currently allowed.
     """
     return _gemm_ceiling(dtype, on_cuda() and torch.backends.cuda.matmul.allow_tf32)
 
@@ -44,38 +44,38 @@ def _gemm_ceiling(dtype: torch.dtype, tf32: bool) -> float:
 
 @functools.cache
 def copy_ceiling() -> float:
-    """Bytes per second, read and written together, of `copy_` in memory beyond all caches: the best of many."""
+    """Return the bytes per second, read and written, of `copy_` in memory larger than all caches: the best of many."""
     source = torch.ones(pick(cpu=2**25, cuda=2**28), device=device())
     target = torch.zeros_like(source)
     return 2 * source.nbytes / _shortest(lambda: target.copy_(source), 10)
 
 
 def _shortest(call: Callable[[], object], rounds: int) -> float:
-    """Seconds of a call at best; of several in a row on a GPU, which else would wait for each."""
+    """Return the shortest seconds of a call; on a GPU, of several in a row, so that it does not wait for each."""
     calls = range(pick(cpu=1, cuda=10))
     return min(timed(lambda: [call() for _ in calls]) for _ in range(rounds)) / len(calls)
 
 
 def matrix_products(flops: float, dtype: torch.dtype) -> Limit:
-    """The time of matrix products with as many operations."""
+    """Return the limit set by matrix products with `flops` operations."""
     return Limit("matrix product", lambda: flops / gemm_ceiling(dtype))
 
 
 def copying(moved: int) -> Limit:
-    """The time in which `copy_` reads and writes `moved` bytes together, in memory that was in use before."""
+    """Return the limit set by `copy_`, which reads and writes `moved` bytes in total, in memory already in use."""
     source, target = torch.ones(moved // 8, device=device()), torch.zeros(moved // 8, device=device())
     return Limit("copy", lambda: _shortest(lambda: target.copy_(source), 3))
 
 
 def cloning(moved: int) -> Limit:
-    """The same into memory that is new, as the results of ops are: the system hands its pages out one by one."""
+    """Return the limit set by copying to new memory, as results of ops use: the system allocates it page by page."""
     source = torch.ones(moved // 8, device=device())
     return Limit("clone", lambda: _shortest(source.clone, 3))
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """Shapes of a layer's convolution."""
+    """The convolution of a layer: shapes and type."""
 
     input: torch.Size
     weight: torch.Size
@@ -92,40 +92,41 @@ class Convolution:
 class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Convolution] = []
+        self.convolutions: list[Convolution] = []
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None) -> Tensor:
         result = op(*args, **(kwargs or {}))
         if op is torch.ops.aten.convolution.default:
             x, weight, _, stride, padding, *_, groups = args
-            if groups == 1:  # FIR filters are convolutions of every channel on its own
-                self.found.append(Convolution(x.shape, weight.shape, stride, padding, result.shape, x.dtype))
+            if groups == 1:  # FIR filters are convolutions with one group per channel
+                self.convolutions.append(Convolution(x.shape, weight.shape, stride, padding, result.shape, x.dtype))
         return result
 
 
 def convolutions_of(call: Callable[[], object]) -> list[Convolution]:
-    """The convolutions between channels that a call makes, in order; tensors on "meta" cost no time."""
+    """Return the convolutions between channels that a call runs, in order; meta tensors cost no time."""
     with _Recorder() as recorder:
         call()
-    return recorder.found
+    return recorder.convolutions
 
 
 _OUTPUTS = {"input": [True, False, False], "weight": [False, True, False], "both": [True, True, False]}
 
-# Passes through a layer that the weight gradients of a loss need.
+# The passes through a layer that the weight gradients of a loss need.
 LOSS_PASSES = ("forward", "both")
-# Those of R1: the gradient of the input; the derivative of that in the direction of the penalty's gradient, which gives
-# half of the weight gradients; a backward pass for the rest, as minibatch statistics are not piecewise linear.
+# The passes of R1: the gradient of the input; its derivative in the direction of the gradient of the penalty, which
+# gives half of the weight gradients; a backward pass for the rest, because minibatch statistics are not piecewise
+# linear.
 R1_PASSES = ("forward", "input", "forward", "weight", "both")
 
 
 class ConvolutionTime:
-    """The time of nothing but the convolutions of some networks, each layer in the memory format that suits it best.
+    """The time of the convolutions of some networks alone, each layer in its fastest memory format.
 
     Args:
-        networks: layers of each network, from `convolutions_of`. The last pass leaves out the gradient of a network's
-            input, which a step has no use for.
-        passes: what is done with each layer: "forward", or the gradients of "input", "weight" or "both".
+        networks: layers of each network, from `convolutions_of`. The last pass omits the gradient of the input of a
+            network, which a step does not need.
+        passes: the passes through each layer: "forward", or the gradients of "input", "weight" or "both".
     """
 
     def __init__(self, networks: Sequence[Sequence[Convolution]], passes: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""The discriminator of StyleGAN2 as one writes it by hand: contiguous tensors, a PyTorch call for every operation.
+"""The naive discriminator of StyleGAN2: contiguous tensors, and one PyTorch call for every operation.
 
-It takes its parameters from a `digan.Discriminator`, which it is compared with. The ops are those of the backend in
-force; `with fi.backend("reference")` makes them separate PyTorch calls as well.
+It uses the parameters of the `digan.Discriminator` that it is compared with. Its ops run on the current backend;
+`with fi.backend("reference")` makes them separate PyTorch calls too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FIR = torch.outer(ROW, ROW).to(device())  # [4,4]
 
 
 class NaiveTrainer(Trainer):
-    """A trainer whose discriminators are those of `judge`; the rest is naive on the reference backend.
+    """A trainer whose discriminators are `judge`; on the reference backend the rest is naive too.
 
     Args:
-        dtype: of the discriminators' highest resolutions; None is float32.
-        compiled: main passes go through torch.compile, but for second derivatives, which it does not have.
+        dtype: compute type of the highest resolutions of the discriminators; None is float32.
+        compiled: use torch.compile, except for second derivatives, which it does not support.
 
     Attributes:
-        judged: how often a discriminator was called.
+        judged: number of calls of a discriminator.
     """
 
     def __init__(self, *args: Any, dtype: torch.dtype | None = None, compiled: bool = False, **kwargs: Any) -> None:
@@ -41,22 +41,22 @@ class NaiveTrainer(Trainer):
         if compiled:
             self._generate = torch.compile(self._render)
 
-        def naively(
-            d: Discriminator, x: Tensor, labels: Tensor | None = None, asked: torch.dtype | None = None
+        def forward(
+            d: Discriminator, x: Tensor, labels: Tensor | None = None, half: torch.dtype | None = None
         ) -> Tensor:
             self.judged += 1
             twice = x.requires_grad and d.out.weight.requires_grad
             return (judge if twice else fast)(d, x, dtype)
 
         for d in (self.d_image, self.d_motion):
-            d.forward = partial(naively, d)
+            d.forward = partial(forward, d)
 
 
 def judge(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Logits of an unconditional discriminator, x [N, C, R, R] -> [N, 1] in the type of x.
+    """Return the logits [N, 1] of an unconditional discriminator, in the type of x [N, C, R, R].
 
     Args:
-        dtype: of the highest resolutions, those that DIGAN runs in half precision; None runs everything in x's type.
+        dtype: compute type of the highest resolutions, those that DIGAN runs in half precision; None is the type of x.
     """
     wide, size = x.dtype, d.config.resolution
     half = dtype or wide
@@ -73,7 +73,7 @@ def judge(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None) -> Tens
 
 
 def r1(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None, judge=judge) -> Tensor:
-    """Mean of half the squared norm of the gradient of a sample's logit at the sample: scalar."""
+    """Return half the squared norm of the gradient of the logit at each sample, averaged over samples: scalar."""
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(judge(d, x, dtype).sum(), x, create_graph=True)
     return gradient.square().sum(dim=[1, 2, 3]).mean() / 2
@@ -96,5 +96,5 @@ def _activated(x: Tensor, bias: Tensor, clamp: float | None = None) -> Tensor:
 
 
 def _equalised(weight: Tensor, x: Tensor) -> Tensor:
-    """A weight stored as N(0, 1), scaled by its number of inputs, in the type of x."""
+    """Scale a weight stored as N(0, 1) by its number of inputs, and convert it to the type of x."""
     return (weight * weight[0].numel() ** -0.5).to(x.dtype).contiguous()

@@ -1,9 +1,9 @@
-"""Where the time of a training iteration goes: `python -m benchmarks.profile_step [options of digan/train.py]`.
+"""Profile a training iteration: `python -m benchmarks.profile_step [options of digan train]`.
 
-Prints the operations that took longest and every wait of the host for the device, and writes a trace for
-chrome://tracing or ui.perfetto.dev (`--trace FILE`). Profiled is an iteration with the R1 penalty, after others that
-warm up, on data that lies on the device already: `-k data` of the benchmarks is about the rest. Exit status 1 if the
-host waited.
+Prints the slowest operations and every wait of the host for the device, and writes a trace for chrome://tracing or
+ui.perfetto.dev (`--trace FILE`). The iteration includes the R1 penalty, follows iterations that warm up, and uses data
+that is on the device already; the data loader has a benchmark of its own (`-k data`). The exit status is 1 if the host
+waited.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 def random_reals(trainer: Trainer) -> list[Reals]:
-    """Micro-batches of noise."""
+    """Return micro-batches of noise."""
     c = trainer.config
     n = trainer.sharding.clips
     batch = {
@@ -45,14 +45,14 @@ def random_reals(trainer: Trainer) -> list[Reals]:
 
 
 def waits(events: Iterable[FunctionEvent]) -> Counter[str]:
-    """How often the host waited within the iteration, by the call; the profiler itself waits after it."""
+    """Count the waits of the host within the iteration by call; the profiler itself waits after it."""
     events = list(events)
     (whole,) = (e.time_range for e in events if e.name == ITERATION and e.device_type == DeviceType.CPU)
     return Counter(e.name for e in events if e.name in WAITS and whole.start <= e.time_range.start <= whole.end)
 
 
 def profiled(trainer: Trainer, reals: list[Reals]) -> profile:
-    """The profile of one iteration."""
+    """Profile one iteration."""
     cuda = trainer.device.type == "cuda"
     for _ in range(WARM_UP):
         trainer.step(reals)
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", type=Path, default=Path(tempfile.gettempdir()) / "digan-step.json")
     own, rest = parser.parse_known_args(argv)
-    # The published networks where no preset is named; no data is read.
+    # Without a preset, the published networks. The data is not read.
     config: TrainConfig = resolve(parse_options(["--data", "unused", *rest]))
     trainer = Trainer(config, make_accelerator(config.mixed_precision or "no", config.threads))
     result = profiled(trainer, random_reals(trainer))
@@ -77,10 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     print(events.table(sort_by=sort, row_limit=SHOWN, max_name_column_width=48, max_shapes_column_width=64))
     own.trace.parent.mkdir(parents=True, exist_ok=True)
     result.export_chrome_trace(str(own.trace))
-    found = waits(result.events())
-    print("waits for the device:", ", ".join(f"{count} x {call}" for call, count in found.items()) or "none")
+    counts = waits(result.events())
+    print("waits for the device:", ", ".join(f"{count} x {call}" for call, count in counts.items()) or "none")
     print(f"trace: {own.trace}")
-    return 1 if found else 0
+    return 1 if counts else 0
 
 
 if __name__ == "__main__":

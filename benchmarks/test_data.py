@@ -1,9 +1,8 @@
-"""Pairs per second that two workers deliver at 128x128 from videos of 256x256, as they are compressed for the web.
+"""Pairs per second that two workers deliver at 128x128 from 256x256 videos, compressed as on the web.
 
-Nothing else is in the way: the loop takes batches and drops them. All ways of reading take turns, each with workers of
-its own, so that a noisy machine is noisy for all of them. Counted are whole epochs, from the first read of the first
-video on; the start of the workers is not. The processor time of a pair tells what the same processors would deliver if
-nothing else ran on them.
+The loop takes batches and drops them. All ways of reading run in turn, each with its own workers, so that noise on the
+machine affects all of them alike. Whole epochs are timed, from the first read of the first video, without the start of
+the workers. The processor time of a pair shows what the same processors would deliver if nothing else ran on them.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from digan.sharding import BatchSharding
 
 SIDE, RESOLUTION, FRAMES = 256, 128, 16
 BATCH, WORKERS, ROUNDS = 16, 2, 3
-EPOCHS = 30  # of the fastest way, which would end before it could be timed
+EPOCHS = 30  # for the fastest way, since one epoch is too short to time
 BYTES = 2 * 3 * RESOLUTION**2  # of a pair
 
 
 @dataclass(frozen=True)
 class Videos:
-    """What is compressed: `gop` is the distance of keyframes."""
+    """A set of videos; `gop` is the distance between keyframes."""
 
     gop: int
     count: int
@@ -48,15 +47,15 @@ QUICK = {12: Videos(12, 16, 48), 250: Videos(250, 3, 256)}
 
 
 def texture(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Noise with the spectrum of natural pictures, float32 [side,side,3], mean 0, deviation 1."""
-    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)) + 1 / side  # [side,side/2+1]
+    """Return noise with the spectrum of natural images: float32 [side, side, 3], mean 0, standard deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)) + 1 / side  # [side, side/2+1]
     spectrum = np.fft.rfft2(rng.standard_normal((3, side, side))) / frequency**1.2
     field = np.fft.irfft2(spectrum, s=(side, side)).transpose(1, 2, 0)
     return ((field - field.mean()) / field.std()).astype(np.float32)
 
 
 def write_videos(folder: Path, videos: Videos) -> Path:
-    """Two layers of texture in different motion, so that the codec has vectors and residuals to code."""
+    """Write videos of two textures in different motion, so that the codec has vectors and residuals to code."""
     rng = np.random.default_rng(0)
     ground, figure = texture(rng, 1024), texture(rng, 1024)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -82,37 +81,37 @@ def write_videos(folder: Path, videos: Videos) -> Path:
 
 
 class OpenedEachTime:
-    """What a data set class does that was written in an afternoon: open, seek, decode, convert, close."""
+    """The naive reader: open, seek, decode, convert, close."""
 
     def __init__(self, index: VideoIndex) -> None:
         self.index = index
 
     def read(self, video: Video, indices: Sequence[int], *_: object, **__: object) -> np.ndarray:
         labels = video.timing.labels
-        found: dict[int, np.ndarray] = {}
+        pictures: dict[int, np.ndarray] = {}
         with av.open(str(self.index.source.path / video.name)) as container:
             stream = container.streams.video[0]
             container.seek(int(labels[min(indices)]), stream=stream)
             for frame in container.decode(stream):
                 i = int(np.searchsorted(labels, frame.pts))
                 if i in indices:
-                    found[i] = to_square(frame.to_ndarray(format="rgb24"), RESOLUTION)
+                    pictures[i] = to_square(frame.to_ndarray(format="rgb24"), RESOLUTION)
                 if i >= max(indices):
                     break
-        return np.stack([found[i] for i in indices]).transpose(0, 3, 1, 2)  # [n,3,R,R]
+        return np.stack([pictures[i] for i in indices]).transpose(0, 3, 1, 2)  # [n, 3, R, R]
 
 
 class Rate(NamedTuple):
-    """How fast pairs came."""
+    """The speed of a way of reading."""
 
-    pairs: float  # a second
-    processor: float  # seconds of processor time for a pair, over all processes
+    pairs: float  # per second
+    processor: float  # seconds of processor time per pair, over all processes
 
 
 class Gated(Dataset):
-    """Pairs that workers give only once the gate is open, and only the first `limit`; of others, copies of old ones.
+    """The first `limit` pairs, withheld until the gate is open; beyond them, repeats of the last batch.
 
-    Files are the gate, as workers share nothing else.
+    The gate is made of files, because workers share nothing else.
     """
 
     def __init__(self, pairs: FramePairs, folder: Path, limit: int) -> None:
@@ -128,7 +127,7 @@ class Gated(Dataset):
         return self.last
 
     def open(self) -> None:
-        """Lets workers begin, once all are there."""
+        """Open the gate once all workers are ready."""
         while len(list(self.folder.glob("ready-*"))) < WORKERS:
             time.sleep(0.001)
         (self.folder / "open").touch()
@@ -136,7 +135,7 @@ class Gated(Dataset):
 
 @dataclass
 class Way:
-    """A way of reading. `fresh` begins with an empty store every time."""
+    """A way of reading; with `fresh`, every run starts with an empty store."""
 
     pairs: FramePairs
     folder: Path | None = None
@@ -144,7 +143,7 @@ class Way:
     starts: int = 0
 
     def take(self, epochs: int, gate: Path) -> tuple[torch.Tensor, Rate]:
-        """The first batch's frames, and the rate over whole epochs (the batches that fit)."""
+        """Return the frames of the first batch, and the rate over the batches that fit into whole epochs."""
         if self.folder is not None:
             folder = self.folder / str(self.starts) if self.fresh else self.folder
             self.pairs.reader.store = FrameStore(self.pairs.windows.index, RESOLUTION, folder)
@@ -160,14 +159,14 @@ class Way:
             next(loader)
         pairs = batches * BATCH
         rate = Rate(pairs / (time.perf_counter() - started), (processor_seconds() - used) / pairs)
-        del loader  # ends its workers
+        del loader  # stops its workers
         return first, rate
 
 
 def processor_seconds() -> float:
-    """Time that this process and its workers have had on a processor: it does not count what others take of it."""
-    me = psutil.Process()
-    return sum(sum(p.cpu_times()[:2]) for p in (me, *me.children(recursive=True)))
+    """Return the processor time of this process and its workers; time that other processes take does not count."""
+    process = psutil.Process()
+    return sum(sum(p.cpu_times()[:2]) for p in (process, *process.children(recursive=True)))
 
 
 @pytest.mark.parametrize("videos", SETS, ids=lambda v: f"gop{v.gop}")
@@ -215,6 +214,6 @@ def test_data(benchmark, quick, capsys, tmp_path, videos):
 
 
 def fill(pairs: FramePairs) -> None:
-    """Reads every frame once."""
+    """Read every frame once."""
     for video in pairs.windows.index.videos:
         pairs.reader.read(video, range(video.num_frames))

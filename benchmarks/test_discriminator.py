@@ -1,4 +1,4 @@
-"""Both discriminators of DIGAN on clips of 128x128, 512 channels: losses with gradients, and R1."""
+"""Both discriminators of DIGAN on 128x128 clips with 512 channels: losses with gradients, and R1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from digan.training import losses
 
 CLIPS = pick(cpu=2, cuda=32)
 SMALL = DiscriminatorConfig(resolution=32, channel_base=512, channel_max=16)
-# Relative to the naive path in float32. A pre-activation that rounds to the other side of zero changes the slope by 5x.
+# Relative to the naive path in float32. A pre-activation that rounds across zero changes the slope by a factor of 5.
 TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
 
 Judge = Callable[[Discriminator, Tensor, torch.dtype | None], Tensor]
@@ -34,30 +34,30 @@ class Pair:
     """D_I on the frames of some clips, and D_M on the clips."""
 
     networks: tuple[Discriminator, Discriminator]
-    inputs: tuple[Tensor, Tensor]  # [2N,3,R,R], [N,7,R,R]
+    inputs: tuple[Tensor, Tensor]  # [2N, 3, R, R], [N, 7, R, R]
 
     def parameters(self) -> list[Tensor]:
         return [p for d in self.networks for p in d.parameters()]
 
     def loss_gradients(self, judge: Judge, dtype: torch.dtype | None) -> tuple[Tensor, ...]:
-        """Logits of both, and the gradients of their loss."""
+        """Return the logits of both, and the gradients of their loss."""
         logits = [judge(d, x, dtype) for d, x in zip(self.networks, self.inputs, strict=True)]
         loss = sum(F.softplus(-value).mean() for value in logits)
         return (*(value.detach() for value in logits), *torch.autograd.grad(loss, self.parameters()))
 
     def penalty_gradients(self, penalty: Penalty, dtype: torch.dtype | None) -> tuple[Tensor, ...]:
-        """Penalties of both, and their gradients, one network after the other as in training."""
+        """Return the penalties of both and their gradients, one network after the other as in training."""
         values, gradients = [], []
         for d, x in zip(self.networks, self.inputs, strict=True):
             value = penalty(d, x, dtype)
-            # Some biases have no influence on the gradient of an input.
+            # Some biases do not affect the gradient of an input.
             gradients += torch.autograd.grad(value, list(d.parameters()), allow_unused=True, materialize_grads=True)
             values.append(value.detach())
         return (*values, *gradients)
 
-    def joined(self, found: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What either of the above gives, each network's gradients as one vector: single ones may be rounding alone."""
-        values, gradients = tuple(found[:2]), list(found[2:])
+    def joined(self, results: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Join the gradients of each network to one vector, because single ones may consist of rounding errors."""
+        values, gradients = tuple(results[:2]), list(results[2:])
         split = len(list(self.networks[0].parameters()))
         vectors = [torch.cat([g.reshape(-1) for g in part]) for part in (gradients[:split], gradients[split:])]
         return (*values, *vectors)
@@ -85,7 +85,7 @@ def half(dtype: torch.dtype) -> torch.dtype | None:
 
 
 def rivals(path: Callable[[bool, torch.dtype | None], Path], dtype: torch.dtype) -> dict[str, Path]:
-    """The naive paths, of which path(compiled, type of the highest resolutions) makes one."""
+    """Return the naive paths; `path(compiled, dtype)` creates one, with `dtype` at the highest resolutions."""
     plain, half_plain, compiled = (
         on_reference(path(*options)) for options in ((False, None), (False, half(dtype)), (True, half(dtype)))
     )

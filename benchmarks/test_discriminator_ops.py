@@ -1,6 +1,6 @@
 """The ops of the discriminators one by one, on the activations of a 128x128 layer and of the epilogue.
 
-On a GPU the batch is that of training, and minibatch_stddev gets a tensor that no cache holds as well.
+On a GPU, the batch size is that of training, and minibatch_stddev also gets a tensor larger than the caches.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ALL, FIRST = slice(None), slice(0, 1)
 
 
 def forward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: slice = ALL) -> Case:
-    """The op without gradients.
+    """Return the case of an op without gradients.
 
     Args:
-        moved: bytes that it reads and writes at least.
-        samples: which of inputs[0] are checked; they must not depend on the others.
+        moved: the least number of bytes that it reads and writes.
+        samples: which samples of inputs[0] are checked; their results must not depend on the others.
     """
 
     def run(op: Op, *inputs: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def forward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: sl
 
 
 def backward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: slice = ALL) -> Case:
-    """The gradients of all inputs, after one forward pass that is not timed."""
+    """Return the case of the gradients of all inputs, after one forward pass that is not timed."""
     leaves = [tensor.clone(memory_format=torch.preserve_format).requires_grad_() for tensor in inputs]
     gradient = torch.randn_like(op(*inputs))
 
@@ -85,7 +85,7 @@ def backward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: s
         },
         flops=0,
         truth=on_reference(truth),
-        part=lambda found: (found[0][samples], *found[1:]),
+        part=lambda result: (result[0][samples], *result[1:]),
         tolerance=TOLERANCE[inputs[0].dtype],
         moved=moved,
         limits=bandwidth(inputs[0], moved),
@@ -93,7 +93,7 @@ def backward(name: str, op: Op, inputs: Sequence[Tensor], moved: int, samples: s
 
 
 def bandwidth(x: Tensor, moved: int) -> list[Limit]:
-    """Copies of as many bytes; none where x fits into a cache, which copies do not measure."""
+    """Return copies of as many bytes as limits; none if x fits into a cache, which copies do not measure."""
     if x.nbytes <= IN_CACHE:
         return []
     return [limit(moved) for limit in pick(cpu=[copying, cloning], cuda=[copying])]
@@ -105,7 +105,7 @@ def activations(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch
 
 
 def layer(quick: bool, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
-    """What a convolution at 128x128 gives."""
+    """Return activations shaped like the output of a convolution at 128x128."""
     return activations((2, 16, 32, 32) if quick else (FRAMES, 256, 128, 128), dtype, memory_format)
 
 
@@ -115,7 +115,7 @@ def title(op: str, x: Tensor) -> str:
 
 
 def bias_act(x: Tensor, bias: Tensor) -> Tensor:
-    """As after a convolution of a residual block's second half."""
+    """Apply bias_act as it follows the second convolution of a residual block."""
     return fi.bias_act(x, bias, act="lrelu", gain=1.0, clamp=256 * 0.5**0.5)
 
 
@@ -191,7 +191,7 @@ def test_minibatch_stddev_backward(compare, dtype, batch, size):
 
 
 def augmentation(clips: int, size: int) -> Op:
-    """DiffAugment with color and translation, as an op on frames alone."""
+    """Return DiffAugment with color and translation as an op on frames alone."""
     torch.manual_seed(1)
     colors = {"brightness": torch.rand(clips) - 0.5, "saturation": 2 * torch.rand(clips)}
     colors["contrast"] = torch.rand(clips) + 0.5
@@ -199,12 +199,12 @@ def augmentation(clips: int, size: int) -> Op:
     return partial(fi.augment, **{name: v.to(device()) for name, v in colors.items()}, translation=places)
 
 
-# 8 clips are in the cache all along, as in a training step on this machine.
+# 8 clips stay in the cache, as in a training step on this machine.
 CLIPS = pytest.mark.parametrize("clips", [8, 128], ids=["N8", "N128"])
 
 
 def frames(quick: bool, clips: int, dtype: torch.dtype) -> tuple[str, Tensor]:
-    """The title and the frames of a batch."""
+    """Return the title and the frames of a batch."""
     size = 32 if quick else 128
     x = torch.rand(2 if quick else clips, 2, 3, size, size).to(device(), dtype)
     return f"augment N{len(x)}-T2-C3-{size}x{size}", x

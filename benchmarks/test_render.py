@@ -1,4 +1,4 @@
-"""The renderer on DIGAN's default generator: 128x128, 512 channels, against what one writes by hand."""
+"""The renderer on the default generator of DIGAN, 128x128 with 512 channels, compared with the naive path."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fused_inr.tools import counts
 
 SIZES = pick(cpu=[(1, 16)], cuda=[(8, 16), (32, 16)])
 TRAINING = pick(cpu=[(4, 2)], cuda=[(16, 2)])
-# Against float64. bfloat16 keeps 8 bits of every activation, through twelve layers; float16 and tf32 keep 11.
+# Relative to float64. bfloat16 keeps 8 bits of every activation, through twelve layers; float16 and tf32 keep 11.
 TOLERANCE = {"float32": 2e-6, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1e-2}
-# A pre-activation that rounds to the other side of zero changes the slope by 5x: gradients differ more than frames do.
+# A pre-activation that rounds across zero changes the slope by a factor of 5: gradients differ more than frames.
 GRADIENT_TOLERANCE = {"float32": 1e-2, "tf32": 0.1, "float16": 0.1, "bfloat16": 0.3}
 
 
@@ -38,9 +38,9 @@ def in_type(inr: fi.INR, dtype: torch.dtype) -> fi.INR:
 
 
 def rivals(naive, wrap, precision: Precision) -> dict[str, Path]:
-    """Ways to write it by hand; `naive(inr, dtype)` renders, `wrap` makes a path of such a function.
+    """Return the naive paths; `naive(inr, dtype)` renders, and `wrap` turns a render function into a path.
 
-    On a GPU only bfloat16 is compiled, and float32 stands beside it: that is what one would choose from.
+    On a GPU, only bfloat16 is compiled and compared with float32 too: these are the practical alternatives.
     """
     paths = {"naive": wrap(lambda inr: naive(inr, precision.dtype))}
     if on_cuda() and precision.name != "bfloat16":
@@ -128,7 +128,7 @@ def test_render_forward_and_backward(compare, size, precision):
             truth=lambda: tuple(
                 gradients(in_type(first, torch.float64), lambda i: naive(i, None))[index] for index in alone
             ),
-            part=lambda found: tuple(found[index][:1] for index in alone),
+            part=lambda gradients: tuple(gradients[index][:1] for index in alone),
             tolerance=GRADIENT_TOLERANCE[precision.name],
             rounds=3,
         )

@@ -14,13 +14,13 @@ from benchmarks.device import device, on_cuda, pick
 from benchmarks.harness import Case, Precision, precisions
 from fused_inr.tools import counts
 
-# Against float64; with omega 30 each layer multiplies the rounding of the one before.
+# Relative to float64; with omega 30, each layer amplifies the rounding errors of the one before.
 TOLERANCE = {"float32": 1e-4, "tf32": 0.1, "float16": 0.1, "bfloat16": 0.3}
 
 
 @dataclass(frozen=True)
 class Size:
-    """Networks, their layers and width, and pixels per side."""
+    """Number of networks, their layers and width, and pixels per side."""
 
     batch: int
     layers: int
@@ -36,7 +36,7 @@ TRAINING = pick(cpu=[Size(8, 5, 256, 128)], cuda=[Size(64, 5, 64, 256)])
 
 
 def sirens(size: Size) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Initialised as published (SIREN, NeurIPS 2020)."""
+    """Return coordinates, and weights and biases initialised as published (SIREN, NeurIPS 2020)."""
     torch.manual_seed(0)
     widths = [2] + [size.width] * (size.layers - 1) + [3]
     weights, biases = [], []
@@ -49,7 +49,7 @@ def sirens(size: Size) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 
 def compiles(precision: Precision) -> bool:
-    """Half precision is what one would compile for a GPU."""
+    """Return whether to include a compiled path; on a GPU, only half precision is a practical alternative."""
     return not on_cuda() or precision.name in ("bfloat16", "float16")
 
 
@@ -78,7 +78,7 @@ def test_siren(compare, size, precision):
             flops=work.flops,
             work=work,
             truth=lambda: fi.siren(coords.double(), *wide, backend="reference"),
-            part=lambda found: found[:1],
+            part=lambda values: values[:1],
             tolerance=TOLERANCE[precision.name],
         )
     )
@@ -120,7 +120,7 @@ def test_siren_forward_and_backward(compare, size, precision):
             flops=work.flops,
             work=work,
             truth=lambda: gradients(slice(0, 1), torch.float64, naive),
-            part=lambda found: tuple(tensor[:1] for tensor in found),
+            part=lambda gradients: tuple(tensor[:1] for tensor in gradients),
             tolerance=TOLERANCE[precision.name],
             rounds=3,
         )

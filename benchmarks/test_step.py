@@ -1,6 +1,6 @@
-"""Whole training steps of DIGAN at 128x128: the trainer against the same one on the naive path.
+"""Training iterations of DIGAN at 128x128: the trainer compared with the naive one.
 
-On a GPU, at batch 32, the naive path in half precision under torch.compile stands beside it.
+On a GPU, at batch 32, the naive path in half precision is included too, with and without torch.compile.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from digan.training.trainer import Reals, Trainer
 
 NAIVE = "naive, float32"
 RIVALS = ("naive, bfloat16", "compiled, bfloat16")
-# At learning rate 0 every update does all of its work and leaves the networks as they are, for all paths the same.
+# At learning rate 0, every update does all of its work but leaves the networks unchanged, the same for all paths.
 COMMON = dict(data="unused", batch=pick(cpu=4, cuda=32), lr=0.0, report_to="none", metrics="none")
 SMALL = dict(resolution=32, z_dim=16, w_dim=16, fourier_dim=8, fmm_rank=2, channel_base=512, channel_max=16, gamma=1.0)
-# Of the gradients that reach Adam in bfloat16, relative to those of the naive path in float32.
+# For the gradients that reach Adam in bfloat16, relative to those of the naive path in float32.
 TOLERANCE = 0.3
-# The gradients that are compared: every 16th row of each parameter, as keeping all would be memory that no step takes.
+# Every 16th row of each gradient is compared: keeping all of them would need memory that a step does not use.
 ROWS = slice(None, None, 16)
 
 
@@ -36,25 +36,25 @@ def trainer(config: TrainConfig, mixed_precision: str, kind: type[Trainer] = Tra
 
 def naive_update(trainer: naive.NaiveTrainer, update: str, reals: list[Reals]) -> tuple[Tensor, ...]:
     before = trainer.judged
-    found = sampled_gradients(trainer, update, reals)
+    gradients = sampled_gradients(trainer, update, reals)
     if trainer.judged == before:
         raise RuntimeError("the trainer no longer calls its discriminators: this is not the naive path")
-    return found
+    return gradients
 
 
 def sampled_gradients(trainer: Trainer, update: str, reals: list[Reals]) -> tuple[Tensor, ...]:
-    """Part of what an update, such as "update_g", hands to its optimizer: a vector for every step that it makes."""
-    seen: list[Tensor] = []
+    """Run an update, such as "update_g", and return part of the gradients of each optimizer step as a vector."""
+    samples: list[Tensor] = []
 
-    def look(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def sample(optimizer: torch.optim.Optimizer, *_: object) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        seen.append(torch.cat([torch.atleast_1d(g)[ROWS].flatten() for g in gradients]))
+        samples.append(torch.cat([torch.atleast_1d(g)[ROWS].flatten() for g in gradients]))
 
-    hooks = [optimizer.register_step_pre_hook(look) for optimizer in (trainer.opt_g, trainer.opt_d)]
+    hooks = [optimizer.register_step_pre_hook(sample) for optimizer in (trainer.opt_g, trainer.opt_d)]
     getattr(trainer, update)(reals)
     for hook in hooks:
         hook.remove()
-    return tuple(seen)
+    return tuple(samples)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def trainers(quick, monkeypatch) -> dict[str, Trainer]:
 
 
 def real_batch(config: TrainConfig) -> dict[str, Tensor]:
-    """What the data loader gives."""
+    """Return a batch like those of the data loader."""
     generator = torch.Generator().manual_seed(0)
     size = (config.batch, 2, 3, config.resolution, config.resolution)
     return {

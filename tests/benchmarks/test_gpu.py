@@ -1,4 +1,4 @@
-"""The command file for a GPU machine: every command runs, whatever became of those before it, within its time."""
+"""The commands for a GPU machine: each one runs within its time limit, even if others fail."""
 
 import sys
 
@@ -9,7 +9,7 @@ def python(name: str, code: str, seconds: float = 30, **options) -> gpu.Command:
     return gpu.Command(name, (sys.executable, "-c", code), seconds, **options)
 
 
-def test_how_a_command_ended(tmp_path, capfd):
+def test_outcomes_of_commands(tmp_path, capfd):
     outcomes = [
         gpu.run(command, tmp_path / "log", command.seconds)
         for command in (
@@ -26,20 +26,20 @@ def test_how_a_command_ended(tmp_path, capfd):
     assert "first" in capfd.readouterr().out
 
 
-def test_what_is_printed_is_kept(tmp_path):
+def test_output_is_logged(tmp_path):
     gpu.run(python("both", "import sys; print('out'); print('err', file=sys.stderr)"), tmp_path / "log", 30)
     assert set((tmp_path / "log").read_text().split()) == {"out", "err"}
 
 
-def test_commands_find_the_packages_and_what_they_are_given(tmp_path):
+def test_commands_find_the_packages_and_their_environment(tmp_path):
     code = (
         "import importlib.util as u, os; "
-        "print(os.environ['GIVEN'], all(map(u.find_spec, ('fused_inr', 'digan', 'benchmarks'))))"
+        "print(os.environ['VALUE'], all(map(u.find_spec, ('fused_inr', 'digan', 'benchmarks'))))"
     )
-    assert gpu.run(python("find", code, environment={"GIVEN": "this"}), tmp_path / "log", 60).last == "this True"
+    assert gpu.run(python("find", code, environment={"VALUE": "this"}), tmp_path / "log", 60).last == "this True"
 
 
-def test_without_a_gpu_every_step_says_so(tmp_path, monkeypatch, capsys):
+def test_without_a_gpu_every_step_reports_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OUT", str(tmp_path))
     monkeypatch.setattr(gpu, "device_name", lambda: "")
     every = gpu.steps(tmp_path, "")
@@ -54,7 +54,7 @@ def test_without_a_gpu_every_step_says_so(tmp_path, monkeypatch, capsys):
         assert text.count("not run: no CUDA device") == len(commands)
 
 
-def test_time_that_is_used_up_stops_a_step(tmp_path, monkeypatch):
+def test_the_time_limit_stops_a_step(tmp_path, monkeypatch):
     monkeypatch.setenv("OUT", str(tmp_path))
     monkeypatch.setattr(gpu, "device_name", lambda: "")
     commands = [python(name, "pass", needs_device=False) for name in ("one", "two")]
@@ -64,7 +64,7 @@ def test_time_that_is_used_up_stops_a_step(tmp_path, monkeypatch):
     assert gpu.main(["check"]) == 0
 
 
-def test_a_step_fits_into_a_call_and_names_its_files():
+def test_commands_fit_the_limit_and_name_existing_files():
     for name, commands in gpu.steps(gpu.Path("out"), "NVIDIA H100 80GB HBM3").items():
         assert len({command.name for command in commands}) == len(commands), name
         for command in commands:

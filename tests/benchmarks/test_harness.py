@@ -1,4 +1,4 @@
-"""What a comparison reports: nothing of wrong results, and ratios to rivals and to the roofline of right ones."""
+"""Reports of comparisons: no time for wrong results, and ratios to rivals and to the roofline for correct ones."""
 
 import math
 
@@ -28,42 +28,42 @@ def broken() -> torch.Tensor:
     raise RuntimeError("this\nand that")
 
 
-def test_a_wrong_result_gets_no_time():
-    found = rows(harness.measure(case({"naive": lambda: X + X, "wrong": lambda: 2.01 * X, "ours": lambda: 2 * X})))
-    assert found["wrong"]["time"] == "-"
-    assert found["wrong"]["error"].startswith("wrong result")
-    assert found["naive"]["speed-up"] == "1.00x"
-    assert found["ours"]["speed-up"].endswith("x")
+def test_a_wrong_result_is_not_timed():
+    table = rows(harness.measure(case({"naive": lambda: X + X, "wrong": lambda: 2.01 * X, "ours": lambda: 2 * X})))
+    assert table["wrong"]["time"] == "-"
+    assert table["wrong"]["error"].startswith("wrong result")
+    assert table["naive"]["speed-up"] == "1.00x"
+    assert table["ours"]["speed-up"].endswith("x")
     nan = harness.measure(case({"ours": lambda: X * math.nan}))
     assert nan.rows[0].seconds is None
 
 
-def test_paths_that_fail_say_why():
-    found = rows(harness.measure(case({"naive": out_of_memory, "compiled": broken, "ours": lambda: 2 * X})))
-    assert found["naive"]["error"] == "out of memory"
-    assert found["compiled"]["error"] == "RuntimeError: this"
-    assert found["ours"]["time"].endswith("ms")
-    assert found["ours"]["speed-up"] == ""
+def test_failed_paths_report_the_reason():
+    table = rows(harness.measure(case({"naive": out_of_memory, "compiled": broken, "ours": lambda: 2 * X})))
+    assert table["naive"]["error"] == "out of memory"
+    assert table["compiled"]["error"] == "RuntimeError: this"
+    assert table["ours"]["time"].endswith("ms")
+    assert table["ours"]["speed-up"] == ""
 
 
-def test_without_a_truth_the_first_path_that_fits_into_memory_is_right():
+def test_without_a_truth_the_first_path_that_fits_into_memory_is_the_expected_result():
     report = harness.measure(case({"naive": out_of_memory, "ours": lambda: 2 * X}, truth=None))
     assert [row.error for row in report.rows][1] == 0
     with pytest.raises(RuntimeError, match="this"):
         harness.measure(case({"naive": broken}, truth=None))
 
 
-def test_ratios_to_rivals_stand_beside_the_paths_after_them():
+def test_later_paths_have_ratios_to_rivals():
     paths = {name: lambda: 2 * X for name in ("naive, float32", "naive", "compiled", "ours")}
     report = harness.measure(case(paths, rivals=("naive", "compiled")))
     for row, seconds in zip(report.rows, (8.0, 4.0, 2.0, 1.0), strict=True):
         row.seconds, row.peak = seconds, int(seconds) << 30
-    found = rows(report)
-    assert found["ours"]["speed-up"] == "8.00x"
-    assert (found["ours"]["over naive"], found["ours"]["over compiled"]) == ("4.00x", "2.00x")
-    assert (found["ours"]["of naive's"], found["ours"]["of compiled's"]) == ("25%", "50%")
-    assert found["compiled"]["over naive"] == "2.00x"
-    assert not found["naive"]["over naive"] + found["naive"]["over compiled"] + found["compiled"]["over compiled"]
+    table = rows(report)
+    assert table["ours"]["speed-up"] == "8.00x"
+    assert (table["ours"]["over naive"], table["ours"]["over compiled"]) == ("4.00x", "2.00x")
+    assert (table["ours"]["of naive's"], table["ours"]["of compiled's"]) == ("25%", "50%")
+    assert table["compiled"]["over naive"] == "2.00x"
+    assert not table["naive"]["over naive"] + table["naive"]["over compiled"] + table["compiled"]["over compiled"]
 
 
 def test_share_of_the_roofline(monkeypatch):
@@ -74,7 +74,7 @@ def test_share_of_the_roofline(monkeypatch):
     assert rows(report)["ours"]["of roofline"] == "25%"
 
 
-def test_a_device_that_is_not_there(monkeypatch):
+def test_a_missing_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="no CUDA device"):
         device.use("cuda")
@@ -89,7 +89,7 @@ def test_the_machine_is_described():
     assert f"{torch.get_num_threads()} threads" in text
 
 
-def test_copies_move_what_they_are_said_to(monkeypatch):
+def test_copies_move_the_requested_bytes(monkeypatch):
     copied = []
     monkeypatch.setattr(limits, "timed", lambda call: copied.append(call()) or 1.0)
     assert limits.copying(8 * 1000).seconds() == 1.0

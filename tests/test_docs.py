@@ -1,0 +1,104 @@
+"""The documents name paths, functions and commands that exist, and the architecture page lists every source file."""
+
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from digan.cli.main import COMMANDS
+from digan.cli.options import OptionParser
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md"]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+# Not preceded by what would make it the end of a longer path.
+MENTION = re.compile(r"(?<![\w/.-])(?:digan|kernels|csrc|tests|benchmarks|docs)/[\w./*<>-]*")
+SOURCES = [("digan", "*.py"), ("kernels/fused_inr", "*.py"), ("csrc", "*"), ("benchmarks", "*.py")]
+WALKS = re.findall(r"^### (From .*?)\n(.*?)^(\d+) files", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+
+
+def mentioned_paths(document: str) -> list[str]:
+    """Return the paths of the repository that a document mentions; a placeholder becomes a pattern."""
+    paths = {match.rstrip("./") for match in MENTION.findall((ROOT / document).read_text(encoding="utf-8"))}
+    return sorted(re.sub(r"<\w+>", "*", path) for path in paths)
+
+
+def listed_files() -> list[str]:
+    """Return the files in the tables of the architecture page, each below the heading of its folder."""
+    sections = re.findall(r"^### `(.*?)/`\n(.*?)(?=^##)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+    return [f"{folder}/{name}" for folder, table in sections for name in re.findall(r"^\| `(.*?)` \|", table, re.M)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_mentioned_paths_exist(document):
+    paths = mentioned_paths(document)
+    assert paths
+    # In a pattern of git, a star matches slashes too.
+    missing = [path for path in paths if not any(ROOT.glob(path)) and not any(ROOT.glob(path.replace("/*", "/**/*")))]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_to_files(document):
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text(encoding="utf-8"))
+    assert [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()] == []
+
+
+def test_architecture_lists_every_source_file_once():
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for folder, pattern in SOURCES
+        for path in (ROOT / folder).rglob(pattern)
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    # The other files of this name hold a docstring, or names of the package's own modules.
+    optional = {path for path in files if path.endswith("/__init__.py")}
+    listed = listed_files()
+    assert len(listed) == len(set(listed))
+    assert set(listed) - optional == set(files) - optional
+    assert set(listed) <= set(files)
+
+
+def test_architecture_counts_the_files_of_its_walks():
+    assert len(WALKS) == 3
+    for title, text, count in WALKS:
+        assert len(set(re.findall(r"[\w/]+/\w+\.(?:py|cpp|h)\b", text))) == int(count), title
+
+
+def test_architecture_names_functions_of_the_files_it_walks():
+    """Each name in backticks occurs in a file of its walk."""
+    for title, text, _ in WALKS:
+        files = set(re.findall(r"[\w/]+/\w+\.(?:py|cpp|h)\b", text))
+        code = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+        names = {
+            part
+            for name in re.findall(r"`([A-Za-z_]+(?:(?:\.|::)[A-Za-z_]+)*)`", text)
+            for part in re.split(r"\.|::", name)
+        }
+        assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set(), title
+
+
+def commands() -> list[list[str]]:
+    """Return the `digan` commands of the documents as words; `digan/train.py` is `digan train`."""
+    text = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    text = re.sub(r"\\\n\s+", "", text).replace("digan/train.py", "digan train")
+    lines = re.findall(r"^(?:    )?accelerate launch .*?(digan train[^#\n]*)", text, re.MULTILINE)
+    return [shlex.split(line)[1:] for line in [*lines, *re.findall(r"`(digan [a-z]+ [^`]*)`", text)]]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_have_these_options(words):
+    module = importlib.import_module(COMMANDS[words[0]][0])
+    parser = OptionParser(words[0], **getattr(module, "PARSER", {}))
+    module.configure(parser)
+    parser.parse(words[1:])  # raises for an unknown option
+
+
+def test_modules_that_are_run_exist():
+    text = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+    modules = set(re.findall(r"python3? -m ([a-z_]+(?:\.[a-z_]+)*)", text)) - {"venv", "build"}
+    assert {"digan", "fused_inr", "fused_inr.tools.triton", "benchmarks.profile_step"} <= modules
+    assert {name for name in modules if importlib.util.find_spec(name) is None} == set()

@@ -101,13 +101,13 @@ ERRORS = {
     ),
     "scale": (lambda: fi.Stage(0, [layer(5, 4)]), "Stage scale must be an integer of at least 1, not 0"),
     "no-layers": (lambda: fi.Stage(1, []), "Stage layers must hold at least one Layer"),
-    "chain": (lambda: fi.Stage(1, [layer(5, 4), layer(5, 6)]), "Stage layer 1 reads 6 channels but layer 0 puts out 5"),
+    "chain": (lambda: fi.Stage(1, [layer(5, 4), layer(5, 6)]), "Stage layer 1 takes 6 channels but layer 0 outputs 5"),
     "no-stages": (lambda: fi.INR([]), "INR stages must hold at least one Stage"),
     "no-features": (lambda: fi.INR([fi.Stage(1, [layer(5, 4)])]), "first Stage of an INR needs Fourier features"),
-    "inputs": (lambda: fi.INR([fi.Stage(1, [layer(5, 3)], fourier())]), "given 0 of the stage before and 4 Fourier"),
+    "inputs": (lambda: fi.INR([fi.Stage(1, [layer(5, 3)], fourier())]), "gets 0 from the previous stage and 4 Fourier"),
     "scales": (
         lambda: fi.INR([fi.Stage(2, [layer(5, 4)], fourier()), fi.Stage(3, [layer(5, 5)])]),
-        "Stage 1 has scale 3, which must be a multiple of the scale before it, 2",
+        "Stage 1 has scale 3, which must be a multiple of the previous scale, 2",
     ),
     "batches": (lambda: fi.INR([fi.Stage(1, [layer(5, 4, n=3)], fourier())]), r"must agree in N .* not have \[2, 3\]"),
     "times": (

@@ -119,5 +119,5 @@ def test_frames_carry_no_graph_and_leave_gradients_on(make_inr, tensors_of):
 
 
 def test_an_unserved_backend_is_refused_at_the_call(make_inr):
-    with pytest.raises(RuntimeError, match="Backend 'triton' was asked for but cannot run"):
+    with pytest.raises(RuntimeError, match="Backend 'triton' was requested but cannot run"):
         fi.render_chunks(make_inr(), fi.Grid(2, 2), backend="triton")

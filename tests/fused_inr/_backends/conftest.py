@@ -243,7 +243,7 @@ def skip_where_refused(backend: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if str(error).startswith(f"Backend {backend!r} was asked for but cannot run"):
+        if str(error).startswith(f"Backend {backend!r} was requested but cannot run"):
             pytest.skip(str(error))
         raise
 

@@ -25,7 +25,7 @@ def load_again():
 
 def test_no_library(load_again, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    assert load_again() == (None, "the native extension is not built: install with a C++ compiler at hand")
+    assert load_again() == (None, "the native extension is not built: install a C++ compiler, then reinstall fused_inr")
 
 
 def test_a_file_that_is_no_library(load_again, monkeypatch, tmp_path):

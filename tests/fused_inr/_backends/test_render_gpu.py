@@ -236,7 +236,7 @@ def test_compiled_without_graph_breaks(backend, case_of, where_served):
 def test_float64_is_refused(backend, case_of):
     make, tensors, grid, exact = case_of("small")
     inr = make([tensor.double() for tensor in tensors])
-    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was asked for but cannot run"):
+    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was requested but cannot run"):
         fi.render(inr, grid, backend=backend)
     assert torch.equal(fi.render(inr, grid), exact[0])
 

@@ -203,7 +203,7 @@ def test_compiled_without_graph_breaks(backend, where_served):
 def test_float64_is_refused(backend):
     tensors, options, exact = case_of("small")
     wide = [tensor.double() for tensor in tensors]
-    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was asked for but cannot run"):
+    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was requested but cannot run"):
         values_of(wide, backend=backend, **options)
     assert torch.equal(values_of(wide, **options), exact[0])
 

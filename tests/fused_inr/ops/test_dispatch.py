@@ -64,7 +64,7 @@ def test_unknown_names_are_refused(make_inr):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine on which a backend cannot run")
 def test_a_backend_that_cannot_run_says_why(make_inr):
-    why = f"Backend 'cuda' was asked for but cannot run: {fi.backends()['cuda']}."
+    why = f"Backend 'cuda' was requested but cannot run: {fi.backends()['cuda']}."
     with pytest.raises(RuntimeError) as caught, fi.backend("cuda"):
         pass
     assert str(caught.value) == why

@@ -218,7 +218,7 @@ def test_double_precision_is_left_to_the_reference(name):
         expected = OPS[name](x)
     assert torch.equal(OPS[name](x), expected)
     why = f"cannot run this {name}: it computes in float32, bfloat16 and float16, not in torch.float64.$"
-    with fi.backend("cpu"), pytest.raises(RuntimeError, match=f"^Backend 'cpu' was asked for but {why}"):
+    with fi.backend("cpu"), pytest.raises(RuntimeError, match=f"^Backend 'cpu' was requested but {why}"):
         OPS[name](x)
 
 

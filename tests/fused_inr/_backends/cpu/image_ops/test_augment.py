@@ -189,7 +189,7 @@ def test_empty_clips(shape):
 
 def test_gradients_of_the_draw_are_not_served():
     x, leaf = normal(2, 1, 3, 4, 4), torch.ones(2, requires_grad=True)
-    why = "^Backend 'cpu' was asked for but cannot run this augment: it has no gradient for the draw.$"
+    why = "^Backend 'cpu' was requested but cannot run this augment: it has no gradient for the amounts.$"
     with fi.backend("cpu"), pytest.raises(RuntimeError, match=why):
         fi.augment(x, contrast=leaf)
     with fi.backend("cpu"), torch.no_grad():

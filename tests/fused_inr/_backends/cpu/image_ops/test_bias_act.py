@@ -280,6 +280,6 @@ def test_results_and_gradients_have_the_layout_of_the_input(gradient, act):
 def test_a_negative_slope_is_left_to_the_reference():
     x = normal(2, 3)
     assert torch.equal(fi.bias_act(x, act="lrelu", alpha=-0.5, gain=1), torch.where(x > 0, x, -0.5 * x))
-    why = "cannot run this bias_act: the output of a negative slope does not tell the sign of the input"
+    why = "cannot run this bias_act: with a negative slope the output does not determine the sign of the input"
     with fi.backend("cpu"), pytest.raises(RuntimeError, match=why):
         fi.bias_act(x, act="lrelu", alpha=-0.5)

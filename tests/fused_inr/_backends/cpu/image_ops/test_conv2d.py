@@ -34,8 +34,8 @@ def isa(request):
     """Uses every instruction set in turn, and the kernel whether or not it is the fastest there."""
     native.use_isa(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_ops, "_LEAST_ISA", {torch.float32: 0, torch.bfloat16: 0})
-        patch.setattr(image_ops, "_LEAST_INPUTS", {torch.float32: 1, torch.bfloat16: 1})
+        patch.setattr(image_ops, "_MIN_ISA", {torch.float32: 0, torch.bfloat16: 0})
+        patch.setattr(image_ops, "_MIN_INPUTS", {torch.float32: 1, torch.bfloat16: 1})
         yield request.param
     native.use_isa(None)
 

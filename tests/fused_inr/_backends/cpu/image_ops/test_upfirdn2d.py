@@ -190,7 +190,7 @@ def test_a_filter_that_wants_a_gradient_is_left_to_the_reference():
     x, filter = normal(1, 2, 5, 5), FIR.clone().requires_grad_()
     (found,) = torch.autograd.grad(fi.upfirdn2d(x, filter).sum(), filter)
     assert found.shape == filter.shape
-    why = "Backend 'cpu' was asked for but cannot run this upfirdn2d: it has no gradient for the filter"
+    why = "Backend 'cpu' was requested but cannot run this upfirdn2d: it has no gradient for the filter"
     with fi.backend("cpu"), pytest.raises(RuntimeError, match=why):
         fi.upfirdn2d(x, filter)
     with fi.backend("cpu"), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Grid, Fourier, Layer, Stage and INR: conventions, slices and the sentences of their errors."""
+"""Grid, Fourier, Layer, Stage and INR: conventions, slices and error messages."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_rows_keep_the_coordinates_of_their_pixels(size):
         for stop in (start + 1, size[0]):
             part_x, part_y = planes(grid.rows(start, stop))
             assert torch.equal(part_x, x[start:stop])
-            # The range of the part is rounded to float64 once more.
+            # The range of the part is rounded once more, to float64.
             torch.testing.assert_close(part_y, y[start:stop], rtol=0, atol=1e-15)
 
 

@@ -1,4 +1,4 @@
-"""How a sum is split among programs."""
+"""Splitting sums among programs."""
 
 import pytest
 

@@ -48,8 +48,8 @@ def test_equals_sequential_modules(assert_close, n, points, k, own_points):
     weights, biases = stacked(made)
     coords = torch.rand(n, points, k).double() if own_points else torch.rand(points, k).double()
     expected = torch.stack([net(coords[i] if own_points else coords) for i, net in enumerate(made)]).detach()
-    found = fi.siren(coords, weights, biases, omega=4.0, first_omega=11.0)
-    assert_close("values", expected, found, 1e-13)
+    actual = fi.siren(coords, weights, biases, omega=4.0, first_omega=11.0)
+    assert_close("values", expected, actual, 1e-13)
 
 
 def test_final_sine_and_the_default_omegas(assert_close):

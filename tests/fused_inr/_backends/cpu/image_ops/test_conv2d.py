@@ -12,8 +12,8 @@ from fused_inr.primitives.conv2d import pytorch_weight
 if backends()["cpu"] != "ready":
     pytest.skip(backends()["cpu"], allow_module_level=True)
 
-# batch, inputs, outputs, (height, width), kernel, stride, padding. Inputs and outputs leave every remainder of vectors and
-# rows; some rows are longer than a panel, and some panels hold many images.
+# batch, inputs, outputs, (height, width), kernel, stride, padding. Inputs and outputs leave every remainder of vectors
+# and rows; some rows are longer than a panel, and some panels hold many images.
 GEOMETRIES = {
     "N2-I5-O7-H9-W8-k3-pad1": (2, 5, 7, (9, 8), 3, 1, 1),
     "N3-I70-O100-H12-W11-k3-stride2": (3, 70, 100, (12, 11), 3, 2, 0),

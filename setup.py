@@ -1,12 +1,11 @@
-"""Build the native CPU kernels and, where there is nvcc, the CUDA kernels; the rest stands in pyproject.toml.
+"""Build the native CPU kernels and, if nvcc is available, the CUDA kernels; everything else is in pyproject.toml.
 
-The libraries need a C++ compiler and nvcc and nothing else: no PyTorch at build time, so an isolated build works, no
-Python header, and no GPU. Without a compiler the package installs all the same, and `python -m fused_inr` says what is
-missing.
+The build needs only a C++ compiler and, for CUDA, nvcc. It does not need PyTorch (so isolated builds work), the Python
+headers or a GPU. Without a compiler the package still installs, and `python -m fused_inr` reports what is missing.
 
 Environment:
-    FUSED_INR_CUDA: 0 leaves the CUDA kernels out; 1 makes it an error if they cannot be built.
-    TORCH_CUDA_ARCH_LIST: GPUs to build them for, such as "8.0;9.0a+PTX".
+    FUSED_INR_CUDA: 0 skips the CUDA kernels; 1 makes it an error if they cannot be built.
+    TORCH_CUDA_ARCH_LIST: GPU architectures to build for, for example "8.0;9.0a+PTX".
 """
 
 import os
@@ -22,7 +21,7 @@ from setuptools.errors import CompileError
 SOURCES, CUDA_SOURCES = Path("csrc/cpu"), Path("csrc/cuda")
 COMMON = ["-O3", "-g0", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wall", "-Wextra"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]
-# Each instruction set is the same source compiled with other flags; the processor chooses among them at run time.
+# The same source is compiled once per instruction set; the library selects one for the processor at run time.
 ISA_FLAGS = {
     "isa_base.cpp": [],
     "isa_avx2.cpp": ["-mavx2", "-mfma"],
@@ -33,18 +32,18 @@ ISA_FLAGS = {
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 CUDA = "fused_inr._backends.cuda._native"
 BACKENDS = Path("kernels/fused_inr/_backends")
-# The package cannot be imported before it is installed, but files of it that need nothing else can be run.
-sum_of_sources = runpy.run_path(str(BACKENDS / "native_library.py"))["source_hash"]
+# The package cannot be imported before it is installed, but files that import nothing from it can be run.
+hash_sources = runpy.run_path(str(BACKENDS / "native_library.py"))["source_hash"]
 nvcc = runpy.run_path(str(BACKENDS / "cuda" / "nvcc.py"))
 
 
 def source_hash() -> str:
-    """Return the hash of the sources, which the CPU library reports."""
-    return sum_of_sources(SOURCES, ("*.cpp", "*.h"))
+    """Return the hash of the CPU sources, which the compiled library reports."""
+    return hash_sources(SOURCES, ("*.cpp", "*.h"))
 
 
 def extensions() -> list[Extension]:
-    """Return the libraries, with every header as a dependency, so that any change of a source rebuilds them."""
+    """Return the libraries to build; headers are dependencies, so that a change in one triggers a rebuild."""
     names = list(ISA_FLAGS) if X86 else ["isa_base.cpp", "api.cpp"]
     cpu = Extension(
         "fused_inr._backends.cpu._native",
@@ -61,26 +60,26 @@ def extensions() -> list[Extension]:
 
 
 def cuda_extension() -> list[Extension]:
-    """Return the CUDA library, or nothing where it cannot be built or is left out."""
-    wanted = os.environ.get("FUSED_INR_CUDA", "")
-    if wanted not in ("", "0", "1"):
-        raise SystemExit(f"FUSED_INR_CUDA must be 0 or 1, not {wanted!r}.")
-    if wanted == "0" or (not wanted and nvcc["find"]() is None):
+    """Return the CUDA library, or an empty list if it cannot be built or FUSED_INR_CUDA=0 skips it."""
+    setting = os.environ.get("FUSED_INR_CUDA", "")
+    if setting not in ("", "0", "1"):
+        raise SystemExit(f"FUSED_INR_CUDA must be 0 or 1, not {setting!r}.")
+    if setting == "0" or (not setting and nvcc["find"]() is None):
         return []
     files = sorted(path for name in nvcc["SOURCE_NAMES"] for path in CUDA_SOURCES.glob(name))
     sources = [str(path) for path in files if path.suffix == ".cu"]
-    return [Extension(CUDA, sources, depends=[str(path) for path in files], optional=wanted != "1")]
+    return [Extension(CUDA, sources, depends=[str(path) for path in files], optional=setting != "1")]
 
 
 class BuildExt(build_ext):
     """Compile each CPU source with the flags of its instruction set, and the CUDA sources with nvcc."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Name the library without the suffix of one Python's ABI, as it serves every Python."""
+        """Return the file name without an ABI suffix, because the library works with every Python version."""
         return str(Path(*fullname.split(".")).with_suffix(".pyd" if os.name == "nt" else ".so"))
 
     def build_extension(self, ext: Extension) -> None:
-        """Build one library."""
+        """Build one library with the flags of its sources."""
         if ext.name == CUDA:
             return self.build_cuda(ext)
         compile_one = self.compiler._compile
@@ -101,7 +100,7 @@ class BuildExt(build_ext):
         Raises:
             CompileError: nvcc is missing or failed.
         """
-        library, digest = Path(self.get_ext_fullpath(ext.name)), sum_of_sources(CUDA_SOURCES, nvcc["SOURCE_NAMES"])
+        library, digest = Path(self.get_ext_fullpath(ext.name)), hash_sources(CUDA_SOURCES, nvcc["SOURCE_NAMES"])
         try:
             compiler = nvcc["find"]()
             if compiler is None:
@@ -116,14 +115,14 @@ class BuildExt(build_ext):
 
 
 class BdistWheel(bdist_wheel):
-    """Tag the wheel with its platform alone: the libraries are opened with ctypes and use nothing of Python's ABI.
+    """Tag the wheel for its platform only: the libraries are opened with ctypes and do not depend on Python's ABI.
 
-    A wheel built without a compiler holds no library and has the same tag, so that it never stands in for the real one
-    on other platforms.
+    A wheel built without a compiler contains no library but has the same tag, so that it is never installed in place of
+    the complete wheel on another platform.
     """
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Return the tags of Python, ABI and platform."""
+        """Return the Python, ABI and platform tags."""
         return "py3", "none", super().get_tag()[2]
 
 

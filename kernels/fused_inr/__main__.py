@@ -1,4 +1,4 @@
-"""`python -m fused_inr`: versions, devices, and which backend serves which op here."""
+"""`python -m fused_inr`: print versions, devices, backends, and the backend that serves each op on this machine."""
 
 import importlib.util
 import platform
@@ -11,11 +11,11 @@ from fused_inr.ops.dispatch import backends, service
 
 
 def versions() -> list[tuple[str, str]]:
-    """Return (package, version) of everything that affects speed on this machine."""
+    """Return (name, version) of the software that affects speed."""
     try:
         triton = version("triton")
     except PackageNotFoundError:
-        # A build of Triton may come without package metadata, or under another name.
+        # A build of Triton may lack package metadata or be packaged under another name.
         triton = "installed" if importlib.util.find_spec("triton") else "not installed"
     return [
         ("fused_inr", fused_inr.__version__),
@@ -36,14 +36,14 @@ def devices() -> list[tuple[str, str]]:
 
 
 def services() -> list[tuple[str, str]]:
-    """Return (op, the backend that serves it on each device type and why no faster one does)."""
+    """Return (op, line) for each op and device type: the backend that serves it, and why no faster one does."""
     types = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     lines: dict[str, list[str]] = {}
     for device in types:
         for op, (name, reasons) in service(device).items():
             because = "; ".join(f"not {other}: {reason}" for other, reason in reasons.items())
             lines.setdefault(op, []).append(f"{device} tensors: {name}" + (f" ({because})" if because else ""))
-    return [(op, line) for op, answers in lines.items() for line in answers]
+    return [(op, line) for op, op_lines in lines.items() for line in op_lines]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Whether the backward pass of `render` recomputes the outputs of the layers or stores them in the forward pass."""
+"""The choice between recomputing the layers' outputs in the backward pass of `render` and storing them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,17 +7,18 @@ _stored = False
 
 
 def stored() -> bool:
-    """Return whether backends store the outputs of layers."""
+    """Return whether `render` stores the layers' outputs for the backward pass."""
     return _stored
 
 
 @contextmanager
 def store_activations() -> Iterator[None]:
-    """Make `render` store the outputs of its layers for the backward pass, inside the `with` block.
+    """Make `render` store its layers' outputs for the backward pass inside the `with` block.
 
-    Otherwise the kernels compute them again, band by band: a third more arithmetic in forward and backward together,
-    and memory that does not grow with the number of frames. The gradients have the same bits. It holds for all threads,
-    and for eager calls: compiled code always computes again. The reference backend always stores.
+    By default the kernels recompute them, band by band, which adds a third to the arithmetic of forward and backward
+    together but keeps memory independent of the number of frames. The gradients are bitwise identical either way. The
+    setting applies to all threads, but only to eager calls: compiled code always recomputes. The reference backend
+    always stores.
     """
     global _stored
     before, _stored = _stored, True

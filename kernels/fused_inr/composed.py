@@ -1,6 +1,7 @@
-"""The lowered form of an INR evaluated by PyTorch calls: differentiable to any order, on any device.
+"""The lowered form of an INR in PyTorch calls: differentiable to any order, on any device.
 
-Pixels are rows and channels are columns, so that the frames of a clip are one matrix that meets the clip's weight once.
+Pixels are rows and channels are columns, so that all frames of a clip form one matrix, which is multiplied by the
+clip's weight in a single product.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,14 @@ from fused_inr.lowering import StagePlan, lower
 
 
 def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-    """Return frames [N, T, C, H, W] in `inr.dtype`; `dtype` is the compute type of the products."""
+    """Return frames `[N, T, C, H, W]` in `inr.dtype`; `dtype` is the compute dtype of the matrix products."""
     n, t, wide = inr.batch, inr.times, inr.dtype
-    x = image = None  # [N, T, H, W, C] of the stage before
+    x = image = None  # [N, T, H, W, C] of the previous stage
     for plan in lower(inr, grid):
         if image is not None:
             image = _children(image, plan.ratio)
         for index, layer in enumerate(plan.layers):
-            # lrelu and relu let a positive factor pass: it goes into the weight, which is smaller than the output.
+            # lrelu and relu commute with a positive factor: fold it into the weight, which is smaller than the output.
             scale = layer.gain if layer.activation in ("lrelu", "relu") and layer.gain > 0 else 1.0
             x = _first_layer(plan, x, n, t, scale, dtype) if index == 0 else _product(x, layer.weight * scale, dtype)
             x = _finish(x, layer, scale, wide)
@@ -35,7 +36,7 @@ def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
 
 
 def _first_layer(plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float, dtype: torch.dtype) -> Tensor:
-    """Multiply features by `inner` and add the upsampled product of `parent` and x: [N, T, H, W, O]."""
+    """Return inner * features + upsampled (parent * x), `[N, T, H, W, O]`."""
     parent = None if x is None else _product(x, plan.parent * scale, dtype)  # [N, T, h, w, O]
     if plan.fourier is None:
         return _children(parent, plan.ratio)
@@ -44,13 +45,13 @@ def _first_layer(plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float
     if parent is None:
         return y
     h, w = parent.shape[2:4]
-    # Adding to views of the children is the upsampling; backwards it is the sum over each parent's children.
+    # Broadcasting over a view of the child pixels upsamples; its backward pass sums over the children of each parent.
     children = y.view(n, t, h, plan.ratio, w, plan.ratio, y.shape[-1])
     return (children + parent[:, :, :, None, :, None]).view(y.shape)
 
 
 def _features(fourier: Fourier, grid: Grid, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
-    """Return sin(a), then cos(a), of every pixel, from tables of rows and columns: [N, T, H, W, F] in `dtype`."""
+    """Return sin(a), then cos(a), of every pixel from tables of rows and columns: `[N, T, H, W, F]` in `dtype`."""
     wide = torch.promote_types(wide, torch.float32)
     (x0, x1), (y0, y1) = grid.x, grid.y
     device = fourier.phase.device
@@ -67,13 +68,13 @@ def _features(fourier: Fourier, grid: Grid, dtype: torch.dtype, wide: torch.dtyp
 
 
 def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply x [N, T, H, W, I] by weights [N, O, I] or [1, O, I]: [N, T, H, W, O] in `dtype`."""
+    """Multiply x `[N, T, H, W, I]` by a weight `[N, O, I]` or `[1, O, I]`: `[N, T, H, W, O]` in `dtype`."""
     rows = x.to(dtype).flatten(1, 3)  # [N, T H W, I]
     return torch.bmm(rows, weight.to(dtype).mT.expand(len(x), -1, -1)).unflatten(1, x.shape[1:4])
 
 
 def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
-    """Apply bias, activation and gain; `scale` is the part of the gain already in the product."""
+    """Apply bias, activation and gain; `scale` is the factor that the product already contains."""
     bias = layer.bias * scale
     if bias.ndim > 1:
         bias = bias[:, None, None, None] if bias.ndim == 2 else bias[:, :, None, None]  # [N, 1 or T, 1, 1, O]
@@ -87,7 +88,7 @@ def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
 
 
 def _children(x: Tensor, ratio: int) -> Tensor:
-    """Upsample [N, T, H, W, C] to the nearest pixel."""
+    """Upsample `[N, T, H, W, C]` by an integer factor with nearest-neighbor interpolation."""
     if ratio == 1:
         return x
     n, t, h, w, c = x.shape
@@ -103,8 +104,8 @@ def gradients(
     window: Sequence[float],
     dtype: torch.dtype,
 ) -> list[Tensor | None]:
-    """Return differentiable gradients of the frames of an INR in the form of `flatten`."""
-    # On aliases, because a tensor may stand at two places, or be computed from one that stands at another.
+    """Return differentiable gradients of the frames of an INR that `flatten` has flattened."""
+    # Differentiate with respect to aliases: a tensor may occur twice, or be computed from another one in the list.
     aliases = [tensor.view_as(tensor) for tensor in tensors]
     differentiable = [tensor for tensor in aliases if tensor.requires_grad]
     inr = unflatten(aliases, structure, numbers)
@@ -121,8 +122,8 @@ def siren_gradients(
     final_sine: bool,
     dtype: torch.dtype,
 ) -> list[Tensor | None]:
-    """Return differentiable gradients of a SIREN's coordinates, weights and biases, in this order."""
-    aliases = [tensor.view_as(tensor) for tensor in tensors]  # aliases, as one may be computed from another
+    """Return differentiable gradients for the coordinates, weights and biases of a SIREN, in this order."""
+    aliases = [tensor.view_as(tensor) for tensor in tensors]  # one tensor may be computed from another
     coords, count = aliases[0], len(aliases) // 2
     final = "sine" if final_sine else "linear"
     values = reference.siren(coords, aliases[1 : 1 + count], aliases[1 + count :], omega, first_omega, final, dtype)

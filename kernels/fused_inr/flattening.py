@@ -1,4 +1,4 @@
-"""INRs as lists of tensors, integers and floats, which ops can take, and back."""
+"""Conversion between INRs and the lists of tensors, integers and floats that PyTorch ops accept."""
 
 from collections.abc import Sequence
 
@@ -25,28 +25,30 @@ def flatten(inr: INR) -> tuple[list[Tensor], list[int], list[float]]:
 
 
 def unflatten(tensors: Sequence[Tensor], structure: Sequence[int], numbers: Sequence[float]) -> INR:
-    """Rebuild the INR from the lists of `flatten`."""
-    rest, codes, values = iter(tensors), iter(structure), iter(numbers)
+    """Rebuild an INR from the lists that `flatten` returns."""
+    remaining, codes, values = iter(tensors), iter(structure), iter(numbers)
     stages = []
     for scale in codes:
         count, parts = next(codes), next(codes)
-        fourier = Fourier(next(rest), next(rest), FEATURE_PARTS[parts]) if parts >= 0 else None
+        fourier = Fourier(next(remaining), next(remaining), FEATURE_PARTS[parts]) if parts >= 0 else None
         layers = []
         for _ in range(count):
             activation, has_rgb, gain, omega = ACTIVATIONS[next(codes)], next(codes), next(values), next(values)
-            weight, bias = next(rest), next(rest)
-            layers.append(Layer(weight, bias, activation, gain, omega, (next(rest), next(rest)) if has_rgb else None))
+            weight, bias = next(remaining), next(remaining)
+            to_rgb = (next(remaining), next(remaining)) if has_rgb else None
+            layers.append(Layer(weight, bias, activation, gain, omega, to_rgb))
         stages.append(Stage(scale, layers, fourier))
     return INR(stages)
 
 
 def frames_shape(inr: INR, grid: Grid) -> list[int]:
-    """Return the shape [N, T, C, H, W] of the frames of an INR on a base grid."""
+    """Return the shape `[N, T, C, H, W]` of the frames of an INR on a base grid."""
     scale = inr.stages[-1].scale
     return [inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale]
 
 
 def grid_of(inr: INR, shape: Sequence[int], window: Sequence[float]) -> Grid:
-    """Return the base grid of frames of a given shape; `window` is its x, then its y."""
+    """Return the base grid of frames of shape `[N, T, C, H, W]`; `window` is (x0, x1, y0, y1)."""
     scale = inr.stages[-1].scale
-    return Grid(shape[3] // scale, shape[4] // scale, tuple(window[:2]), tuple(window[2:]))
+    x0, x1, y0, y1 = window
+    return Grid(shape[3] // scale, shape[4] // scale, (x0, x1), (y0, y1))

@@ -1,8 +1,8 @@
 """Plain data that describes a batch of implicit neural representations and the grid they are evaluated on.
 
-An `INR` is N videos at T times, each with its own weights. Shapes and dtypes are checked here, when an object is
-made, and nowhere else: every evaluation may rely on them. Everywhere a leading N is written, 1 is also accepted and
-means "shared by all videos".
+An `INR` holds N videos at T times, each video with its own weights. Shapes and dtypes are checked once, when an object
+is constructed, so that evaluation can rely on them. Wherever a shape starts with N, 1 is also accepted and means
+"shared by all videos".
 """
 
 import math
@@ -18,15 +18,19 @@ FEATURE_PARTS = ("sincos", "sin")
 
 @dataclass(frozen=True)
 class Grid:
-    """Pixels of an image and the coordinates they sit at.
+    """A pixel grid and the coordinates of its pixels.
 
-    Pixel (i, j) of row i and column j sits at X = x0 + (x1 - x0) * j / width and
-    Y = y0 + (y1 - y0) * (height - 1 - i) / height: half open, the top row has the largest Y (DIGAN, ICLR 2022).
-    Ranges larger than the trained one, (-1, 1), extrapolate; smaller ones zoom in.
+    The pixel in row i and column j has the coordinates X = x0 + (x1 - x0) * j / width and
+    Y = y0 + (y1 - y0) * (height - 1 - i) / height. The intervals are half open (x1 and y1 are excluded), and the top
+    row has the largest Y (DIGAN, ICLR 2022). A range larger than the training range, (-1, 1), extrapolates; a smaller
+    one zooms in.
 
     Args:
-        height, width: pixels, each >= 1.
-        x, y: pairs (x0, x1) and (y0, y1) of finite coordinates.
+        height, width: size in pixels, each >= 1.
+        x, y: coordinate ranges (x0, x1) and (y0, y1); finite numbers.
+
+    Raises:
+        ValueError: the size is not an integer >= 1, or a range is not a pair of finite numbers.
     """
 
     height: int
@@ -50,7 +54,11 @@ class Grid:
         return Grid(self.height * factor, self.width * factor, self.x, self.y)
 
     def rows(self, start: int, stop: int) -> "Grid":
-        """Return the pixel rows start <= i < stop as a grid of their own: its pixels keep their X and Y."""
+        """Return the grid of the pixel rows start <= i < stop, whose pixels keep their X and Y.
+
+        Raises:
+            ValueError: not 0 <= start < stop <= height.
+        """
         if not 0 <= start < stop <= self.height:
             raise ValueError(f"Grid rows must satisfy 0 <= start < stop <= {self.height}, not {start} and {stop}.")
         y0, y1 = self.y
@@ -67,7 +75,7 @@ def _check_floating(owner: str, **tensors: Tensor) -> None:
 
 
 def _check_shape(owner: str, name: str, tensor: Tensor, letters: str, **sizes: int) -> None:
-    """Check that `tensor` has one axis per letter, and the sizes that are given by letter."""
+    """Check that `tensor` has one axis per letter, and that the axes named in `sizes` have those sizes."""
     shape = tuple(tensor.shape)
     if len(shape) != len(letters) or any(
         sizes.get(letter, size) != size for letter, size in zip(letters, shape, strict=True)
@@ -81,9 +89,12 @@ class Fourier:
     """Fourier features of the coordinates: sin(a), then cos(a), with a = frequency . (X, Y) + phase.
 
     Args:
-        frequency: [N, D, 2] radians per unit of (X, Y).
-        phase: [N, T, D] radians. Everything that depends on time is here.
-        parts: "sincos" gives 2 D features, "sin" only the D sines.
+        frequency: `[N, D, 2]` floating point, in radians per unit of (X, Y).
+        phase: `[N, T, D]` floating point, in radians. It is the only part of the features that depends on time.
+        parts: "sincos" for 2 D features, the sines before the cosines; "sin" for the D sines only.
+
+    Raises:
+        ValueError: a tensor has the wrong shape or is not floating point, or `parts` is unknown.
     """
 
     frequency: Tensor
@@ -99,7 +110,7 @@ class Fourier:
 
     @property
     def features(self) -> int:
-        """Number of features of a pixel."""
+        """Number of features per pixel: 2 D or D."""
         return self.frequency.shape[1] * (2 if self.parts == "sincos" else 1)
 
 
@@ -108,13 +119,16 @@ class Layer:
     """A pointwise layer y = gain * act(W x + b), the same for every pixel of a frame.
 
     Args:
-        weight: [N, O, I].
-        bias: [O], [N, O] or [N, T, O].
+        weight: `[N, O, I]` floating point.
+        bias: `[O]`, `[N, O]` or `[N, T, O]` floating point.
         activation: "linear", "relu", "lrelu" (slope 0.2) or "sine" (sin(omega * (W x + b)), SIREN, NeurIPS 2020).
-        gain: factor of the activation's output.
-        omega: frequency of "sine"; the other activations do not use it.
-        to_rgb: (weight [N, C, O], bias [C]), a linear read-out of this layer's output that is added to the running
-            image, or None.
+        gain: factor applied after the activation.
+        omega: frequency of "sine"; ignored by the other activations.
+        to_rgb: (weight `[N, C, O]`, bias `[C]`), a linear read-out of this layer's output that is added to the running
+            image; None for no read-out.
+
+    Raises:
+        ValueError: a tensor has the wrong shape or is not floating point, or the activation is unknown.
     """
 
     weight: Tensor
@@ -152,15 +166,18 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """Layers that share a grid of `scale` times the pixels of the base grid per side.
+    """Layers evaluated on the same grid, which has `scale` times the pixels of the base grid per side.
 
-    The first layer reads concat([nearest-upsampled output of the stage before, Fourier features]), or whichever of the
-    two exists; the running image is upsampled the same way.
+    The input of the first layer is concat([nearest-upsampled output of the previous stage, Fourier features]), or
+    whichever of the two exists. The running image is upsampled the same way.
 
     Args:
         scale: integer >= 1.
-        layers: at least one `Layer`, each reading what the one before it puts out.
-        fourier: features of this stage's grid, or None.
+        layers: at least one `Layer`; each takes the output of the previous one.
+        fourier: Fourier features of the coordinates of this stage's grid, or None.
+
+    Raises:
+        ValueError: `scale` is not an integer >= 1, there is no layer, or the channels of two layers do not match.
     """
 
     scale: int
@@ -177,17 +194,24 @@ class Stage:
             inputs, outputs = self.layers[index].inputs, self.layers[index - 1].outputs
             if inputs != outputs:
                 raise ValueError(
-                    f"Stage layer {index} reads {inputs} channels but layer {index - 1} puts out {outputs}; "
+                    f"Stage layer {index} takes {inputs} channels but layer {index - 1} outputs {outputs}; "
                     f"give its weight the shape [N, O, {outputs}]."
                 )
 
 
 @dataclass(frozen=True, eq=False)
 class INR:
-    """One sequence of stages = a batch of N videos at T times.
+    """A batch of N videos at T times, as a sequence of stages.
 
-    The first stage needs Fourier features; each scale is a positive integer multiple of the one before. N and T must
-    agree in all tensors (N may be 1 where a tensor is shared), and all tensors are on one device.
+    The first stage needs Fourier features, and each scale is a positive integer multiple of the previous one. All
+    tensors must agree in N (or have N = 1, shared by all videos) and in T, and must be on the same device.
+
+    Args:
+        stages: at least one `Stage`.
+
+    Raises:
+        ValueError: there is no stage, the first one has no Fourier features, or the scales, channels, N, T, C or
+            devices of the stages do not match.
     """
 
     stages: Sequence[Stage]
@@ -203,16 +227,16 @@ class INR:
         scale, channels = 1, 0
         for index, stage in enumerate(self.stages):
             if index == 0 and stage.fourier is None:
-                raise ValueError("The first Stage of an INR needs Fourier features, because nothing comes before it.")
+                raise ValueError("The first Stage of an INR needs Fourier features, because it has no other input.")
             if stage.scale % scale:
                 raise ValueError(
-                    f"Stage {index} has scale {stage.scale}, which must be a multiple of the scale before it, {scale}."
+                    f"Stage {index} has scale {stage.scale}, which must be a multiple of the previous scale, {scale}."
                 )
             features = stage.fourier.features if stage.fourier is not None else 0
             if stage.layers[0].inputs != channels + features:
                 raise ValueError(
-                    f"Stage {index}: its first layer reads {stage.layers[0].inputs} channels but is given "
-                    f"{channels} of the stage before and {features} Fourier features."
+                    f"Stage {index}: its first layer takes {stage.layers[0].inputs} channels but gets {channels} from "
+                    f"the previous stage and {features} Fourier features."
                 )
             scale, channels = stage.scale, stage.layers[-1].outputs
 
@@ -271,7 +295,7 @@ class INR:
 
     @property
     def channels(self) -> int:
-        """C of the rendered frames: that of the to_rgb layers, or of the last layer where there are none."""
+        """C, the channels of the rendered frames: those of the to_rgb layers, or else of the last layer."""
         for stage in self.stages:
             for layer in stage.layers:
                 if layer.to_rgb is not None:
@@ -280,36 +304,36 @@ class INR:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of angles, accumulation and output: float64 if any tensor is float64, else float32."""
+        """Dtype of angles, accumulation and output: float64 if any tensor is float64, else float32."""
         wide = any(tensor.dtype == torch.float64 for tensor, _ in self._tensors())
         return torch.float64 if wide else torch.float32
 
     @property
     def device(self) -> torch.device:
-        """Where all tensors are."""
+        """Device of all tensors."""
         return self.stages[0].fourier.phase.device
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "INR":
-        """Return the same INR with `function` applied to every tensor, such as a change of type or device."""
+        """Return the INR with `function` applied to every tensor, for example to change the dtype or the device."""
         return self._rebuilt(lambda tensor, axes: function(tensor))
 
     def at_times(self, times: slice) -> "INR":
-        """Return the same videos at a slice of their times; the tensors are views."""
+        """Return the videos at a slice of their times; the tensors are views."""
         return self._rebuilt(lambda tensor, axes: tensor[:, times] if axes == "NT" else tensor)
 
     def at_clips(self, clips: slice) -> "INR":
         """Return a slice of the videos; shared tensors stay shared, the others are views."""
-        alone = self.batch == 1
-        if alone:
+        single = self.batch == 1
+        if single:
             clips = slice(0, len(range(1)[clips]))
 
         def cut(tensor: Tensor, axes: str) -> Tensor:
-            return tensor[clips] if axes and (alone or tensor.shape[0] != 1) else tensor
+            return tensor[clips] if axes and (single or tensor.shape[0] != 1) else tensor
 
         return self._rebuilt(cut)
 
     def _rebuilt(self, change: Callable[[Tensor, str], Tensor]) -> "INR":
-        """Apply `change` to every tensor and the names of its leading axes: "NT", "N" or "" for none."""
+        """Return the INR with `change(tensor, axes)` for every tensor; `axes` names its leading axes: "NT", "N", ""."""
 
         def layer_of(layer: Layer) -> Layer:
             bias = change(layer.bias, ("", "N", "NT")[layer.bias.ndim - 1])

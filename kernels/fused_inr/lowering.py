@@ -1,14 +1,14 @@
-"""What has to be multiplied with what: an INR, lowered to the products that every fast path executes.
+"""Lowering of an INR to the matrix products that every fast path computes.
 
-Two identities are applied here, so that no backend has to know them (DIGAN, ICLR 2022, evaluates the naive form):
+Two identities are applied here, so that backends need not implement them (DIGAN, ICLR 2022, evaluates the naive form):
 
-- Weights belong to the clip: they are never copied to its frames.
+- The frames of a clip share its weights, which are never copied per frame.
 - A pointwise layer commutes with nearest upsampling: W concat(up(x), e) = up(W_x x) + W_e e. The first layer of a stage
-  is split into `parent`, which multiplies the output of the stage before at the resolution of that stage, and `inner`,
-  which multiplies the stage's own coordinate features. The concatenation never exists.
+  is split into `parent`, which multiplies the output of the previous stage at that stage's resolution, and `inner`,
+  which multiplies the stage's own Fourier features. The concatenation is never formed.
 
-The grid is separable and time is a phase: sin(a) and cos(a) of all pixels follow from tables of rows and of columns, of
-which only the rows' contain the phase.
+The grid is separable and time enters only as a phase. The sines and cosines of all pixels therefore follow from one
+table for the rows, which includes the phase, and one for the columns, which does not.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class StagePlan:
     """The products of one stage.
 
     Attributes:
-        grid: the stage's own grid.
-        scale: its pixels per side, in those of the base grid.
-        ratio: pixels per side in one pixel of the stage before; 1 in the first stage.
-        parent: [N, O, I] weight of the output of the stage before, or None in the first stage.
-        inner: [N, O, F] weight of the Fourier features; F is 0 without them.
-        fourier: the features, or None.
-        layers: all layers; the first one's products are `parent` and `inner`.
+        grid: grid of the stage.
+        scale: pixels per side, relative to the base grid.
+        ratio: pixels per side, relative to the previous stage; 1 in the first stage.
+        parent: weight `[N, O, I]` of the output of the previous stage; None in the first stage.
+        inner: weight `[N, O, F]` of the Fourier features; F = 0 if the stage has none.
+        fourier: the Fourier features, or None.
+        layers: all layers; the weight of the first one is split into `parent` and `inner`.
     """
 
     grid: Grid
@@ -43,7 +43,7 @@ class StagePlan:
 
 
 def lower(inr: INR, grid: Grid) -> list[StagePlan]:
-    """Return the products of every stage, in order; `grid` is the base grid. All tensors are views."""
+    """Return the products of every stage, in order, for a base grid. All tensors are views."""
     plans: list[StagePlan] = []
     channels, scale = 0, 1
     for stage in inr.stages:

@@ -1,4 +1,4 @@
-"""Networks evaluated at points."""
+"""Networks that are evaluated at points instead of grids."""
 
 from fused_inr.ops.siren import siren
 

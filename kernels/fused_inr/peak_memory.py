@@ -1,4 +1,4 @@
-"""Peak memory of tensor code, counted by running it on "meta" tensors, which have shapes but no contents."""
+"""Peak memory of tensor code, counted by running it on "meta" tensors, which have shapes but no data."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from fused_inr.inr import INR, Grid
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """Return the most bytes that tensors allocated by a function hold at one time, its result included."""
+    """Return the peak number of bytes in tensors that a function allocates, its result included."""
     with _AllocationCounter() as counter:
         result = function()
     del result
@@ -22,14 +22,14 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 
 
 def reference_render_memory(inr: INR, grid: Grid, dtype: torch.dtype | None = None) -> int:
-    """Return the peak bytes of `reference.render` without gradients, but for the workspace of the matrix products."""
+    """Return the peak bytes of `reference.render` without gradients, excluding the workspace of matrix products."""
     on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
     with torch.no_grad():
         return peak_bytes(lambda: reference.render(on_meta, grid, dtype))
 
 
 class _AllocationCounter(TorchDispatchMode):
-    """Counts the bytes of storages that operators allocate, each from its first tensor to its last."""
+    """Counts the bytes of the storages that operators allocate, from the first tensor on a storage to the last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _AllocationCounter(TorchDispatchMode):
                 continue
             storage, size = tensor.untyped_storage()._cdata, tensor.untyped_storage().nbytes()
             if storage not in self._tensors:
-                if storage in storages:  # a view of a tensor from outside
+                if storage in storages:  # a view of a tensor that the function did not allocate
                     continue
                 self._allocated += size
             self._tensors[storage] = self._tensors.get(storage, 0) + 1
@@ -62,11 +62,13 @@ class _AllocationCounter(TorchDispatchMode):
 
 
 def _temporary_bytes(function: Any, args: Sequence[Any], output: Tensor) -> int:
-    """Return the bytes that an operator allocates on CPUs and frees before it returns, which "meta" does not show."""
+    """Return the bytes that an operator allocates and frees within one call on a CPU, unseen on "meta"."""
     if function is torch.ops.aten._upsample_nearest_exact2d.default:
         return args[0].nbytes + output.nbytes  # both may be copied to another memory format and back
     if function not in (torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor):
         return 0
     widened = sum(arg.numel() for arg in args if isinstance(arg, Tensor) and arg.dtype != output.dtype)
-    numbers = sum(isinstance(arg, float) for arg in args)  # each becomes a tensor of 8 bytes and then of the type
+    numbers = sum(
+        isinstance(arg, float) for arg in args
+    )  # each becomes a float64 tensor, then one of the output's type
     return (widened + numbers) * output.itemsize + 8 * numbers

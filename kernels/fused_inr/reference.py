@@ -1,9 +1,8 @@
-"""The naive path: what one writes by hand in PyTorch. It is the specification of every op.
+"""The reference implementation, and with it the specification, of every op: plain PyTorch, as written by hand.
 
-Everything here is composed of separate differentiable PyTorch calls, so gradients of any order follow from autograd.
-The public functions in `fused_inr.ops` document and check the arguments; nothing is checked here.
-Nothing of the library is imported: an INR and a grid are any objects with the attributes of `Grid`, `Fourier`,
-`Layer`, `Stage` and `INR`.
+Every function is a composition of differentiable PyTorch calls, so autograd provides gradients of any order. The public
+functions in `fused_inr.ops` document and check the arguments; nothing is checked here. This module imports nothing from
+the library: an INR and a grid may be any objects with the attributes of `INR`, `Stage`, `Layer`, `Fourier` and `Grid`.
 """
 
 import math
@@ -13,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LRELU_SLOPE = 0.2
-"""Slope of the leaky ReLU for negative inputs: in layers, and by default in `bias_act`."""
+"""Slope of the leaky ReLU for negative inputs in layers; the default in `bias_act`."""
 
 
 def coordinates(grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return X [width] of the columns and Y [height] of the rows of a grid."""
+    """Return X `[W]` of the columns and Y `[H]` of the rows of a grid."""
     (x0, x1), (y0, y1) = grid.x, grid.y
     column = torch.arange(grid.width, dtype=dtype, device=device)
     row = torch.arange(grid.height, dtype=dtype, device=device)
@@ -25,7 +24,7 @@ def coordinates(grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor,
 
 
 def fourier_features(fourier, grid, batch: int, dtype: torch.dtype) -> Tensor:
-    """Return sin(a), cos(a) with a = frequency . (X, Y) + phase, for every frame and pixel: [N T, F, H, W]."""
+    """Return sin(a), then cos(a), with a = frequency . (X, Y) + phase, of every frame and pixel: `[N T, F, H, W]`."""
     x, y = coordinates(grid, dtype, fourier.phase.device)
     frequency = fourier.frequency.to(dtype)[:, None, :, :, None, None]  # [N, 1, D, 2, 1, 1]
     phase = fourier.phase.to(dtype)[:, :, :, None, None]  # [N, T, D, 1, 1]
@@ -37,22 +36,22 @@ def fourier_features(fourier, grid, batch: int, dtype: torch.dtype) -> Tensor:
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """Upsample [B, C, H, W] to the nearest pixel by an integer factor."""
+    """Upsample `[B, C, H, W]` by an integer factor with nearest-neighbor interpolation."""
     if factor == 1:
         return x
-    # "nearest" rounds dst / factor in float32 and can land one pixel low; "nearest-exact" aims at pixel centres.
+    # "nearest" rounds dst / factor in float32 and can end up one pixel low; "nearest-exact" samples at pixel centers.
     return F.interpolate(x, scale_factor=float(factor), mode="nearest-exact")
 
 
 def product(weight: Tensor, x: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tensor:
-    """Multiply weights [N, O, I] or [1, O, I], copied to every frame, by x [N T, I, H, W]: [N T, O, H, W]."""
+    """Multiply a weight `[N, O, I]` or `[1, O, I]`, copied to every frame, by x `[N T, I, H, W]`: `[N T, O, H, W]`."""
     weight = weight.expand(batch, -1, -1).repeat_interleave(times, dim=0)  # [N T, O, I]
     y = torch.bmm(weight.to(dtype), x.flatten(2).to(dtype))  # [N T, O, H W]
     return y.unflatten(2, x.shape[2:])
 
 
 def frame_bias(bias: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tensor:
-    """Return a bias [O], [N, O] or [N, T, O] copied to every frame: [N T, O, 1, 1]."""
+    """Copy a bias `[O]`, `[N, O]` or `[N, T, O]` to every frame: `[N T, O, 1, 1]`."""
     if bias.ndim < 3:
         bias = bias.unsqueeze(-2)  # [1, O] or [N, 1, O]
     return bias.to(dtype).expand(batch, times, -1).flatten(0, 1)[:, :, None, None]
@@ -70,10 +69,10 @@ def activation(x: Tensor, name: str, omega: float) -> Tensor:
 
 
 def render(inr, grid, dtype: torch.dtype | None = None) -> Tensor:
-    """Render frames [N, T, C, H, W] of an INR, stage after stage, every frame on its own."""
+    """Render the frames `[N, T, C, H, W]` of an INR stage by stage, each frame independently."""
     n, t, wide = inr.batch, inr.times, inr.dtype
     dtype = dtype or wide
-    x = image = None  # [N T, C, H, W] at the scale of the stage before
+    x = image = None  # [N T, C, H, W] at the scale of the previous stage
     scale = 1
     for stage in inr.stages:
         if x is not None:
@@ -108,7 +107,7 @@ def siren(
     final: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Evaluate sine layers with weights [N, O, I] and biases [N, O] at coordinates [N, P, K]: [N, P, C]."""
+    """Evaluate sine layers with weights `[N, O, I]` and biases `[N, O]` at coordinates `[N, P, K]`: `[N, P, C]`."""
     x = coords
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = torch.bmm(x.to(dtype), weight.to(dtype).mT)  # [N, P, O]
@@ -119,7 +118,7 @@ def siren(
 
 
 def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, demodulate: bool) -> Tensor:
-    """Return weight * (1 + L R / sqrt(rank)), its rows divided by (2-norm + 1e-8): [N, O, I]."""
+    """Return weight * (1 + L R / sqrt(rank)), with rows divided by (2-norm + 1e-8) to demodulate: `[N, O, I]`."""
     modulated = weight * (1 + torch.bmm(left, right) / math.sqrt(left.shape[2]))  # [N, O, I]
     if demodulate:
         modulated = modulated / (modulated.norm(dim=2, keepdim=True) + 1e-8)
@@ -161,7 +160,7 @@ def bias_act(
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Correlate [N, I, H, W] with [O, I, kh, kw]."""
+    """Cross-correlate `[N, I, H, W]` with `[O, I, kh, kw]`."""
     return F.conv2d(x, weight, stride=stride, padding=padding)
 
 
@@ -174,7 +173,7 @@ def upfirdn2d(
     flip_filter: bool,
     gain: float,
 ) -> Tensor:
-    """Insert zeros, pad or crop by (x0, x1, y0, y1), filter with [h, w] or separable [n] taps, keep each `down`-th."""
+    """Insert zeros, pad or crop by (x0, x1, y0, y1), filter with taps `[h, w]` or separable `[n]`, and downsample."""
     n, c, h, w = x.shape
     if up != (1, 1):
         x = x.reshape(n, c, h, 1, w, 1)
@@ -185,7 +184,7 @@ def upfirdn2d(
     filter = filter.to(x.dtype)
     taps = filter * gain if filter.ndim == 2 else filter
     if not flip_filter:
-        taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; convolution runs the filter backwards
+        taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; convolution flips the filter
     if taps.ndim == 2:
         return F.conv2d(x, taps.expand(c, 1, -1, -1), stride=(down[1], down[0]), groups=c)
     x = F.conv2d(x, (taps * gain).expand(c, 1, 1, -1), stride=(1, down[0]), groups=c)
@@ -193,7 +192,7 @@ def upfirdn2d(
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
-    """Append `channels` planes: the standard deviation over a group, averaged over a run of channels and pixels."""
+    """Append `channels` planes: the standard deviation over a group, averaged over a run of channels and all pixels."""
     n, c, h, w = x.shape
     y = x.to(torch.promote_types(x.dtype, torch.float32))
     y = y.reshape(group, n // group, channels, c // channels, h, w)  # [G, N/G, channels, C/channels, H, W]
@@ -205,7 +204,7 @@ def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
 
 
 def change_color(x: Tensor, brightness: Tensor | None, saturation: Tensor | None, contrast: Tensor | None) -> Tensor:
-    """Change brightness, saturation and contrast of clips [N, T, C, H, W], each by its own numbers [N]."""
+    """Change the brightness, saturation and contrast of clips `[N, T, C, H, W]` by amounts `[N]` per clip."""
     if brightness is not None:
         x = x + brightness.to(x.dtype)[:, None, None, None, None]
     if saturation is not None:
@@ -218,9 +217,9 @@ def change_color(x: Tensor, brightness: Tensor | None, saturation: Tensor | None
 
 
 def translate(x: Tensor, offset: Tensor) -> Tensor:
-    """Move clips [N, T, C, H, W], each by its own rows and columns [N, 2]; zeros come from outside."""
+    """Shift clips `[N, T, C, H, W]` by rows and columns `[N, 2]` per clip, and fill with zeros."""
     n, t, c, height, width = x.shape
-    rows = torch.arange(height, device=x.device) - offset[:, :1]  # [N, H], where each row comes from
+    rows = torch.arange(height, device=x.device) - offset[:, :1]  # [N, H], the source of each row
     columns = torch.arange(width, device=x.device) - offset[:, 1:]  # [N, W]
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]  # [N, H, W]
     source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]  # [N, H, W]
@@ -229,7 +228,7 @@ def translate(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def cut_out(x: Tensor, hole: Tensor, size: tuple[int, int]) -> Tensor:
-    """Set a rectangle of each clip [N, T, C, H, W], with first row and column [N, 2], to zero."""
+    """Set a rectangle of each clip `[N, T, C, H, W]` to zero; `hole` is its first row and column, `[N, 2]`."""
     first = hole[:, :, None]  # [N, 2, 1]
     row, column = (torch.arange(length, device=x.device) for length in x.shape[3:])
     rows = (row >= first[:, 0]) & (row < first[:, 0] + size[0])  # [N, H]
@@ -247,7 +246,7 @@ def augment(
     hole_size: tuple[int, int],
     color_last: bool,
 ) -> Tensor:
-    """Color, translation and cutout of clips, in this order or with color last; at least in float32."""
+    """Apply color, translation and cutout to clips, in this order or with color last, in at least float32."""
     y = x.to(torch.promote_types(x.dtype, torch.float32))
     if not color_last:
         y = change_color(y, brightness, saturation, contrast)

@@ -1,4 +1,4 @@
-"""INRs evaluated on grids: a whole batch at once, or frame by frame within a memory limit."""
+"""Evaluation of INRs on grids: a whole batch at once, or frame by frame within a memory limit."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from fused_inr.ops.render import render, render_memory
 __all__ = ["render", "render_chunks"]
 
 
-def _most(limit: int, fits: Callable[[int], bool]) -> int:
+def _largest_fitting(limit: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number in 0..limit that fits, by bisection."""
     low, high = 0, limit
     while low < high:
@@ -21,40 +21,40 @@ def _most(limit: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _even_cuts(total: int, most: int) -> list[slice]:
-    """Cut 0..total into the fewest slices of at most `most`, their sizes as equal as possible."""
-    pieces = -(-total // most)
+def _even_slices(total: int, max_length: int) -> list[slice]:
+    """Split 0..total into the fewest slices of at most `max_length`, with lengths as equal as possible."""
+    pieces = -(-total // max_length)
     edges = [total * piece // pieces for piece in range(pieces + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def _plan(inr: INR, grid: Grid, memory: int, **options) -> tuple[list[slice], list[slice], list[slice]]:
-    """Cut times, clips and rows of the base grid so that rendering one piece takes at most `memory` bytes.
+    """Split times, clips and rows of the base grid so that rendering one piece takes at most `memory` bytes.
 
-    Whole frames of all clips are rendered several at a time where they fit, because a call has work that all its frames
-    share; otherwise one frame at a time, in bands.
+    If whole frames of all clips fit, several frames are rendered per call, because the frames of a call share some of
+    its work. Otherwise one frame is rendered at a time, in bands of rows.
     """
 
-    def needed(frames: int, clips: int, rows: int) -> int:
+    def required_bytes(frames: int, clips: int, rows: int) -> int:
         part = inr.at_times(slice(0, frames)).at_clips(slice(0, clips))
         return render_memory(part, grid.rows(0, rows), **options)
 
-    clips = _most(inr.batch, lambda count: needed(1, count, 1) <= memory)
+    clips = _largest_fitting(inr.batch, lambda count: required_bytes(1, count, 1) <= memory)
     if clips == 0:
         raise ValueError(
             f"render_chunks cannot render a row of one clip in memory={memory} bytes; it takes at least "
-            f"memory={needed(1, 1, 1)}."
+            f"memory={required_bytes(1, 1, 1)}."
         )
-    rows = _most(grid.height, lambda count: needed(1, clips, count) <= memory)
+    rows = _largest_fitting(grid.height, lambda count: required_bytes(1, clips, count) <= memory)
     frames = 1
     if (clips, rows) == (inr.batch, grid.height):
-        frames = _most(inr.times, lambda count: needed(count, clips, rows) <= memory)
-    return _even_cuts(inr.times, frames), _even_cuts(inr.batch, clips), _even_cuts(grid.height, rows)
+        frames = _largest_fitting(inr.times, lambda count: required_bytes(count, clips, rows) <= memory)
+    return _even_slices(inr.times, frames), _even_slices(inr.batch, clips), _even_slices(grid.height, rows)
 
 
 @torch.no_grad()
 def _frames(inr: INR, grid: Grid, clips: list[slice], rows: list[slice], **options) -> list[Tensor]:
-    """Render the frames [N, C, H, W] of a few times and assemble them from their pieces."""
+    """Render the frames `[N, C, H, W]` of a few times and assemble them from their pieces."""
     if len(clips) == len(rows) == 1:
         return list(render(inr, grid, **options).unbind(1))
     scale = inr.stages[-1].scale
@@ -69,7 +69,7 @@ def _frames(inr: INR, grid: Grid, clips: list[slice], rows: list[slice], **optio
 
 
 def _one_by_one(groups: Iterator[list[Tensor]]) -> Iterator[Tensor]:
-    """Yield the frames of all groups, and keep none of them alive while the next group is rendered."""
+    """Yield the frames of all groups, without keeping any of them alive while the next group is rendered."""
     for frames in groups:
         while frames:
             yield frames.pop(0)
@@ -78,22 +78,23 @@ def _one_by_one(groups: Iterator[list[Tensor]]) -> Iterator[Tensor]:
 def render_chunks(
     inr: INR, grid: Grid, *, memory: int = 256 << 20, dtype: torch.dtype | None = None, backend: str | None = None
 ) -> Iterator[Tensor]:
-    """Evaluate an INR as `render` does, frame by frame and without gradients, in a bounded amount of memory.
+    """Evaluate an INR like `render`, but frame by frame, without gradients and in a bounded amount of memory.
 
-    Several frames are rendered at a time where `memory` holds them; otherwise one, in bands of rows of the base grid.
-    The backend that renders a piece says how much memory it takes; for the reference this is an exact count of its
-    tensors. Beyond `memory` there are the INR itself, the frame being put together, and the frames the caller keeps.
+    Several frames are rendered at a time if they fit into `memory`; otherwise one frame, in bands of rows of the base
+    grid. The memory of a piece is the count of the backend that renders it; for the reference this is an exact count of
+    its tensors. `memory` does not include the INR itself, the frame being assembled, or the frames the caller keeps.
 
     Args:
-        inr, grid, dtype, backend: as of `render`.
-        memory: bytes that one piece of work may take.
+        inr, grid, dtype, backend: as for `render`.
+        memory: maximum bytes for rendering one piece; the default is 256 MiB.
 
-    Yields:
-        [N, C, H, W] for t = 0 ... T-1: `render(inr, grid)[:, t]`, up to rounding of the rows' coordinates.
+    Returns:
+        Iterator over the frames `[N, C, H, W]` for t = 0 ... T-1, float32 (float64 for float64 tensors): each is
+        `render(inr, grid)[:, t]`, up to rounding of the rows' coordinates.
 
     Raises:
-        ValueError: not even a row of one clip fits into `memory`; the message says how much it takes. Raised, like the
-            errors of `render`, by the call and not at the first frame.
+        ValueError: not even one row of one clip fits into `memory`; the message says how much is needed. Like the
+            errors of `render`, it is raised by the call, not at the first frame.
     """
     options = {"dtype": dtype, "backend": backend}
     if not (inr.batch and inr.times):

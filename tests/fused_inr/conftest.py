@@ -1,4 +1,4 @@
-"""What the tests of several ops share: the parity numbers and a way to make small INRs."""
+"""Fixtures for the tests of several ops: the parity data and small INRs."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 class Parity:
-    """Numbers computed by the official implementation: tensors by name, and each case's arguments."""
+    """Results of the official implementation: tensors by name, and the arguments of each case."""
 
     def __init__(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
@@ -33,11 +33,11 @@ def parity() -> Parity:
     return Parity(FIXTURES / "ops.safetensors")
 
 
-def check_close(name: str, expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> None:
-    """Asserts equal shapes and types, and a relative difference (2-norm) within the tolerance."""
-    assert expected.shape == found.shape, f"{name}: {tuple(found.shape)} instead of {tuple(expected.shape)}"
-    assert expected.dtype == found.dtype, f"{name}: {found.dtype} instead of {expected.dtype}"
-    difference = ((expected - found).norm() / expected.norm().clamp_min(1e-30)).item() if expected.numel() else 0.0
+def check_close(name: str, expected: torch.Tensor, actual: torch.Tensor, tolerance: float) -> None:
+    """Assert equal shapes and dtypes, and a relative difference (2-norm) within the tolerance."""
+    assert expected.shape == actual.shape, f"{name}: {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    assert expected.dtype == actual.dtype, f"{name}: {actual.dtype} instead of {expected.dtype}"
+    difference = ((expected - actual).norm() / expected.norm().clamp_min(1e-30)).item() if expected.numel() else 0.0
     assert difference <= tolerance, f"{name}: relative difference {difference:.2e} > {tolerance:.0e}"
 
 
@@ -59,7 +59,7 @@ def small_inr(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> fi.INR:
-    """An INR of seeded normal tensors: two layers in the first stage, one in the others, 3 colours, D = 2."""
+    """Return an INR of seeded normal tensors: two layers in the first stage, one in the others, C = 3, D = 2."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ def make_inr() -> Callable[..., fi.INR]:
 
 
 def inr_tensors(inr: fi.INR) -> list[torch.Tensor]:
-    """Every tensor of an INR, stage by stage."""
+    """Return every tensor of an INR, stage by stage."""
     tensors = []
     for stage in inr.stages:
         if stage.fourier is not None:
@@ -103,15 +103,15 @@ def tensors_of() -> Callable[[fi.INR], list[torch.Tensor]]:
 
 
 def rebuilt(inr: fi.INR, tensors: tuple[torch.Tensor, ...]) -> fi.INR:
-    """The INR with its tensors, in the order of `inr_tensors`, replaced."""
-    left = iter(tensors)
+    """Return the INR with its tensors replaced, in the order of `inr_tensors`."""
+    remaining = iter(tensors)
     stages = []
     for stage in inr.stages:
-        fourier = stage.fourier and fi.Fourier(next(left), next(left), stage.fourier.parts)
+        fourier = stage.fourier and fi.Fourier(next(remaining), next(remaining), stage.fourier.parts)
         layers = []
         for old in stage.layers:
-            weight, bias = next(left), next(left)
-            to_rgb = (next(left), next(left)) if old.to_rgb else None
+            weight, bias = next(remaining), next(remaining)
+            to_rgb = (next(remaining), next(remaining)) if old.to_rgb else None
             layers.append(fi.Layer(weight, bias, old.activation, old.gain, old.omega, to_rgb))
         stages.append(fi.Stage(stage.scale, layers, fourier))
     return fi.INR(stages)

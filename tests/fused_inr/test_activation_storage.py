@@ -1,9 +1,9 @@
-"""The choice of storing activations."""
+"""The setting of `store_activations`."""
 
 import fused_inr as fi
 
 
-def test_the_choice_ends_with_its_block():
+def test_setting_ends_with_its_block():
     from fused_inr.activation_storage import stored
 
     assert not stored()

@@ -17,13 +17,13 @@ def fresh_compiler():
 
 def check(assert_close, function, *tensors: torch.Tensor, dynamic: bool | None = None) -> None:
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    # aot_eager traces forward and backward as the default backend does, without calling a C++ compiler. With dynamic
-    # shapes that is slow, and what can break is the capture: eager.
+    # aot_eager traces forward and backward like the default backend, but without calling a C++ compiler. With dynamic
+    # shapes it is slow, and only the capture can break, for which "eager" is enough.
     compiled = torch.compile(function, fullgraph=True, backend="eager" if dynamic else "aot_eager", dynamic=dynamic)
-    expected, found = function(*leaves), compiled(*leaves)
-    assert_close("value", expected, found, 1e-6)
+    expected, actual = function(*leaves), compiled(*leaves)
+    assert_close("value", expected, actual, 1e-6)
     probe = torch.randn_like(expected)
-    pairs = zip(torch.autograd.grad(expected, leaves, probe), torch.autograd.grad(found, leaves, probe), strict=True)
+    pairs = zip(torch.autograd.grad(expected, leaves, probe), torch.autograd.grad(actual, leaves, probe), strict=True)
     for index, (of_eager, of_compiled) in enumerate(pairs):
         assert_close(f"gradient {index}", of_eager, of_compiled, 1e-5)
 
@@ -78,5 +78,5 @@ def test_render_under_autocast_with_a_named_backend(make_inr, assert_close):
     inr = make_inr(dtype=torch.float32)
     compiled = torch.compile(fi.render, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = compiled(inr, fi.Grid(4, 5), backend="reference")
-    assert_close("frames", fi.render(inr, fi.Grid(4, 5), dtype=torch.bfloat16, backend="reference"), found, 1e-6)
+        actual = compiled(inr, fi.Grid(4, 5), backend="reference")
+    assert_close("frames", fi.render(inr, fi.Grid(4, 5), dtype=torch.bfloat16, backend="reference"), actual, 1e-6)

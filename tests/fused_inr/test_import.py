@@ -1,4 +1,4 @@
-"""What a new process pays: import time, no compiler, no extra packages; and the report of python -m fused_inr."""
+"""The cost of an import (time, no compiler, no extra packages), and the report of `python -m fused_inr`."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Grid, Fourier, Layer, Stage and INR: conventions, slices and the sentences of their errors."""
+"""Grid, Fourier, Layer, Stage and INR: conventions, slices and error messages."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_rows_keep_the_coordinates_of_their_pixels(size):
         for stop in (start + 1, size[0]):
             part_x, part_y = planes(grid.rows(start, stop))
             assert torch.equal(part_x, x[start:stop])
-            # The range of the part is rounded to float64 once more.
+            # The range of the part is rounded once more, to float64.
             torch.testing.assert_close(part_y, y[start:stop], rtol=0, atol=1e-15)
 
 
@@ -101,13 +101,13 @@ ERRORS = {
     ),
     "scale": (lambda: fi.Stage(0, [layer(5, 4)]), "Stage scale must be an integer of at least 1, not 0"),
     "no-layers": (lambda: fi.Stage(1, []), "Stage layers must hold at least one Layer"),
-    "chain": (lambda: fi.Stage(1, [layer(5, 4), layer(5, 6)]), "Stage layer 1 reads 6 channels but layer 0 puts out 5"),
+    "chain": (lambda: fi.Stage(1, [layer(5, 4), layer(5, 6)]), "Stage layer 1 takes 6 channels but layer 0 outputs 5"),
     "no-stages": (lambda: fi.INR([]), "INR stages must hold at least one Stage"),
     "no-features": (lambda: fi.INR([fi.Stage(1, [layer(5, 4)])]), "first Stage of an INR needs Fourier features"),
-    "inputs": (lambda: fi.INR([fi.Stage(1, [layer(5, 3)], fourier())]), "given 0 of the stage before and 4 Fourier"),
+    "inputs": (lambda: fi.INR([fi.Stage(1, [layer(5, 3)], fourier())]), "gets 0 from the previous stage and 4 Fourier"),
     "scales": (
         lambda: fi.INR([fi.Stage(2, [layer(5, 4)], fourier()), fi.Stage(3, [layer(5, 5)])]),
-        "Stage 1 has scale 3, which must be a multiple of the scale before it, 2",
+        "Stage 1 has scale 3, which must be a multiple of the previous scale, 2",
     ),
     "batches": (lambda: fi.INR([fi.Stage(1, [layer(5, 4, n=3)], fourier())]), r"must agree in N .* not have \[2, 3\]"),
     "times": (

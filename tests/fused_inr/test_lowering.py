@@ -1,4 +1,4 @@
-"""The lowered form: what `lower` splits, and the identity it rests on."""
+"""The lowered form: the split of `lower`, and the identity behind it."""
 
 import torch
 
@@ -8,7 +8,7 @@ from fused_inr.lowering import lower
 
 
 def with_bare_stage(inr: fi.INR, scale: int) -> fi.INR:
-    """The INR followed by a stage without Fourier features."""
+    """Return the INR followed by a stage without Fourier features."""
     generator = torch.Generator().manual_seed(1)
     weight, bias, *read_out = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((1, 4, 5), (4,), (1, 3, 4), (3,))
@@ -36,10 +36,10 @@ def test_lower_splits_the_first_layer_of_each_stage(make_inr):
         assert view.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()  # nothing is copied
 
 
-def test_lower_obeys_the_algebra_it_states(make_inr, assert_close):
+def test_identity_of_the_split(make_inr, assert_close):
     inr, grid = make_inr(1, 1), fi.Grid(2, 3)
     _, plan = lower(inr, grid)
-    x = torch.randn(1, 5, 2, 3, dtype=torch.float64)  # output of the stage before
+    x = torch.randn(1, 5, 2, 3, dtype=torch.float64)  # output of the previous stage
     e = reference.fourier_features(plan.fourier, plan.grid, 1, torch.float64)
     whole = inr.stages[1].layers[0].weight
     naive = reference.product(whole, torch.cat([reference.upsample(x, plan.ratio), e], dim=1), 1, 1, torch.float64)

@@ -1,4 +1,4 @@
-"""Modulated SIRENs, and those of another package, as foldings that `siren` evaluates."""
+"""Modulated SIRENs, and those of another package, folded into the arguments of `siren`."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ import fused_inr as fi
 
 
 class ModulatedSiren(nn.Module):
-    """A SIREN that is told, layer by layer, how to modulate its angles; the last layer is linear."""
+    """A SIREN whose angles are modulated layer by layer; the last layer is linear."""
 
     def __init__(self, sizes: tuple[int, ...], omega: float) -> None:
         super().__init__()
@@ -18,13 +18,13 @@ class ModulatedSiren(nn.Module):
         self.omega = omega
 
     def film(self, x: torch.Tensor, gammas: list[torch.Tensor], betas: list[torch.Tensor]) -> torch.Tensor:
-        """sin(gamma (W x + b) + beta) of points [P, K], with one gamma and beta [O] a layer (FiLM-SIREN, pi-GAN)."""
+        """Return sin(gamma (W x + b) + beta) at points `[P, K]`; gamma, beta `[O]` per layer (FiLM-SIREN, pi-GAN)."""
         for layer, gamma, beta in zip(self.layers, gammas, betas, strict=False):
             x = torch.sin(gamma * layer(x) + beta)
         return self.layers[-1](x)
 
     def shift(self, x: torch.Tensor, shifts: list[torch.Tensor]) -> torch.Tensor:
-        """sin(omega (W x + b + shift)) of points [P, K], with one shift [O] a layer (Functa)."""
+        """Return sin(omega (W x + b + shift)) of points `[P, K]`, with a shift `[O]` per layer (Functa)."""
         for layer, shift in zip(self.layers, shifts, strict=False):
             x = torch.sin(self.omega * (layer(x) + shift))
         return self.layers[-1](x)
@@ -37,7 +37,7 @@ def network() -> ModulatedSiren:
 
 
 def modulations(scale: float, offset: float = 0.0) -> list[torch.Tensor]:
-    """One tensor [N, O] for each of the network's sine layers."""
+    """Return one tensor `[N, O]` per sine layer of the network."""
     return [offset + scale * torch.randn(4, size, dtype=torch.float64) for size in (24, 16)]
 
 
@@ -47,11 +47,11 @@ def test_film_siren(network, assert_close):
 
     weights = [gamma[:, :, None] * layer.weight for layer, gamma in zip(layers, gammas, strict=True)]
     biases = [gamma * layer.bias + beta for layer, gamma, beta in zip(layers, gammas, betas, strict=True)]
-    found = fi.siren(coords, [*weights, last.weight], [*biases, last.bias], omega=1.0)
+    actual = fi.siren(coords, [*weights, last.weight], [*biases, last.bias], omega=1.0)
 
     samples = [network.film(coords, [gamma[n] for gamma in gammas], [beta[n] for beta in betas]) for n in range(4)]
     # Measured in float64 on an AVX-512 CPU: 5.6e-15.
-    assert_close("values", torch.stack(samples), found, 1e-13)
+    assert_close("values", torch.stack(samples), actual, 1e-13)
 
 
 def test_shift_modulated_siren(network, assert_close):
@@ -60,11 +60,11 @@ def test_shift_modulated_siren(network, assert_close):
 
     weights = [layer.weight for layer in layers]  # shared by all samples
     biases = [layer.bias + shift for layer, shift in zip(layers, shifts, strict=True)]
-    found = fi.siren(coords, [*weights, last.weight], [*biases, last.bias], omega=network.omega)
+    actual = fi.siren(coords, [*weights, last.weight], [*biases, last.bias], omega=network.omega)
 
     samples = [network.shift(coords, [shift[n] for shift in shifts]) for n in range(4)]
     # Measured in float64 on an AVX-512 CPU: 5.6e-16.
-    assert_close("values", torch.stack(samples), found, 1e-13)
+    assert_close("values", torch.stack(samples), actual, 1e-13)
 
 
 def test_gradients_reach_the_modulations(network, assert_close):
@@ -74,18 +74,18 @@ def test_gradients_reach_the_modulations(network, assert_close):
 
     weights = [gamma[:, :, None] * layer.weight for layer, gamma in zip(layers, gammas, strict=True)]
     biases = [gamma * layer.bias + beta for layer, gamma, beta in zip(layers, gammas, betas, strict=True)]
-    found = fi.siren(coords, [*weights, last.weight], [*biases, last.bias], omega=1.0)
+    actual = fi.siren(coords, [*weights, last.weight], [*biases, last.bias], omega=1.0)
 
     samples = [network.film(coords, [gamma[n] for gamma in gammas], [beta[n] for beta in betas]) for n in range(4)]
     leaves = [*gammas, *betas, *network.parameters()]
     expected = torch.autograd.grad(torch.stack(samples).square().sum(), leaves)
-    for index, pair in enumerate(zip(expected, torch.autograd.grad(found.square().sum(), leaves), strict=True)):
+    for index, pair in enumerate(zip(expected, torch.autograd.grad(actual.square().sum(), leaves), strict=True)):
         # Measured on an AVX-512 CPU: 8e-16.
         assert_close(f"gradient {index}", *pair, 1e-13)
 
 
 def image_of(net, height: int, width: int, backend: str | None = None) -> torch.Tensor:
-    """The image [1, C, H, W] that `siren_pytorch.SirenWrapper` draws, from the network's own tensors."""
+    """Return the image `[1, C, H, W]` that `siren_pytorch.SirenWrapper` renders, from the tensors of its network."""
     rows, columns = (torch.linspace(-1, 1, size) for size in (height, width))  # both ends included, row first
     coords = torch.cartesian_prod(rows, columns)
     layers = [*net.layers, net.last_layer]
@@ -106,7 +106,7 @@ def test_weights_of_siren_pytorch(depth, assert_close):
 
 
 def test_latents_of_siren_pytorch(assert_close):
-    """Its modulator multiplies the outputs of each layer: a factor of the columns of the next layer's weight."""
+    """The modulator scales each layer's outputs, which equals scaling the columns of the next layer's weight."""
     siren_pytorch = pytest.importorskip("siren_pytorch")
     torch.manual_seed(0)
     net = siren_pytorch.SirenNet(dim_in=2, dim_hidden=32, dim_out=3, num_layers=3, w0=1.0, w0_initial=30.0)
@@ -114,9 +114,8 @@ def test_latents_of_siren_pytorch(assert_close):
     layers, latents = [*net.layers, net.last_layer], torch.randn(4, 8)
     with torch.no_grad():
         expected = torch.cat([wrapper(latent=latent) for latent in latents])
-        factors = [torch.stack(some) for some in zip(*map(wrapper.modulator, latents), strict=True)]  # [N, O] each
-
+        factors = list(map(torch.stack, zip(*map(wrapper.modulator, latents), strict=True)))  # [N, O] each
         weights = [layers[0].weight, *(layer.weight * f[:, None] for layer, f in zip(layers[1:], factors, strict=True))]
-        found = fi.siren(wrapper.grid, weights, [layer.bias for layer in layers], omega=1.0, first_omega=30.0)
+        actual = fi.siren(wrapper.grid, weights, [layer.bias for layer in layers], omega=1.0, first_omega=30.0)
     # Measured on an AVX-512 CPU: 4.1e-8.
-    assert_close("images", expected, found.mT.unflatten(2, (7, 9)), 2e-6)
+    assert_close("images", expected, actual.mT.unflatten(2, (7, 9)), 2e-6)

@@ -1,4 +1,4 @@
-"""The count of peak memory on "meta" tensors; `test_render.py` holds that of `render` against what is allocated."""
+"""The count of peak memory on "meta" tensors; `test_render.py` compares that of `render` with real allocations."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ def test_tensors_count_while_they_are_referred_to():
 
     def function() -> torch.Tensor:
         x = outside.view(10, 10) + 1  # 400 bytes
-        x = x.t() * 2  # 400 more; the view is none
+        x = x.t() * 2  # 400 more; the view allocates nothing
         return torch.cat([x, x])  # 800 more
 
     assert peak_bytes(function) == 400 + 800

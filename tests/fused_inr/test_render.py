@@ -1,4 +1,4 @@
-"""render_chunks: the frames of render, one after the other, in the memory it was given."""
+"""render_chunks: the frames of render, one by one, within a memory limit."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from fused_inr.ops import render_memory
 
 
 def peak_bytes(work) -> int:
-    """Most bytes that the CPU allocator had handed out at once, above those before `work`."""
+    """Return the peak bytes that `work` holds in PyTorch's CPU allocator."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -24,7 +24,7 @@ def peak_bytes(work) -> int:
 
 
 def wide_inr(n: int, t: int, *, width: int, d: int, activation: str = "lrelu", parts: str = "sincos") -> fi.INR:
-    """A larger INR than the other tests', with every kind of stage, so that small tensors do not blur the count."""
+    """Return an INR with every kind of stage, large enough that small tensors do not distort the count."""
     features = 2 * d if parts == "sincos" else d
 
     def layer(outputs: int, inputs: int, read_out: bool = True) -> fi.Layer:
@@ -47,12 +47,12 @@ COUNTED = list(itertools.product(("lrelu", "sine"), ("sincos", "sin"), ((8, 2), 
 
 
 @pytest.mark.parametrize(("activation", "parts", "sizes", "dtype"), COUNTED, ids=str)
-def test_memory_is_counted_right(activation, parts, sizes, dtype):
+def test_memory_count(activation, parts, sizes, dtype):
     inr = wide_inr(2, 2, width=sizes[0], d=sizes[1], activation=activation, parts=parts)
     grid, dtype = fi.Grid(12, 16), dtype and getattr(torch, dtype)
     with torch.no_grad():
         options = {"dtype": dtype, "backend": "reference"}
-        fi.render(inr, grid, **options)  # what libraries allocate once is not the call's
+        fi.render(inr, grid, **options)  # excludes one-time allocations of libraries
         measured = peak_bytes(lambda: fi.render(inr, grid, **options))
     counted = render_memory(inr, grid, **options)
     assert measured <= counted <= 1.25 * measured
@@ -64,7 +64,7 @@ def test_yields_the_frames_of_render(make_inr, assert_close, memory, bias):
     inr, grid = make_inr(3, 4, scales=(1, 2, 6), bias=bias), fi.Grid(7, 5, y=(-0.4, 1.3))
     frames = list(fi.render_chunks(inr, grid, memory=memory))
     assert len(frames) == 4
-    # Rows of a part of the grid have coordinates rounded once more.
+    # The coordinates of a part of the grid are rounded once more.
     assert_close("frames", fi.render(inr, grid), torch.stack(frames, dim=1), 1e-13)
 
 
@@ -79,7 +79,7 @@ def test_float32_frames(make_inr, assert_close):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_stays_within_memory(share, dtype):
     inr, grid = wide_inr(4, 3, width=64, d=8), fi.Grid(24, 16)
-    options = {"dtype": dtype, "backend": "reference"}  # its memory is PyTorch's, which the profiler sees
+    options = {"dtype": dtype, "backend": "reference"}  # allocates with PyTorch, which the profiler records
     memory = int(render_memory(inr.at_times(slice(0, 1)), grid, **options) * share)
     frame_bytes = 4 * 3 * (24 * 4) * (16 * 4) * 4
     rendered = 0
@@ -90,12 +90,12 @@ def test_stays_within_memory(share, dtype):
             rendered += 1
             del frame
 
-    work()  # what libraries allocate once is not the call's
+    work()  # excludes one-time allocations of libraries
     assert peak_bytes(work) <= memory + frame_bytes
     assert rendered == 6
 
 
-def test_too_little_memory_names_the_least(make_inr):
+def test_too_little_memory_reports_the_minimum(make_inr):
     inr, grid = make_inr(3, 2), fi.Grid(4, 4)
     least = render_memory(inr.at_times(slice(0, 1)).at_clips(slice(0, 1)), grid.rows(0, 1))
     with pytest.raises(ValueError, match=f"a row of one clip in memory={least - 1} bytes; .* memory={least}"):
@@ -118,6 +118,6 @@ def test_frames_carry_no_graph_and_leave_gradients_on(make_inr, tensors_of):
         assert torch.is_grad_enabled()
 
 
-def test_an_unserved_backend_is_refused_at_the_call(make_inr):
-    with pytest.raises(RuntimeError, match="Backend 'triton' was asked for but cannot run"):
+def test_unavailable_backend_is_refused_at_the_call(make_inr):
+    with pytest.raises(RuntimeError, match="Backend 'triton' was requested but cannot run"):
         fi.render_chunks(make_inr(), fi.Grid(2, 2), backend="triton")

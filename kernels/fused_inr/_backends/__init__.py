@@ -1,1 +1,1 @@
-"""The backends: kernels and their launches, one folder for each. `fused_inr.ops.dispatch` chooses among them."""
+"""The backends: kernels and their launch code, one folder per backend; `fused_inr.ops.dispatch` selects one."""

@@ -1,4 +1,4 @@
-"""Compiled libraries of the backends: where one is, and whether it was built from the sources that are here."""
+"""Compiled libraries of the backends: finding one, and checking that it was built from the present sources."""
 
 import ctypes
 import hashlib
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def source_hash(folder: Path, patterns: Sequence[str]) -> str:
-    """Return a hash, 16 hex digits, of the sources that match; a library carries the hash it was built from.
+    """Return a hash (16 hex digits) of the files that match the patterns; a library contains the hash of its sources.
 
-    `setup.py` runs this file, as there is no package to import at build time.
+    This module imports nothing from the package, because `setup.py` runs it before the package is installed.
     """
     digest = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
@@ -23,11 +23,14 @@ def opened(
     """Open a library and compare it with its sources.
 
     Args:
-        folder: where the library `_native*` is.
-        sources: what it is built from; in a checkout only.
-        patterns: the file names of the sources.
-        name: what the sentences call the library.
-        missing: the sentence for a library that is not there.
+        folder: folder of the library `_native*`.
+        sources: folder of its sources, which exists only in a checkout.
+        patterns: glob patterns of the source files.
+        name: name of the library in the returned messages.
+        missing: message if the library does not exist.
+
+    Returns:
+        (library, "ready"), or (None, the reason why it cannot be used).
     """
     libraries = sorted(folder.glob("_native*.so")) + sorted(folder.glob("_native*.pyd"))
     if not libraries:

@@ -1,4 +1,4 @@
-"""The ops: one file per family, each holding the public functions, their argument checks and the call of a backend."""
+"""The ops, one file per family: the public functions, their argument checks and the call of a backend."""
 
 from fused_inr.ops.augment import augment
 from fused_inr.ops.bias_act import bias_act

@@ -16,48 +16,55 @@ def augment(
     cutout_size: tuple[int, int] | None = None,
     color_last: bool = False,
 ) -> Tensor:
-    """Augment clips, every frame of a clip by the same amounts; changes that are None are skipped.
+    """Augment clips, every frame of a clip by the same amounts (DiffAugment, NeurIPS 2020).
 
-    In this order: brightness, x + b; saturation, (x - m) s + m with m the mean over the channels of a pixel; contrast,
-    (x - M) k + M with M the mean over a frame; translation, pixels from outside being 0; cutout, a rectangle set to 0.
-    Means are at least float32. Differentiable to any order in x. The amounts are a draw, which needs no gradient: where
-    one of them requires it the reference serves the call. They may have any value, and are not read on the host.
+    The steps, in this order; a step whose amount is None is skipped:
+
+    1. brightness: x + b
+    2. saturation: (x - m) s + m, with m the mean over the channels of a pixel
+    3. contrast: (x - M) k + M, with M the mean over a frame
+    4. translation: shift the frame; pixels from outside are 0
+    5. cutout: set a rectangle to 0
+
+    Means are computed in at least float32. Differentiable in x to any order. The amounts are random draws, for which
+    the kernels compute no gradients; if one of them requires gradients, the reference serves the call. They may have
+    any value and are not read on the host.
 
     Args:
-        x: [N, T, C, H, W] floating point.
-        brightness, saturation, contrast: b, s and k of each clip, [N] floating point.
-        translation: rows that pixels move down and columns that they move right, [N, 2] integers of any sign.
-        cutout: first row and first column of the rectangle, which may reach beyond the frame, [N, 2] integers.
-        cutout_size: rows and columns of the rectangle, >= 0; needed with `cutout`.
-        color_last: translation and cutout come before brightness, saturation and contrast, which then change the zeros
-            too and count them in M.
+        x: `[N, T, C, H, W]` floating point.
+        brightness, saturation, contrast: b, s and k of each clip, `[N]` floating point.
+        translation: pixels to shift down and right, `[N, 2]` integers of any sign.
+        cutout: first row and first column of the rectangle, `[N, 2]` integers; it may extend beyond the frame.
+        cutout_size: (rows, columns) of the rectangle, both >= 0; required with `cutout`.
+        color_last: apply translation and cutout before brightness, saturation and contrast, which then also change the
+            zeros and include them in M.
 
     Returns:
-        [N, T, C, H, W] in the type of x; x itself where all are None.
+        `[N, T, C, H, W]` with the dtype of x; x itself if every step is skipped.
 
     Raises:
-        ValueError: an argument has the wrong shape, type or device, or `cutout_size` is missing or negative.
+        ValueError: an argument has the wrong shape, dtype or device, or `cutout_size` is missing or negative.
     """
     if x.ndim != 5 or not x.is_floating_point():
         raise ValueError(f"augment x must be floating point [N, T, C, H, W], not {x.dtype} {list(x.shape)}.")
     amounts = {"brightness": brightness, "saturation": saturation, "contrast": contrast}
-    places = {"translation": translation, "cutout": cutout}
-    for name, value in (amounts | places).items():
+    positions = {"translation": translation, "cutout": cutout}
+    for name, value in (amounts | positions).items():
         if value is not None:
-            _check(name, value, x, integer=name in places)
+            _check(name, value, x, integer=name in positions)
     if cutout is not None and (cutout_size is None or len(cutout_size) != 2 or min(cutout_size) < 0):
         raise ValueError(f"augment cutout_size must be (rows, columns), both at least 0, not {cutout_size}.")
-    if all(value is None for value in (amounts | places).values()):
+    if all(value is None for value in (amounts | positions).values()):
         return x
     size = (0, 0) if cutout is None else (cutout_size[0], cutout_size[1])
-    return call("augment", x.device.type, (x, *amounts.values(), *places.values(), size, color_last))
+    return call("augment", x.device.type, (x, *amounts.values(), *positions.values(), size, color_last))
 
 
 def _check(name: str, value: Tensor, x: Tensor, integer: bool) -> None:
     shape = [x.shape[0], 2] if integer else [x.shape[0]]
-    of_kind = not (value.is_floating_point() or value.is_complex()) if integer else value.is_floating_point()
-    if list(value.shape) != shape or not of_kind:
+    valid_dtype = not (value.is_floating_point() or value.is_complex()) if integer else value.is_floating_point()
+    if list(value.shape) != shape or not valid_dtype:
         kind = "integer" if integer else "floating point"
         raise ValueError(f"augment {name} must be {kind} {shape}, not {value.dtype} {list(value.shape)}.")
     if value.device != x.device:
-        raise ValueError(f"augment {name} must be on {x.device} as x is, not on {value.device}.")
+        raise ValueError(f"augment {name} must be on {x.device}, like x, not on {value.device}.")

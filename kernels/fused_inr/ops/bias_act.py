@@ -5,7 +5,7 @@ from torch import Tensor
 from fused_inr.ops.dispatch import call
 from fused_inr.reference import LRELU_SLOPE
 
-# Gains that keep the variance of a normally distributed input, as StyleGAN2 sets them.
+# The gains of StyleGAN2, which preserve the variance of a normally distributed input.
 DEFAULT_GAINS = {
     "linear": 1.0,
     "relu": 2**0.5,
@@ -29,25 +29,27 @@ def bias_act(
     dim: int = 1,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """y = residual + clamp(act(x + bias) * gain), with the bias along one axis.
+    """Return residual + clamp(act(x + bias) * gain), with the bias along one axis (StyleGAN2, CVPR 2020).
 
     Differentiable in x, bias and residual to any order.
 
     Args:
         x: floating-point tensor of any shape.
-        bias: [x.shape[dim]], or None for no bias; any floating-point type.
-        act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish (x * sigmoid(x)).
-        alpha: slope of lrelu for negative inputs, default 0.2. The other activations have no such number.
-        gain: factor of the activation's output; default sqrt(2) for relu, lrelu and swish, otherwise 1.
-        clamp: limit >= 0 of the result's magnitude, applied after the gain; None for no limit.
+        bias: `[x.shape[dim]]` in any floating-point dtype, or None for no bias.
+        act: "linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus" or "swish" (x * sigmoid(x)).
+        alpha: slope of lrelu for negative inputs, default 0.2; the other activations do not take it.
+        gain: factor applied after the activation; default sqrt(2) for relu, lrelu and swish, otherwise 1.
+        clamp: limit >= 0 of the magnitude after the gain; None for no limit.
         dim: axis of the bias; may be negative.
-        residual: added to the result: the other branch of a residual block; shape and type of x, or None.
+        residual: the other branch of a residual block, added to the clamped result; has the shape and dtype of x. None
+            for no residual.
 
     Returns:
-        Tensor of the shape and type of x.
+        Tensor with the shape and dtype of x.
 
     Raises:
-        ValueError: unknown activation, alpha without lrelu, negative clamp, or a bias or residual that does not fit.
+        ValueError: the activation is unknown, `alpha` is set without lrelu, `clamp` is negative, x is not floating
+            point, or the bias or residual has the wrong shape or dtype.
     """
     if act not in DEFAULT_GAINS:
         raise ValueError(f"bias_act act must be one of {', '.join(DEFAULT_GAINS)}, not {act!r}.")
@@ -67,7 +69,7 @@ def bias_act(
             )
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         raise ValueError(
-            f"bias_act residual must be {x.dtype} {list(x.shape)} as x is, not {residual.dtype} {list(residual.shape)}."
+            f"bias_act residual must be {x.dtype} {list(x.shape)}, like x, not {residual.dtype} {list(residual.shape)}."
         )
     slope = LRELU_SLOPE if alpha is None else float(alpha)
     gain = DEFAULT_GAINS[act] if gain is None else float(gain)

@@ -1,4 +1,4 @@
-"""Convolution of images, for networks whose gradients are differentiated again."""
+"""Convolution of images, for networks whose gradients are themselves differentiated."""
 
 from torch import Tensor
 
@@ -9,22 +9,25 @@ __all__ = ["conv2d", "no_weight_gradients"]
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Correlate x with a weight, padding with zeros.
+    """Cross-correlate x with a weight, padding with zeros.
 
-    The same numbers as `torch.nn.functional.conv2d`. Its derivatives of every order are convolutions of the same kind,
-    where PyTorch's second derivative takes several times as long; `no_weight_gradients` leaves those of weights out.
+    The result is that of `torch.nn.functional.conv2d`. Its derivatives of every order are convolutions of the same
+    kind, whereas PyTorch's second derivative takes several times as long. `no_weight_gradients` skips the gradients of
+    weights. Differentiable in x and weight to any order.
 
     Args:
-        x: [N, I, H, W] floating point.
-        weight: [O, I, kh, kw], of the type of x.
-        stride, padding: of both axes.
+        x: `[N, I, H, W]` floating point.
+        weight: `[O, I, kh, kw]` with the dtype of x.
+        stride: integer >= 1, for both axes.
+        padding: zeros on every side, integer >= 0.
 
     Returns:
-        [N, O, (H + 2 padding - kh) // stride + 1, (W + 2 padding - kw) // stride + 1] in the type and memory format of
-        x, differentiable in both to any order.
+        `[N, O, (H + 2 padding - kh) // stride + 1, (W + 2 padding - kw) // stride + 1]` with the dtype and memory
+        format of x.
 
     Raises:
-        ValueError: tensors that do not fit together, or a stride or padding out of range.
+        ValueError: the shapes or dtypes of x and weight do not match, the stride or padding is out of range, or the
+            kernel is larger than the padded image.
     """
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
         raise ValueError(

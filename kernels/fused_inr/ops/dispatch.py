@@ -2,11 +2,12 @@
 
 A backend is a module `fused_inr._backends.<name>` that exposes
 
-    status() -> str                  "ready", or one line saying why it cannot run; asked at every call, so remembered
-    KERNELS: dict[str, Implementation]       op name -> Implementation
+    status() -> str                      "ready", or one line that says why it cannot run; must be cheap, as every call
+                                         evaluates it
+    KERNELS: dict[str, Implementation]   implementations by op name
 
-and is plugged in by existing: its name is already in `DEVICES`. Importing it must neither compile nor need a device,
-because `import fused_inr` does it. Ops call `call`, everyone else asks `backends`, `backend` and `service`.
+Its name must be in `DEVICES`; a module that exists is used. `import fused_inr` imports the backends, so importing one
+must neither compile anything nor need a device. Ops use `call`; other code uses `backends`, `backend` and `service`.
 """
 
 import contextvars
@@ -24,7 +25,7 @@ from fused_inr.ops.precision import autocast_enabled
 
 READY = "ready"
 
-# Fastest first: the order in which backends are asked. The value is the device type whose tensors a backend takes.
+# Backends in the order in which they are tried, fastest first, with the device type of the tensors that they take.
 DEVICES: dict[str, str | None] = {"cuda": "cuda", "triton": "cuda", "cpu": "cpu", "reference": None}
 
 
@@ -46,7 +47,7 @@ _REFERENCE: dict[str, Implementation] = {
 OPS = tuple(_REFERENCE)
 
 
-def _plugged_in() -> dict[str, Any]:
+def _import_backends() -> dict[str, Any]:
     modules = {name: f"fused_inr._backends.{name}" for name in DEVICES if name != "reference"}
     return {
         name: importlib.import_module(module)
@@ -55,7 +56,7 @@ def _plugged_in() -> dict[str, Any]:
     }
 
 
-_modules = _plugged_in()
+_modules = _import_backends()
 
 
 def _kernels(name: str) -> dict[str, Implementation]:
@@ -65,7 +66,7 @@ def _kernels(name: str) -> dict[str, Implementation]:
 
 
 def _requirement(name: str) -> str | None:
-    """Return what this machine lacks for a backend, or None; does not ask whether the backend has kernels."""
+    """Return what this machine lacks for a backend, or None; ignores whether the backend has kernels."""
     if name == "triton" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if name == "cuda" and not torch.backends.cuda.is_built():
@@ -84,18 +85,19 @@ def _status(name: str) -> str:
 
 
 def backends() -> dict[str, str]:
-    """Return the state of every backend on this machine: "ready", or one line saying why it cannot run.
+    """Return the status of every backend on this machine.
 
     Returns:
-        {"reference": "ready", "cpu": ..., "triton": ..., "cuda": ...}
+        {"reference": "ready", "cpu": ..., "triton": ..., "cuda": ...}; each value is "ready" or one line that says why
+        the backend cannot run.
     """
     return {name: _status(name) for name in reversed(DEVICES)}
 
 
-# Dynamo cannot trace a ContextVar, and does not guard a thread-local. It does guard a plain global: compiled code
-# reads this one, which holds the choice made last in any thread, and is compiled again when it changes.
+# Dynamo can neither trace a ContextVar nor guard a thread-local, but it guards a plain global. Compiled code therefore
+# reads `_compiled_choice`, the most recent choice of any thread, and is recompiled when it changes.
 _choice: contextvars.ContextVar[str | None] = contextvars.ContextVar("fused_inr_backend", default=None)
-_open_choices: dict[object, str] = {}  # of all threads, in the order they were made
+_open_choices: dict[object, str] = {}  # of all threads, oldest first
 _compiled_choice: str | None = None
 
 
@@ -108,20 +110,23 @@ def _require_ready(name: str) -> None:
         raise ValueError(f"backend must be one of {', '.join(reversed(DEVICES))}, not {name!r}.")
     status = _status(name)
     if status != READY:
-        raise RuntimeError(f"Backend {name!r} was asked for but cannot run: {status}.")
+        raise RuntimeError(f"Backend {name!r} was requested but cannot run: {status}.")
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Run every op inside the `with` block on one backend, for example `with fi.backend("reference"): ...`.
 
-    The choice belongs to the current context (thread, asyncio task). Enter it outside of functions given to
-    `torch.compile`; compiled code sees the choice made last in any thread.
+    The choice applies to the current context (thread or asyncio task). Enter the block outside of functions passed to
+    `torch.compile`; compiled code sees the most recent choice of any thread.
+
+    Args:
+        name: a key of `fi.backends()`.
 
     Raises:
         ValueError: no backend has this name.
-        RuntimeError: the backend cannot run on this machine. A call inside the block that the backend does not
-            support raises it too; nothing falls back silently.
+        RuntimeError: the backend cannot run on this machine. Calls inside the block that the backend does not support
+            raise it too; nothing falls back silently.
     """
     global _compiled_choice
     _require_ready(name)
@@ -136,7 +141,7 @@ def backend(name: str) -> Iterator[None]:
 
 
 def _refusal(name: str, op: str, device: str, args: tuple) -> str | None:
-    """Return why a ready backend does not serve a call, or None if it does."""
+    """Return the reason why a ready backend does not serve a call, or None if it does."""
     kernel = _kernels(name).get(op)
     if kernel is None:
         return f"it has no kernel for {op}"
@@ -156,29 +161,30 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Imp
         backend: an explicit choice, which takes precedence over `with backend(...)`.
 
     Raises:
-        RuntimeError: the backend asked for cannot serve this call; the message says why.
+        ValueError: no backend has the requested name.
+        RuntimeError: the requested backend cannot serve this call; the message says why.
     """
     name = backend or _chosen()
     if name is not None:
         _require_ready(name)
         refusal = _refusal(name, op, device, args)
         if refusal is not None:
-            raise RuntimeError(f"Backend {name!r} was asked for but cannot run this {op}: {refusal}.")
+            raise RuntimeError(f"Backend {name!r} was requested but cannot run this {op}: {refusal}.")
         return _kernels(name)[op]
-    yielding = None
+    deferred = None
     for candidate in DEVICES:
-        # The cheap question first: on a machine without the device, its driver is never asked.
+        # Cheapest check first: on a machine without the device, its driver is never queried.
         if op in _kernels(candidate) and _refusal(candidate, op, device, args) is None and _status(candidate) == READY:
             kernel = _kernels(candidate)[op]
             if kernel.preferred is not None and not kernel.preferred(*args):
-                yielding = yielding or kernel
+                deferred = deferred or kernel
             else:
-                return yielding if yielding and candidate == "reference" else kernel
+                return deferred if deferred and candidate == "reference" else kernel
     raise AssertionError(f"the reference serves every op, {op} included")
 
 
 def call(op: str, device: str, args: tuple, backend: str | None = None) -> Any:
-    """Run an op on the backend that serves it, with autocast off, as ops choose their own precision."""
+    """Run an op on the backend that serves it, with autocast off, because ops choose their own precision."""
     run = select(op, device, args, backend).run
     if not autocast_enabled(device):
         return run(*args)
@@ -187,12 +193,12 @@ def call(op: str, device: str, args: tuple, backend: str | None = None) -> Any:
 
 
 def service(device: str) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return which backend serves which op on a device type, and why the faster ones do not.
+    """Return which backend serves each op on a device type, and why the faster ones do not.
 
     Returns:
-        op -> (backend, {faster backend: reason}). A backend that serves an op may still decline single calls.
+        {op: (backend, {faster backend: reason})}. A backend that serves an op may still decline individual calls.
     """
-    answer = {}
+    service_by_op = {}
     for op in OPS:
         reasons: dict[str, str] = {}
         for name in DEVICES:
@@ -200,7 +206,7 @@ def service(device: str) -> dict[str, tuple[str, dict[str, str]]]:
                 continue
             status = _status(name)
             if status == READY and op in _kernels(name):
-                answer[op] = (name, reasons)
+                service_by_op[op] = (name, reasons)
                 break
             reasons[name] = status if status != READY else f"it has no kernel for {op}"
-    return answer
+    return service_by_op

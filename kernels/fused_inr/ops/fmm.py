@@ -1,4 +1,4 @@
-"""Factorised multiplicative modulation (INR-GAN, CVPR 2021; DIGAN, ICLR 2022)."""
+"""Factorized multiplicative modulation (INR-GAN, CVPR 2021; DIGAN, ICLR 2022)."""
 
 import torch
 from torch import Tensor
@@ -7,22 +7,22 @@ from fused_inr.ops.dispatch import call
 
 
 def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, *, demodulate: bool = True) -> Tensor:
-    """Return weights of N layers from one shared weight and low-rank factors: W = weight * (1 + left right / sqrt(R)).
+    """Return the weights of N layers, W = weight * (1 + left right / sqrt(R)), from one weight and low-rank factors.
 
-    Differentiable in every tensor to any order. Computed in float32, or float64 if a tensor is; autocast is ignored,
-    because demodulation is a statistic.
+    Differentiable in every tensor to any order. Computed in float32, or in float64 if any tensor is float64; autocast
+    is ignored, because demodulation is a statistic.
 
     Args:
-        weight: [O, I], shared by all.
-        left: [N, O, R].
-        right: [N, R, I].
+        weight: `[O, I]`, shared by all layers.
+        left: `[N, O, R]`, R >= 1.
+        right: `[N, R, I]`.
         demodulate: divide each row of W by (its 2-norm + 1e-8).
 
     Returns:
-        [N, O, I], float32 or float64.
+        `[N, O, I]` float32 or float64.
 
     Raises:
-        ValueError: the shapes do not fit together.
+        ValueError: the shapes do not match.
     """
     if weight.ndim != 2 or left.ndim != 3 or right.ndim != 3:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in (weight, left, right))

@@ -6,22 +6,23 @@ from fused_inr.ops.dispatch import call
 
 
 def minibatch_stddev(x: Tensor, group_size: int = 4, channels: int = 1) -> Tensor:
-    """Append planes with the standard deviation over a group of samples.
+    """Append channels that hold the standard deviation over a group of samples.
 
-    Groups have G = min(group_size, N) samples; sample i is in group i % (N / G). The channels are split into `channels`
-    runs; each gives one plane, the mean over the run and the pixels of sqrt(variance over the group + 1e-8). Statistics
-    are float32 (float64 for float64). Differentiable to any order.
+    Groups have G = min(group_size, N) samples; sample i is in group i % (N / G). The channels of x are split into
+    `channels` runs of adjacent channels. Each run yields one constant plane: the mean over the run and the pixels of
+    sqrt(variance over the group + 1e-8). Statistics are float32 (float64 for float64 x). Differentiable to any order.
 
     Args:
-        x: [N, C, H, W] floating point.
+        x: `[N, C, H, W]` floating point.
         group_size: samples per group, >= 1.
-        channels: planes to append; divides C.
+        channels: planes to append, >= 1; must divide C.
 
     Returns:
-        [N, C + channels, H, W] in the type of x.
+        `[N, C + channels, H, W]` with the dtype of x.
 
     Raises:
-        ValueError: N is no multiple of G, C no multiple of `channels`, or x is not [N, C, H, W].
+        ValueError: N is not a multiple of G, C is not a multiple of `channels`, `group_size` or `channels` is less than
+            1, or x is not floating point `[N, C, H, W]`.
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"minibatch_stddev x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")

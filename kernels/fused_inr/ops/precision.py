@@ -1,4 +1,4 @@
-"""The type that matrix products are computed in."""
+"""The dtype in which matrix products are computed."""
 
 import torch
 
@@ -7,12 +7,16 @@ PRODUCT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def autocast_enabled(device: str) -> bool:
     """Return whether autocast is on for a device type."""
-    # "meta" has no autocast, and asking raises. torch 2.11 cannot trace torch.amp.is_autocast_available.
+    # "meta" has no autocast, and the query raises for it. torch 2.11 cannot trace torch.amp.is_autocast_available.
     return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def product_dtype(dtype: torch.dtype | None, wide: torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the type of the matrix products: `dtype` if given, else autocast's if it is on, else `wide`."""
+    """Return the dtype of the matrix products: `dtype` if not None, else autocast's if it is on, else `wide`.
+
+    Raises:
+        ValueError: `dtype` is not supported, or the tensors are float64 and `dtype` is not.
+    """
     if wide == torch.float64:
         if dtype not in (None, torch.float64):
             raise ValueError(

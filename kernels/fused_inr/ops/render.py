@@ -11,24 +11,26 @@ from fused_inr.ops.precision import product_dtype
 def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: str | None = None) -> Tensor:
     """Evaluate a batch of INRs on a pixel grid (DIGAN, ICLR 2022).
 
-    Each stage runs on `grid.scaled(stage.scale)`. The result is the running image, the sum of all to_rgb read-outs, at
-    the scale of the last stage; without any to_rgb, the output of the last layer. Differentiable in every tensor of the
-    INR, to any order on the reference backend.
+    Each stage is evaluated on `grid.scaled(stage.scale)`. The result is the running image (the sum of all to_rgb
+    read-outs) at the scale of the last stage, or the output of the last layer if no layer has to_rgb. Differentiable in
+    every tensor of the INR, to any order on the reference backend.
 
     Args:
-        inr: N videos at T times. N = 0 and T = 0 are allowed.
-        grid: the base grid, that of a stage of scale 1.
-        dtype: compute type of the matrix products: float32, bfloat16 or float16. None is autocast's type where autocast
-            is on, otherwise float32. Angles, sines, accumulation, biases and activations stay float32; if any tensor is
-            float64, all is float64.
-        backend: a name of `fi.backends()`; None takes the fastest that supports the call.
+        inr: N videos at T times; N = 0 and T = 0 are allowed.
+        grid: base grid, on which a stage of scale 1 is evaluated.
+        dtype: compute dtype of the matrix products: float32, bfloat16 or float16. None means autocast's dtype if
+            autocast is on, otherwise float32. Angles, sines, accumulation, biases and activations stay float32. If any
+            tensor is float64, everything is computed in float64, and `dtype` must be float64 or None.
+        backend: a key of `fi.backends()`; None for the backend of `with fi.backend(...)`, or else the fastest one that
+            supports the call.
 
     Returns:
-        [N, T, C, H, W] float32 (float64 for float64 tensors); H and W are `scale` of the last stage times the grid's.
+        `[N, T, C, H, W]` float32 (float64 for float64 tensors), where H and W are the grid's height and width times the
+        scale of the last stage.
 
     Raises:
-        ValueError: no such dtype or backend.
-        RuntimeError: the backend asked for cannot serve this call; the message says why.
+        ValueError: the dtype or backend is unknown.
+        RuntimeError: the requested backend cannot serve this call; the message says why.
     """
     args = (inr, grid, product_dtype(dtype, inr.dtype, inr.device))
     return call("render", inr.device.type, args, backend)
@@ -37,7 +39,7 @@ def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: s
 def render_memory(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: str | None = None) -> int:
     """Return the peak bytes that `render` allocates for these arguments without gradients, its result included.
 
-    The count is that of the backend that would serve the call, or of the reference if that backend has none.
+    The count comes from the backend that would serve the call, or from the reference if that backend has none.
     """
     args = (inr, grid, product_dtype(dtype, inr.dtype, inr.device))
     kernel = select("render", inr.device.type, args, backend)

@@ -12,7 +12,7 @@ FINAL_ACTIVATIONS = ("linear", "sine")
 
 
 def _batched(name: str, tensors: Sequence[Tensor], ranks: tuple[int, int]) -> list[Tensor]:
-    """Check ranks (without N, with N) and add the axis N = 1 where it is missing."""
+    """Check that ranks are one of (without N, with N), and add the axis N = 1 where it is missing."""
     for index, tensor in enumerate(tensors):
         if tensor.ndim not in ranks or not tensor.is_floating_point():
             raise ValueError(
@@ -23,12 +23,12 @@ def _batched(name: str, tensors: Sequence[Tensor], ranks: tuple[int, int]) -> li
 
 
 def _check_siren(coords: Tensor, weights: list[Tensor], biases: list[Tensor]) -> int:
-    """Check that batched tensors fit together, and return N."""
+    """Check that the batched tensors match, and return N."""
     inputs = coords.shape[2]
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if weight.shape[2] != inputs:
             raise ValueError(
-                f"siren weights[{index}] must have {inputs} columns, what it is given, not {weight.shape[2]}."
+                f"siren weights[{index}] must have {inputs} columns, one per input, not {weight.shape[2]}."
             )
         if bias.shape[1] != weight.shape[1]:
             raise ValueError(
@@ -57,35 +57,36 @@ def siren(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Evaluate N sinusoidal networks at P points: x <- sin(omega (W x + b)) layer by layer (SIREN, NeurIPS 2020).
+    """Evaluate N sinusoidal networks at P points: x <- sin(omega (W x + b)), layer by layer (SIREN, NeurIPS 2020).
 
-    Differentiable in every tensor, coordinates included, to any order on the reference backend.
+    Differentiable in every tensor, including the coordinates, to any order on the reference backend.
 
-    Modulated SIRENs are the same function of folded tensors. With frequencies gamma and phases beta [N, O] per sample
-    (FiLM-SIREN, pi-GAN), sin(gamma (W x + b) + beta) has omega = 1 and
+    Modulated SIRENs are evaluated by folding the modulation into the weights and biases. For frequencies gamma and
+    phases beta `[N, O]` per sample (FiLM-SIREN, pi-GAN), sin(gamma (W x + b) + beta) is a layer with omega = 1 and
 
         weight = gamma[:, :, None] * W    # [N, O, I]
         bias = gamma * b + beta           # [N, O]
 
-    With shifts [N, O] (shift modulation, Functa), sin(omega (W x + b + shift)) keeps its shared W and has
+    For shifts `[N, O]` (shift modulation, Functa), sin(omega (W x + b + shift)) is a layer with the shared W and
 
         bias = b + shift                  # [N, O]
 
     Args:
-        coords: [P, K] shared by all networks, or [N, P, K]; any K.
-        weights: one [N, O, I] or shared [O, I] per layer; the first has I = K.
-        biases: one [N, O] or [O] per layer.
-        omega: frequency of the sine layers, radians per unit of W x + b.
-        first_omega: that of the first layer; None is omega.
-        final: the last layer is "linear", or "sine" like the others.
-        dtype, backend: as of `render`.
+        coords: `[P, K]` shared by all networks, or `[N, P, K]`; any K.
+        weights: one `[N, O, I]` or shared `[O, I]` per layer; the first has I = K.
+        biases: one `[N, O]` or shared `[O]` per layer.
+        omega: frequency of the sine layers, in radians per unit of W x + b.
+        first_omega: frequency of the first layer; None for `omega`.
+        final: "linear" or "sine", the activation of the last layer.
+        dtype, backend: as for `render`.
 
     Returns:
-        [N, P, C] float32 (float64 if any tensor is); N = 1 if nothing has an axis N.
+        `[N, P, C]` float32 (float64 if any tensor is float64), with C the outputs of the last layer; N = 1 if no tensor
+        has an axis N.
 
     Raises:
-        ValueError: tensors that do not fit together, or an unknown option.
-        RuntimeError: the backend asked for cannot serve this call; the message says why.
+        ValueError: the shapes or devices of the tensors do not match, or an option is unknown.
+        RuntimeError: the requested backend cannot serve this call; the message says why.
     """
     if final not in FINAL_ACTIVATIONS:
         raise ValueError(f"siren final must be one of {', '.join(FINAL_ACTIVATIONS)}, not {final!r}.")

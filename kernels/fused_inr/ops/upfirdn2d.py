@@ -1,4 +1,4 @@
-"""Up-sample, FIR-filter and down-sample images (StyleGAN2, CVPR 2020)."""
+"""Upsampling, FIR filtering and downsampling of images (StyleGAN2, CVPR 2020)."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def _padding(value: int | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
-    """Return the filter, [h, w] or separable [n]; a single tap of 1 for None."""
+    """Return the filter, `[h, w]` or separable `[n]`; a single tap of 1 for None."""
     if filter is None:
         return torch.ones([1, 1], dtype=x.dtype, device=x.device)
     if filter.ndim not in (1, 2) or filter.numel() == 0:
@@ -39,7 +39,7 @@ def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _filter_size(filter: Tensor | None) -> tuple[int, int]:
-    """Return width and height in taps."""
+    """Return the width and height of a filter in taps."""
     return (1, 1) if filter is None else (filter.shape[-1], filter.shape[0])
 
 
@@ -52,26 +52,30 @@ def upfirdn2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Insert zeros, pad or crop, filter, and keep every `down`-th pixel, channel by channel.
+    """Upsample by inserting zeros, pad or crop, filter, and downsample every channel (StyleGAN2, CVPR 2020).
 
-    1. `up` - 1 zeros follow every pixel. 2. `padding` zeros are added at the sides; a negative number crops. 3. The
-    image is filtered, keeping only what the filter covers wholly. 4. Every `down`-th pixel is kept, the first included.
+    The steps, in this order:
+
+    1. Insert `up` - 1 zeros after every pixel.
+    2. Pad the sides with `padding` zeros; a negative number crops.
+    3. Filter, keeping only the positions where the filter lies entirely inside the image.
+    4. Keep every `down`-th pixel, starting with the first.
 
     Differentiable in x to any order.
 
     Args:
-        x: [N, C, H, W] floating point.
-        filter: [h, w] taps, or [n] for the separable n x n filter; None is a single tap of 1.
-        up, down: integer >= 1, or [x, y].
-        padding: integer, [x, y] or [x0, x1, y0, y1] (left, right, top, bottom), in pixels of the up-sampled image.
+        x: `[N, C, H, W]` floating point.
+        filter: taps `[h, w]`, or `[n]` for a separable n x n filter; None for a single tap of 1.
+        up, down: integer >= 1, or a pair (x, y).
+        padding: integer, (x, y) or (x0, x1, y0, y1) (left, right, top, bottom), in pixels of the upsampled image.
         flip_filter: False convolves, True correlates.
-        gain: factor of the result.
+        gain: factor applied to the result.
 
     Returns:
-        [N, C, (H up_y + y0 + y1 - h) // down_y + 1, (W up_x + x0 + x1 - w) // down_x + 1] in the type of x.
+        `[N, C, (H up_y + y0 + y1 - h) // down_y + 1, (W up_x + x0 + x1 - w) // down_x + 1]` with the dtype of x.
 
     Raises:
-        ValueError: an argument has no such form, or the padded image is smaller than the filter.
+        ValueError: an argument has the wrong form, or the padded image is smaller than the filter.
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"upfirdn2d x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")
@@ -95,10 +99,10 @@ def downsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Filter, then keep every `down`-th pixel, padded so that sizes divide: [N, C, H, W] to [N, C, H/down, W/down].
+    """Filter and keep every `down`-th pixel, padded so that `[N, C, H, W]` becomes `[N, C, H/down, W/down]`.
 
-    Each output pixel is centred on the pixels it stands for, as in StyleGAN2. Arguments and errors as of `upfirdn2d`;
-    `padding` is added to the padding that keeps the size.
+    Each output pixel is centered on the input pixels it replaces, as in StyleGAN2. Arguments and errors are those of
+    `upfirdn2d`, except that `padding` is added to the padding that yields this size.
     """
     down_x, down_y = _pair("down", down)
     x0, x1, y0, y1 = _padding(padding)
@@ -120,10 +124,11 @@ def upsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:
-    """Insert zeros, then filter, padded so that sizes multiply: [N, C, H, W] to [N, C, H*up, W*up].
+    """Insert zeros and filter, padded so that `[N, C, H, W]` becomes `[N, C, H*up, W*up]`.
 
-    The brightness of the image is kept (the zeros are made up for by a gain of up_x * up_y), as in StyleGAN2.
-    Arguments and errors as of `upfirdn2d`; `padding` is added to the padding that keeps the size, `gain` multiplies.
+    A gain of up_x * up_y makes up for the inserted zeros, so that the image keeps its brightness, as in StyleGAN2.
+    Arguments and errors are those of `upfirdn2d`, except that `padding` is added to the padding that yields this size,
+    and `gain` multiplies the gain above.
     """
     up_x, up_y = _pair("up", up)
     x0, x1, y0, y1 = _padding(padding)

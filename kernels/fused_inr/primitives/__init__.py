@@ -1,5 +1,5 @@
-"""Ops whose kernels a backend supplies: schema, shapes and derivatives, once for all backends.
+"""PyTorch ops whose kernels come from the backends: schemas, shapes and derivatives, defined once for all backends.
 
-A backend registers an implementation for its device type with `torch.library.impl`. Backward passes are ops of the same
-kind, so that penalties on gradients run on the same kernels.
+A backend registers an implementation for its device type with `torch.library.impl`. Backward passes are ops too, so
+that gradient penalties run on the same kernels.
 """

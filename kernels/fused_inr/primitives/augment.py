@@ -1,9 +1,9 @@
 """Color, translation and cutout of clips as one op, whose adjoint is the same op in the opposite order.
 
-With S what moves the pixels of a frame and zeroes those from outside and in the hole, and A the changes of color less
-the brightness b, the op is S(A x + b), or A S x + b where color comes last. A is a sum of multiples of projections (on
-the frame, on the means over channels, on the mean over all) and so its own adjoint; that of S moves pixels back. As the
-op is linear but for b, its derivative is `adjoint` and the derivative of that is the op without b, to any order.
+Let S shift the pixels of a frame and zero those from outside or in the hole, and let A change saturation and contrast.
+With the brightness b the op is S(A x + b), or A S x + b if color comes last. A is a linear combination of projections
+(the identity, the mean over channels and the mean over the frame) and hence self-adjoint; the adjoint of S shifts the
+pixels back. Apart from b the op is linear: its derivative is the op with `adjoint` toggled and without b, to any order.
 """
 
 from typing import Any, NamedTuple
@@ -22,13 +22,13 @@ _augment = torch.ops.fused_inr.augment.default
 
 
 class Options(NamedTuple):
-    """The arguments of the op beside x: the draw, as of `reference.augment`, and whether the adjoint is applied."""
+    """The arguments of the op after x: those of `reference.augment`, and whether to apply the adjoint."""
 
-    brightness: Tensor | None  # [N] float32, as the next two
-    saturation: Tensor | None
-    contrast: Tensor | None
-    offset: Tensor | None  # [N, 2] int64, as the next
-    hole: Tensor | None
+    brightness: Tensor | None  # [N] float32
+    saturation: Tensor | None  # [N] float32
+    contrast: Tensor | None  # [N] float32
+    offset: Tensor | None  # [N, 2] int64
+    hole: Tensor | None  # [N, 2] int64
     hole_size: list[int]
     color_last: bool
     adjoint: bool
@@ -44,10 +44,10 @@ def augment(
     hole_size: tuple[int, int],
     color_last: bool,
 ) -> Tensor:
-    """Augment clips; arguments as of `reference.augment`. Kernels get contiguous float32 and int64 amounts."""
+    """Augment clips; arguments as for `reference.augment`. Kernels get contiguous float32 and int64 amounts."""
     amounts = [None if t is None else t.float().contiguous() for t in (brightness, saturation, contrast)]
-    places = [None if t is None else t.long().contiguous() for t in (offset, hole)]
-    return _augment(x.contiguous(), *amounts, *places, hole_size, color_last, False)
+    positions = [None if t is None else t.long().contiguous() for t in (offset, hole)]
+    return _augment(x.contiguous(), *amounts, *positions, hole_size, color_last, False)
 
 
 def supports(
@@ -56,7 +56,7 @@ def supports(
     """Return whether the kernels of all backends support a call, and if not, why."""
     needs_gradients = any(t is not None and t.requires_grad for t in (brightness, saturation, contrast))
     if torch.is_grad_enabled() and needs_gradients:
-        return False, "it has no gradient for the draw"
+        return False, "it has no gradient for the amounts"
     return memory_format.supports(x)
 
 
@@ -66,8 +66,8 @@ def _(x: Tensor, *others: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    _, _, *draw, ctx.hole_size, ctx.color_last, ctx.adjoint = inputs
-    ctx.save_for_backward(*draw)
+    _, _, *amounts, ctx.hole_size, ctx.color_last, ctx.adjoint = inputs  # without x and brightness
+    ctx.save_for_backward(*amounts)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:

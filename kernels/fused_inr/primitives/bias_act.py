@@ -1,12 +1,12 @@
-"""residual + clamp(act(x + bias) * gain), and the slope of that applied to a gradient.
+"""Bias, activation, gain, clamp and residual as one op, and its derivative as another.
 
-The slope is an op of its own, linear in the gradient and self-adjoint:
+The forward op returns residual + clamp(act(x + bias) * gain). The slope op is linear in the gradient and self-adjoint:
 
-    dx = (gradient + shift) * slope,    sums = dx summed over all axes but the bias's
+    dx = (gradient + shift) * slope,    sums = dx summed over all axes except that of the bias
 
-Given gradients of (dx, sums), its own derivative with respect to (gradient, shift) is the same op with these in their
-place. So activations that are piecewise linear stay on two kernels to any order of derivatives; the second derivative
-of the others is a composition of PyTorch calls.
+The derivative of the slope op with respect to (gradient, shift) is the slope op applied to the gradients of (dx, sums).
+Piecewise-linear activations therefore need only these two kernels for derivatives of any order. For the other
+activations the second derivative is a composition of PyTorch calls.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ torch.library.define(
 
 
 class Options(NamedTuple):
-    """The last arguments of both ops, as of `fi.bias_act`."""
+    """The last arguments of both ops, as for `fi.bias_act`."""
 
     act: str
     alpha: float
@@ -54,10 +54,13 @@ def bias_act(
     dim: int,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Apply bias and activation; arguments as of `reference.bias_act`. Kernels get dense tensors and a float32 bias."""
+    """Apply bias and activation; arguments as for `reference.bias_act`.
+
+    Kernels get dense tensors and a float32 bias.
+    """
     if bias is None:
-        dim = min(1, x.ndim - 1) if x.ndim else 0  # any axis will do
-    # The bias runs along the channels of an image or along an axis of a contiguous tensor.
+        dim = min(1, x.ndim - 1) if x.ndim else 0  # the axis is irrelevant without a bias
+    # Kernels take a bias along the channels of a dense image or along any axis of a contiguous tensor.
     x = memory_format.dense(x) if dim == 1 else x.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     residual = None if residual is None else memory_format.like(x, residual)
@@ -67,7 +70,7 @@ def bias_act(
 def supports(x: Tensor, bias: Tensor | None, act: str, alpha: float, *others: Any) -> tuple[bool, str]:
     """Return whether the kernels of all backends support a call, and if not, why."""
     if alpha < 0:
-        return False, "the output of a negative slope does not tell the sign of the input"
+        return False, "with a negative slope the output does not determine the sign of the input"
     return memory_format.supports(x)
 
 
@@ -93,7 +96,7 @@ def _(
 def _save_forward(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, bias, residual, *options = inputs
     ctx.options = Options(*options)
-    # The output determines the slope, and the next layer keeps it anyway; with a residual added it does not.
+    # Without a residual the output determines the slope, and the next layer saves it anyway.
     ctx.from_output = residual is None and ctx.options.act in PIECEWISE_LINEAR
     ctx.save_for_backward(output if ctx.from_output else x, None if ctx.from_output else bias)
 
@@ -125,14 +128,14 @@ def _slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
     with_gradient, with_shift = ctx.needs_input_grad[:2]
     if not (with_gradient or with_shift):
         return (None,) * 11
-    level = grad_sums.contiguous() if ctx.with_sums else None  # autograd expands one number for a sum
+    grad_shift = grad_sums.contiguous() if ctx.with_sums else None  # the gradient of a sum is an expanded scalar
     dense = memory_format.like(saved, grad_dx)
-    gradient, sums = _slope(dense, level, saved, bias, ctx.from_output, with_shift, *ctx.options)
+    gradient, sums = _slope(dense, grad_shift, saved, bias, ctx.from_output, with_shift, *ctx.options)
     return (gradient if with_gradient else None, sums if with_shift else None, *[None] * 9)
 
 
 def _composed_slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
-    """Differentiate the slope of a curved activation in all four tensors with PyTorch calls, on aliases."""
+    """Differentiate the slope op of a curved activation in all four tensors, with PyTorch calls on aliases."""
     dim = ctx.options.dim
     create = torch.is_grad_enabled()
     with torch.enable_grad():

@@ -1,12 +1,13 @@
-"""Convolution whose derivatives of every order are convolutions again.
+"""Convolution whose derivatives of every order are convolutions.
 
-With y = conv(x, w), both of its gradients are bilinear maps, and the derivatives of these are the same three maps:
+Both gradients of y = conv(x, w) are bilinear maps, and the derivatives of these maps are again one of the three maps
+conv, back and weight:
 
-    dx = back(dy, w)       of which   d dy = conv(ddx, w)      dw = weight(ddx, dy)
-    dw = weight(x, dy)     of which   dx = back(dy, ddw)       d dy = conv(x, ddw)
+    dx = back(dy, w)      has the derivatives   d dy = conv(ddx, w)    and  dw = weight(ddx, dy)
+    dw = weight(x, dy)    has the derivatives   dx = back(dy, ddw)     and  d dy = conv(x, ddw)
 
-PyTorch's own second derivative of a convolution makes the images themselves the kernels of further convolutions, which
-takes several times as long; gradient penalties live on it. Of the three maps a backend may supply the last one.
+PyTorch's own second derivative of a convolution uses the images themselves as kernels of further convolutions, which
+takes several times as long, and gradient penalties depend on it. A backend may supply a kernel for `weight`.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ _weight_gradient = torch.ops.fused_inr.conv2d_weight.default
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Convolve; arguments as of `reference.conv2d`."""
+    """Convolve; arguments as for `reference.conv2d`."""
     return _Convolution.apply(x, weight, stride, padding)
 
 
 def supports(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[bool, str]:
-    """Return (True, ""): PyTorch's convolutions support every type."""
+    """Return (True, ""), because PyTorch's convolutions support every floating-point dtype."""
     return True, ""
 
 
 def pytorch_weight(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int) -> Tensor:
-    """Return the weight's gradient as PyTorch computes it."""
+    """Return the gradient of the weight, `[O, I, kh, kw]`, as PyTorch computes it."""
     like = weight_like(x, gradient, kernel)
     if x.device.type == "cpu" and x.dtype == torch.float32:
         # oneDNN 3.7's gradient of a float32 weight takes 1.3 to 3.5 times as long in channels_last.
@@ -56,19 +57,21 @@ def _(x: Tensor, gradient: Tensor, kernel: list[int], stride: int, padding: int)
 
 
 def weight_like(x: Tensor, gradient: Tensor, kernel: list[int]) -> Tensor:
-    """Allocate a weight's gradient in the type and memory format of x."""
+    """Allocate the gradient of a weight, `[O, I, kh, kw]`, with the dtype and memory format of x."""
     shape = [gradient.shape[1], x.shape[1], *kernel]
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 
 
-_weight_gradients = True  # a plain global, as the threads of a GPU's backward pass must see it
+_weight_gradients = True  # a plain global, because the threads of a GPU's backward pass must see it
 
 
 @contextlib.contextmanager
 def no_weight_gradients() -> Iterator[None]:
-    """Backward passes inside give no gradients to weights: for the inner pass of a penalty, where nobody asks for them.
+    """Skip the weight gradients of `conv2d` in backward passes inside the `with` block.
 
-    PyTorch tells a Python function only which inputs have gradients, not which of these were asked for.
+    Meant for the inner backward pass of a gradient penalty, which needs gradients of images only. PyTorch does not tell
+    a Python autograd function which gradients were requested, only which inputs require them, so that they would be
+    computed otherwise. The setting applies to all threads.
     """
     global _weight_gradients
     before, _weight_gradients = _weight_gradients, False
@@ -79,7 +82,7 @@ def no_weight_gradients() -> Iterator[None]:
 
 
 def _pytorch_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, of_x: bool) -> Tensor:
-    """Return one of the gradients; only the shape, type and memory format of its own tensor are used."""
+    """Return the gradient of x or of the weight; of that tensor only the shape, dtype and memory format are used."""
     dilation, transposed, output_padding, groups = [1, 1], False, [0, 0], 1
     geometry = ([stride, stride], [padding, padding], dilation, transposed, output_padding, groups)
     output_mask = [of_x, not of_x, False]

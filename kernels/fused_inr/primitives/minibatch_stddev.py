@@ -1,4 +1,4 @@
-"""Minibatch standard deviation with a kernel for its gradient; the second derivative is a composition."""
+"""Minibatch standard deviation, with a kernel for its gradient; second derivatives are PyTorch calls."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _gradient = torch.ops.fused_inr.minibatch_stddev_backward.default
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
-    """Append the planes; arguments as of `reference.minibatch_stddev`. Kernels get contiguous tensors."""
+    """Append the planes; arguments as for `reference.minibatch_stddev`. Kernels get contiguous tensors."""
     return _forward(x.contiguous(), group, channels)
 
 
@@ -57,7 +57,7 @@ def _save_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _backward_of_gradient(ctx: Any, grad_dx: Tensor) -> tuple:
     create = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Aliases, as a tensor may be computed from another one here.
+        # Differentiate with respect to aliases, because one tensor may be computed from the other.
         gradient, x = [t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
         gradient, x = [t if t.requires_grad else t.requires_grad_() for t in (gradient, x)]
         y = reference.minibatch_stddev(x, *ctx.options)

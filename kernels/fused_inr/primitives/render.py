@@ -1,6 +1,6 @@
-"""`render` as ops of a backend: schema, shapes and derivatives once for all backends.
+"""`render` as PyTorch ops: schemas, shapes and derivatives, defined once for all backends.
 
-Unlike the other primitives each backend has ops of its own, as two of them serve the same tensors.
+Unlike the other primitives, each backend has its own ops, because two backends serve tensors on the same device.
 """
 
 import math
@@ -21,15 +21,18 @@ Differentiate = Callable[[INR, Grid, Tensor, torch.dtype, list[Tensor]], list[Te
 def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> Callable[..., Tensor]:
     """Register fused_inr::<backend>_render and fused_inr::<backend>_render_backward, and return `render` on them.
 
-    Second derivatives are those of a composition of PyTorch calls. Neither function is called where there are no
-    frames.
+    Second derivatives come from a composition of PyTorch calls. Neither function is called if the frames are empty.
 
     Args:
-        evaluate: takes an INR, its base grid, the type of the products and whether to keep the outputs of the layers;
-            gives frames [N, T, C, H, W] float32, and what was kept, in a form of the backend's own.
-        differentiate: takes an INR, its base grid, the gradient of its frames, the type of the products and what was
-            kept, nothing if the outputs of the layers are to be computed again; gives contiguous gradients of the
-            INR's tensors, in the order of `flatten`.
+        backend: name of the backend.
+        evaluate: takes an INR, its base grid, the dtype of the matrix products and whether to store the layers'
+            outputs; returns frames `[N, T, C, H, W]` float32 and the stored outputs, in a form private to the backend.
+        differentiate: takes an INR, its base grid, the gradient of its frames, the dtype of the matrix products and the
+            stored outputs (empty: recompute them); returns contiguous gradients of the INR's tensors, in the order of
+            `flatten`.
+
+    Returns:
+        A function with the arguments of `reference.render`, differentiable in every tensor to any order.
     """
 
     @torch.library.custom_op(f"fused_inr::{backend}_render", mutates_args=())
@@ -41,7 +44,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         window: list[float],
         dtype: torch.dtype,
     ) -> Tensor:
-        """Return the frames of an INR in the form of `flatten`; `dtype` is the type of the products."""
+        """Return the frames of an INR that `flatten` has flattened; `dtype` is that of the matrix products."""
         if not math.prod(shape):
             return _frames_like(tensors, shape)
         inr = unflatten(tensors, structure, numbers)
@@ -62,7 +65,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         dtype: torch.dtype,
         kept: list[Tensor],
     ) -> list[Tensor]:
-        """Return the gradients of `tensors`; `kept` holds the stored outputs of the forward pass, if any."""
+        """Return the gradients of `tensors`; `kept` holds the outputs that the forward pass stored, if any."""
         if not math.prod(shape):
             return [tensor.zero_() for tensor in _gradients_like(tensors)]
         inr = unflatten(tensors, structure, numbers)
@@ -75,7 +78,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
     def gradients(
         gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Sequence[Tensor] = ()
     ) -> list[Tensor | None]:
-        if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
+        if torch.is_grad_enabled():  # the gradients may be differentiated, which only PyTorch calls support
             return composed.gradients(gradient, tensors, *options)
         return frames_backward(gradient, list(tensors), *options, list(kept))
 
@@ -85,16 +88,16 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
     frames.register_autograd(backward, setup_context=_save_for_backward)
 
     def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-        """Return frames [N, T, C, H, W] float32, differentiable in every tensor to any order.
+        """Return frames `[N, T, C, H, W]` float32, differentiable in every tensor to any order.
 
-        First gradients come from the kernels, which compute the outputs of layers again or find them stored
-        (`fused_inr.activations`); gradients of these come from the lowered form in PyTorch calls.
+        First derivatives come from the kernels, which recompute the layers' outputs or read the stored ones
+        (`fi.store_activations`). Higher derivatives come from the lowered form in PyTorch calls.
         """
-        tensors, *structure = flatten(inr)
+        tensors, structure, numbers = flatten(inr)
         shape = frames_shape(inr, grid)
-        options = (*structure, shape, [*grid.x, *grid.y], dtype)
+        options = (structure, numbers, shape, [*grid.x, *grid.y], dtype)
         needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if needs_gradients and activation_storage.stored() and not torch.compiler.is_compiling() and math.prod(shape):
+        if needs_gradients and activation_storage.stored() and not torch.compiler.is_compiling() and 0 not in shape:
             return _StoringRender.apply(evaluate, gradients, options, *tensors)
         return frames(tensors, *options)
 
@@ -102,7 +105,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
 
 
 class _StoringRender(torch.autograd.Function):
-    """The same, with the outputs of all layers stored, so that the backward pass computes none of them again."""
+    """`render` that stores the outputs of all layers, so that the backward pass need not recompute them."""
 
     @staticmethod
     def forward(
@@ -128,10 +131,10 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _frames_like(tensors: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Allocate frames."""
+    """Allocate frames `[N, T, C, H, W]` float32 on the device of the tensors."""
     return tensors[0].new_empty(shape, dtype=torch.float32)
 
 
 def _gradients_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Allocate gradients."""
+    """Allocate a contiguous gradient for every tensor."""
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]

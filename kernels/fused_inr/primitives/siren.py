@@ -1,6 +1,6 @@
-"""SIRENs as ops of a backend: schema, shapes and derivatives once for all backends.
+"""`siren` as PyTorch ops: schemas, shapes and derivatives, defined once for all backends.
 
-Unlike the other primitives each backend has ops of its own, as two of them serve the same tensors.
+Unlike the other primitives, each backend has its own ops, because two backends serve tensors on the same device.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ Gradients = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], float, float, 
 def register(backend: str, values: Values, gradients: Gradients) -> Callable[..., Tensor]:
     """Register fused_inr::<backend>_siren and fused_inr::<backend>_siren_backward, and return `siren` on them.
 
-    Second derivatives are those of a composition of PyTorch calls. Neither function is called for an empty result.
+    Second derivatives come from a composition of PyTorch calls. Neither function is called if the result is empty.
 
     Args:
         backend: name of the backend.
-        values: takes the arguments of the first op and returns the values [N, P, C] float32.
-        gradients: takes the arguments of the second op and returns tensors as `gradients_like` does.
+        values: takes the arguments of the first op and returns the values `[N, P, C]` float32.
+        gradients: takes the arguments of the second op and returns gradients shaped like those of `gradients_like`.
 
     Returns:
         A function with the arguments of `reference.siren`, differentiable in every tensor to any order.
@@ -39,7 +39,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         final_sine: bool,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Return values [N, P, C] of coords [N, P, K], weights [N, O, I] and biases [N, O], products in `dtype`."""
+        """Return the values `[N, P, C]` at coordinates `[N, P, K]`; `dtype` is that of the matrix products."""
         empty = values_like(coords, weights)
         return values(coords, weights, biases, omega, first_omega, final_sine, dtype) if empty.numel() else empty
 
@@ -59,7 +59,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         dtype: torch.dtype,
         with_coords: bool,
     ) -> list[Tensor]:
-        """Return gradients of coordinates (empty unless `with_coords`), then of weights, then of biases."""
+        """Return the gradients of the coordinates (empty unless `with_coords`), the weights and the biases."""
         if not gradient.numel():
             return [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
         return gradients(gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
@@ -71,7 +71,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         saved, with_coords = ctx.saved_tensors, ctx.needs_input_grad[0]
         count = len(saved) // 2
-        if torch.is_grad_enabled():  # to be differentiated again: PyTorch calls, whose gradients are known
+        if torch.is_grad_enabled():  # the gradients may be differentiated, which only PyTorch calls support
             of_coords, *of_parameters = composed.siren_gradients(gradient, saved, *ctx.options)
         else:
             weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
@@ -89,21 +89,21 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         final: str,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Return the values [N, P, C] float32; arguments as of `reference.siren`."""
+        """Return the values `[N, P, C]` float32; arguments as for `reference.siren`."""
         return network(coords, weights, biases, omega, first_omega, final == "sine", dtype)
 
     return siren
 
 
 def values_like(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Allocate values [N, P, C]."""
+    """Allocate values `[N, P, C]`."""
     return coords.new_empty(coords.shape[0], coords.shape[1], weights[-1].shape[1])
 
 
 def gradients_like(
     coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], with_coords: bool
 ) -> list[Tensor]:
-    """Allocate gradients; that of the coordinates is empty unless `with_coords`."""
+    """Allocate the gradients of coordinates (empty unless `with_coords`), weights and biases."""
     of_coords = coords.new_empty(coords.shape if with_coords else 0)
     return [of_coords, *(tensor.new_empty(tensor.shape) for tensor in (*weights, *biases))]
 

@@ -1,11 +1,12 @@
-"""Up-sampling by zeros, a FIR filter and down-sampling as one op, whose adjoint is the same op with other numbers.
+"""Upsampling by zeros, FIR filtering and downsampling as one op, whose adjoint is the same op with other arguments.
 
-With o an output pixel, j a tap and z the image with up - 1 zeros after every pixel, along each axis
+Along each axis, for an output pixel o, taps j = 0 ... n-1 and the image z, which is x with up - 1 zeros after every
+pixel:
 
     y[o] = sum_j taps[j] z[o down + j - pad]
 
-so the gradient of x is sum_j taps[n-1-j] w[i up + j - (n-1-pad)], w being the gradient of y with down - 1 zeros after
-every pixel: `up` and `down` change places.
+Let w be the gradient of y with down - 1 zeros after every pixel. The gradient of x at pixel i is then
+sum_j taps[n-1-j] w[i up + j - (n-1-pad)]: the taps are flipped, and `up` and `down` are swapped.
 """
 
 from typing import Any, NamedTuple
@@ -23,12 +24,12 @@ _upfirdn2d = torch.ops.fused_inr.upfirdn2d.default
 
 
 class Options(NamedTuple):
-    """The arguments of the op beside x and the taps."""
+    """The arguments of the op after x and the taps."""
 
     up: list[int]  # [x, y]
     down: list[int]  # [x, y]
-    pad: list[int]  # left, top
-    size: list[int]  # height and width of the output
+    pad: list[int]  # [left, top]
+    size: list[int]  # [height, width] of the output
 
 
 def upfirdn2d(
@@ -40,10 +41,10 @@ def upfirdn2d(
     flip_filter: bool,
     gain: float,
 ) -> Tensor:
-    """Resample and filter; arguments as of `reference.upfirdn2d`.
+    """Resample and filter; arguments as for `reference.upfirdn2d`.
 
-    Kernels get a dense x; taps [h, w] float32 for correlation, multiplied by the gain; pad, the left and top padding
-    only, as `size`, the height and width of the output, determines the others. `up` and `down` are [x, y].
+    Kernels get a dense x and taps `[h, w]` float32, which are correlated with x and include the gain. They get only the
+    left and top padding, because the size of the output determines the right and bottom padding.
     """
     taps = filter.float() * gain
     if taps.ndim == 1:
@@ -68,7 +69,7 @@ def _(x: Tensor, taps: Tensor, *options: Any) -> Tensor:
 
 
 def output(x: Tensor, size: list[int]) -> Tensor:
-    """Allocate the result of the op in the type and memory format of x."""
+    """Allocate the result of the op with the dtype and memory format of x."""
     shape = [*x.shape[:2], *size]
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 

@@ -1,4 +1,4 @@
-"""What the tests of backends share: the instruction sets of this processor, threads, and INRs of any shape."""
+"""Fixtures for the tests of backends: instruction sets, threads, comparisons and INRs of any shape."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ _ISAS = native.ISAS[: native.best_isa() + 1] if _LIBRARY else [pytest.param("non
 
 @pytest.fixture(params=_ISAS)
 def instruction_set(request) -> Iterator[str]:
-    """Runs a test once for every instruction set that this processor has."""
+    """Run a test once for every instruction set that this processor supports."""
     native.use_isa(request.param)
     yield request.param
     native.use_isa(None)
@@ -28,7 +28,7 @@ def instruction_set(request) -> Iterator[str]:
 
 @pytest.fixture
 def compiled_library():
-    """The native library; a test that needs it is skipped where it is not built, and says why."""
+    """Return the native library, or skip the test with the reason why it cannot be used."""
     if _LIBRARY is None:
         pytest.skip(_STATE)
     return _LIBRARY
@@ -36,16 +36,16 @@ def compiled_library():
 
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
-    """`torch.set_num_threads`, undone after the test."""
+    """Yield `torch.set_num_threads`, and restore the number of threads after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
-def relative_differences(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> list[float]:
-    """Of corresponding tensors, in the 2-norm."""
-    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in exact]
-    pairs = zip(found, exact, strict=True)
+def relative_differences(actual: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> list[float]:
+    """Return the relative difference (2-norm) of every pair of tensors."""
+    assert [tensor.shape for tensor in actual] == [tensor.shape for tensor in exact]
+    pairs = zip(actual, exact, strict=True)
     return [((a.double() - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in pairs]
 
 
@@ -56,21 +56,21 @@ def errors() -> Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], list[
 
 @pytest.fixture(scope="session")
 def mean_error() -> Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], float]:
-    """Root mean square of the relative differences: rounding errors of single tensors are chance, of all less so."""
+    """Return the root mean square of the relative differences, which varies less than that of a single tensor."""
 
-    def mean(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:
-        return torch.tensor(relative_differences(found, exact)).square().mean().sqrt().item()
+    def mean(actual: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:
+        return torch.tensor(relative_differences(actual, exact)).square().mean().sqrt().item()
 
     return mean
 
 
 def run_script(name: str, *arguments: object) -> str:
-    """What a script of this folder prints."""
+    """Run a script of this folder and return its standard output."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(Path(__file__).with_name(name)), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="session")
@@ -81,20 +81,20 @@ def script_output() -> Callable[..., str]:
 
 
 def results_of(calls: Sequence[tuple[str, tuple]]) -> list[list[torch.Tensor]]:
-    """What ops of fused_inr, named with their arguments, return."""
+    """Return the results of calls, each given as the name and arguments of an op of fused_inr."""
     results = [getattr(torch.ops.fused_inr, name)(*arguments) for name, arguments in calls]
     return [[result] if isinstance(result, torch.Tensor) else list(result) for result in results]
 
 
-def check_same_bits(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]], where: str) -> None:
-    for number, (some, others) in enumerate(zip(found, expected, strict=True)):
-        for index, (a, b) in enumerate(zip(some, others, strict=True)):
+def check_same_bits(actual: list[list[torch.Tensor]], expected: list[list[torch.Tensor]], where: str) -> None:
+    for number, results in enumerate(zip(actual, expected, strict=True)):
+        for index, (a, b) in enumerate(zip(*results, strict=True)):
             assert torch.equal(a, b), f"result {index} of call {number} {where}"
 
 
 @pytest.fixture
 def check_threads(set_threads) -> Callable[[Sequence[tuple[str, tuple]]], None]:
-    """Asserts that calls give the same finite bits every time, for any number of threads."""
+    """Assert that calls return finite and bitwise identical results every time, with any number of threads."""
 
     def check(calls: Sequence[tuple[str, tuple]]) -> None:
         set_threads(1)
@@ -109,11 +109,11 @@ def check_threads(set_threads) -> Callable[[Sequence[tuple[str, tuple]]], None]:
 
 @pytest.fixture
 def check_written() -> Iterator[Callable[[Sequence[tuple[str, tuple]]], None]]:
-    """Asserts that calls write all of their results, by giving them tensors of NaN to write to."""
+    """Assert that calls write every element of their results, by filling newly allocated tensors with NaN."""
 
     def check(calls: Sequence[tuple[str, tuple]]) -> None:
         expected = results_of(calls)
-        torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
+        torch.use_deterministic_algorithms(True)  # makes torch.empty fill its result with NaN
         assert torch.empty(5).isnan().all()
         check_same_bits(results_of(calls), expected, "with results filled with NaN")
 
@@ -123,16 +123,16 @@ def check_written() -> Iterator[Callable[[Sequence[tuple[str, tuple]]], None]]:
 
 @pytest.fixture
 def check_poisoned(script_output, tmp_path) -> Iterator[Callable[[Sequence[tuple[str, tuple]]], None]]:
-    """Asserts that calls do not depend on what is in free memory, on every instruction set."""
+    """Assert that calls do not depend on the contents of free memory, on every instruction set."""
 
     def check(calls: Sequence[tuple[str, tuple]]) -> None:
         torch.save(calls, tmp_path / "calls")
         script_output("poisoned_memory.py", tmp_path / "calls", tmp_path / "results")
-        found = torch.load(tmp_path / "results")
-        assert len(found) == len(calls) * len(_ISAS)
+        actual = torch.load(tmp_path / "results")
+        assert len(actual) == len(calls) * len(_ISAS)
         for index, isa in enumerate(_ISAS):
             native.use_isa(isa)
-            check_same_bits(found[index * len(calls) :][: len(calls)], results_of(calls), f"in NaN memory on {isa}")
+            check_same_bits(actual[index * len(calls) :][: len(calls)], results_of(calls), f"in NaN memory on {isa}")
 
     yield check
     native.use_isa(None)
@@ -141,9 +141,9 @@ def check_poisoned(script_output, tmp_path) -> Iterator[Callable[[Sequence[tuple
 def derivatives(
     function: Callable[..., torch.Tensor], leaves: Sequence[torch.Tensor], orders: int, rounded_to: torch.dtype
 ) -> list[torch.Tensor]:
-    """A function's value and its derivatives along seeded random directions, order after order.
+    """Return a function's value and its derivatives along seeded random directions, order by order.
 
-    Each order's are those of all tensors of the order before, for the leaves and the directions so far.
+    Each order differentiates all tensors of the previous order by the leaves and all directions so far.
     """
     generator = torch.Generator().manual_seed(1)
     inputs = list(leaves)
@@ -153,12 +153,12 @@ def derivatives(
         directions = [
             torch.randn(y.shape, generator=generator).to(rounded_to).to(y.dtype).requires_grad_() for y in outputs
         ]
-        reached = [number for number, y in enumerate(outputs) if y.requires_grad]
-        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        differentiable = [number for number, y in enumerate(outputs) if y.requires_grad]
+        sources = [tensor for tensor in inputs if tensor.requires_grad]
         outputs = torch.autograd.grad(
-            [outputs[number] for number in reached],
-            wanted,
-            [directions[number] for number in reached],
+            [outputs[number] for number in differentiable],
+            sources,
+            [directions[number] for number in differentiable],
             create_graph=True,
             materialize_grads=True,
         )
@@ -170,14 +170,14 @@ def derivatives(
 def check_against_reference(
     function: Callable[..., torch.Tensor], leaves: Sequence[torch.Tensor], orders: int, tolerance: float
 ) -> None:
-    """Asserts that a function of the first leaf's type on the CPU backend is, with its derivatives, as in float64."""
+    """Assert that a function and its derivatives on the CPU backend agree with the reference in float64."""
     with fi.backend("cpu"):
-        found = derivatives(function, leaves, orders, leaves[0].dtype)
+        actual = derivatives(function, leaves, orders, leaves[0].dtype)
     with fi.backend("reference"):
         wide = [leaf.detach().double().requires_grad_(leaf.requires_grad) for leaf in leaves]
         exact = derivatives(function, wide, orders, leaves[0].dtype)
-    assert found[0].dtype == leaves[0].dtype
-    for number, error in enumerate(relative_differences(found, exact)):
+    assert actual[0].dtype == leaves[0].dtype
+    for number, error in enumerate(relative_differences(actual, exact)):
         assert error <= tolerance, f"tensor {number} of {len(exact)}: relative difference {error:.2e} > {tolerance:.0e}"
 
 
@@ -202,11 +202,13 @@ def layered_inr(
     gain: float = 2**0.5,
     seed: int = 0,
 ) -> fi.INR:
-    """An INR of seeded normal float32 tensors: in each stage a layer of every width, read out at all but the first.
+    """Return an INR of seeded normal float32 tensors.
+
+    Every stage has one layer per width; all layers but the first of each stage have to_rgb.
 
     Args:
-        features: D of every stage but the one with index `bare`, which has no Fourier features.
-        shared: frequencies, and weights and biases of every other layer, are shared by all clips.
+        features: D of every stage except the one with index `bare`, which has no Fourier features.
+        shared: share the frequencies, and the weights and biases of every second layer, among all clips.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -239,11 +241,11 @@ def make_layered_inr() -> Callable[..., fi.INR]:
 
 @contextmanager
 def skip_where_refused(backend: str) -> Iterator[None]:
-    """Skips a test for calls that a backend does not serve, and only for those."""
+    """Skip the test if a backend does not serve a call; raise all other errors."""
     try:
         yield
     except RuntimeError as error:
-        if str(error).startswith(f"Backend {backend!r} was asked for but cannot run"):
+        if str(error).startswith(f"Backend {backend!r} was requested but cannot run"):
             pytest.skip(str(error))
         raise
 
@@ -255,7 +257,7 @@ def where_served() -> Callable[[str], AbstractContextManager[None]]:
 
 @pytest.fixture(params=["float32", "tf32", "bfloat16", "float16"])
 def product_type(request) -> Iterator[tuple[str, torch.dtype]]:
-    """A type that GPUs multiply in: its name and dtype. tf32 is what PyTorch's setting makes of float32."""
+    """Yield the name and dtype of a type in which GPUs multiply; tf32 is float32 with PyTorch's TF32 setting on."""
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, request.param == "tf32"
     yield request.param, getattr(torch, request.param.replace("tf32", "float32"))
@@ -265,7 +267,7 @@ def product_type(request) -> Iterator[tuple[str, torch.dtype]]:
 def check_replays(
     call: Callable[..., Sequence[torch.Tensor]], tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]
 ) -> None:
-    """Asserts that a CUDA graph of call(*tensors) gives the same bits as the call, for other contents as well."""
+    """Assert that a CUDA graph of call(*tensors) gives the same bits as the call, also for other contents."""
     static = [tensor.clone() for tensor in tensors]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -288,35 +290,37 @@ def check_graph() -> Callable[..., None]:
     return check_replays
 
 
-# Relative difference of values (2-norm) and of gradients (root mean square over tensors) that are right in any case: a
-# few roundings of the type, and in float32 the 5e-7 of the hardware's sine. On the CPU's kernels it is at most 7.7e-7
-# and 2e-6 in float32, and 1.3e-2 of values in bfloat16. Most of what gradients differ by comes from activations whose
-# argument a rounding moves across the kink: in float32 few of them, by chance, and in half precision on the CPU's
-# kernels 0.6 to 1.28 times as many as on the naive path. tf32 is cut off where the naive path may round.
+# Relative differences of values (2-norm) and of gradients (root mean square over tensors) that are always accepted: a
+# few roundings of the type, and in float32 the 5e-7 of the hardware's sine. On the CPU kernels they are at most 7.7e-7
+# and 2e-6 in float32, and 1.3e-2 for values in bfloat16. Most of the difference of gradients comes from activations
+# whose argument is rounded across the kink: in float32 these are few and random, in half precision on the CPU kernels
+# 0.6 to 1.28 times as many as on the naive path. tf32 may truncate where the naive path rounds.
 RIGHT = {"float32": (5e-6, 2e-5), "tf32": (2e-3, 5e-3), "float16": (2e-3, 5e-3), "bfloat16": (1.5e-2, 3e-2)}
 NO_WORSE = {"float32": 4, "tf32": 3, "float16": 2, "bfloat16": 2}
 
 
 def check_no_worse(
     kind: str,
-    found: Sequence[torch.Tensor],
+    actual: Sequence[torch.Tensor],
     naive: Sequence[torch.Tensor],
     exact: Sequence[torch.Tensor],
     right: float = 1,
 ) -> None:
-    """Asserts that values, and the gradients after them, are right, or near what the naive path in the same type gives.
+    """Assert that values, and the gradients after them, are within RIGHT or not much worse than the naive path.
 
     Args:
-        kind: the type's name, a key of RIGHT.
-        right: multiplies what is right in any case.
+        kind: name of the type, a key of RIGHT.
+        naive: results of the naive path in the same type.
+        right: factor of the differences in RIGHT.
     """
     for part, limit in ((slice(0, 1), RIGHT[kind][0]), (slice(1, None), RIGHT[kind][1])):
-        if found[part]:
-            ours, theirs = (
-                torch.tensor(relative_differences(some[part], exact[part])).square().mean().sqrt().item()
-                for some in (found, naive)
+        if actual[part]:
+            error, naive_error = (
+                torch.tensor(relative_differences(results[part], exact[part])).square().mean().sqrt().item()
+                for results in (actual, naive)
             )
-            assert ours <= max(right * limit, NO_WORSE[kind] * theirs), f"{ours:.1e}, the naive path {theirs:.1e}"
+            limit = max(right * limit, NO_WORSE[kind] * naive_error)
+            assert error <= limit, f"{error:.1e} > {limit:.1e}; the naive path: {naive_error:.1e}"
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
-"""Run as a script: prints the bytes that `render_memory` counts and those by which rendering makes the process grow.
+"""Print the bytes that `render_memory` counts and the bytes by which the process grows while it renders.
 
     python memory_of_render.py CALLS
 
-CALLS holds a list of (tensors, structure, numbers, height, width, dtype): an INR as `flatten` gives it, and how to
-render it. A line is printed for each.
+CALLS is a file with a list of (tensors, structure, numbers, height, width, dtype): an INR in the form of `flatten`, and
+the arguments to render it. The script prints one line per entry.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from fused_inr.ops.render import render_memory
 
 
 def status(name: str) -> int:
-    """A field of /proc/self/status, in bytes."""
+    """Return a field of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
@@ -27,10 +27,11 @@ def main() -> None:
     torch.set_num_threads(2)
     for tensors, structure, numbers, height, width, dtype in torch.load(sys.argv[1]):
         inr, grid = flattening.unflatten(tensors, structure, numbers), fi.Grid(height, width)
-        fi.render(inr.at_times(slice(0, 1)), fi.Grid(1, 2), dtype=dtype, backend="cpu")  # the library and the threads
+        # Load the library and start the threads.
+        fi.render(inr.at_times(slice(0, 1)), fi.Grid(1, 2), dtype=dtype, backend="cpu")
         counted = render_memory(inr, grid, dtype=dtype, backend="cpu")
-        ctypes.CDLL(None).malloc_trim(0)  # memory kept from the calls before would hide what this one takes
-        Path("/proc/self/clear_refs").write_text("5")  # the largest size so far is forgotten
+        ctypes.CDLL(None).malloc_trim(0)  # memory retained from earlier calls would hide the growth
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak size, VmHWM
         before = status("VmRSS:")
         fi.render(inr, grid, dtype=dtype, backend="cpu")
         print(counted, status("VmHWM:") - before)

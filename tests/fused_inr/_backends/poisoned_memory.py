@@ -1,9 +1,9 @@
-"""Run as a script: calls ops in a process whose free memory is all NaN, and keeps their results in a file.
+"""Call ops in a process whose free memory is filled with NaN, and write their results to a file.
 
     python poisoned_memory.py CALLS RESULTS
 
-CALLS holds a list of (name of an op of fused_inr, arguments); RESULTS gets, for every instruction set and every call,
-the list of tensors that the op returns.
+CALLS is a file with a list of (name of an op of fused_inr, arguments). RESULTS receives, for every instruction set and
+every call, the list of tensors that the op returns.
 """
 
 import ctypes
@@ -15,15 +15,15 @@ import fused_inr  # noqa: F401 (registers the ops)
 from fused_inr._backends.cpu import native
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
-_POISONED = 32 << 20  # bytes, more than a call takes
+_POISONED = 32 << 20  # bytes; more than a call allocates
 
 
 def poison(libc: ctypes.CDLL) -> None:
-    """Makes the heap grow, fills it with ones, which are NaN in every floating-point type, and frees it again."""
+    """Grow the heap, fill it with one bits (NaN in every floating-point type), and free it again."""
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes, libc.free.argtypes = (ctypes.c_size_t,), (ctypes.c_void_p,)
     libc.mallopt(_MMAP_MAX, 0)  # all memory comes from the heap ...
-    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # ... and stays there when it is freed
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # ... and stays there when freed
     for size in (_POISONED, 1 << 20):
         block = libc.malloc(size)
         if size < _POISONED:
@@ -34,7 +34,7 @@ def poison(libc: ctypes.CDLL) -> None:
 
 def main() -> None:
     calls, results = torch.load(sys.argv[1]), []
-    torch.set_num_threads(1)  # other threads would have heaps of their own
+    torch.set_num_threads(1)  # other threads would have their own heaps
     libc = ctypes.CDLL(None)
     for isa in native.ISAS[: native.best_isa() + 1]:
         native.use_isa(isa)

@@ -1,4 +1,4 @@
-"""The loading of a compiled library, and the reasons given where it cannot be used."""
+"""Loading a compiled library, and the reasons why one cannot be used."""
 
 import re
 import runpy
@@ -17,7 +17,7 @@ SOURCES = ROOT / "csrc" / "cpu"
 
 @pytest.fixture
 def load_again():
-    """`native.load` as if for the first time; afterwards the real library is loaded again."""
+    """Yield `native.load` with an empty cache, and reload the real library after the test."""
     native.load.cache_clear()
     yield native.load
     native.load.cache_clear()
@@ -25,10 +25,10 @@ def load_again():
 
 def test_no_library(load_again, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    assert load_again() == (None, "the native extension is not built: install with a C++ compiler at hand")
+    assert load_again() == (None, "the native extension is not built: install a C++ compiler, then reinstall fused_inr")
 
 
-def test_a_file_that_is_no_library(load_again, monkeypatch, tmp_path):
+def test_file_that_is_not_a_library(load_again, monkeypatch, tmp_path):
     (tmp_path / "_native.so").write_text("not a library")
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
     library, reason = load_again()
@@ -36,7 +36,7 @@ def test_a_file_that_is_no_library(load_again, monkeypatch, tmp_path):
     assert re.fullmatch("the native extension cannot be loaded: .+", reason), reason  # one line
 
 
-def test_another_library(load_again, monkeypatch, tmp_path):
+def test_library_without_a_hash(load_again, monkeypatch, tmp_path):
     shutil.copy(torch._C.__file__, tmp_path / "_native.so")
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
     library, reason = load_again()
@@ -67,12 +67,12 @@ def test_sources_that_changed(change, load_again, compiled_library, monkeypatch,
     )
 
 
-def test_without_its_sources_a_library_is_taken_as_it_is(load_again, compiled_library, monkeypatch, tmp_path):
+def test_library_without_sources_is_accepted(load_again, compiled_library, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "_SOURCES", tmp_path / "none")
     assert load_again()[1] == "ready"
 
 
-def test_the_build_writes_the_sum_that_is_looked_for(monkeypatch):
+def test_build_and_loader_use_the_same_hash(monkeypatch):
     setuptools = pytest.importorskip("setuptools")
     monkeypatch.setattr(setuptools, "setup", lambda **options: None)
     monkeypatch.chdir(ROOT)

@@ -15,7 +15,7 @@ pytestmark = [
 ]
 BACKENDS = pytest.mark.parametrize("backend", [name for name, device in DEVICES.items() if device == DEVICE])
 
-# Grid, then options of `make_layered_inr`. "small" is what a sanitizer runs.
+# Grid, and options of `make_layered_inr`. Sanitizers run the case "small".
 CASES = {
     "small": ((3, 5), dict(n=2, t=2, scales=(1, 2), widths=(20, 17))),
     "small-wide-sine": ((2, 3), dict(n=1, t=2, scales=(1, 2), widths=(136,), activation="sine", gain=1.0, features=9)),
@@ -39,7 +39,7 @@ def probe(shape: torch.Size) -> torch.Tensor:
 
 
 def rendered(make, tensors, grid, **options) -> list[torch.Tensor]:
-    """Frames and the gradients of every tensor, for a seeded gradient of the frames; `make` puts tensors in an INR."""
+    """Return frames and the gradients of every tensor, for a seeded gradient of the frames; `make` builds the INR."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     frames = fi.render(make(leaves), grid, **options)
     return [frames.detach(), *torch.autograd.grad(frames, leaves, probe(frames.shape).to(frames.dtype))]
@@ -47,7 +47,7 @@ def rendered(make, tensors, grid, **options) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def case_of(make_layered_inr, tensors_of, with_tensors):
-    """name -> (what puts tensors in an INR, its tensors, grid, exact frames and gradients)."""
+    """Return name -> (function from tensors to the INR, tensors, grid, exact frames and gradients)."""
 
     @functools.cache
     def case(name):
@@ -96,9 +96,9 @@ def test_generator_of_128x128(
     make, grid = functools.partial(with_tensors, generator), fi.Grid(32, 32)
     tensors, (kind, dtype) = [tensor.to(DEVICE) for tensor in tensors_of(generator)], product_type
     with where_served(backend):
-        found = rendered(make, tensors, grid, dtype=dtype, backend=backend)
+        actual = rendered(make, tensors, grid, dtype=dtype, backend=backend)
     exact = rendered(make, [tensor.double() for tensor in tensors], grid, backend="reference")
-    assert_no_worse(kind, found, rendered(make, tensors, grid, dtype=dtype, backend="reference"), exact)
+    assert_no_worse(kind, actual, rendered(make, tensors, grid, dtype=dtype, backend="reference"), exact)
 
 
 @pytest.mark.parametrize("name", ["N3-T2-H16-W16-widths128", "N2-T2-H16-W16-widths512", "small"])
@@ -132,12 +132,12 @@ def test_results_are_written_and_free_memory_is_not_read(backend, stored, produc
 
     with where_served(backend):
         expected = results()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what torch.empty gives with NaN
+    torch.use_deterministic_algorithms(True, warn_only=True)  # makes torch.empty fill its result with NaN
     try:
-        found = results()
+        actual = results()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 def transposed(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,9 +159,9 @@ def test_strides_change_nothing(backend, layout, name, case_of, where_served):
     make, tensors, grid, _ = case_of(name)
     strided = [layout(tensor) for tensor in tensors]
     with where_served(backend):
-        found = rendered(make, strided, grid, dtype=torch.bfloat16, backend=backend)
+        actual = rendered(make, strided, grid, dtype=torch.bfloat16, backend=backend)
     dense = rendered(make, [tensor.contiguous() for tensor in strided], grid, dtype=torch.bfloat16, backend=backend)
-    assert all(torch.equal(a, b) for a, b in zip(found, dense, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, dense, strict=True))
 
 
 @BACKENDS
@@ -185,20 +185,20 @@ def test_second_order(backend, make_layered_inr, tensors_of, with_tensors, where
         leaves = [tensor.to(DEVICE, dtype).requires_grad_() for tensor in tensors_of(inr)]
         frames = fi.render(with_tensors(inr, leaves), fi.Grid(2, 3), backend=name)
         first = torch.autograd.grad(frames.square().mean(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum(one.square().sum() for one in first), leaves, materialize_grads=True)
-        return [one.detach() for one in (*first, *second)]
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), leaves, materialize_grads=True)
+        return [gradient.detach() for gradient in (*first, *second)]
 
     with where_served(backend):
-        found = two_orders(torch.float32, backend)
-    # On the CPU's kernels 8e-7.
-    assert max(errors(found, two_orders(torch.float64, "reference"))) <= 2e-5
+        actual = two_orders(torch.float32, backend)
+    # On the CPU kernels: 8e-7.
+    assert max(errors(actual, two_orders(torch.float64, "reference"))) <= 2e-5
 
 
 @BACKENDS
 @pytest.mark.parametrize("name", ["small", "N3-T2-H16-W16-widths128", "N2-T2-H16-W16-widths512"])
 def test_cuda_graph(backend, product_type, name, case_of, where_served, check_graph):
     make, tensors, grid, exact = case_of(name)
-    given = torch.ones_like(exact[0], dtype=torch.float32)
+    frames_gradient = torch.ones_like(exact[0], dtype=torch.float32)
 
     def frames(*tensors: torch.Tensor) -> list[torch.Tensor]:
         with torch.no_grad():
@@ -207,7 +207,7 @@ def test_cuda_graph(backend, product_type, name, case_of, where_served, check_gr
     def gradients(*tensors: torch.Tensor) -> list[torch.Tensor]:
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
         values = fi.render(make(leaves), grid, dtype=product_type[1], backend=backend)
-        return list(torch.autograd.grad(values, leaves, given))
+        return list(torch.autograd.grad(values, leaves, frames_gradient))
 
     others = [tensor.flip(0) * 0.9 for tensor in tensors]
     with where_served(backend):
@@ -236,7 +236,7 @@ def test_compiled_without_graph_breaks(backend, case_of, where_served):
 def test_float64_is_refused(backend, case_of):
     make, tensors, grid, exact = case_of("small")
     inr = make([tensor.double() for tensor in tensors])
-    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was asked for but cannot run"):
+    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was requested but cannot run"):
         fi.render(inr, grid, backend=backend)
     assert torch.equal(fi.render(inr, grid), exact[0])
 
@@ -250,8 +250,8 @@ def test_more_values_than_32_bits_count(backend, width, make_layered_inr, where_
     inr = make_layered_inr(1, frames, scales=(1, 2), widths=(width, width), features=8, bias="NTO")
     inr, grid = inr.mapped(lambda tensor: tensor.to(DEVICE)), fi.Grid(64, 64)
 
-    def gradients(inr: fi.INR, given: torch.Tensor, **options) -> list[torch.Tensor]:
-        """Frames, and gradients of what is the frames' own."""
+    def gradients(inr: fi.INR, frames_gradient: torch.Tensor, **options) -> list[torch.Tensor]:
+        """Return frames, and gradients of the tensors that have an axis of frames."""
         leaves: list[torch.Tensor] = []
 
         def leaf(tensor: torch.Tensor) -> torch.Tensor:
@@ -260,16 +260,16 @@ def test_more_values_than_32_bits_count(backend, width, make_layered_inr, where_
             return leaves[-1]
 
         values = fi.render(inr.mapped(leaf), grid, **options)
-        return [values, *torch.autograd.grad(values, [t for t in leaves if t.requires_grad], given)]
+        return [values, *torch.autograd.grad(values, [t for t in leaves if t.requires_grad], frames_gradient)]
 
     ends = torch.tensor([0, frames - 1], device=DEVICE)
-    given = torch.zeros(1, frames, 3, 128, 128, device=DEVICE)
-    given[:, ends] = probe(given[:, ends].shape).float()
+    frames_gradient = torch.zeros(1, frames, 3, 128, 128, device=DEVICE)
+    frames_gradient[:, ends] = probe(frames_gradient[:, ends].shape).float()
     with where_served(backend):
-        found = gradients(inr, given, dtype=torch.bfloat16, backend=backend)
-    found = [tensor[:, ends] for tensor in found]
+        actual = gradients(inr, frames_gradient, dtype=torch.bfloat16, backend=backend)
+    actual = [tensor[:, ends] for tensor in actual]
     few = inr.mapped(lambda tensor: tensor[:, ends] if tensor.ndim == 3 and tensor.shape[1] == frames else tensor)
-    exact = gradients(few.mapped(torch.Tensor.double), given[:, ends].double(), backend="reference")
-    naive = gradients(few, given[:, ends], dtype=torch.bfloat16, backend="reference")
-    for one, truth, other in zip(found, exact, naive, strict=True):
-        assert errors([one], [truth])[0] <= 2 * errors([other], [truth])[0]
+    exact = gradients(few.mapped(torch.Tensor.double), frames_gradient[:, ends].double(), backend="reference")
+    naive = gradients(few, frames_gradient[:, ends], dtype=torch.bfloat16, backend="reference")
+    for error, naive_error in zip(errors(actual, exact), errors(naive, exact), strict=True):
+        assert error <= 2 * naive_error

@@ -17,7 +17,7 @@ pytestmark = [
 GPU_BACKENDS = [name for name, device in DEVICES.items() if device == DEVICE]
 BACKENDS = pytest.mark.parametrize("backend", GPU_BACKENDS)
 
-# N, points, sizes of the layers, then what is shared and options of siren. "small" is what a sanitizer runs.
+# N, points, sizes of the layers, shared tensors and options of siren. Sanitizers run the case "small".
 CASES = {
     "small": (2, 131, (2, 16, 16, 3), "", {}),
     "small-W64-shared-coords": (2, 63, (3, 64, 64, 64, 4), "coords", {}),
@@ -32,12 +32,12 @@ CASES = {
     **{f"N4-P1000-width{w}": (4, 1000, (2, w, w, w, w, 3), "coords", {}) for w in (16, 32, 64, 128)},
 }
 SERVED = ["small", *(f"N4-P1000-width{w}" for w in (16, 32, 64, 128))]
-# The error of a sine is handed on from layer to layer, each of which multiplies it by omega |W|.
+# The error of a sine propagates from layer to layer, and each layer multiplies it by omega |W|.
 RIGHT = 4
 
 
 def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega: float = 30.0) -> list[torch.Tensor]:
-    """Coordinates, weights and biases, drawn as SIREN (NeurIPS 2020) draws them."""
+    """Return coordinates, weights and biases with the initialization of SIREN (NeurIPS 2020)."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(bound: float, *shape: int) -> torch.Tensor:
@@ -58,7 +58,7 @@ def values_of(tensors: list[torch.Tensor], **options) -> torch.Tensor:
 
 
 def evaluated(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
-    """Values and the gradients of every tensor, for a seeded gradient of the values."""
+    """Return values and the gradients of every tensor, for a seeded gradient of the values."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     values = values_of(leaves, **options)
     probe = torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -67,7 +67,7 @@ def evaluated(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
 
 @functools.cache
 def case_of(name: str) -> tuple[list[torch.Tensor], dict, list[torch.Tensor]]:
-    """Tensors, options, exact values and gradients."""
+    """Return tensors, options, exact values and gradients."""
     *sizes, options = CASES[name]
     tensors = network(*sizes, options.get("omega", 30.0))
     return tensors, options, evaluated([tensor.double() for tensor in tensors], backend="reference", **options)
@@ -80,11 +80,11 @@ def test_values_and_gradients(backend, product_type, name, where_served, assert_
     kind, dtype = product_type
     with where_served(backend), torch.no_grad():
         values = values_of(tensors, dtype=dtype, backend=backend, **options)
-    found = evaluated(tensors, dtype=dtype, backend=backend, **options)
+    actual = evaluated(tensors, dtype=dtype, backend=backend, **options)
     naive = evaluated(tensors, dtype=dtype, backend="reference", **options)
     assert values.dtype == torch.float32
     assert_no_worse(kind, [values], naive[:1], exact[:1], RIGHT)
-    assert_no_worse(kind, found, naive, exact, RIGHT)
+    assert_no_worse(kind, actual, naive, exact, RIGHT)
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -119,12 +119,12 @@ def test_results_are_written_and_free_memory_is_not_read(backend, product_type, 
     options = {**options, "dtype": product_type[1], "backend": backend}
     with where_served(backend):
         expected = evaluated(tensors, **options)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what torch.empty gives with NaN
+    torch.use_deterministic_algorithms(True, warn_only=True)  # makes torch.empty fill its result with NaN
     try:
-        found = evaluated(tensors, **options)
+        actual = evaluated(tensors, **options)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 def transposed(tensor: torch.Tensor) -> torch.Tensor:
@@ -144,9 +144,9 @@ def expanded(tensor: torch.Tensor) -> torch.Tensor:
 def test_strides_change_nothing(backend, layout, where_served):
     strided = [layout(tensor) for tensor in network(2, 70, (3, 20, 20, 2))]
     with where_served(backend):
-        found = evaluated(strided, backend=backend)
+        actual = evaluated(strided, backend=backend)
     dense = evaluated([tensor.contiguous() for tensor in strided], backend=backend)
-    assert all(torch.equal(a, b) for a, b in zip(found, dense, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, dense, strict=True))
 
 
 @BACKENDS
@@ -166,7 +166,7 @@ def test_empty_batches(backend, n, points, where_served):
 def test_cuda_graph(backend, product_type, name, where_served, check_graph):
     tensors, options, exact = case_of(name)
     options = {**options, "dtype": product_type[1], "backend": backend}
-    given = torch.ones_like(exact[0], dtype=torch.float32)
+    values_gradient = torch.ones_like(exact[0], dtype=torch.float32)
 
     def values(*tensors: torch.Tensor) -> list[torch.Tensor]:
         with torch.no_grad():
@@ -174,7 +174,7 @@ def test_cuda_graph(backend, product_type, name, where_served, check_graph):
 
     def gradients(*tensors: torch.Tensor) -> list[torch.Tensor]:
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-        return list(torch.autograd.grad(values_of(leaves, **options), leaves, given))
+        return list(torch.autograd.grad(values_of(leaves, **options), leaves, values_gradient))
 
     others = [tensor.flip(0) * 0.9 for tensor in tensors]
     with where_served(backend):
@@ -203,7 +203,7 @@ def test_compiled_without_graph_breaks(backend, where_served):
 def test_float64_is_refused(backend):
     tensors, options, exact = case_of("small")
     wide = [tensor.double() for tensor in tensors]
-    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was asked for but cannot run"):
+    with pytest.raises(RuntimeError, match=f"Backend '{backend}' was requested but cannot run"):
         values_of(wide, backend=backend, **options)
     assert torch.equal(values_of(wide, **options), exact[0])
 
@@ -219,10 +219,10 @@ def test_more_values_than_32_bits_count(backend, where_served, errors):
     with where_served(backend):
         values = values_of(leaves, dtype=torch.bfloat16, backend=backend)
     assert values.numel() > 2**31
-    given = torch.zeros_like(values)
-    given[-1, -100:] = 1
-    found = [values[-1:, -100:].detach(), *(t[-1:] for t in torch.autograd.grad(values, leaves[1:], given))]
-    del values, given
+    values_gradient = torch.zeros_like(values)
+    values_gradient[-1, -100:] = 1
+    actual = [values[-1:, -100:].detach(), *(t[-1:] for t in torch.autograd.grad(values, leaves[1:], values_gradient))]
+    del values, values_gradient
 
     def last(dtype: torch.dtype, product: torch.dtype | None) -> list[torch.Tensor]:
         few = [coords[-100:].to(dtype), *(t.detach()[-1:].to(dtype).requires_grad_() for t in others)]
@@ -230,5 +230,5 @@ def test_more_values_than_32_bits_count(backend, where_served, errors):
         return [values.detach(), *torch.autograd.grad(values.sum(), few[1:])]
 
     exact, naive = last(torch.float64, None), last(torch.float32, torch.bfloat16)
-    for one, truth, other in zip(found, exact, naive, strict=True):
+    for one, truth, other in zip(actual, exact, naive, strict=True):
         assert errors([one], [truth])[0] <= 2 * errors([other], [truth])[0]

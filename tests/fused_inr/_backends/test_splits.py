@@ -1,4 +1,4 @@
-"""How a sum is split among programs."""
+"""Splitting sums among programs."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from fused_inr._backends.splits import equal_splits, splits_to_fill
 
 
 def test_splits_fill_the_device():
-    assert splits_to_fill(sums=1, most=1000, programs=264) == 264
-    assert splits_to_fill(sums=64, most=1000, programs=264) == 5
-    assert splits_to_fill(sums=1, most=7, programs=264) == 7
-    assert splits_to_fill(sums=10_000, most=7, programs=264) == 1
+    assert splits_to_fill(sums=1, max_splits=1000, programs=264) == 264
+    assert splits_to_fill(sums=64, max_splits=1000, programs=264) == 5
+    assert splits_to_fill(sums=1, max_splits=7, programs=264) == 7
+    assert splits_to_fill(sums=10_000, max_splits=7, programs=264) == 1
 
 
 @pytest.mark.parametrize(

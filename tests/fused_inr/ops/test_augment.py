@@ -1,4 +1,4 @@
-"""augment: against loops over frames and pixels, its order, gradients of two orders, errors."""
+"""augment: loops over frames and pixels, the order of its steps, gradients of two orders, errors."""
 
 import itertools
 
@@ -51,13 +51,13 @@ def holed(frame: torch.Tensor, row: int, column: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("color_last", [False, True], ids=["color-first", "color-last"])
 def test_loops(color_last):
-    x, given = clips(), draw()
-    found = fi.augment(x, **given, cutout_size=SIZE, color_last=color_last)
+    x, drawn = clips(), draw()
+    actual = fi.augment(x, **drawn, cutout_size=SIZE, color_last=color_last)
     for n, t in itertools.product(range(N), range(T)):
-        amounts = [given[name][n].item() for name in ("brightness", "saturation", "contrast")]
+        amounts = [drawn[name][n].item() for name in ("brightness", "saturation", "contrast")]
         frame = x[n, t] if color_last else color(x[n, t], *amounts)
-        frame = holed(moved(frame, *given["translation"][n].tolist()), *given["cutout"][n].tolist())
-        torch.testing.assert_close(found[n, t], color(frame, *amounts) if color_last else frame)
+        frame = holed(moved(frame, *drawn["translation"][n].tolist()), *drawn["cutout"][n].tolist())
+        torch.testing.assert_close(actual[n, t], color(frame, *amounts) if color_last else frame)
 
 
 @pytest.mark.parametrize("name", ["brightness", "saturation", "contrast", "translation", "cutout"])
@@ -70,12 +70,12 @@ def test_each_alone(name):
         "cutout": lambda frame, place: holed(frame, *place),
     }
     x, values = clips(), draw()[name]
-    found = fi.augment(x, **{name: values}, cutout_size=SIZE)
+    actual = fi.augment(x, **{name: values}, cutout_size=SIZE)
     for n, t in itertools.product(range(N), range(T)):
-        torch.testing.assert_close(found[n, t], alone[name](x[n, t], values[n].tolist()))
+        torch.testing.assert_close(actual[n, t], alone[name](x[n, t], values[n].tolist()))
 
 
-def test_nothing_asked_for_is_the_same_tensor():
+def test_without_amounts_returns_the_same_tensor():
     x = clips()
     assert fi.augment(x) is x
 
@@ -91,13 +91,13 @@ def test_gradients(color_last):
     assert gradgradcheck(lambda x: function(x).square(), x)
 
 
-def test_gradients_of_the_draw_come_from_the_reference():
-    given = draw()
-    amounts = [given.pop(name).requires_grad_() for name in ("brightness", "saturation", "contrast")]
+def test_gradients_of_the_amounts_come_from_the_reference():
+    drawn = draw()
+    amounts = [drawn.pop(name).requires_grad_() for name in ("brightness", "saturation", "contrast")]
 
     def function(brightness, saturation, contrast):
         return fi.augment(
-            clips(), brightness=brightness, saturation=saturation, contrast=contrast, **given, cutout_size=SIZE
+            clips(), brightness=brightness, saturation=saturation, contrast=contrast, **drawn, cutout_size=SIZE
         )
 
     assert gradcheck(function, amounts)
@@ -110,9 +110,9 @@ def test_gradients_of_the_draw_come_from_the_reference():
 def test_means_of_half_precision_are_float32(dtype):
     x = (300 + clips()).to(dtype)  # sums over a frame beyond float16's range and precision
     with fi.backend("reference"):
-        found, exact = (fi.augment(x.to(wide), **draw(), cutout_size=SIZE) for wide in (dtype, torch.float64))
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, exact.to(dtype))
+        actual, exact = (fi.augment(x.to(wide), **draw(), cutout_size=SIZE) for wide in (dtype, torch.float64))
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual, exact.to(dtype))
 
 
 def test_empty_batch():
@@ -130,7 +130,7 @@ ERRORS = {
     "integers": (lambda: fi.augment(X, contrast=torch.ones(N).long()), "contrast must be floating point"),
     "fractions": (lambda: fi.augment(X, translation=PLACES / 2), r"translation must be integer \[3, 2\]"),
     "one place": (lambda: fi.augment(X, cutout=PLACES[:, 0], cutout_size=SIZE), r"cutout must be integer \[3, 2\]"),
-    "device": (lambda: fi.augment(X, saturation=torch.ones(N, device="meta")), "must be on cpu as x is, not on meta"),
+    "device": (lambda: fi.augment(X, saturation=torch.ones(N, device="meta")), "must be on cpu, like x, not on meta"),
     "no size": (lambda: fi.augment(X, cutout=PLACES), "cutout_size must be .rows, columns., both at least 0, not None"),
     "size": (lambda: fi.augment(X, cutout=PLACES, cutout_size=(1, -1)), r"both at least 0, not \(1, -1\)"),
 }

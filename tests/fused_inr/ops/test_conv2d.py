@@ -1,4 +1,4 @@
-"""Convolutions with closed derivatives: against PyTorch's, to third order; weights left out; layouts; torch.compile."""
+"""conv2d: derivatives to third order against PyTorch's, no_weight_gradients, memory formats, torch.compile."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 by_layout = pytest.mark.parametrize("layout", LAYOUTS)
-# Size of the image, of the kernel, stride, padding.
+# Image size, kernel size, stride, padding.
 GEOMETRIES = {
     "H5-W6-k3-pad1": ((5, 6), 3, 1, 1),
     "H5-W6-k3": ((5, 6), 3, 1, 0),
@@ -27,17 +27,17 @@ GEOMETRIES = {
 }
 
 
-def check_close(name: str, expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> None:
-    """Asserts a relative difference (2-norm) within the tolerance."""
-    assert expected.shape == found.shape
-    difference = ((expected - found).norm() / expected.norm().clamp_min(1e-30)).item()
+def check_close(name: str, expected: torch.Tensor, actual: torch.Tensor, tolerance: float) -> None:
+    """Assert a relative difference (2-norm) within the tolerance."""
+    assert expected.shape == actual.shape
+    difference = ((expected - actual).norm() / expected.norm().clamp_min(1e-30)).item()
     assert difference <= tolerance, f"{name}: relative difference {difference:.2e} > {tolerance:.0e}"
 
 
 def leaves_of(
     geometry: str, dtype: torch.dtype = torch.float64, layout: str = "contiguous", batch: int = 2, channels: int = 3
 ) -> list[torch.Tensor]:
-    """x [batch, channels, H, W] and a weight [4, channels, k, k] that want gradients."""
+    """Return x `[batch, channels, H, W]` and a weight `[4, channels, k, k]` that require gradients."""
     generator = torch.Generator().manual_seed(0)
     size, kernel, *_ = GEOMETRIES[geometry]
     shapes = (batch, channels, *size), (4, channels, kernel, kernel)
@@ -48,12 +48,12 @@ def leaves_of(
 def derivatives(
     convolve: Callable[..., torch.Tensor], leaves: Sequence[torch.Tensor], geometry: str, orders: int
 ) -> list[torch.Tensor]:
-    """The convolution and its derivatives along seeded directions, of each order for all tensors so far."""
+    """Return the convolution and its derivatives along seeded directions, each order for all tensors so far."""
     generator = torch.Generator().manual_seed(1)
     inputs, outputs = list(leaves), (convolve(*leaves, *GEOMETRIES[geometry][2:]),)
     results = [*outputs]
     for _ in range(orders):
-        # Numbers that every type can hold.
+        # Numbers that every type represents exactly.
         draws = [torch.randn(y.shape, generator=generator).bfloat16() for y in outputs]
         directions = [draw.to(y.dtype).requires_grad_() for draw, y in zip(draws, outputs, strict=True)]
         outputs = torch.autograd.grad(outputs, inputs, directions, create_graph=True, materialize_grads=True)
@@ -68,10 +68,10 @@ def stock(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> t
 
 @by_layout
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_three_orders_as_of_pytorch(geometry, layout):
+def test_three_orders_equal_pytorchs(geometry, layout):
     exact = derivatives(stock, leaves_of(geometry), geometry, 3)
-    found = derivatives(conv2d, leaves_of(geometry, layout=layout), geometry, 3)
-    for number, (a, b) in enumerate(zip(exact, found, strict=True)):
+    actual = derivatives(conv2d, leaves_of(geometry, layout=layout), geometry, 3)
+    for number, (a, b) in enumerate(zip(exact, actual, strict=True)):
         check_close(f"tensor {number}", a, b, 1e-12)
 
 
@@ -94,9 +94,9 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 8e-4}
 @pytest.mark.parametrize("geometry", ["H5-W6-k3-pad1", "H6-W5-k3-stride2", "H4-W5-k1"])
 def test_other_types(geometry, dtype, layout):
     leaves = leaves_of(geometry, dtype, layout, channels=19)
-    found = derivatives(conv2d, leaves, geometry, 2)
+    actual = derivatives(conv2d, leaves, geometry, 2)
     exact = derivatives(stock, [leaf.detach().double().requires_grad_() for leaf in leaves], geometry, 2)
-    for number, (a, b) in enumerate(zip(exact, found, strict=True)):
+    for number, (a, b) in enumerate(zip(exact, actual, strict=True)):
         assert b.dtype == dtype
         check_close(f"tensor {number}", a, b.double(), TOLERANCE[dtype])
 
@@ -111,16 +111,16 @@ def test_results_and_gradients_have_the_layout_of_the_images(layout):
     assert all(tensor.is_contiguous(memory_format=LAYOUTS[layout]) for tensor in (y, of_x, again))
 
 
-@pytest.mark.parametrize("wanted", ["x", "weight"])
-def test_gradients_of_one_tensor(wanted):
+@pytest.mark.parametrize("input_name", ["x", "weight"])
+def test_gradients_of_one_tensor(input_name):
     geometry = "H5-W6-k3-pad1"
     results = []
     for function in (stock, conv2d):
         x, weight = leaves_of(geometry)
-        x.requires_grad_(wanted == "x"), weight.requires_grad_(wanted == "weight")
+        x.requires_grad_(input_name == "x"), weight.requires_grad_(input_name == "weight")
         y = function(x, weight, 1, 1)
-        results.append(torch.autograd.grad(y.square().sum(), x if wanted == "x" else weight)[0])
-    check_close(wanted, *results, 1e-12)
+        results.append(torch.autograd.grad(y.square().sum(), x if input_name == "x" else weight)[0])
+    check_close(input_name, *results, 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_gradients_of_one_tensor(wanted):
     ],
     ids=["channels", "axes", "stride", "padding", "size"],
 )
-def test_what_does_not_fit_is_refused(shapes, options, word):
+def test_mismatched_arguments_are_refused(shapes, options, word):
     with pytest.raises(ValueError, match=word):
         conv2d(*(torch.zeros(shape) for shape in shapes), *options)
 
@@ -160,7 +160,7 @@ def test_empty_batch():
 
 
 class GradientsComputed(torch.utils._python_dispatch.TorchDispatchMode):
-    """Notes for every gradient of a convolution that is computed whether it was of (x, weight)."""
+    """Records every computed gradient of a convolution as a pair of flags: for x, for the weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class GradientsComputed(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_inside_no_weight_gradients_nothing_is_computed_for_weights():
+def test_no_weight_gradients_skips_their_computation():
     x, weight = leaves_of("H5-W6-k3-pad1")
     y = conv2d(x, weight, padding=1)
     (expected,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
@@ -185,10 +185,10 @@ def test_inside_no_weight_gradients_nothing_is_computed_for_weights():
     assert computed.calls == [(True, False)]
     with GradientsComputed() as computed:
         assert torch.autograd.grad(y.sum(), weight)[0] is not None
-    assert set(computed.calls) == {(True, False), (False, True)}  # that only one was asked for, nobody tells it
+    assert set(computed.calls) == {(True, False), (False, True)}  # PyTorch does not say that only one was requested
 
 
-def test_a_penalty_whose_inner_pass_leaves_weights_out_has_all_of_its_gradients():
+def test_penalty_without_inner_weight_gradients_has_all_gradients():
     def penalty_of(function: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
         x, first = leaves_of("H5-W6-k3-pad1")
         second = torch.linspace(-1, 1, 4 * 4 * 9, dtype=torch.float64).view(4, 4, 3, 3).requires_grad_()
@@ -225,9 +225,9 @@ def test_compiled(layout):
         return conv2d(conv2d(x, weight, 2, 1).tanh(), weight.transpose(0, 1).contiguous(), padding=1)
 
     # aot_eager traces forward and backward as the default backend does, without calling a C++ compiler.
-    expected, found = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
-    assert torch.equal(expected, found)
-    of_eager, of_compiled = (torch.autograd.grad(y.square().sum(), leaves) for y in (expected, found))
+    expected, actual = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(expected, actual)
+    of_eager, of_compiled = (torch.autograd.grad(y.square().sum(), leaves) for y in (expected, actual))
     for name, a, b in zip(("x", "weight"), of_eager, of_compiled, strict=True):
-        check_close(name, a, b, 1e-6)  # measured: 1.3e-7; another layout in between may sum in another order
+        check_close(name, a, b, 1e-6)  # measured: 1.3e-7; another intermediate layout may change the order of summation
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""The choice of backends: what is reported, explicit choices, a plugged-in backend, compiled code."""
+"""The choice of backends: reports, explicit choices, a substituted backend, compiled code."""
 
 import threading
 import types
@@ -37,7 +37,7 @@ def test_every_backend_is_ready_or_says_why():
     assert all(state and "\n" not in state for state in states.values())
 
 
-def test_missing_requirements_are_told_apart(monkeypatch):
+def test_missing_requirements_are_distinguished(monkeypatch):
     monkeypatch.setattr(dispatch, "_modules", {})
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -64,7 +64,7 @@ def test_unknown_names_are_refused(make_inr):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine on which a backend cannot run")
 def test_a_backend_that_cannot_run_says_why(make_inr):
-    why = f"Backend 'cuda' was asked for but cannot run: {fi.backends()['cuda']}."
+    why = f"Backend 'cuda' was requested but cannot run: {fi.backends()['cuda']}."
     with pytest.raises(RuntimeError) as caught, fi.backend("cuda"):
         pass
     assert str(caught.value) == why
@@ -76,19 +76,19 @@ def test_a_backend_that_cannot_run_says_why(make_inr):
 def test_the_fastest_backend_that_supports_the_call_serves_it(cpu_backend):
     x = torch.zeros(2, 3)
     assert fi.bias_act(x)[0, 0] == 100
-    assert fi.bias_act(x.double())[0, 0] == 0, "a declined call falls to the reference"
-    assert fi.bias_act(x.to("meta")).device.type == "meta", "tensors on another device fall to the reference"
+    assert fi.bias_act(x.double())[0, 0] == 0, "a declined call falls back to the reference"
+    assert fi.bias_act(x.to("meta")).device.type == "meta", "tensors on another device fall back to the reference"
     cpu_backend.state = "the extension is broken"
     assert fi.bias_act(x)[0, 0] == 0
 
 
-def test_a_kernel_that_yields_serves_where_only_the_reference_would(cpu_backend, monkeypatch):
+def test_kernel_that_is_not_preferred_serves_only_before_the_reference(cpu_backend, monkeypatch):
     x = torch.zeros(2, 3)
     kernel = cpu_backend.KERNELS["bias_act"]
-    asked = []
-    cpu_backend.KERNELS["bias_act"] = kernel._replace(preferred=lambda *args: asked.append(args) or False)
+    calls = []
+    cpu_backend.KERNELS["bias_act"] = kernel._replace(preferred=lambda *args: calls.append(args) or False)
     assert fi.bias_act(x)[0, 0] == 100
-    assert asked, "no other backend takes it"
+    assert calls, "only the reference is left"
     other = types.SimpleNamespace(
         status=lambda: "ready",
         KERNELS={"bias_act": Implementation(lambda *args: (True, ""), lambda x, *others: x + 7)},
@@ -96,7 +96,7 @@ def test_a_kernel_that_yields_serves_where_only_the_reference_would(cpu_backend,
     monkeypatch.setitem(dispatch.DEVICES, "triton", "cpu")
     monkeypatch.setitem(dispatch._modules, "triton", cpu_backend)
     monkeypatch.setitem(dispatch._modules, "cpu", other)
-    assert fi.bias_act(x)[0, 0] == 7, "the next one goes first"
+    assert fi.bias_act(x)[0, 0] == 7, "the next backend takes precedence"
     with fi.backend("triton"):
         assert fi.bias_act(x)[0, 0] == 100, "an explicit choice is kept"
     cpu_backend.KERNELS["bias_act"] = kernel._replace(preferred=lambda *args: True)
@@ -119,7 +119,7 @@ def test_explicit_choices_are_kept_or_raise(cpu_backend):
     assert fi.bias_act(x)[0, 0] == 100
 
 
-def test_an_argument_goes_before_the_context(cpu_backend):
+def test_argument_takes_precedence_over_the_context(cpu_backend):
     args = (torch.zeros(2, 3), None, "linear", 0.2, 1.0, None, 1)
     with fi.backend("reference"):
         assert call("bias_act", "cpu", args, "cpu")[0, 0] == 100
@@ -162,16 +162,16 @@ def test_compiled_code_follows_the_choice(cpu_backend):
     assert compiled(x)[0, 0] == 100
 
 
-def test_which_backend_serves_can_be_asked(cpu_backend):
-    answer = service("cpu")
-    assert tuple(answer) == OPS
-    assert answer["bias_act"] == ("cpu", {})
-    assert answer["render"] == ("reference", {"cpu": "it has no kernel for render"})
+def test_service_reports_which_backend_serves(cpu_backend):
+    services = service("cpu")
+    assert tuple(services) == OPS
+    assert services["bias_act"] == ("cpu", {})
+    assert services["render"] == ("reference", {"cpu": "it has no kernel for render"})
     cpu_backend.state = "the extension is broken"
     assert service("cpu")["bias_act"] == ("reference", {"cpu": "the extension is broken"})
 
 
-def test_a_backend_tells_its_own_memory(make_inr, cpu_backend):
+def test_render_chunks_uses_the_count_of_the_backend(make_inr, cpu_backend):
     inr, grid = make_inr(2, 2, dtype=torch.float32), fi.Grid(6, 2)
     rows = []
 
@@ -191,6 +191,6 @@ def test_a_backend_tells_its_own_memory(make_inr, cpu_backend):
     assert rows == []
 
 
-def test_the_reference_takes_every_device():
+def test_reference_serves_every_device():
     assert DEVICES["reference"] is None
     assert all(name == "reference" for name, _ in service("mps").values())

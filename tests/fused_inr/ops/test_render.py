@@ -10,7 +10,7 @@ import fused_inr as fi
 
 
 def pixel_loop(inr: fi.INR, grid: fi.Grid) -> torch.Tensor:
-    """The same frames from the definitions, one pixel at a time and in Python's float64."""
+    """Return the frames computed from the definitions, one pixel at a time, in Python's float64."""
 
     def of_video(tensor, n):
         return tensor[0 if tensor.shape[0] == 1 else n].tolist()
@@ -30,7 +30,7 @@ def pixel_loop(inr: fi.INR, grid: fi.Grid) -> torch.Tensor:
         return of_video(bias, n) if bias.ndim == 2 else of_video(bias, n)[t]
 
     def pixel(n, t, i, j):
-        """Output and image at pixel (i, j) of the last stage."""
+        """Return the output and the image at pixel (i, j) of the last stage."""
         last, x, image = inr.stages[-1].scale, [], None
         for stage in inr.stages:
             height, width = grid.height * stage.scale, grid.width * stage.scale
@@ -106,13 +106,13 @@ def test_products_in_half_precision(make_inr, assert_close, dtype, tolerance):
     exact, half = fi.render(inr, grid), fi.render(inr, grid, dtype=dtype)
     # Measured on an AVX-512 CPU: 2.8e-3 for bfloat16, 3.9e-4 for float16.
     assert_close("frames", exact, half, tolerance)
-    assert not torch.equal(exact, half), "the products were not computed in the type asked for"
+    assert not torch.equal(exact, half), "the products were not computed in the requested type"
 
 
 def test_large_phases_are_not_rounded_to_the_type_of_the_products(make_inr, with_tensors, tensors_of, assert_close):
     inr, grid = make_inr(1, 1, scales=(1,), dtype=torch.float32), fi.Grid(8, 8)
     frequency, phase, *others = tensors_of(inr)
-    moved = with_tensors(inr, (frequency, phase + 200, *others))  # bfloat16 numbers near 200 are 1 apart
+    moved = with_tensors(inr, (frequency, phase + 200, *others))  # near 200 the spacing of bfloat16 is 1
     # Measured on an AVX-512 CPU: 2.5e-3.
     assert_close("frames", fi.render(moved, grid), fi.render(moved, grid, dtype=torch.bfloat16), 1e-2)
 
@@ -131,7 +131,7 @@ def test_half_precision_tensors_render_in_float32(make_inr):
     assert frames.dtype == torch.float32
 
 
-def test_unfit_types_are_refused(make_inr):
+def test_unsupported_types_are_refused(make_inr):
     with pytest.raises(ValueError, match=r"dtype must be float64 or None for float64 tensors, not torch\.bfloat16"):
         fi.render(make_inr(), fi.Grid(2, 2), dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"dtype must be float32, bfloat16, float16 or None, not torch\.int8"):
@@ -148,7 +148,7 @@ def test_empty_batches(make_inr, with_tensors, tensors_of, n, t):
     assert all(leaf.grad is None or leaf.grad.abs().sum() == 0 for leaf in leaves)
 
 
-def test_zoom_is_a_window_of_the_larger_picture(make_inr, assert_close):
+def test_zoom_is_a_window_of_the_larger_image(make_inr, assert_close):
     inr = make_inr(1, 2, scales=(1,))  # without upsampling every pixel depends on its own coordinates only
     whole = fi.render(inr, fi.Grid(8, 8))
     window = fi.render(inr, fi.Grid(4, 4, x=(-1.0, 0.0), y=(0.0, 1.0)))
@@ -160,7 +160,7 @@ def test_zoom_is_a_window_of_the_larger_picture(make_inr, assert_close):
 def test_denser_grid_passes_through_the_coarse_pixels(make_inr, assert_close):
     inr = make_inr(1, 1, scales=(1,))
     coarse, fine = fi.render(inr, fi.Grid(5, 6)), fi.render(inr, fi.Grid(15, 18))
-    # Half-open rows: the lowest of each three has the coarse row's Y.
+    # Rows are half open: the lowest of each three has the Y of the coarse row.
     assert_close("frames", coarse, fine[..., 2::3, ::3], 1e-13)
 
 

@@ -48,8 +48,8 @@ def test_equals_sequential_modules(assert_close, n, points, k, own_points):
     weights, biases = stacked(made)
     coords = torch.rand(n, points, k).double() if own_points else torch.rand(points, k).double()
     expected = torch.stack([net(coords[i] if own_points else coords) for i, net in enumerate(made)]).detach()
-    found = fi.siren(coords, weights, biases, omega=4.0, first_omega=11.0)
-    assert_close("values", expected, found, 1e-13)
+    actual = fi.siren(coords, weights, biases, omega=4.0, first_omega=11.0)
+    assert_close("values", expected, actual, 1e-13)
 
 
 def test_final_sine_and_the_default_omegas(assert_close):
@@ -104,7 +104,7 @@ ERRORS = {
     "no-layers": (lambda: fi.siren(X, [], []), "one bias per weight and at least one, not 0 and 0"),
     "counts": (lambda: fi.siren(X, [W], [B, B]), "one bias per weight and at least one, not 1 and 2"),
     "coords": (lambda: fi.siren(X[0], [W], [B]), r"siren coords\[0\] must be floating point with 2 or 3 axes"),
-    "inputs": (lambda: fi.siren(X, [W, W], [B, B]), r"siren weights\[1\] must have 5 columns, .* not 2"),
+    "inputs": (lambda: fi.siren(X, [W, W], [B, B]), r"siren weights\[1\] must have 5 columns, one per input, not 2"),
     "bias": (lambda: fi.siren(X, [W], [B[:, :4]]), r"siren biases\[0\] must have 5 entries, one per row, not 4"),
     "batches": (lambda: fi.siren(X, [W], [B[:2]]), r"must agree in N \(or be shared, 1\), not have \[2, 3\]"),
     "devices": (lambda: fi.siren(X.to("meta"), [W], [B]), r"on one device, not \['cpu', 'meta'\]"),

@@ -9,7 +9,7 @@ IMAGE = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
 LAST = IMAGE.contiguous(memory_format=torch.channels_last)
 
 
-def test_channels_last_is_told_from_contiguous():
+def test_channels_last_is_distinguished_from_contiguous():
     assert memory_format.is_channels_last(LAST)
     assert not memory_format.is_channels_last(IMAGE)
     assert not memory_format.is_channels_last(torch.ones(2, 1, 4, 5).contiguous(memory_format=torch.channels_last))
@@ -17,7 +17,7 @@ def test_channels_last_is_told_from_contiguous():
     assert memory_format.format_of(IMAGE) == torch.contiguous_format
 
 
-def test_dense_copies_only_what_is_strided():
+def test_dense_copies_only_strided_tensors():
     assert memory_format.dense(IMAGE).data_ptr() == IMAGE.data_ptr()
     assert memory_format.dense(LAST) is LAST
     strided = IMAGE[..., ::2]
@@ -27,7 +27,7 @@ def test_dense_copies_only_what_is_strided():
     assert memory_format.like(LAST.half(), IMAGE).dtype == torch.float16
 
 
-def test_extents_follow_memory():
+def test_extents_are_in_memory_order():
     assert memory_format.extents(IMAGE, 1) == (2, 3, 20)
     assert memory_format.extents(IMAGE, 3) == (24, 5, 1)
     assert memory_format.extents(LAST, 1) == (40, 3, 1)

@@ -23,7 +23,7 @@ def differentiate(inr, grid, gradient, dtype, kept):
     tensors, *structure = flattening.flatten(inr)
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     options = (*structure, flattening.frames_shape(inr, grid), [*grid.x, *grid.y], dtype)
-    with ThreadPoolExecutor(1) as thread:  # PyTorch turns autograd off in the thread of an op
+    with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
         gradients = thread.submit(composed.gradients, gradient.detach(), leaves, *options).result()
     return [gradient.detach().contiguous() for gradient in gradients]
 
@@ -52,7 +52,7 @@ def test_gradients_of_two_orders(stored, make_inr, tensors_of, with_tensors, cal
             first = torch.autograd.grad(loss, leaves, retain_graph=True)
             again = torch.autograd.grad(loss, leaves, create_graph=True)
         results.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in again), leaves, allow_unused=True)])
-    # Once for the first gradients, and once on the way back from the gradients of gradients.
+    # Once for the first gradients, and once in the backward pass through the second ones.
     assert calls == [("evaluate", stored), *[("differentiate", int(stored))] * 2]
     for expected, result in zip(*results, strict=True):
         # Measured: 4e-6.

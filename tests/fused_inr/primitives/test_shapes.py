@@ -1,4 +1,4 @@
-"""Shapes, types and memory formats of the image ops on "meta" tensors, and the calls that no kernel supports."""
+"""Shapes, dtypes and memory formats of the image ops on "meta" tensors, and unsupported calls."""
 
 import pytest
 import torch

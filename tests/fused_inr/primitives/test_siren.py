@@ -20,7 +20,7 @@ def gradients(gradient, coords, weights, biases, *options):
     *options, with_coords = options
     CALLS.append(("gradients", with_coords))
     leaves = [tensor.detach().requires_grad_() for tensor in (coords, *weights, *biases)]
-    with ThreadPoolExecutor(1) as thread:  # PyTorch turns autograd off in the thread of an op
+    with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
         results = thread.submit(composed.siren_gradients, gradient.detach(), leaves, *options).result()
     of_coords, *others = (result.detach().contiguous() for result in results)
     return [of_coords if with_coords else coords.new_empty(0), *others]
@@ -54,13 +54,13 @@ def test_gradients_of_two_orders(final, calls, assert_close):
         first = torch.autograd.grad(loss, tensors, retain_graph=True)
         again = torch.autograd.grad(loss, tensors, create_graph=True)
         results.append([loss, *first, *torch.autograd.grad(sum(g.square().sum() for g in again), tensors)])
-    # Once for the first gradients, and once on the way back from the gradients of gradients.
+    # Once for the first gradients, and once in the backward pass through the second ones.
     assert calls == ["values", *[("gradients", True)] * 2]
     for expected, result in zip(*results, strict=True):
-        assert_close("gradient", expected, result, 1e-6)  # the same calls of PyTorch on both sides
+        assert_close("gradient", expected, result, 1e-6)  # both sides make the same PyTorch calls
 
 
-def test_the_gradient_of_coordinates_is_asked_for_only_where_it_is_used(calls):
+def test_gradient_of_coordinates_is_computed_only_if_needed(calls):
     coords, *others = network(5)
     torch.autograd.grad(loss_of(siren, [coords.detach(), *others], "linear"), others)
     assert calls == ["values", ("gradients", False)]

@@ -1,19 +1,19 @@
 """The CPU backend: C++ kernels that keep a band of pixels in cache from the first layer of an INR to its last.
 
-The kernels compute first derivatives too, except those of `render` with sine layers. These, and all higher derivatives,
-are PyTorch calls (`fused_inr.composed`).
+The kernels also compute first derivatives, except those of `render` with sine layers. These, and all higher
+derivatives, are PyTorch calls (`fused_inr.composed`).
 """
 
 from fused_inr._backends.cpu import image_ops, native, render, siren  # noqa: F401 (image_ops registers its kernels)
 from fused_inr._backends.implementation import Implementation
 from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
-# Read once, at import: torch.compile can trace a constant but not the opening of a library. It takes milliseconds.
+# Opened at import (in milliseconds), because torch.compile can trace a constant but not the opening of a library.
 _STATUS = native.load()[1]
 
 
 def status() -> str:
-    """Return "ready", or why the compiled library cannot be used."""
+    """Return "ready", or the reason why the compiled library cannot be used."""
     return _STATUS
 
 

@@ -1,4 +1,4 @@
-"""The ops of a discriminator and its augmentation on the native kernels."""
+"""The ops of a discriminator, and of the augmentation of its inputs, on the native kernels."""
 
 import math
 from typing import Any
@@ -125,7 +125,7 @@ def _(x: Tensor, group: int, channels: int) -> Tensor:
     if x.numel():
         native.run(native.load()[0].fused_inr_minibatch_stddev, _stddev_struct(x, group, channels, out))
         return out
-    return out.fill_(math.nan)  # of images without channels there are planes all the same: means of nothing
+    return out.fill_(math.nan)  # images without channels still get planes, which are means over an empty set
 
 
 @torch.library.impl("fused_inr::minibatch_stddev_backward", "cpu")
@@ -138,16 +138,16 @@ def _(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
     return out
 
 
-# From here on the kernel of a weight gradient is faster than oneDNN's.
-_LEAST_ISA = {torch.float32: native.ISAS.index("avx512"), torch.bfloat16: native.ISAS.index("avx512_bf16")}
-_LEAST_INPUTS = {torch.float32: 1, torch.bfloat16: 16}
+# The instruction sets and numbers of input channels from which the weight-gradient kernel is faster than oneDNN's.
+_MIN_ISA = {torch.float32: native.ISAS.index("avx512"), torch.bfloat16: native.ISAS.index("avx512_bf16")}
+_MIN_INPUTS = {torch.float32: 1, torch.bfloat16: 16}
 
 
 def _serves_weight(x: Tensor, gradient: Tensor) -> bool:
-    together = memory_format.is_channels_last(x) and gradient.is_contiguous(memory_format=torch.channels_last)
-    if not together or x.dtype not in _LEAST_ISA or not (x.numel() and gradient.numel()):
+    channels_last = memory_format.is_channels_last(x) and gradient.is_contiguous(memory_format=torch.channels_last)
+    if not channels_last or x.dtype not in _MIN_ISA or not (x.numel() and gradient.numel()):
         return False
-    return native.isa() >= _LEAST_ISA[x.dtype] and x.shape[1] >= _LEAST_INPUTS[x.dtype]
+    return native.isa() >= _MIN_ISA[x.dtype] and x.shape[1] >= _MIN_INPUTS[x.dtype]
 
 
 @torch.library.impl("fused_inr::conv2d_weight", "cpu")

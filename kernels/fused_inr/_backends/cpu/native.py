@@ -1,7 +1,7 @@
-"""The compiled library: where it is, whether it fits its sources, and its functions through ctypes.
+"""The compiled library and its functions, opened with ctypes.
 
-The library has a C interface and knows nothing of PyTorch. It runs on PyTorch's threads all the same: libtorch's own
-parallel_for, part of its stable C interface since 2.10, is handed to each call.
+The library has a C interface and does not depend on PyTorch. It still runs on PyTorch's threads: every call is passed
+libtorch's own parallel_for, which has been part of its stable C interface since 2.10.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ _i32, _i64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, c
 
 
 class LayerStruct(ctypes.Structure):
-    """FusedInrLayer of csrc/cpu/abi.h."""
+    """FusedInrLayer of csrc/cpu/abi.h, like all following structures."""
 
     _fields_ = (
         ("weight", _ptr),
@@ -263,8 +263,8 @@ class AugmentStruct(ctypes.Structure):
 
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """Return (library, "ready"), or (None, the reason why there is none). Cached."""
-    missing = "the native extension is not built: install with a C++ compiler at hand"
+    """Return (library, "ready"), or (None, the reason why it cannot be used). Cached."""
+    missing = "the native extension is not built: install a C++ compiler, then reinstall fused_inr"
     library, state = native_library.opened(_FOLDER, _SOURCES, SOURCE_NAMES, "the native extension", missing)
     if library is None:
         return None, state
@@ -302,7 +302,7 @@ def load() -> tuple[ctypes.CDLL | None, str]:
 
 @functools.cache
 def best_isa() -> int:
-    """Return the widest instruction set of `ISAS` that this processor has, as a number."""
+    """Return the index in `ISAS` of the best instruction set that this processor supports."""
     return load()[0].fused_inr_best_isa()
 
 
@@ -310,7 +310,7 @@ _isa: int | None = None
 
 
 def isa() -> int:
-    """Return the instruction set in use: the best one, unless `use_isa` chose another."""
+    """Return the index in `ISAS` of the instruction set in use: the best one, unless `use_isa` selected another."""
     return best_isa() if _isa is None else _isa
 
 
@@ -318,7 +318,7 @@ def use_isa(name: str | None) -> None:
     """Select an instruction set of `ISAS` for later calls; None selects the best one. For tests.
 
     Raises:
-        ValueError: this processor does not have it.
+        ValueError: this processor does not support the instruction set, or `ISAS` does not contain it.
     """
     global _isa
     if name is not None and ISAS.index(name) > best_isa():
@@ -327,8 +327,8 @@ def use_isa(name: str | None) -> None:
 
 
 @functools.cache
-def parallel_for() -> Callable:
-    """Return libtorch's parallel_for, or a serial loop where this PyTorch does not export it."""
+def parallel_for() -> "ctypes._FuncPointer":  # a name of the type stubs only
+    """Return libtorch's parallel_for, or a serial loop if this PyTorch does not export it."""
     folder = Path(torch.__file__).parent / "lib"
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
         if (folder / name).exists():
@@ -345,7 +345,11 @@ def parallel_for() -> Callable:
 
 
 def run(function: Callable, *programs: ctypes.Structure) -> None:
-    """Call an entry point.
+    """Call an entry point of the library.
+
+    Args:
+        function: the entry point.
+        programs: the structures that it takes, passed by reference.
 
     Raises:
         MemoryError: the workspace could not be allocated.

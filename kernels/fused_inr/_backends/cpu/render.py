@@ -1,4 +1,4 @@
-"""`render` on the native kernels: an INR becomes a C struct of pointers and strides."""
+"""`render` on the native kernels, which take an INR as a C struct of pointers and strides."""
 
 import math
 
@@ -19,7 +19,7 @@ _CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
 
 
 class KeptTensors:
-    """Keeps alive what pointers point to, in float32 and dense in all axes but the leading ones."""
+    """Converts tensors to the form that kernels take, and keeps them alive while pointers to them are in use."""
 
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
@@ -35,7 +35,7 @@ class KeptTensors:
 
 
 def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
-    """Return a bias with its strides per clip and per frame."""
+    """Return a bias and its strides per clip and per frame, in elements."""
     bias = keep.keep(layer_bias, 1)
     clip = batch_stride(bias) if bias.ndim > 1 else 0
     time = bias.stride(1) if bias.ndim == 3 and bias.shape[1] > 1 else 0
@@ -43,6 +43,7 @@ def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
 
 
 def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.LayerStruct:
+    """Return the struct of a layer that multiplies by `weight`, which may be only a part of the layer's weight."""
     weight = keep.keep(weight, 2)
     bias, bias_clip, bias_time = _bias(layer.bias, keep)
     struct = native.LayerStruct(
@@ -125,7 +126,7 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
     program = _program(inr, grid, dtype, alive)
     program.kept = kept[0].data_ptr() if kept else None
     n, t = inr.batch, inr.times
-    results: list[Tensor] = []  # one for every tensor, per clip and frame even where that is shared
+    results: list[Tensor] = []  # one per tensor, per clip and frame even if the tensor is shared
     layers, stages = [], []
     for index, stage in enumerate(inr.stages):
         struct = native.StageGradStruct()
@@ -164,13 +165,13 @@ def _differentiate(inr: INR, grid: Grid, gradient: Tensor, dtype: torch.dtype, k
         out=alive.keep(gradient.contiguous(), 2).data_ptr(),
     )
     native.run(native.load()[0].fused_inr_backward, program, gradients)
-    return [_reduced(one, tensor) for one, tensor in zip(results, flatten(inr)[0], strict=True)]
+    return [_reduced(result, tensor) for result, tensor in zip(results, flatten(inr)[0], strict=True)]
 
 
 def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
-    """Sum a gradient per clip and frame to the shape of the tensor that clips or frames share."""
+    """Sum a gradient per clip and frame to the shape of its tensor, which clips or frames may share."""
     while gradient.ndim > tensor.ndim:
-        # A bias [O] or [N, O] lacks the frames, and [O] lacks the clips too; a read-out's bias [C] lacks the clips.
+        # A bias [O] or [N, O] has no axis of frames, and [O] and the to_rgb bias [C] have no axis of clips.
         gradient = gradient.sum(dim=gradient.ndim - 2)
     return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
 
@@ -186,14 +187,17 @@ def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
 
 
 def _has_native_gradients(inr: INR) -> bool:
-    """Return whether the kernels differentiate an INR. They derive slopes from outputs, which a sine does not allow."""
+    """Return whether the kernels compute the gradients of an INR.
+
+    They derive slopes from outputs, which is impossible for a sine.
+    """
     layers = [layer for stage in inr.stages for layer in stage.layers]
     small = len(layers) <= native.MOST_LAYERS and len(inr.stages) <= native.MOST_STAGES
     return small and all(layer.activation != "sine" for layer in layers)
 
 
 def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
-    """Return frames [N, T, C, H, W] float32; arguments as of `reference.render`."""
+    """Return frames `[N, T, C, H, W]` float32; arguments as for `reference.render`."""
     needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
     if needs_gradients and not _has_native_gradients(inr):
         return composed.render(inr, grid, dtype)
@@ -201,7 +205,7 @@ def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
 
 
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
-    """Return the peak bytes of a call without gradients, result included, with PyTorch's current number of threads."""
+    """Return the peak bytes of a call without gradients, its result included, on PyTorch's current threads."""
     program = _program(inr, grid, dtype, KeptTensors())
     workspace = native.load()[0].fused_inr_render_workspace(program, torch.get_num_threads(), native.isa())
     return 4 * math.prod(frames_shape(inr, grid)) + workspace

@@ -15,6 +15,7 @@ from fused_inr.primitives.siren import gradients_like, register, values_like
 
 
 def _program(
+    keep: KeptTensors,
     coords: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
@@ -22,7 +23,6 @@ def _program(
     first_omega: float,
     final_sine: bool,
     dtype: torch.dtype,
-    keep: KeptTensors,
 ) -> native.PointsStruct:
     layers = []
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -43,7 +43,7 @@ def _program(
 
 def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
     keep, out = KeptTensors(), values_like(coords, weights)
-    program = _program(coords, weights, *others, keep)
+    program = _program(keep, coords, weights, *others)
     program.out = out.data_ptr()
     native.run(native.load()[0].fused_inr_points, program)
     return out
@@ -52,9 +52,9 @@ def _values(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
 def _gradients(
     gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> list[Tensor]:
-    *options, with_coords = options
+    *network_options, with_coords = options
     keep, count = KeptTensors(), len(weights)
-    program = _program(coords, weights, biases, *options, keep)
+    program = _program(keep, coords, weights, biases, *network_options)
     results = [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in results[1:]]
     gradients = native.PointsGradientsStruct(
@@ -73,7 +73,7 @@ siren = register("cpu", _values, _gradients)
 def supports(
     coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: float | str | torch.dtype
 ) -> tuple[bool, str]:
-    """Return whether the kernels support a call, and if not, why; arguments as of `reference.siren`."""
+    """Return whether the kernels support a call, and if not, why; arguments as for `reference.siren`."""
     dtype = options[-1]
     if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
         return False, f"it computes in float32 or bfloat16, not in {dtype}"

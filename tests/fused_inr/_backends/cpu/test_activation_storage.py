@@ -1,4 +1,4 @@
-"""Stored activations: the same bits as those that are computed again, and less to compute."""
+"""Stored activations: the same bits as recomputed ones, and second derivatives."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def gradients(inr, tensors, with_tensors, grid, dtype, probe, create_graph=False
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("n", "t", "grid"), [(1, 1, (1, 1)), (2, 3, (20, 31)), (5, 2, (3, 7))], ids=str)
-def test_same_bits_as_computing_again(make_inr, tensors_of, with_tensors, n, t, grid, dtype):
+def test_same_bits_as_recomputing(make_inr, tensors_of, with_tensors, n, t, grid, dtype):
     inr, grid = make_inr(n, t, scales=(1, 2, 6), dtype=torch.float32), fi.Grid(*grid)
     tensors = [tensor.clone().requires_grad_() for tensor in tensors_of(inr)]
     probe = torch.randn(n, t, 3, grid.height * 6, grid.width * 6)
@@ -37,7 +37,7 @@ def test_second_order(make_inr, tensors_of, with_tensors, assert_close):
 
     expected = second()
     with fi.store_activations():
-        found = second()
-    for a, b in zip(expected, found, strict=True):
+        actual = second()
+    for a, b in zip(expected, actual, strict=True):
         if a is not None:
             assert_close("second order", a, b, 1e-5)

@@ -1,4 +1,4 @@
-"""The discriminator's ops on the CPU kernels: memory, threads, and how PyTorch sees them."""
+"""The discriminator's ops on the CPU kernels: memory, threads, and their registration with PyTorch."""
 
 from collections.abc import Callable
 
@@ -27,13 +27,13 @@ def fresh_compiler():
 
 
 def images_like(dtype: torch.dtype, layout: torch.memory_format) -> Callable[..., torch.Tensor]:
-    """A function that makes seeded normal images of a shape, others at every call."""
+    """Return a function that creates seeded normal images of a shape, different at every call."""
     generator = torch.Generator().manual_seed(0)
     return lambda *shape: torch.randn(shape, generator=generator).to(dtype).to(memory_format=layout)
 
 
 def pointwise_calls(make: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> list[Call]:
-    """bias_act and its slope, of the output and of the input, with everything that is optional and without."""
+    """Return calls of bias_act and its slope, from output and input, with all optional arguments and without."""
     bias, shift = torch.linspace(-1, 1, shape[1]), torch.linspace(1, 2, shape[1])
     bent, curved, plain = ("lrelu", 0.2, 1.4, 0.7, 1), ("swish", 0.2, 1.4, 0.7, 1), ("relu", 0.2, -1.0, None, 1)
     return [
@@ -63,7 +63,7 @@ def stddev_calls(make: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> l
 
 
 def augmentation_calls(make: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> list[Call]:
-    """The op and its adjoint, with everything and with little."""
+    """Return calls of the op and its adjoint, with all amounts and with few."""
     clips = make(*shape).contiguous().view(shape[0], 2, shape[1] // 2, *shape[2:])
     amounts = [torch.linspace(0.2, 1.5, shape[0]) for _ in range(3)]
     places = [torch.arange(-2, 2 * shape[0] - 2).view(-1, 2), torch.arange(2 * shape[0]).view(-1, 2)]
@@ -76,7 +76,7 @@ def augmentation_calls(make: Callable[..., torch.Tensor], shape: tuple[int, ...]
 
 
 def calls_of(dtype: str, layout: str) -> list[Call]:
-    """Calls of all ops with images of odd sizes."""
+    """Return calls of all ops with images of odd sizes."""
     calls = []
     for shape in ((4, 6, 9, 31), (2, 20, 7, 5)):
         make = images_like(DTYPES[dtype], LAYOUTS[layout])
@@ -105,7 +105,7 @@ def test_no_memory_is_read_before_it_is_written(all_calls, check_poisoned):
 
 
 def wanting_gradients(arguments: tuple, numbers: tuple[int, ...]) -> tuple:
-    """The arguments, of which those with these numbers are leaves that want gradients."""
+    """Return the arguments, with those at the given indices as leaves that require gradients."""
     return tuple(
         argument.clone().requires_grad_() if number in numbers and argument is not None else argument
         for number, argument in enumerate(arguments)
@@ -145,13 +145,13 @@ def opcheck_cases() -> list:
 def test_opcheck(name, arguments):
     numbers = DIFFERENTIABLE[name]
     if name == "bias_act_slope" and arguments[6] in ("relu", "lrelu"):
-        numbers = (0, 1)  # what tells a slope that is constant piece by piece has no gradient
+        numbers = (0, 1)  # a piecewise constant slope has no gradient for the tensor that determines it
     op = getattr(torch.ops.fused_inr, name).default
     torch.library.opcheck(op, wanting_gradients(arguments, numbers))
 
 
 def augmented(x: torch.Tensor) -> torch.Tensor:
-    """Images [2 N, C, H, W] as N clips, augmented by a draw that is made of them."""
+    """Augment images `[2 N, C, H, W]` as N clips, by amounts computed from them."""
     clips = x.unflatten(0, (-1, 2))
     amounts = clips.detach().float().mean((1, 2, 3, 4)).sigmoid()  # [N]
     places = (clips.detach()[:, 0, :2, 0, 0] * 3).long()  # [N, 2]
@@ -167,7 +167,7 @@ def augmented(x: torch.Tensor) -> torch.Tensor:
 
 
 def discriminator(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """All of the ops, one after another."""
+    """Apply all of the ops, one after another."""
     y = fi.bias_act(x, bias, "lrelu", clamp=2.0)
     y = fi.bias_act(fi.upsample2d(fi.downsample2d(y, FIR), FIR), None, "swish", residual=x)
     return augmented(fi.minibatch_stddev(fi.bias_act(y, bias, "linear", gain=0.5), 2))
@@ -180,11 +180,11 @@ def test_compiled(dtype, layout):
     leaves = make(4, 6, 8, 10).requires_grad_(), torch.linspace(-1, 1, 6).requires_grad_()
     with fi.backend("cpu"):
         expected = discriminator(*leaves)
-        # aot_eager traces forward and backward as the default backend does, without calling a C++ compiler.
-        found = torch.compile(discriminator, fullgraph=True, backend="aot_eager")(*leaves)
-    assert torch.equal(expected, found)
+        # aot_eager traces forward and backward like the default backend, but without calling a C++ compiler.
+        actual = torch.compile(discriminator, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(expected, actual)
     direction = make(*expected.shape)
-    of_eager, of_compiled = (torch.autograd.grad(y, leaves, direction) for y in (expected, found))
+    of_eager, of_compiled = (torch.autograd.grad(y, leaves, direction) for y in (expected, actual))
     assert all(torch.equal(a, b) for a, b in zip(of_eager, of_compiled, strict=True))
     assert of_compiled[0].is_contiguous(memory_format=LAYOUTS[layout])
 
@@ -197,9 +197,9 @@ def test_compiled_for_any_batch():
         x = make(batch, 6, 4, 6).requires_grad_()
         torch._dynamo.maybe_mark_dynamic(x, 0)
         with fi.backend("cpu"), torch._dynamo.config.patch(error_on_recompile=batch == 8):
-            expected, found = discriminator(x, bias), compiled(x, bias)
-        of_eager, of_compiled = (torch.autograd.grad(y.sum(), x)[0] for y in (expected, found))
-        assert torch.equal(expected, found)
+            expected, actual = discriminator(x, bias), compiled(x, bias)
+        of_eager, of_compiled = (torch.autograd.grad(y.sum(), x)[0] for y in (expected, actual))
+        assert torch.equal(expected, actual)
         assert torch.equal(of_eager, of_compiled)
 
 
@@ -218,7 +218,7 @@ def test_double_precision_is_left_to_the_reference(name):
         expected = OPS[name](x)
     assert torch.equal(OPS[name](x), expected)
     why = f"cannot run this {name}: it computes in float32, bfloat16 and float16, not in torch.float64.$"
-    with fi.backend("cpu"), pytest.raises(RuntimeError, match=f"^Backend 'cpu' was asked for but {why}"):
+    with fi.backend("cpu"), pytest.raises(RuntimeError, match=f"^Backend 'cpu' was requested but {why}"):
         OPS[name](x)
 
 
@@ -228,7 +228,7 @@ def test_autocast_changes_nothing(name):
     expected = OPS[name](x)
     (of_expected,) = torch.autograd.grad(expected.sum(), x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = OPS[name](x)
-        (of_found,) = torch.autograd.grad(found.sum(), x)
-    assert torch.equal(expected, found)
+        actual = OPS[name](x)
+        (of_found,) = torch.autograd.grad(actual.sum(), x)
+    assert torch.equal(expected, actual)
     assert torch.equal(of_expected, of_found)

@@ -1,4 +1,4 @@
-"""The compiled CPU library: its sine and cosine, how it is built, the instruction set in use, failed calls."""
+"""The compiled CPU library: its sine and cosine, its build, the instruction set in use, failed calls."""
 
 import math
 import runpy
@@ -15,14 +15,14 @@ SOURCES = ROOT / "csrc" / "cpu"
 
 
 def sine_and_cosine(library, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The library's sine and cosine of float32 numbers."""
+    """Return the library's sine and cosine of float32 numbers."""
     sine, cosine = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
     library.fused_inr_sincos(x.data_ptr(), sine.data_ptr(), cosine.data_ptr(), len(x), native.isa())
     return sine, cosine
 
 
 def around(x: torch.Tensor) -> torch.Tensor:
-    """float32 numbers and their neighbours on both sides."""
+    """Return float32 numbers and their neighbors on both sides."""
     x = x.float()
     beyond = torch.tensor(math.inf)
     return torch.cat([x, x.nextafter(beyond), x.nextafter(-beyond)])
@@ -32,7 +32,7 @@ ANGLES = {
     "grid": lambda: torch.arange(-10_000, 10_000.01, 0.02, dtype=torch.float64).float(),
     "random": lambda: 2e4 * torch.rand(1_000_000, generator=torch.Generator().manual_seed(0)) - 1e4,
     "small": lambda: torch.logspace(-45, 4, 100_000, dtype=torch.float64).float(),
-    # Zeros of sine and cosine, where the reduction cancels most, and the halves between them, where it changes sides.
+    # Zeros of sine and cosine, where the range reduction cancels most, and their midpoints, where its result changes.
     "quarter-turns": lambda: around(torch.arange(-12_732, 12_733, dtype=torch.float64) * (math.pi / 4)),
     "ends": lambda: around(torch.tensor([0.0, -0.0, 1e4, -1e4])).clamp(-1e4, 1e4),
 }
@@ -58,7 +58,7 @@ def test_sine_of_an_array_of_any_length(instruction_set, length, compiled_librar
     assert (results[:, length:] == 5).all()
 
 
-def test_sine_of_what_has_none(instruction_set, compiled_library):
+def test_sine_of_infinity_and_nan(instruction_set, compiled_library):
     for results in sine_and_cosine(compiled_library, torch.tensor([math.nan, math.inf, -math.inf])):
         assert results.isnan().all()
 
@@ -94,7 +94,7 @@ def test_failures_of_a_call_are_errors(compiled_library):
 
 @pytest.fixture
 def without_parallel_for(monkeypatch, tmp_path):
-    """A PyTorch that does not export its parallel_for."""
+    """Simulate a PyTorch that does not export its parallel_for."""
     native.parallel_for.cache_clear()
     monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
     yield

@@ -1,4 +1,4 @@
-"""The CPU backend's ops as PyTorch sees them: schemas, fake tensors, gradients, torch.compile without graph breaks."""
+"""Registration of the CPU backend's ops: schemas, fake tensors, gradients, torch.compile without graph breaks."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def fresh_compiler():
 
 
 def arguments_of(inr: fi.INR, grid: fi.Grid, name: str) -> tuple:
-    """The arguments of fused_inr::cpu_render; a name tells the type."""
+    """Return the arguments of fused_inr::cpu_render; the name contains the dtype."""
     dtype = torch.bfloat16 if "bfloat16" in name else torch.float32
     return (*flattening.flatten(inr), flattening.frames_shape(inr, grid), [*grid.x, *grid.y], dtype)
 
@@ -55,7 +55,7 @@ def test_opcheck_of_the_gradients_of_render(name, strided, make_layered_inr, ten
 
 
 def siren_arguments(n: int, points: int, needs_gradient: bool) -> tuple:
-    """The arguments of fused_inr::cpu_siren."""
+    """Return the arguments of fused_inr::cpu_siren."""
     coords = torch.rand(n, points, 3, requires_grad=needs_gradient)
     weights = [torch.randn(n, *shape, requires_grad=needs_gradient) for shape in ((5, 3), (2, 5))]
     biases = [torch.randn(n, outputs, requires_grad=needs_gradient) for outputs in (5, 2)]
@@ -88,14 +88,14 @@ def test_compiled_render(dtype, activation, make_layered_inr, tensors_of, with_t
     def function(*tensors: torch.Tensor) -> torch.Tensor:
         return fi.render(with_tensors(inr, tensors), fi.Grid(4, 5), dtype=dtype, backend="cpu")
 
-    # aot_eager traces forward and backward as the default backend does, without calling a C++ compiler.
+    # aot_eager traces forward and backward like the default backend, but without calling a C++ compiler.
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    expected, found = function(*leaves), compiled(*leaves)
-    # Compiled or not, the same calls are made: the same bits. What the compiler makes of a sine layer's gradients,
-    # which are PyTorch calls, may come to differ by a rounding.
-    assert_close("frames", expected, found, 0 if activation == "lrelu" else 1e-6)
+    expected, actual = function(*leaves), compiled(*leaves)
+    # Eager and compiled code make the same kernel calls, with the same bits. Only the gradients of a sine layer, which
+    # are PyTorch calls that the compiler may change, can differ by a rounding.
+    assert_close("frames", expected, actual, 0 if activation == "lrelu" else 1e-6)
     probe = torch.randn_like(expected)
-    pairs = zip(torch.autograd.grad(expected, leaves, probe), torch.autograd.grad(found, leaves, probe), strict=True)
+    pairs = zip(torch.autograd.grad(expected, leaves, probe), torch.autograd.grad(actual, leaves, probe), strict=True)
     for index, (of_eager, of_compiled) in enumerate(pairs):
         assert_close(f"gradient {index}", of_eager, of_compiled, 0 if activation == "lrelu" else 1e-5)
 
@@ -107,7 +107,7 @@ def test_compiled_siren():
     def function(*leaves: torch.Tensor) -> torch.Tensor:
         return fi.siren(leaves[0], leaves[1:3], leaves[3:], backend="cpu").square()
 
-    expected, found = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
-    assert torch.equal(expected, found)
-    of_eager, of_compiled = (torch.autograd.grad(result.sum(), leaves) for result in (expected, found))
+    expected, actual = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(expected, actual)
+    of_eager, of_compiled = (torch.autograd.grad(result.sum(), leaves) for result in (expected, actual))
     assert all(torch.equal(a, b) for a, b in zip(of_eager, of_compiled, strict=True))

@@ -12,8 +12,9 @@ pytestmark = pytest.mark.usefixtures("compiled_library")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# Grid, then options of `make_layered_inr`. Bands are cut at about 128 pixels of the base grid, tiles at 128 pixels,
-# channels at 64 or less and the sums of products at 128 (float32) or 256 (bfloat16): sizes fall on both sides of each.
+# Grid, and options of `make_layered_inr`. The kernels split bands at about 128 pixels of the base grid, tiles at 128
+# pixels, channels at 64 or less, and sums of products at 128 (float32) or 256 (bfloat16) terms. The sizes are on both
+# sides of each limit.
 CASES = {
     "N1-T1-H1-W1": ((1, 1), dict(n=1, t=1, scales=(1,))),
     "N2-T3-H3-W7-scales1,2,4": ((3, 7), {}),
@@ -35,7 +36,7 @@ CASES = {
 
 
 def rendered(inr, tensors, with_tensors, grid, **options) -> list[torch.Tensor]:
-    """Frames and the gradients of every tensor, for a seeded gradient of the frames."""
+    """Return frames and the gradients of every tensor, for a seeded gradient of the frames."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     frames = fi.render(with_tensors(inr, leaves), grid, **options)
     probe = torch.randn(frames.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -44,7 +45,7 @@ def rendered(inr, tensors, with_tensors, grid, **options) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def case_of(make_layered_inr, tensors_of, with_tensors):
-    """name -> (INR, its tensors, grid, exact frames and gradients, those of the naive path in bfloat16)."""
+    """Return name -> (INR, its tensors, grid, exact frames and gradients, those of the naive path in bfloat16)."""
 
     @functools.cache
     def case(name):
@@ -61,7 +62,7 @@ def case_of(make_layered_inr, tensors_of, with_tensors):
 @pytest.mark.parametrize("name", CASES)
 def test_float32(instruction_set, name, case_of, with_tensors, errors):
     inr, tensors, grid, exact, _ = case_of(name)
-    frames = fi.render(inr, grid, backend="cpu")  # sine layers take other code when gradients are asked for
+    frames = fi.render(inr, grid, backend="cpu")  # sine layers use other code if gradients are required
     assert frames.dtype == torch.float32
     # Measured on every instruction set of an AVX-512 CPU: 2.6e-7 at most.
     assert errors([frames], exact[:1]) <= [2e-6]
@@ -75,10 +76,10 @@ def test_bfloat16(instruction_set, name, case_of, with_tensors, errors, mean_err
     frames = fi.render(inr, grid, dtype=torch.bfloat16, backend="cpu")
     # Measured on every instruction set of an AVX-512 CPU: 5.7e-3 at most (naive: 6.7e-3).
     assert errors([frames], exact[:1]) <= [1e-2]
-    found = rendered(inr, tensors, with_tensors, grid, dtype=torch.bfloat16, backend="cpu")
-    # Where a rounding moves a value across the kink of an activation, gradients jump, on either path. Measured there:
-    # 0.6 to 1.28 times the naive path's.
-    assert mean_error(found[1:], exact[1:]) <= 1.5 * mean_error(naive[1:], exact[1:])
+    actual = rendered(inr, tensors, with_tensors, grid, dtype=torch.bfloat16, backend="cpu")
+    # On either path, gradients jump where a value is rounded across the kink of an activation. Measured on the same
+    # instruction sets: 0.6 to 1.28 times the error of the naive path.
+    assert mean_error(actual[1:], exact[1:]) <= 1.5 * mean_error(naive[1:], exact[1:])
 
 
 def transposed(tensor: torch.Tensor) -> torch.Tensor:
@@ -108,8 +109,8 @@ def test_strides_of_the_tensors_change_nothing(
     assert not all(tensor.is_contiguous() for tensor in strided)
     dense = [tensor.contiguous() for tensor in strided]
     options = dict(dtype=DTYPES[dtype], backend="cpu")
-    found = rendered(inr, strided, with_tensors, grid, **options)
-    for a, b in zip(found, rendered(inr, dense, with_tensors, grid, **options), strict=True):
+    actual = rendered(inr, strided, with_tensors, grid, **options)
+    for a, b in zip(actual, rendered(inr, dense, with_tensors, grid, **options), strict=True):
         assert torch.equal(a, b)
 
 
@@ -128,19 +129,19 @@ def test_strides_of_the_frames_gradient_change_nothing(make_layered_inr, tensors
 def test_tensors_in_half_precision(make_layered_inr, tensors_of, with_tensors):
     half, grid = [tensor.bfloat16() for tensor in tensors_of(make_layered_inr())], fi.Grid(3, 5)
     wide = [tensor.float() for tensor in half]
-    found = rendered(make_layered_inr(), half, with_tensors, grid, backend="cpu")
+    actual = rendered(make_layered_inr(), half, with_tensors, grid, backend="cpu")
     expected = rendered(make_layered_inr(), wide, with_tensors, grid, backend="cpu")
-    assert torch.equal(found[0], expected[0])
-    assert all(torch.equal(a, b.bfloat16()) for a, b in zip(found[1:], expected[1:], strict=True))
+    assert torch.equal(actual[0], expected[0])
+    assert all(torch.equal(a, b.bfloat16()) for a, b in zip(actual[1:], expected[1:], strict=True))
 
 
-def test_some_tensors_without_gradient(make_layered_inr, tensors_of, with_tensors):
+def test_only_a_subset_of_tensors_requires_gradients(make_layered_inr, tensors_of, with_tensors):
     inr, grid = make_layered_inr(), fi.Grid(3, 5)
     every = [tensor.requires_grad_() for tensor in tensors_of(inr)]
     complete = torch.autograd.grad(fi.render(with_tensors(inr, every), grid, backend="cpu").square().sum(), every)
-    some = [tensor.detach().requires_grad_(index % 3 == 1) for index, tensor in enumerate(every)]
-    fi.render(with_tensors(inr, some), grid, backend="cpu").square().sum().backward()
-    for index, (leaf, expected) in enumerate(zip(some, complete, strict=True)):
+    leaves = [tensor.detach().requires_grad_(index % 3 == 1) for index, tensor in enumerate(every)]
+    fi.render(with_tensors(inr, leaves), grid, backend="cpu").square().sum().backward()
+    for index, (leaf, expected) in enumerate(zip(leaves, complete, strict=True)):
         assert (leaf.grad is None) == (index % 3 != 1)
         assert leaf.grad is None or torch.equal(leaf.grad, expected)
 
@@ -157,7 +158,7 @@ def test_empty_batches(n, t, activation, make_layered_inr, tensors_of, with_tens
         assert not gradient.any()
 
 
-def test_a_stage_whose_features_are_none(make_layered_inr, tensors_of, with_tensors, errors):
+def test_stage_without_features(make_layered_inr, tensors_of, with_tensors, errors):
     base, grid = make_layered_inr(1, 1, scales=(1,)), fi.Grid(3, 2)
     none = fi.Fourier(torch.empty(1, 0, 2), torch.empty(1, 1, 0))
     read_out = torch.randn(1, 3, 5), torch.randn(3)
@@ -178,7 +179,7 @@ SECOND_ORDER = {
 
 
 def two_orders(inr, tensors, with_tensors, **options) -> list[torch.Tensor]:
-    """Gradients of the frames' squares by every tensor, and the gradients of the squares of those."""
+    """Return gradients of the sum of squared frames, and gradients of the sum of their squares."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     frames = fi.render(with_tensors(inr, leaves), fi.Grid(2, 3), **options)
     first = torch.autograd.grad(frames.square().mean(), leaves, create_graph=True)
@@ -190,9 +191,9 @@ def two_orders(inr, tensors, with_tensors, **options) -> list[torch.Tensor]:
 def test_second_order(name, make_layered_inr, tensors_of, with_tensors, errors):
     inr = make_layered_inr(**{"scales": (1, 2), **SECOND_ORDER[name]})
     exact = two_orders(inr, [tensor.double() for tensor in tensors_of(inr)], with_tensors, backend="reference")
-    found = two_orders(inr, tensors_of(inr), with_tensors, backend="cpu")
+    actual = two_orders(inr, tensors_of(inr), with_tensors, backend="cpu")
     # Measured on an AVX-512 CPU: 2.4e-6 for sine, 8e-7 for the others.
-    assert max(errors(found, exact)) <= 1e-5
+    assert max(errors(actual, exact)) <= 1e-5
 
 
 @pytest.mark.parametrize("create_graph", [False, True], ids=["once", "to-differentiate-again"])
@@ -216,13 +217,13 @@ def test_tensors_that_depend_on_each_other(create_graph, factor, make_layered_in
 def test_deep_networks(stages, layers, make_layered_inr, tensors_of, with_tensors, errors):
     inr = make_layered_inr(1, 2, scales=(1,) * stages, widths=(8,) * layers, rgb=stages > 1, features=4, gain=1.4)
     exact = rendered(inr, [t.double() for t in tensors_of(inr)], with_tensors, fi.Grid(3, 2), backend="reference")
-    found = rendered(inr, tensors_of(inr), with_tensors, fi.Grid(3, 2), backend="cpu")
+    actual = rendered(inr, tensors_of(inr), with_tensors, fi.Grid(3, 2), backend="cpu")
     # Measured on an AVX-512 CPU: 1.5e-5 through 70 layers, as on the naive path in float32; 5e-7 through 20 stages.
-    assert max(errors(found, exact)) <= 5e-5
+    assert max(errors(actual, exact)) <= 5e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=lambda dtype: str(dtype)[6:])
-def test_types_that_it_does_not_compute_in_are_refused(dtype, make_layered_inr, compiled_library):
+def test_unsupported_types_are_refused(dtype, make_layered_inr, compiled_library):
     inr, grid = make_layered_inr(1, 1), fi.Grid(2, 2)
     if dtype == torch.float64:
         inr = inr.mapped(torch.Tensor.double)

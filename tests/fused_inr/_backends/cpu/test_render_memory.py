@@ -1,4 +1,4 @@
-"""The CPU kernels of render: the same bits always, nothing read before it is written, memory as counted."""
+"""The CPU kernels of render: reproducible bits, no reads of uninitialized memory, the memory count."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fused_inr import flattening
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Grid, then options of `make_layered_inr`: many bands; more clips than are worked on at once; every kind of padding.
+# Grid, and options of `make_layered_inr`: many bands; more clips than are processed at once; every kind of padding.
 CASES = {
     "N1-T3-H20-W31": ((20, 31), dict(n=1, scales=(1, 2), bias="NTO")),
     "N5-T2-H9-W15": ((9, 15), dict(n=5, t=2, scales=(1, 1), shared=True, bias="NO", activation="relu")),
@@ -20,7 +20,7 @@ CASES = {
 
 @pytest.fixture
 def calls_of(make_layered_inr):
-    """Calls of the ops for the frames and the gradients of a case."""
+    """Return the op calls for the frames and the gradients of a case."""
 
     def calls(name: str, dtype: torch.dtype) -> list[tuple[str, tuple]]:
         size, options = CASES[name]
@@ -53,9 +53,9 @@ def test_no_memory_is_read_before_it_is_written(all_calls, check_poisoned):
 
 
 MEMORY = {
-    "the-frames-most": ((96, 96), dict(n=2, t=32, scales=(1, 2), widths=(8, 8))),
-    "the-weights-most": ((2, 3), dict(n=8, t=2, scales=(1, 2), widths=(700, 700))),
-    "the-bands-most": ((2, 5000), dict(n=1, t=2, scales=(1, 4), widths=(300, 20))),
+    "frames-dominate": ((96, 96), dict(n=2, t=32, scales=(1, 2), widths=(8, 8))),
+    "weights-dominate": ((2, 3), dict(n=8, t=2, scales=(1, 2), widths=(700, 700))),
+    "bands-dominate": ((2, 5000), dict(n=1, t=2, scales=(1, 4), widths=(300, 20))),
 }
 
 
@@ -69,6 +69,6 @@ def test_memory_is_as_counted(make_layered_inr, script_output, tmp_path):
     lines = script_output("memory_of_render.py", tmp_path / "calls").splitlines()
     for name, line in zip(calls, lines, strict=True):
         counted, measured = (int(number) / 2**20 for number in line.split())
-        # Measured: 0.1 to 1.3 MB less than counted where frames or weights take the most; 13 to 20 MB less, of 34 MB,
-        # where the bands do, whose buffers are as large as the largest stage needs.
+        # Measured: 0.1 to 1.3 MB less than counted if frames or weights dominate; 13 to 20 MB less, of 34 MB, if the
+        # bands dominate, whose buffers have the size that the largest stage needs.
         assert counted / 3 <= measured <= counted + 8, f"{name}: counted {counted:.1f} MB, measured {measured:.1f} MB"

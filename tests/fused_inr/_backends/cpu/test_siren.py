@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("compiled_library")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# N, points, sizes of the layers, then what is shared and options of siren. Points are worked on in tiles of 128.
+# N, points, sizes of the layers, shared tensors and options of siren. Points are processed in tiles of 128.
 CASES = {
     "N2-P129-2x16x16x3": (2, 129, (2, 16, 16, 3), "", {}),
     "N2-P1-1x48x48x3": (2, 1, (1, 48, 48, 3), "", {}),
@@ -30,7 +30,7 @@ CASES = {
 
 
 def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega: float = 30.0) -> list[torch.Tensor]:
-    """Coordinates, weights and biases, drawn as SIREN (NeurIPS 2020) draws them."""
+    """Return coordinates, weights and biases with the initialization of SIREN (NeurIPS 2020)."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(bound: float, *shape: int) -> torch.Tensor:
@@ -51,7 +51,7 @@ def values_of(tensors: list[torch.Tensor], **options) -> torch.Tensor:
 
 
 def evaluated(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
-    """Values and the gradients of every tensor, for a seeded gradient of the values."""
+    """Return values and the gradients of every tensor, for a seeded gradient of the values."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     values = values_of(leaves, **options)
     probe = torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -60,7 +60,7 @@ def evaluated(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
 
 @functools.cache
 def case_of(name: str) -> tuple[list[torch.Tensor], dict, list[torch.Tensor], list[torch.Tensor]]:
-    """Tensors, options, exact values and gradients, those of the naive path in bfloat16."""
+    """Return tensors, options, exact values and gradients, and those of the naive path in bfloat16."""
     *sizes, options = CASES[name]
     tensors = network(*sizes, options.get("omega", 30.0))
     exact = evaluated([tensor.double() for tensor in tensors], backend="reference", **options)
@@ -71,23 +71,23 @@ def case_of(name: str) -> tuple[list[torch.Tensor], dict, list[torch.Tensor], li
 @pytest.mark.parametrize("name", CASES)
 def test_float32(instruction_set, name, errors):
     tensors, options, exact, _ = case_of(name)
-    found = evaluated(tensors, backend="cpu", **options)
-    assert found[0].dtype == torch.float32
-    assert torch.equal(values_of(tensors, backend="cpu", **options), found[0])
+    actual = evaluated(tensors, backend="cpu", **options)
+    assert actual[0].dtype == torch.float32
+    assert torch.equal(values_of(tensors, backend="cpu", **options), actual[0])
     # Measured on every instruction set of an AVX-512 CPU: 7.7e-7 at most.
-    assert errors(found[:1], exact[:1]) <= [2e-6]
+    assert errors(actual[:1], exact[:1]) <= [2e-6]
     # Measured there: 2.0e-6 at most.
-    assert max(errors(found, exact)) <= 5e-6
+    assert max(errors(actual, exact)) <= 5e-6
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16(instruction_set, name, errors, mean_error):
     tensors, options, exact, naive = case_of(name)
-    found = evaluated(tensors, dtype=torch.bfloat16, backend="cpu", **options)
+    actual = evaluated(tensors, dtype=torch.bfloat16, backend="cpu", **options)
     # Measured on every instruction set of an AVX-512 CPU: 1.3e-2 at most (the naive path: 1.6e-2).
-    assert errors(found[:1], exact[:1]) <= [2e-2]
+    assert errors(actual[:1], exact[:1]) <= [2e-2]
     # Measured there: 0.74 to 0.84 times the naive path's.
-    assert mean_error(found[1:], exact[1:]) <= 1.2 * mean_error(naive[1:], exact[1:])
+    assert mean_error(actual[1:], exact[1:]) <= 1.2 * mean_error(naive[1:], exact[1:])
 
 
 def transposed(tensor: torch.Tensor) -> torch.Tensor:
@@ -107,23 +107,23 @@ def test_strides_change_nothing(layout):
     strided = [layout(tensor) for tensor in network(2, 70, (3, 20, 20, 2))]
     assert not all(tensor.is_contiguous() for tensor in strided)
     dense = [tensor.contiguous() for tensor in strided]
-    found, expected = evaluated(strided, backend="cpu"), evaluated(dense, backend="cpu")
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    actual, expected = evaluated(strided, backend="cpu"), evaluated(dense, backend="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
     leaves = [tensor.requires_grad_() for tensor in dense]
     ones = torch.autograd.grad(values_of(leaves, backend="cpu"), leaves, torch.ones(2, 70, 2))
     of_sum = torch.autograd.grad(values_of(leaves, backend="cpu").sum(), leaves)  # a gradient whose strides are 0
     assert all(torch.equal(a, b) for a, b in zip(ones, of_sum, strict=True))
 
 
-@pytest.mark.parametrize("wanted", [[0], [1, 4], [3, 6]], ids=["coords", "first-layer", "last-layer"])
-def test_some_tensors_without_gradient(wanted):
+@pytest.mark.parametrize("differentiable", [[0], [1, 4], [3, 6]], ids=["coords", "first-layer", "last-layer"])
+def test_only_a_subset_of_tensors_requires_gradients(differentiable):
     tensors = network(2, 70, (3, 20, 20, 2))
-    leaves = [tensor.requires_grad_(index in wanted) for index, tensor in enumerate(tensors)]
+    leaves = [tensor.requires_grad_(index in differentiable) for index, tensor in enumerate(tensors)]
     values_of(leaves, backend="cpu").backward(torch.ones(2, 70, 2))
     complete = [tensor.detach().requires_grad_() for tensor in tensors]
     expected = torch.autograd.grad(values_of(complete, backend="cpu").sum(), complete)
     for index, leaf in enumerate(leaves):
-        assert (leaf.grad is not None) == (index in wanted)
+        assert (leaf.grad is not None) == (index in differentiable)
         assert leaf.grad is None or torch.equal(leaf.grad, expected[index])
 
 
@@ -144,12 +144,12 @@ def test_empty(n, points, sizes):
 
 
 def two_orders(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
-    """Gradients of the values' squares by every tensor, and the gradients of the squares of those."""
+    """Return gradients of the sum of squared values, and gradients of the sum of their squares."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     values = values_of(leaves, **options)
     first = torch.autograd.grad(values.square().mean(), leaves, create_graph=True)
-    second = torch.autograd.grad(sum(one.square().sum() for one in first), leaves)
-    return [one.detach() for one in (*first, *second)]
+    second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), leaves)
+    return [gradient.detach() for gradient in (*first, *second)]
 
 
 @pytest.mark.parametrize("final", ["linear", "sine"])
@@ -179,7 +179,7 @@ def test_tensors_that_depend_on_each_other(create_graph, factor, errors):
 
 @pytest.fixture
 def all_calls() -> list[tuple[str, tuple]]:
-    """Calls of the ops for the values and the gradients of every case that has many points."""
+    """Return the op calls for the values and the gradients of every case with many points."""
     calls = []
     for name in ("N2-P129-2x16x16x3", "N9-P130-2x7x3-shared-biases", "N1-P1000-3x48x48x48x48x1"):
         n, points, sizes, shared, _ = CASES[name]
@@ -206,7 +206,7 @@ def test_no_memory_is_read_before_it_is_written(all_calls, check_poisoned):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=lambda dtype: str(dtype)[6:])
-def test_types_that_it_does_not_compute_in_are_refused(dtype):
+def test_unsupported_types_are_refused(dtype):
     tensors = network(1, 3, (2, 4))
     if dtype == torch.float64:
         tensors = [tensor.double() for tensor in tensors]

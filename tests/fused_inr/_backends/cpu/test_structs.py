@@ -1,4 +1,4 @@
-"""The C structs of csrc/cpu/abi.h and their mirrors in `native`: every offset and size."""
+"""The C structs of csrc/cpu/abi.h and their mirrors in `native`: every field, offset and size."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ MIRRORS = {
 
 
 def fields_of_header() -> dict[str, list[str]]:
-    """The names of the fields of every struct of the header, in order."""
+    """Return the field names of every struct of the header, in order."""
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
     return {
         name: [
@@ -37,7 +37,7 @@ def test_every_struct_has_a_mirror():
 
 
 def test_fields_are_those_of_the_header():
-    names = {"in": "inputs", "out": "outputs"}  # of a layer; `in` is a keyword of Python
+    names = {"in": "inputs", "out": "outputs"}  # fields of a layer; `in` is a Python keyword
     for struct, fields in fields_of_header().items():
         expected = [names.get(field, field) for field in fields] if struct == "FusedInrLayer" else fields
         assert [field[0] for field in MIRRORS[struct]._fields_] == expected, struct

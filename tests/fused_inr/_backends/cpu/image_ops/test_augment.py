@@ -1,4 +1,4 @@
-"""augment on the CPU kernels: against the reference in float64, with derivatives; draws of any value."""
+"""augment on the CPU kernels: against the reference in float64, with derivatives; amounts of any value."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ TOLERANCE = {torch.float32: 5e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 ORDERS = pytest.mark.parametrize("color_last", [False, True], ids=["color-first", "color-last"])
 AMOUNTS, PLACES = ("brightness", "saturation", "contrast"), ("translation", "cutout")
 
-# Sizes of clips, of the hole.
+# Size of the clips, size of the hole.
 CASES = {
     "N2-T2-C3-H20-W37": ((2, 2, 3, 20, 37), (10, 19)),
     "N3-T1-C1-H1-W1": ((3, 1, 1, 1, 1), (1, 1)),
@@ -31,7 +31,7 @@ def normal(*shape: int) -> torch.Tensor:
 
 
 def draw_for(shape: tuple[int, ...], hole: tuple[int, int], reach: float = 0.7) -> dict:
-    """Numbers for clips of a shape: moves and holes reach a share of its sides beyond the frame."""
+    """Draw amounts for clips of a shape; shifts and holes are within `reach` times its sides."""
     generator = torch.Generator().manual_seed(1)
     drawn = {name: 2 * torch.rand(shape[0], generator=generator) for name in AMOUNTS}
     sides = torch.tensor(shape[3:])
@@ -55,13 +55,13 @@ def test_cases(instruction_set, name, color_last, dtype, check_derivatives):
 
 
 @ORDERS
-def test_any_of_the_changes_left_out(color_last, check_derivatives):
+def test_skipped_steps(color_last, check_derivatives):
     shape, hole = CASES["N2-T2-C3-H20-W37"]
     draw, names = draw_for(shape, hole, 0.3), (*AMOUNTS, *PLACES)
     for left_out in itertools.chain(*(itertools.combinations(names, count) for count in range(1, len(names)))):
-        some = without(draw, left_out)
+        kept = without(draw, left_out)
         check_derivatives(
-            lambda x, some=some: fi.augment(x, **some, color_last=color_last),
+            lambda x, kept=kept: fi.augment(x, **kept, color_last=color_last),
             [normal(*shape).requires_grad_()],
             1,
             5e-7,
@@ -88,17 +88,17 @@ def test_layouts(name, check_derivatives):
 
 @ORDERS
 def test_adjoint_op(instruction_set, color_last):
-    """<g, A x> = <A* g, x>, and the derivative of the adjoint is A itself, at the op's own level."""
+    """<g, A x> = <A* g, x>, and the derivative of the adjoint is A itself, in direct calls of the op."""
     shape, hole = CASES["N2-T2-C3-H20-W37"]
     draw = draw_for(shape, hole)
     x, g = normal(2, *shape).unbind(0)
-    given = [None, draw["saturation"], draw["contrast"], draw["translation"], draw["cutout"], hole, color_last]
-    ax, adjoint = (torch.ops.fused_inr.augment(*t) for t in ((x, *given, False), (g, *given, True)))
+    options = [None, draw["saturation"], draw["contrast"], draw["translation"], draw["cutout"], hole, color_last]
+    ax, adjoint = (torch.ops.fused_inr.augment(*t) for t in ((x, *options, False), (g, *options, True)))
     forward, backward = (g.double() * ax.double()).sum(), (adjoint.double() * x.double()).sum()
     # Measured: 5.2e-10.
     assert (forward - backward).abs() <= 1e-8 * ax.norm() * g.norm()
     leaf = g.clone().requires_grad_()
-    (again,) = torch.autograd.grad(torch.ops.fused_inr.augment(leaf, *given, True), leaf, x)
+    (again,) = torch.autograd.grad(torch.ops.fused_inr.augment(leaf, *options, True), leaf, x)
     assert torch.equal(again, ax)
 
 
@@ -107,8 +107,8 @@ EXTREMES = [-(2**63), -(2**40), -21, -20, -1, 0, 1, 19, 20, 21, 2**40, 2**63 - 1
 
 @ORDERS
 @pytest.mark.parametrize("hole", [(0, 0), (7, 7), (41, 41), (2**62, 2**62)], ids=lambda hole: f"hole{hole[0]}")
-def test_places_may_be_anything(instruction_set, hole, color_last, check_derivatives):
-    """Also numbers that overflow when they are added; of the largest hole the reference is of no use."""
+def test_positions_of_any_value(instruction_set, hole, color_last, check_derivatives):
+    """Includes numbers whose sum overflows; the reference cannot compute the largest hole."""
     n = len(EXTREMES)
     x = normal(n, 1, 2, 20, 20).requires_grad_()
     for turn in range(0, n, 5):
@@ -132,8 +132,8 @@ def test_places_may_be_anything(instruction_set, hole, color_last, check_derivat
 
 
 @ORDERS
-def test_pixels_that_are_not_seen_matter_to_nobody(instruction_set, color_last):
-    """What is moved out, or gradients from the hole, may be NaN or infinite where color does not mix pixels."""
+def test_invisible_pixels_have_no_effect(instruction_set, color_last):
+    """Pixels shifted out, and gradients in the hole, may be NaN or infinite if color does not mix pixels."""
     x = normal(1, 1, 1, 5, 40)
     x[..., 3:, :] = math.nan
     places = {"translation": torch.tensor([[2, 0]]), "cutout": torch.tensor([[0, 5]]), "cutout_size": (4, 20)}
@@ -162,14 +162,14 @@ def test_large_means_cost_no_digits(instruction_set, color_last):
     x = 1000 + normal(2, 1, 3, 64, 64)
     contrast = torch.tensor([0.5, 1.5])
     with fi.backend("cpu"):
-        found = fi.augment(x, contrast=contrast, color_last=color_last)
+        actual = fi.augment(x, contrast=contrast, color_last=color_last)
     exact = fi.augment(x.double(), contrast=contrast, color_last=color_last)
-    # Measured: 8.6e-5, of numbers whose last place is worth 6.1e-5.
-    assert (found - exact).abs().max() <= 1.3e-4
+    # Measured: 8.6e-5, for numbers with a unit in the last place of 6.1e-5.
+    assert (actual - exact).abs().max() <= 1.3e-4
 
 
 def test_one_call_gives_the_bits_of_two(instruction_set):
-    """Color last is color of the moved frame, down to the mean."""
+    """Color last equals color applied to the shifted frame, including its mean."""
     shape, hole = CASES["N2-T2-C3-H20-W37"]
     draw, x = draw_for(shape, hole, 0.3), normal(*shape)
     with fi.backend("cpu"):
@@ -187,9 +187,9 @@ def test_empty_clips(shape):
     assert y.shape == torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
-def test_gradients_of_the_draw_are_not_served():
+def test_gradients_of_the_amounts_are_not_served():
     x, leaf = normal(2, 1, 3, 4, 4), torch.ones(2, requires_grad=True)
-    why = "^Backend 'cpu' was asked for but cannot run this augment: it has no gradient for the draw.$"
+    why = "^Backend 'cpu' was requested but cannot run this augment: it has no gradient for the amounts.$"
     with fi.backend("cpu"), pytest.raises(RuntimeError, match=why):
         fi.augment(x, contrast=leaf)
     with fi.backend("cpu"), torch.no_grad():

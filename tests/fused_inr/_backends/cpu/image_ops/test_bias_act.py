@@ -11,14 +11,14 @@ import fused_inr as fi
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
 ACTS = ["linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"]
-# Measured on every instruction set: 1.2e-6 (a bias's gradient, of 12,600 numbers), 2.9e-3 and 3.6e-4 at most.
+# Measured on every instruction set: at most 1.2e-6 (the gradient of a bias, a sum of 12,600 terms), 2.9e-3 and 3.6e-4.
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype)[6:])
 LAST = torch.channels_last
 
 
 def without_edges(x: torch.Tensor, bias: torch.Tensor | None, dim: int, act: str, **options: float) -> torch.Tensor:
-    """x with numbers moved whose results are within 2 % of the clamp, where a rounding decides on the derivative."""
+    """Return x with the numbers changed whose results are within 2 % of the clamp, where rounding decides the slope."""
     clamp = options.pop("clamp", None)
     if clamp is None:
         return x
@@ -28,7 +28,7 @@ def without_edges(x: torch.Tensor, bias: torch.Tensor | None, dim: int, act: str
         if not near.any():
             return x
         x = torch.where(near, x * 1.1, x)
-    raise AssertionError("some numbers stay at the clamp")
+    raise AssertionError("numbers remain near the clamp")
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,7 +38,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 def case(
     x: torch.Tensor, act: str, *, dim: int = 1, bias: bool = True, residual: bool = False, **options
 ) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
-    """A call of bias_act as a function of tensors that all want gradients: x, a float32 bias, a residual."""
+    """Return bias_act as a function of tensors that require gradients, and these: x, a float32 bias, a residual."""
     offset = normal(x.shape[dim], seed=1) if bias else None
     moved = without_edges(x, offset, dim, act, **options)
     x = x if moved is x else torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).copy_(moved)
@@ -78,7 +78,7 @@ VIEWS = {
     "N2-C3-L63-dim0": lambda: (normal(2, 3, 63), dict(dim=0)),
     "N2-C3-L63-dim1": lambda: (normal(2, 3, 63), dict(dim=1)),
     "N2-C3-L63-dim2": lambda: (normal(2, 3, 63), dict(dim=2)),
-    "N130-C17": lambda: (normal(130, 17), {}),  # more rows than sums are dealt out in
+    "N130-C17": lambda: (normal(130, 17), {}),  # more rows than partial sums
     "N2-C3-D2-H3-W5": lambda: (normal(2, 3, 2, 3, 5), dict(residual=True)),
     "N3-C5-H1-W1": lambda: (normal(3, 5, 1, 1), {}),
     "N1-C1-H63-W1": lambda: (normal(1, 1, 63, 1), {}),
@@ -126,13 +126,13 @@ def test_gains_slopes_and_clamps_to_third_order(residual, act, options, check_de
 
 
 @pytest.mark.parametrize("act", ["lrelu", "tanh"])
-@pytest.mark.parametrize("wanted", ["x", "bias", "residual", "x-bias", "bias-residual"])
-def test_gradients_of_some_inputs(wanted, act, check_derivatives):
+@pytest.mark.parametrize("inputs", ["x", "bias", "residual", "x-bias", "bias-residual"])
+def test_gradients_of_a_subset_of_inputs(inputs, act, check_derivatives):
     function, leaves = case(normal(2, 3, 5, 4), act, residual=True, clamp=0.9)
     names = ("x", "bias", "residual")
     check_derivatives(
         function,
-        [leaf.requires_grad_(name in wanted.split("-")) for name, leaf in zip(names, leaves, strict=True)],
+        [leaf.requires_grad_(name in inputs.split("-")) for name, leaf in zip(names, leaves, strict=True)],
         2,
         TOLERANCE[torch.float32],
     )
@@ -153,7 +153,7 @@ def test_penalties_on_gradients(act, check_derivatives):
     def penalty(x: torch.Tensor, bias: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         y = fi.bias_act(x, bias, act, clamp=1.5)
         of_x, of_bias = torch.autograd.grad(y, [x, bias], direction, create_graph=True)
-        return of_x.square().sum() + of_bias.sum()  # a sum's gradient is one number, expanded
+        return of_x.square().sum() + of_bias.sum()  # the gradient of a sum is an expanded scalar
 
     _, (x, bias) = case(normal(2, 20, 5, 4).to(memory_format=LAST), act, clamp=1.5)
     direction = normal(2, 20, 5, 4, seed=3).requires_grad_()
@@ -162,7 +162,7 @@ def test_penalties_on_gradients(act, check_derivatives):
 
 @DTYPES
 @pytest.mark.parametrize("clamp", [0.3, 0.7, 0.9, 1 / 3])
-def test_clamped_numbers_have_no_slope_however_the_clamp_is_rounded(clamp, dtype):
+def test_clamped_numbers_have_zero_slope_for_any_rounding_of_the_clamp(clamp, dtype):
     x = torch.tensor([5.0, -5.0, 0.1], dtype=dtype, requires_grad=True)
     with fi.backend("cpu"):
         y = fi.bias_act(x, clamp=clamp)
@@ -174,8 +174,8 @@ def test_the_gradient_of_a_bias_has_its_type(bias_type):
     x, bias = normal(2, 3, 5).half(), normal(3).to(bias_type).requires_grad_()
     with fi.backend("cpu"):
         y = fi.bias_act(x, bias, "lrelu")
-    (found,) = torch.autograd.grad(y.sum(), bias)
-    assert (y.dtype, found.dtype) == (torch.float16, bias_type)
+    (actual,) = torch.autograd.grad(y.sum(), bias)
+    assert (y.dtype, actual.dtype) == (torch.float16, bias_type)
 
 
 FLOATS = {
@@ -195,9 +195,9 @@ FLOATS = {
 def test_halves_are_rounded_to_nearest_even(instruction_set, name, dtype):
     bias = torch.cat([FLOATS[name](), -FLOATS[name]()])
     with fi.backend("cpu"):
-        found = fi.bias_act(torch.zeros(1, len(bias), dtype=dtype), bias)
-    assert torch.equal(found[0], bias.to(dtype))
-    # The last numbers of a row are converted one by one.
+        actual = fi.bias_act(torch.zeros(1, len(bias), dtype=dtype), bias)
+    assert torch.equal(actual[0], bias.to(dtype))
+    # The numbers at the end of a row are converted one by one.
     shortest = bias[: len(bias) // 3 * 3].view(-1, 3)
     with fi.backend("cpu"):
         rows = [fi.bias_act(torch.zeros(1, 3, dtype=dtype), row) for row in shortest[:: len(shortest) // 100 + 1]]
@@ -208,12 +208,12 @@ def test_halves_are_rounded_to_nearest_even(instruction_set, name, dtype):
 def test_every_half_is_read_exactly(instruction_set, dtype):
     x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     if dtype == torch.bfloat16:
-        x = x[(x.abs() >= torch.finfo(dtype).tiny) | x.isnan() | (x == 0)]  # AVX-512's own conversion makes 0 of others
+        x = x[(x.abs() >= torch.finfo(dtype).tiny) | x.isnan() | (x == 0)]  # AVX-512 converts subnormal numbers to 0
     for row in (x[None], x[: len(x) // 3 * 3].view(-1, 3)):
         with fi.backend("cpu"):
-            found = fi.bias_act(row)
-        assert torch.equal(found.isnan(), row.isnan())
-        assert torch.equal(found.nan_to_num(0), row.nan_to_num(0))
+            actual = fi.bias_act(row)
+        assert torch.equal(actual.isnan(), row.isnan())
+        assert torch.equal(actual.nan_to_num(0), row.nan_to_num(0))
 
 
 @pytest.mark.parametrize("clamp", [None, 1.0], ids=["free", "clamp"])
@@ -225,27 +225,27 @@ def test_infinities_and_nan_as_in_pytorch(instruction_set, act, dtype, clamp, as
     for backend in ("cpu", "reference"):
         with fi.backend(backend):
             results[backend] = fi.bias_act(x, None, act, clamp=clamp)
-    # Measured: 2.4e-7 in float32; the reference rounds halves after every call.
+    # Measured: 2.4e-7 in float32; in half precision the reference rounds after every call.
     torch.testing.assert_close(results["cpu"], results["reference"], equal_nan=True)
 
 
 @pytest.mark.parametrize("act", ACTS)
 def test_slopes_at_infinities_as_in_pytorch(instruction_set, act):
-    found = {}
+    actual = {}
     for backend in ("cpu", "reference"):
         x = torch.tensor([math.inf, -math.inf], requires_grad=True)
         with fi.backend(backend):
-            found[backend] = torch.autograd.grad(fi.bias_act(x, None, act).sum(), x)[0]
-    torch.testing.assert_close(found["cpu"], found["reference"], equal_nan=True)
+            actual[backend] = torch.autograd.grad(fi.bias_act(x, None, act).sum(), x)[0]
+    torch.testing.assert_close(actual["cpu"], actual["reference"], equal_nan=True)
 
 
 @pytest.mark.parametrize("act", ["sigmoid", "softplus", "swish"])
 def test_small_results_keep_their_digits(instruction_set, act):
     x = torch.linspace(-80, -1, 500)
     with fi.backend("cpu"):
-        found = fi.bias_act(x, None, act, gain=1)
+        actual = fi.bias_act(x, None, act, gain=1)
     # Measured: 5e-7, most of it from the rounding of the exponential's argument.
-    torch.testing.assert_close(found.double(), fi.bias_act(x.double(), None, act, gain=1), rtol=2e-6, atol=0)
+    torch.testing.assert_close(actual.double(), fi.bias_act(x.double(), None, act, gain=1), rtol=2e-6, atol=0)
 
 
 @DTYPES
@@ -257,7 +257,7 @@ def test_empty_tensors(act, shape, dtype, check_derivatives):
 
 
 def gradients(x: torch.Tensor, direction: torch.Tensor, act: str) -> Sequence[torch.Tensor]:
-    """y and the gradient of x along a direction."""
+    """Return y and the gradient of x along a direction."""
     with fi.backend("cpu"):
         y = fi.bias_act(x, None, act)
     return y, *torch.autograd.grad(y, x, direction)
@@ -271,15 +271,15 @@ def test_results_and_gradients_have_the_layout_of_the_input(gradient, act):
     if gradient == "channels_last":
         direction = direction.to(memory_format=LAST)
     expected = gradients(images.clone().requires_grad_(), direction, act)
-    found = gradients(images.to(memory_format=LAST).requires_grad_(), direction, act)
+    actual = gradients(images.to(memory_format=LAST).requires_grad_(), direction, act)
     assert all(tensor.is_contiguous() for tensor in expected)
-    assert all(tensor.is_contiguous(memory_format=LAST) for tensor in found)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert all(tensor.is_contiguous(memory_format=LAST) for tensor in actual)
+    assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
 
 
 def test_a_negative_slope_is_left_to_the_reference():
     x = normal(2, 3)
     assert torch.equal(fi.bias_act(x, act="lrelu", alpha=-0.5, gain=1), torch.where(x > 0, x, -0.5 * x))
-    why = "cannot run this bias_act: the output of a negative slope does not tell the sign of the input"
+    why = "cannot run this bias_act: with a negative slope the output does not determine the sign of the input"
     with fi.backend("cpu"), pytest.raises(RuntimeError, match=why):
         fi.bias_act(x, act="lrelu", alpha=-0.5)

@@ -1,4 +1,4 @@
-"""The native gradient of a convolution's weight: against float64, for every instruction set that has it."""
+"""The native weight gradient of a convolution: against float64, on every instruction set that supports it."""
 
 import ctypes
 
@@ -12,8 +12,8 @@ from fused_inr.primitives.conv2d import pytorch_weight
 if backends()["cpu"] != "ready":
     pytest.skip(backends()["cpu"], allow_module_level=True)
 
-# batch, inputs, outputs, (height, width), kernel, stride, padding. Inputs and outputs leave every number of vectors and
-# rows over; some rows are longer than a panel, and some panels hold many images.
+# batch, inputs, outputs, (height, width), kernel, stride, padding. Inputs and outputs leave every remainder of vectors
+# and rows; some rows are longer than a panel, and some panels hold many images.
 GEOMETRIES = {
     "N2-I5-O7-H9-W8-k3-pad1": (2, 5, 7, (9, 8), 3, 1, 1),
     "N3-I70-O100-H12-W11-k3-stride2": (3, 70, 100, (12, 11), 3, 2, 0),
@@ -31,17 +31,17 @@ by_geometry = pytest.mark.parametrize("geometry", GEOMETRIES)
 
 @pytest.fixture(params=[name for number, name in enumerate(native.ISAS) if number <= native.best_isa()])
 def isa(request):
-    """Uses every instruction set in turn, and the kernel whether or not it is the fastest there."""
+    """Use every instruction set in turn, and the kernel even where oneDNN is faster."""
     native.use_isa(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_ops, "_LEAST_ISA", {torch.float32: 0, torch.bfloat16: 0})
-        patch.setattr(image_ops, "_LEAST_INPUTS", {torch.float32: 1, torch.bfloat16: 1})
+        patch.setattr(image_ops, "_MIN_ISA", {torch.float32: 0, torch.bfloat16: 0})
+        patch.setattr(image_ops, "_MIN_INPUTS", {torch.float32: 1, torch.bfloat16: 1})
         yield request.param
     native.use_isa(None)
 
 
 def tensors_of(geometry: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, list[int], int, int]:
-    """x and dy in channels_last, and what the op takes beside them."""
+    """Return x and dy in channels_last, and the other arguments of the op."""
     batch, inputs, outputs, size, k, stride, padding = GEOMETRIES[geometry]
     out = [(side + 2 * padding - k) // stride + 1 for side in size]
     generator = torch.Generator().manual_seed(0)
@@ -50,26 +50,26 @@ def tensors_of(geometry: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.T
     return x, dy, [k, k], stride, padding
 
 
-def relative_difference(found: torch.Tensor, exact: torch.Tensor) -> float:
-    return ((found.double() - exact).norm() / exact.norm()).item()
+def relative_difference(actual: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((actual.double() - exact).norm() / exact.norm()).item()
 
 
 @by_geometry
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype)[6:])
 def test_against_float64(geometry, dtype, isa):
     x, dy, *options = tensors_of(geometry, dtype)
-    found = torch.ops.fused_inr.conv2d_weight(x, dy, *options)
-    assert found.dtype == dtype
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    actual = torch.ops.fused_inr.conv2d_weight(x, dy, *options)
+    assert actual.dtype == dtype
+    assert actual.is_contiguous(memory_format=torch.channels_last)
     exact = pytorch_weight(x.double(), dy.double(), *options)
-    assert relative_difference(found, exact) <= TOLERANCE[dtype]
+    assert relative_difference(actual, exact) <= TOLERANCE[dtype]
 
 
 def test_sums_of_many_pixels_keep_their_digits():
     x = torch.full([1, 2, 400, 400], 0.1).to(memory_format=torch.channels_last)
-    found = torch.ops.fused_inr.conv2d_weight(x, x, [1, 1], 1, 0)
+    actual = torch.ops.fused_inr.conv2d_weight(x, x, [1, 1], 1, 0)
     exact = 160000 * x[0, 0, 0, 0].double() ** 2
-    assert ((found.double() - exact) / exact).abs().max() < 2e-5  # measured: 5.0e-6; one chain of sums: 1.4e-3
+    assert ((actual.double() - exact) / exact).abs().max() < 2e-5  # measured: 5.0e-6; a single running sum: 1.4e-3
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -115,7 +115,7 @@ def test_every_element_is_written(geometry, isa):
     "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=lambda d: str(d)[6:]
 )
 @pytest.mark.parametrize("together", [False, True], ids=["contiguous", "channels_last"])
-def test_the_op_keeps_its_promises(dtype, together):
+def test_opcheck(dtype, together):
     x, dy, *options = tensors_of("N2-I5-O7-H9-W8-k3-pad1", torch.float32)
     layout = torch.channels_last if together else torch.contiguous_format
     x, dy = (tensor.to(dtype).contiguous(memory_format=layout) for tensor in (x, dy))

@@ -17,8 +17,8 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-# Shape of x, samples of a group, planes. Of two samples the deviation is half their distance, whose second derivative
-# is a difference of rounding errors.
+# Shape of x, samples per group, planes. For two samples the standard deviation is half their distance, whose second
+# derivative is a difference of rounding errors.
 CASES = {
     "N8-C4-H4-W4-G4": ((8, 4, 4, 4), 4, 1),
     "N4-C6-H3-W5-G4-planes3": ((4, 6, 3, 5), 4, 3),
@@ -72,7 +72,7 @@ def test_empty_batches(shape, check_derivatives):
 def test_planes_of_no_channels_are_nan():
     x = torch.zeros(2, 0, 3, 3)
     for _ in range(3):
-        torch.zeros(2, 1, 3, 3)  # freed at once: its zeros are what a plane that is not written would hold
+        torch.zeros(2, 1, 3, 3)  # freed at once, so that a plane that is not written would contain its zeros
         with fi.backend("cpu"):
             assert fi.minibatch_stddev(x).isnan().all()
 
@@ -88,7 +88,7 @@ def test_groups_of_equal_samples(instruction_set, value):
 
 def test_large_means_cost_no_digits(instruction_set, check_derivatives):
     x = (1000 + normal(4, 3, 5, 7)).requires_grad_()
-    # Measured: 5.0e-5. With the mean of squares less the square of the mean, the plane alone would be off by 1.4e-3.
+    # Measured: 5.0e-5. As mean of squares minus square of the mean, the plane alone would be off by 1.4e-3.
     check_derivatives(lambda x: fi.minibatch_stddev(x)[:, 3:], [x], 1, 1e-4)
 
 
@@ -97,11 +97,11 @@ def test_special_values_reach_their_group_alone(instruction_set):
     x[1, 0, 2, 3] = math.nan
     x[2, 1, 0, 0] = math.inf
     with fi.backend("cpu"):
-        found = fi.minibatch_stddev(x, 2, 2)
+        actual = fi.minibatch_stddev(x, 2, 2)
     with fi.backend("reference"):
         expected = fi.minibatch_stddev(x, 2, 2)
-    torch.testing.assert_close(found, expected, equal_nan=True)
-    assert found[:, 2:, 0, 0].isnan().tolist() == [[False, True], [True, False]] * 2
+    torch.testing.assert_close(actual, expected, equal_nan=True)
+    assert actual[:, 2:, 0, 0].isnan().tolist() == [[False, True], [True, False]] * 2
 
 
 def test_float16_statistics_beyond_its_range(instruction_set):

@@ -25,7 +25,7 @@ def taps(*shape: int) -> torch.Tensor:
 
 
 FIR = torch.tensor([1.0, 3.0, 3.0, 1.0])
-FIR = torch.outer(FIR, FIR) / FIR.sum() ** 2  # what a discriminator down-samples with
+FIR = torch.outer(FIR, FIR) / FIR.sum() ** 2  # the filter with which a discriminator downsamples
 
 # Shape of x, filter, options.
 CASES = {
@@ -78,7 +78,7 @@ def test_cases_in_half_precision(instruction_set, name, dtype, layout, check_der
     check_derivatives(resampler(filter, options), [x], 2, TOLERANCE[dtype])
 
 
-# Padding of which one side crops more than the image is wide or high: in PyTorch that takes two steps.
+# Padding that crops more on one side than the width or height of the image, which takes PyTorch two steps.
 CROPS = {
     "left-and-top": ((2, 1, 4, 3), 2, [-8, 5, -9, 4]),
     "right-and-bottom": ((1, 2, 4, 3), 2, [5, -8, 4, -9]),
@@ -96,8 +96,8 @@ def test_crops_beyond_the_image(instruction_set, name, layout):
         padded = fi.upfirdn2d(x, None, up, padding=[max(0, side) for side in padding])
         expected = fi.upfirdn2d(padded, filter, padding=[min(0, side) for side in padding])
     with fi.backend("cpu"):
-        found = fi.upfirdn2d(x.to(memory_format=LAYOUTS[layout]), filter, up, padding=padding)
-    torch.testing.assert_close(found, expected)
+        actual = fi.upfirdn2d(x.to(memory_format=LAYOUTS[layout]), filter, up, padding=padding)
+    torch.testing.assert_close(actual, expected)
 
 
 VIEWS = {
@@ -145,7 +145,7 @@ def test_empty_images(shape, layout, check_derivatives):
 
 
 def run(x: torch.Tensor, direction: torch.Tensor) -> Sequence[torch.Tensor]:
-    """y and the gradient of x along a direction."""
+    """Return y and the gradient of x along a direction."""
     with fi.backend("cpu"):
         y = fi.upfirdn2d(x, FIR, down=2, padding=1)
     return y, *torch.autograd.grad(y, x, direction)
@@ -157,9 +157,9 @@ def test_results_and_gradients_have_the_layout_of_the_input(layout, gradient, as
     direction = normal(2, 3, 1, 1).expand(2, 3, 4, 5) if gradient == "expanded" else normal(2, 3, 4, 5, seed=1)
     if gradient == "channels_last":
         direction = direction.to(memory_format=torch.channels_last)
-    found = run(normal(2, 3, 8, 10).to(memory_format=LAYOUTS[layout]).requires_grad_(), direction)
-    assert all(tensor.is_contiguous(memory_format=LAYOUTS[layout]) for tensor in found)
-    for name, a, b in zip(("y", "dx"), run(normal(2, 3, 8, 10).requires_grad_(), direction), found, strict=True):
+    actual = run(normal(2, 3, 8, 10).to(memory_format=LAYOUTS[layout]).requires_grad_(), direction)
+    assert all(tensor.is_contiguous(memory_format=LAYOUTS[layout]) for tensor in actual)
+    for name, a, b in zip(("y", "dx"), run(normal(2, 3, 8, 10).requires_grad_(), direction), actual, strict=True):
         assert_close(name, a, b, 1e-6)  # measured: 9e-8
 
 
@@ -169,11 +169,11 @@ def test_special_values_stay_under_the_filter(instruction_set, special, layout):
     x = normal(1, 2, 20, 40)
     x[0, 1, 9, 21] = special
     with fi.backend("cpu"):
-        found = fi.upfirdn2d(x.to(memory_format=LAYOUTS[layout]), FIR, down=2, padding=1)
+        actual = fi.upfirdn2d(x.to(memory_format=LAYOUTS[layout]), FIR, down=2, padding=1)
     with fi.backend("reference"):
         expected = fi.upfirdn2d(x, FIR, down=2, padding=1)
     assert expected.isfinite().logical_not().sum() == 4
-    torch.testing.assert_close(found, expected, equal_nan=True)
+    torch.testing.assert_close(actual, expected, equal_nan=True)
 
 
 @by_layout
@@ -181,16 +181,16 @@ def test_float16_overflows_to_infinity(instruction_set, layout):
     x = torch.full((1, 3, 4, 20), 60000.0, dtype=torch.float16).to(memory_format=LAYOUTS[layout])
     x[..., 10:] = 2.0**-20  # a subnormal number
     with fi.backend("cpu"):
-        found = fi.upfirdn2d(x, torch.ones(1, 2))
-    assert (found[..., :9] == math.inf).all()
-    assert (found[..., 10:] == 2.0**-19).all()
+        actual = fi.upfirdn2d(x, torch.ones(1, 2))
+    assert (actual[..., :9] == math.inf).all()
+    assert (actual[..., 10:] == 2.0**-19).all()
 
 
-def test_a_filter_that_wants_a_gradient_is_left_to_the_reference():
+def test_filter_that_requires_gradients_is_left_to_the_reference():
     x, filter = normal(1, 2, 5, 5), FIR.clone().requires_grad_()
-    (found,) = torch.autograd.grad(fi.upfirdn2d(x, filter).sum(), filter)
-    assert found.shape == filter.shape
-    why = "Backend 'cpu' was asked for but cannot run this upfirdn2d: it has no gradient for the filter"
+    (actual,) = torch.autograd.grad(fi.upfirdn2d(x, filter).sum(), filter)
+    assert actual.shape == filter.shape
+    why = "Backend 'cpu' was requested but cannot run this upfirdn2d: it has no gradient for the filter"
     with fi.backend("cpu"), pytest.raises(RuntimeError, match=why):
         fi.upfirdn2d(x, filter)
     with fi.backend("cpu"), torch.no_grad():

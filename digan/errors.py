@@ -26,4 +26,4 @@ class NetworkNotFound(NetworkError, FileNotFoundError):
 
 
 class MissingPackages(UserError):
-    """A command needs packages that are not installed; the message completes a sentence whose subject is the command."""
+    """A command needs packages that are not installed; the message is the rest of a sentence after its name."""

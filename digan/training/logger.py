@@ -175,8 +175,9 @@ class RunLogger:
     def tick(self) -> None:
         """Write the statistics since the last tick: mean losses, speed, memory, time elapsed and remaining.
 
-        The speed excludes the time for samples, snapshots and metrics. TFLOP/s count operations as `digan.training.flops`
-        does; the peak is that of the matrix product in the discriminators' compute type, measured at the start.
+        The speed excludes the time for samples, snapshots and metrics. Operations are counted as in
+        `digan.training.flops`; the peak is that of the matrix product in the discriminators' compute type, measured
+        when the run starts.
         """
         trainer = self.trainer
         losses = trainer.collect_statistics()  # waits for the device, so the time must be read afterwards

@@ -64,7 +64,7 @@ def configure(parser: OptionParser) -> None:
     parser.add_argument("--outdir", required=True, type=Path, help="folder for the results")
 
     which = parser.add_argument_group("which clips")
-    which.add_argument("--mode", choices=MODES, default="videos", help="what the clips show [videos]")
+    which.add_argument("--mode", choices=MODES, default="videos", help="what to generate [videos]")
     which.add_argument("--videos", type=int, help="number of videos [16]")
     which.add_argument("--contents", type=int, help="number of contents (rows) in a motion-grid [4]")
     which.add_argument("--motions", type=int, help="number of motions (columns) in a motion-grid [4]")

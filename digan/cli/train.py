@@ -39,7 +39,8 @@ def configure(parser: OptionParser) -> None:
             groups[title] = parser.add_argument_group(title)
         group = groups[title]
         names = [flag(f.name), *("--" + alias for alias, name in ALIASES.items() if name == f.name)]
-        text = f.metadata["help"] + ("" if f.default in (None, "", False) else f" [{f.default}]")
+        no_default = f.default is None or f.default is False or f.default == ""
+        text = f.metadata["help"] + ("" if no_default else f" [{f.default}]")
         if _type(f) is bool:
             names += ["-n"] if f.name == "dry_run" else []
             group.add_argument(*names, dest=f.name, nargs="?", const=True, type=parse_bool, metavar="BOOL", help=text)

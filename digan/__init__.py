@@ -21,7 +21,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public class at its first use, so that a command can set up the process before PyTorch is loaded."""
+    """Import a public class on first use, so that a command can set up the process before PyTorch is loaded."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value = getattr(importlib.import_module(_MODULES[name]), name)

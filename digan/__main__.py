@@ -1,4 +1,4 @@
-"""`python -m digan`, the same as `digan`."""
+"""Run `digan` as `python -m digan`."""
 
 import sys
 

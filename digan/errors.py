@@ -1,8 +1,8 @@
-"""What goes wrong because of what the user gave. Every message is one sentence: the flag or file, and the remedy."""
+"""Errors caused by user input. Every message is one sentence that names the flag or file and the remedy."""
 
 
 class UserError(ValueError):
-    """The base of them all: a command prints the message and ends with status 2."""
+    """Base class of all errors caused by user input: a command prints the message and exits with status 2."""
 
 
 class ConfigError(UserError):
@@ -10,20 +10,20 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """The data cannot be used as asked; the message names the flag or the file and the remedy."""
+    """The data cannot be used as requested; the message names the flag or the file and the remedy."""
 
 
 class MetricError(UserError):
-    """A metric cannot be computed as asked; the message names the cause and the remedy."""
+    """A metric cannot be computed as requested; the message names the cause and the remedy."""
 
 
 class NetworkError(UserError):
-    """A file that should hold a network does not; the message names the file and what to give in its place."""
+    """A file does not hold a usable network; the message names the file and what to give instead."""
 
 
 class NetworkNotFound(NetworkError, FileNotFoundError):
-    """There is no network at the place that was named."""
+    """No network exists at the specified location."""
 
 
 class MissingPackages(UserError):
-    """A command needs packages that are not installed; the message continues a sentence that begins with its name."""
+    """A command needs packages that are not installed; the message is the rest of a sentence after its name."""

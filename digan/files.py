@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it takes the place of `path`, on an error it is removed.
+    """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
 
-    A reader therefore sees the old file or the whole new one. Missing parent folders are made. The file gets the
-    permissions of a new file, whatever its writer chose.
+    A reader therefore sees either the old file or the complete new one. Missing parent folders are created. The file
+    gets the default permissions of a new file, whatever permissions its writer set.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, iteration, phase): a resumed or distributed run draws the same ones."""
+"""Random numbers as a function of (seed, iteration, phase), so that resumed and distributed runs draw the same ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Phase(IntEnum):
-    """What a stream of random numbers is for. Each phase of an iteration draws fresh latents and augmentations."""
+    """Purpose of a stream of random numbers. Each phase of an iteration draws fresh latents and augmentations."""
 
     GENERATOR = 0
     PATH_LENGTH = 1
@@ -19,6 +19,6 @@ class Phase(IntEnum):
 
 
 def stream(seed: int, iteration: int, phase: Phase) -> torch.Generator:
-    """A CPU generator that depends on nothing but its arguments."""
+    """Return a CPU generator whose state depends only on the arguments."""
     state = np.random.SeedSequence([seed, iteration, int(phase)]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

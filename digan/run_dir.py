@@ -1,4 +1,4 @@
-"""Names in a run folder, and what is read of its files: the configuration, and records, one JSON object a line."""
+"""Layout of a run folder, and reading of its files: the configuration, and records, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 STATISTICS = "stats.jsonl"
-# What a record of it holds beside the means of the losses and the number of gradient values that were not finite.
+# Fields of a record of the statistics, apart from the mean losses and the number of non-finite gradient values.
 TICK_FACTS = (
     "clips",
     "iteration",
@@ -29,25 +29,30 @@ _RUN = re.compile(r"^\d{5}(-.*)?$")
 
 
 def snapshot_number(clips: int, batch: int) -> str:
-    """The kimg that names a snapshot and its samples: "000400", or "000400.016" between whole kimg.
+    """Return the kimg that names a snapshot and its samples: "000400", or "000400.016" between whole kimg.
 
-    The first step that reaches a whole kimg has its plain number, though a batch that does not divide it goes beyond;
-    so two steps never share a name, and a step that a resumed run repeats has the same one.
+    The first step that reaches a whole kimg gets the plain number, even if the batch size does not divide it and the
+    step goes beyond. So two steps never share a name, and a step that a resumed run repeats gets the same name.
     """
     kimg, rest = divmod(clips, 1000)
     return f"{kimg:06d}" if rest < batch else f"{kimg:06d}.{rest:03d}"
 
 
 def snapshot_path(run: Path, number: str) -> Path:
-    """Where the network of a snapshot lies."""
+    """Return the path of the network of a snapshot."""
     return run / SNAPSHOTS / f"{_SNAPSHOT}{number}.safetensors"
 
 
 def list_snapshots(folder: Path, until: str | None = None) -> list[Path]:
-    """The network snapshots of a run folder, or of its snapshots folder, oldest first; up to the number `until`."""
-    found = [*folder.glob(f"{_SNAPSHOT}*.safetensors"), *folder.glob(f"{SNAPSHOTS}/{_SNAPSHOT}*.safetensors")]
+    """Return the network snapshots of a run folder, or of its snapshots folder, oldest first.
+
+    Args:
+        folder: the run folder or its snapshots folder.
+        until: number of the last snapshot to return; None for all snapshots.
+    """
+    files = [*folder.glob(f"{_SNAPSHOT}*.safetensors"), *folder.glob(f"{SNAPSHOTS}/{_SNAPSHOT}*.safetensors")]
     return sorted(
-        (f for f in found if until is None or _digits(f.stem) <= _digits(until)), key=lambda f: _digits(f.stem)
+        (f for f in files if until is None or _digits(f.stem) <= _digits(until)), key=lambda f: _digits(f.stem)
     )
 
 
@@ -56,27 +61,30 @@ def _digits(name: str) -> list[int]:
 
 
 def metric_path(run: Path, metric: str) -> Path:
-    """Where the results of a metric are kept."""
+    """Return the file that holds the results of a metric."""
     return run / f"{_METRIC}{metric}.jsonl"
 
 
 def list_metrics(run: Path) -> dict[str, Path]:
-    """The files of results in a run folder, by the metric's name."""
+    """Return the files of metric results in a run folder, keyed by metric name."""
     return {file.stem.removeprefix(_METRIC): file for file in sorted(run.glob(f"{_METRIC}*.jsonl"))}
 
 
-def list_runs(outdir: str) -> list[Path]:
-    """The run folders `00000-...` under `outdir`, oldest first."""
+def list_runs(outdir: str | Path) -> list[Path]:
+    """Return the run folders `00000-...` under `outdir`, oldest first."""
     return sorted(p for p in Path(outdir).glob("*") if _RUN.match(p.name))
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder was made by a training run."""
+    """Return whether a folder was created by a training run."""
     return (folder / "config.json").is_file() and (folder / "command.sh").is_file()
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; none if it is absent. A last line that was cut off is no record."""
+    """Return the records of a file, or an empty list if it does not exist.
+
+    Reading ends at the first line that is not valid JSON, such as a last line that was cut off.
+    """
     records = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
@@ -87,20 +95,20 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Those stored values that a configuration class has a field for: the file may be of another version."""
+    """Return the values for which a configuration class has a field; a stored file may be from another version."""
     names = {field.name for field in fields(cls)}
     return {name: value for name, value in values.items() if name in names}
 
 
 def is_own(record: dict[str, Any]) -> bool:
-    """Whether a record was made by the run itself, and not by `digan evaluate`, whose results are rows of a table."""
+    """Return whether a record was written by the run itself, not by `digan evaluate`, whose records have a `row`."""
     return "clips" in record and "row" not in record
 
 
 def drop_records(path: Path, clips: int) -> None:
-    """Removes the records of a file from after `clips` clips, which a resumed run is about to make again.
+    """Remove the records of a file beyond `clips` clips, which a resumed run will write again.
 
-    Results that were appended by `digan evaluate` stay: they tell which file they are of.
+    Results that `digan evaluate` appended stay: each names the network file it belongs to.
     """
     if path.is_file():
         kept = [record for record in read_records(path) if not is_own(record) or record["clips"] <= clips]

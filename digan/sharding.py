@@ -1,8 +1,8 @@
-"""How a batch is divided among processes and micro-batches: the one rule that loader, trainer and random numbers share.
+"""Division of a batch among processes and micro-batches, shared by the loader, the trainer and the random numbers.
 
 With `S = processes * micro_batches` shards, shard `s` takes the samples `s, s + S, s + 2 S, ...` of a batch, and
 micro-batch `m` of process `r` is shard `r * micro_batches + m`. Two processes with one micro-batch each and one process
-with two therefore see the same shards, so that a run does not depend on how its batch is divided.
+with two micro-batches therefore see the same shards, so a run does not depend on how its batch is divided.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class BatchSharding:
     """The share of one process in every batch.
 
     Args:
-        batch: clips of a batch, over all processes.
+        batch: number of clips in a batch, over all processes.
         processes: number of processes.
-        micro_batches: micro-batches of each process.
-        process_index: which process this is, 0 to `processes - 1`.
+        micro_batches: number of micro-batches per process.
+        process_index: index of this process, from 0 to `processes - 1`.
 
     Raises:
-        ConfigError: the batch is not a multiple of the number of shards, or there is no such process.
+        ConfigError: the batch is not a multiple of the number of shards, or `process_index` is out of range.
     """
 
     batch: int
@@ -42,14 +42,14 @@ class BatchSharding:
 
     @property
     def shards(self) -> int:
-        """Number of shards of a batch, over all processes."""
+        """Number of shards in a batch, over all processes."""
         return self.processes * self.micro_batches
 
     @property
     def clips(self) -> int:
-        """Number of clips of a micro-batch."""
+        """Number of clips in a micro-batch."""
         return self.batch // self.shards
 
     def indices(self, micro_batch: int) -> slice:
-        """Return which samples of a batch the micro-batch of this process takes, as a slice of the batch."""
+        """Return the samples of a batch that belong to a micro-batch of this process, as a slice of the batch."""
         return slice(self.process_index * self.micro_batches + micro_batch, self.batch, self.shards)

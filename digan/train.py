@@ -1,4 +1,4 @@
-"""Train DIGAN: `accelerate launch digan/train.py [options]`. Without options it learns videos that it makes itself."""
+"""Train DIGAN: `accelerate launch digan/train.py [options]`. Without options it trains on generated demo videos."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # As a script, Python puts this folder first on the path, where its files would shadow installed packages. The
-    # command sets up the process before PyTorch is loaded, and then imports this module under its own name.
+    # When this file runs as a script, Python puts its folder first on the path, where its files would shadow installed
+    # packages. The command sets up the process before PyTorch is loaded, then imports this module under its own name.
     _root = Path(__file__).resolve().parents[1]
     sys.path[0] = str(_root)
     sys.path.append(str(_root / "kernels"))
@@ -23,12 +23,12 @@ from digan.training.trainer import Trainer
 
 
 def train(trainer: Trainer, data: TrainingData, resume: Path | None = None) -> Path:
-    """Train to the end of the run, or until a signal asks to stop.
+    """Train to the end of the run, or until a signal requests a stop.
 
     Args:
         trainer: the networks and their updates; holds the configuration.
         data: the real clips.
-        resume: checkpoint to continue from, in the folder of its run.
+        resume: checkpoint to continue from, inside its run folder.
 
     Returns:
         The run folder.

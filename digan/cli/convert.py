@@ -1,4 +1,4 @@
-"""`digan convert`: convert an official snapshot, a pickle, to safetensors. Nothing in the file is executed."""
+"""`digan convert`: convert an official snapshot, a pickle file, to safetensors without executing anything in it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from digan.official.unpickle import printable
 def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
     parser.add_argument("official", type=Path, help="network-snapshot-*.pkl of the official implementation")
-    parser.add_argument("out", type=Path, help="safetensors file to write, for --network of the other commands")
+    parser.add_argument("out", type=Path, help="safetensors file to write; --network of the other commands reads it")
     parser.add_argument("--network", choices=("G_ema", "G"), default="G_ema", help="generator to convert [%(default)s]")
-    parser.add_argument("--discriminators", type=Path, metavar="FILE", help="also write the discriminators, here")
+    parser.add_argument(
+        "--discriminators", type=Path, metavar="FILE", help="also write the discriminators to this file"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert a snapshot, and print what it holds, what was written, and the next command."""
+    """Convert a snapshot; print its content, the files written, and the next command."""
     _check_targets(args.official, [path for path in (args.out, args.discriminators) if path])
     snapshot = OfficialSnapshot(args.official)
     print(describe(snapshot))
@@ -44,17 +46,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(snapshot: OfficialSnapshot) -> str:
-    """Return a table of what a snapshot holds: networks, their parameters and sizes, and what was left out."""
-    rows = [f"{snapshot.path} ({snapshot.path.stat().st_size / 1e6:,.1f} MB), read without executing anything of it:"]
+    """Return a table of the networks in a snapshot, with their parameters and sizes, and of what was left out."""
+    rows = [f"{snapshot.path} ({snapshot.path.stat().st_size / 1e6:,.1f} MB), read without executing anything in it:"]
     for name in snapshot.names:
         try:
             stored = snapshot.stored(name)
         except NetworkError:
             rows.append(f"  {name:5}  cannot be read")
             continue
-        size, classes = (_attribute(stored, name) for name in ("img_resolution", "c_dim"))
+        side, classes = (_attribute(stored, name) for name in ("img_resolution", "c_dim"))
         labels = f"{classes} classes" if classes else "unconditional"
-        size = f"{size}x{size}" if size else "of unknown size"
+        size = f"{side}x{side}" if side else "of unknown size"
         rows.append(f"  {name:5}  {stored.parameters:>12,} parameters, {size}, {labels}, {printable(stored.kind)}")
     rows += [f"  left out: {name} ({count:,})" for name, count in snapshot.left_out.items()]
     return "\n".join(rows)
@@ -67,14 +69,14 @@ def _attribute(network: StoredNetwork, name: str) -> int | None:
 
 
 def _check_targets(source: Path, targets: list[Path]) -> None:
-    """Check the files to write before the large one is read."""
+    """Check the output paths before the large file is read."""
     for target in targets:
         if target.is_dir():
             raise NetworkError(f"{target} is a folder: name the safetensors file to write.")
         if target.resolve() == source.resolve():
             raise NetworkError(f"{target} is the snapshot itself: name another file to write.")
     if len({target.resolve() for target in targets}) < len(targets):
-        raise NetworkError(f"--discriminators {targets[-1]} is the generator's file too: name another one.")
+        raise NetworkError(f"--discriminators {targets[-1]} is also the generator's file: name another one.")
 
 
 @contextmanager
@@ -82,4 +84,4 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise NetworkError(f"{target} cannot be written ({error}): name a file in a folder that can.") from error
+        raise NetworkError(f"{target} cannot be written ({error}): name a file in a writable folder.") from error

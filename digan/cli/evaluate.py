@@ -1,4 +1,4 @@
-"""`digan evaluate`: metrics of a network, of two sets of videos, and the paper's experiments."""
+"""`digan evaluate`: metrics of a network, of two sets of videos, and of the paper's experiments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import functools
 import hashlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,99 +32,97 @@ from digan.training.distributed import make_accelerator
 
 
 def configure(parser: OptionParser) -> None:
-    """Adds the options of `digan evaluate`."""
+    """Add the options of the command."""
     texts = [textwrap.fill(f"--experiment {name}: {e.text}.", 80) for name, e in EXPERIMENTS.items()]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "\n\n".join(texts)
 
-    what = parser.add_argument_group("what is measured")
+    what = parser.add_argument_group("what to evaluate")
     what.add_argument("--network", help="network file, run folder or snapshots folder")
-    what.add_argument("--fake", help="folder, zip or file of videos in place of a network")
-    what.add_argument(
-        "--fake-split", help="split of the fakes; without --fake, a split of --data in place of a network"
-    )
+    what.add_argument("--fake", help="folder, zip or file of videos, instead of a network")
+    what.add_argument("--fake-split", help="split of the fakes; without --fake, a split of --data instead of a network")
     what.add_argument("--data", help="folder, zip or file of real videos")
     what.add_argument(
-        "--metrics", help="comma separated; a name is its protocol [rfvd256_16f, 16 being a training clip]"
+        "--metrics", help="comma separated; a name states its protocol [rfvd256_16f for training clips of 16 frames]"
     )
     what.add_argument(
         "--detector",
         nargs="+",
         metavar="FILE",
-        help="TorchScript detectors of the metrics that need one: FILE, or KIND=FILE",
+        help="TorchScript detectors for the metrics that need one: FILE, or KIND=FILE",
     )
-    what.add_argument("--experiment", choices=EXPERIMENTS, help="a table of the paper, see below")
+    what.add_argument("--experiment", choices=EXPERIMENTS, help="an experiment of the paper, see below")
     what.add_argument(
-        "--trials", type=at_least(1), default=1, help="mean and standard deviation over this many seeds [1]"
+        "--trials", type=at_least(1), default=1, help="report mean and standard deviation over this many seeds [1]"
     )
-    what.add_argument("--seed", type=at_least(0), default=0, help="of the first trial [0]")
+    what.add_argument("--seed", type=at_least(0), default=0, help="seed of the first trial [0]")
 
     data = parser.add_argument_group("real clips")
     data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
-    data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, in place of --split")
+    data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, instead of --split")
     data.add_argument("--resolution", type=at_least(1), help="pixels per side [the network's; that of square fakes]")
-    data.add_argument("--stride", type=at_least(1), help="a clip takes every stride-th frame [the network's, or 1]")
+    data.add_argument("--stride", type=at_least(1), help="frame stride of the clips [the network's, or 1]")
     data.add_argument(
-        "--overlap", type=at_least(0), help="raw frames shared by neighbouring windows [the network's, or 0]"
+        "--overlap", type=at_least(0), help="raw frames shared by consecutive windows [the network's, or 0]"
     )
-    data.add_argument("--one-per-video", action="store_true", help="one clip of each video, drawn by --seed")
-    data.add_argument(
-        "--fake-stride", type=at_least(1), help="stride of the clips of --fake [1]; of --fake-split [--stride]"
-    )
+    data.add_argument("--one-per-video", action="store_true", help="one clip per video, drawn with --seed")
+    data.add_argument("--fake-stride", type=at_least(1), help="frame stride of --fake [1] or --fake-split [--stride]")
 
-    fakes = parser.add_argument_group("clips of a network")
+    fakes = parser.add_argument_group("generated clips")
     fakes.add_argument(
-        "--frames", type=at_least(1), help="frames of a training clip: time 0 to 1 [the network's, or 16]"
+        "--frames", type=at_least(1), help="frames of a training clip, which spans time 0 to 1 [the network's, or 16]"
     )
     fakes.add_argument("--psi", type=float, help="truncation [1: none]")
-    fakes.add_argument("--labels", type=at_least(0), nargs="+", help="classes, in turn [as frequent as in --data]")
+    fakes.add_argument(
+        "--labels", type=at_least(0), nargs="+", help="classes to cycle through [as frequent as in --data]"
+    )
 
-    how = parser.add_argument_group("how")
-    how.add_argument("--outdir", help="where metric-<name>.jsonl is appended [the network's run folder, or here]")
+    how = parser.add_argument_group("output and resources")
+    how.add_argument("--outdir", help="folder of metric-<name>.jsonl [the network's run folder, or the current folder]")
     how.add_argument(
         "--cache", help=f"folder of indices and real features [{CACHE_FOLDER} in --outdir or beside the run]"
     )
-    how.add_argument("--batch", type=at_least(1), default=16, help="clips at once in each process [16]")
-    how.add_argument("--threads", type=at_least(1), help="of each process [on CPUs: the cores, shared out]")
+    how.add_argument("--batch", type=at_least(1), default=16, help="clips per batch in each process [16]")
+    how.add_argument("--threads", type=at_least(1), help="threads per process [on CPUs: cores / processes]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Computes what the options ask for; in every process the same, of which the main one prints and writes."""
+    """Compute the metrics and return the exit status. Every process takes part; the main one prints and writes."""
     _check(args)
     accelerator = make_accelerator(threads=args.threads)
     try:
         with plain_warnings():
             _Evaluation(args, accelerator).run()
     except UnreadableVideo as error:
-        raise DataError(
-            f"a video turned out damaged while it was read ({error}): take it out and run again."
-        ) from error
+        raise DataError(f"a video could not be decoded ({error}): remove it from the data and run again.") from error
     finally:
         accelerator.end_training()
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ConfigError for options that contradict each other."""
+    """Raise `ConfigError` for options that contradict each other."""
     videos = args.fake is not None or args.fake_split is not None
     if (args.network is None) == (not videos):
         raise ConfigError(
             "give either --network FILE, or --fake DIR (or --fake-split SPLIT of --data) to compare two sets of videos."
         )
-    given = [name for name in ("experiment", "psi", "labels", "frames") if getattr(args, name) is not None]
-    if videos and given:
-        raise ConfigError(f"--{given[0]} is for the clips of a --network; leave it out to compare two sets of videos.")
+    network_options = [name for name in ("experiment", "psi", "labels", "frames") if getattr(args, name) is not None]
+    if videos and network_options:
+        raise ConfigError(
+            f"--{network_options[0]} applies only to a --network; leave it out to compare two sets of videos."
+        )
     if args.network and args.fake_stride:
-        raise ConfigError("--fake-stride is for --fake and --fake-split; leave it out with a --network.")
+        raise ConfigError("--fake-stride applies only to --fake and --fake-split; leave it out with a --network.")
     if args.fake is None and args.fake_split is not None:
         if args.data is None:
-            raise ConfigError("--fake-split without --fake is a split of --data: give --data DIR.")
+            raise ConfigError("--fake-split without --fake names a split of --data: give --data DIR.")
         if args.fake_split == (args.split or TrainConfig.split):
             raise ConfigError(f"--fake-split {args.fake_split} would be compared with itself: give another --split.")
 
 
 class _OnePerVideo:
-    """One clip of each video that is long enough, fixed by the seed."""
+    """One clip of each video that is long enough, drawn with the seed."""
 
     def __init__(self, clips: Clips, seed: int) -> None:
         self._clips = clips
@@ -135,12 +133,12 @@ class _OnePerVideo:
         return len(self._chosen)
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """uint8 [n,F,3,R,R]."""
+        """Return clips `[N, F, 3, R, R]` uint8."""
         return self._clips.batch([self._chosen[i] for i in indices])
 
 
 class _Evaluation:
-    """One call of the command: opens what the options name, then computes row after row."""
+    """One run of the command: opens the network and the videos, then computes one result after the other."""
 
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
         self.args, self.accelerator = args, accelerator
@@ -165,20 +163,20 @@ class _Evaluation:
         self.model = None if g is None else Model(g, self.span, self._labels(g), psi)
 
     def run(self) -> None:
-        """Computes, prints and appends every row."""
-        todo = [(protocol, *self._real_clips(protocol), self._rows(protocol)) for protocol in self.protocols]
-        table = ResultTable([p.name for p in self.protocols], [name for *_, rows in todo for name in rows])
+        """Compute all results; print each and append it to its file."""
+        tasks = [(protocol, *self._real_clips(protocol), self._rows(protocol)) for protocol in self.protocols]
+        table = ResultTable([p.name for p in self.protocols], [name for *_, rows in tasks for name in rows])
         if self.main:
-            print("\n".join(self._opening(todo)), flush=True)
+            print("\n".join(self._opening([(protocol, reals) for protocol, reals, *_ in tasks])), flush=True)
             table.print_head()
-        for protocol, reals, key, rows in todo:
+        for protocol, reals, key, rows in tasks:
             for name, fakes in rows.items():
                 result = self._compute(protocol, reals, key, name, fakes)
                 if self.main:
                     metrics.append_result(self.outdir, result, **self._context(protocol, name))
                     table.print_row(name, result)
         if self.main:
-            print(f"appended to {self.outdir / 'metric-<name>.jsonl'}", flush=True)
+            print(f"results appended to {self.outdir / 'metric-<name>.jsonl'}", flush=True)
 
     def _compute(
         self, protocol: MetricProtocol, reals: ClipSource | None, key: str | None, name: str, fakes: Maker | ClipSource
@@ -204,29 +202,30 @@ class _Evaluation:
 
     @property
     def main(self) -> bool:
+        """Whether this is the main process."""
         return self.accelerator.is_main_process
 
     def _detectors(self) -> dict[str, Detector]:
-        """The detectors of all metrics, by kind: loaded, so that a wrong file is found before the first metric."""
+        """Load the detectors of all metrics, keyed by kind, so that a wrong file is found before the first metric."""
         files = metrics.detector_files(self.args.detector or [], self.protocols)
         kinds = {p.detector for p in self.protocols if p.detector is not None}
         return {kind: Detector(files[kind], self.accelerator.device, kind) for kind in sorted(kinds)}
 
     def _folders(self) -> tuple[Path, Path]:
-        """Where results go, and where indices and features are kept: for a network of a run, where the run did it."""
-        near = [] if self.network is None else self.network.resolve().parents[:2]
-        run = next((folder for folder in near if is_run(folder)), None)
+        """Return the folder of results and that of indices and features, by default those of the network's run."""
+        parents = [] if self.network is None else self.network.resolve().parents[:2]
+        run = next((folder for folder in parents if is_run(folder)), None)
         outdir = Path(self.args.outdir) if self.args.outdir else run or Path()
         cache = (run.parent if run and not self.args.outdir else outdir) / CACHE_FOLDER
         return outdir, Path(self.args.cache) if self.args.cache else cache
 
     def _open_data(self, g: Generator | None) -> tuple[VideoIndex | None, VideoIndex | None]:
-        """The real videos, None where nothing needs them, and the fake ones, None with a network."""
+        """Return the real videos, None without --data, and the fake videos, None with a network."""
         args = self.args
-        compared = [p for p in self.protocols if p.needs_reals]
-        if args.data is None and compared:
-            raise ConfigError(f"{compared[0].name} compares with real videos: give them with --data DIR.")
-        # The main process indexes; the others then find it done.
+        need_reals = [p for p in self.protocols if p.needs_reals]
+        if args.data is None and need_reals:
+            raise ConfigError(f"{need_reals[0].name} compares with real videos: give them with --data DIR.")
+        # The main process builds the index; the others then read it from the cache.
         with self.accelerator.main_process_first():
             classes = g is not None and g.config.num_classes > 0 and args.labels is None
             reals = fakes = None
@@ -238,18 +237,17 @@ class _Evaluation:
         return reals, fakes
 
     def _resolution(self, g: Generator | None) -> int:
-        """Pixels per side of what is compared."""
-        given = self.args.resolution
+        """Return the pixels per side at which clips are compared."""
         if g is None:
             sides = {side for v in self.fakes.videos for side in (v.width, v.height)}
-            if given is None and len(sides) > 1:
+            if self.args.resolution is None and len(sides) > 1:
                 first = self.fakes.videos[0]
                 raise ConfigError(
-                    f"the fake videos are not squares of one size ({first.name} is {first.width}x{first.height}): say "
-                    "with --resolution at how many pixels per side they are compared."
+                    f"the fake videos are not squares of one size ({first.name} is {first.width}x{first.height}): set "
+                    "the pixels per side of the comparison with --resolution."
                 )
-            return given or sides.pop()
-        resolution = given or g.config.resolution * self.experiment.enlarge
+            return self.args.resolution or sides.pop()
+        resolution = self.args.resolution or g.config.resolution * self.experiment.enlarge
         try:
             g.grid(resolution)
         except ValueError as error:
@@ -257,29 +255,29 @@ class _Evaluation:
         return resolution
 
     def _labels(self, g: Generator) -> torch.Tensor | None:
-        """The classes of the fakes, in turn: those asked for, or those of the real clips."""
-        given, classes = self.args.labels, g.config.num_classes
+        """Return the classes that the fakes cycle through, from --labels or the real clips; None without classes."""
+        labels, classes = self.args.labels, g.config.num_classes
         if not classes:
-            if given:
+            if labels:
                 raise ConfigError(f"--labels: the network {self.network} has no classes; leave it out.")
             return None
-        if given:
-            if max(given) >= classes:
-                raise ConfigError(f"--labels {max(given)}: the network {self.network} has classes 0 to {classes - 1}.")
-            return torch.tensor(given)
+        if labels:
+            if max(labels) >= classes:
+                raise ConfigError(f"--labels {max(labels)}: the network {self.network} has classes 0 to {classes - 1}.")
+            return torch.tensor(labels)
         if self.reals is None:
-            raise ConfigError(f"the network {self.network} has {classes} classes: name some with --labels.")
-        found, trained = self.reals.class_names, g.metadata.get("data", {}).get("class_names")
-        if len(found) != classes or (trained and trained != found):
+            raise ConfigError(f"the network {self.network} has {classes} classes: select some with --labels.")
+        folders, trained = self.reals.class_names, g.metadata.get("data", {}).get("class_names")
+        if len(folders) != classes or (trained and trained != folders):
             raise ConfigError(
-                f"the {len(found)} class folders of --data {self.args.data} are not the {classes} classes of the "
-                f"network {self.network}: give the videos that it was trained on, or numbers of classes with --labels."
+                f"the {len(folders)} class folders of --data {self.args.data} are not the {classes} classes of the "
+                f"network {self.network}: give the videos that it was trained on, or class numbers with --labels."
             )
         shortest = min(self.protocols, key=lambda protocol: protocol.frames)
         return self._cut(self.reals, shortest, self._real_stride(shortest)).labels()
 
-    def _rows(self, protocol: MetricProtocol) -> dict[str, Maker | ClipSource]:
-        """What is compared with the reals, by name."""
+    def _rows(self, protocol: MetricProtocol) -> Mapping[str, Maker | ClipSource]:
+        """Return the fakes of each result, keyed by the result's name."""
         if self.model is not None:
             return self.experiment.rows(self.model, protocol, self.resolution)
         stride = self.args.fake_stride or (1 if self.args.fake else self.stride)
@@ -289,53 +287,53 @@ class _Evaluation:
         return max(1, round(self.stride * self.experiment.pace(self.span, protocol.frames)))
 
     def _real_pace(self, protocol: MetricProtocol) -> float:
-        """How many times as fast as the generator's clips the real ones are; 1 without a network."""
+        """Return the speed of motion in the real clips relative to the generated ones; 1 without a network."""
         if self.model is None:
             return 1.0
         step = self.trained_stride * self.experiment.pace(self.span, protocol.frames)
         return self._real_stride(protocol) / step
 
     def _real_clips(self, protocol: MetricProtocol) -> tuple[ClipSource | None, str | None]:
-        """The real clips that a protocol needs, and a name for their content; None where it needs none."""
+        """Return the real clips that a protocol needs and a cache key for their content; None if it needs none."""
         if not protocol.needs_reals:
             return None, None
         return self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))
 
     def _cut(self, index: VideoIndex, protocol: MetricProtocol, stride: int) -> Clips:
-        """All clips of the length that a protocol needs."""
+        """Cut videos into all clips of the length that a protocol needs."""
         frames = protocol.frames
         longest = max(video.num_frames for video in index.videos)
         if frames * stride > longest:
             raise DataError(
-                f"{protocol.name} needs clips of {frames} frames at stride {stride}, which take {frames * stride}, and "
-                f"the longest of the {len(index.videos)} videos of {index.source.path} has {longest}: give a metric of "
-                "fewer frames, or a smaller --stride."
+                f"{protocol.name} needs clips of {frames} frames at stride {stride}, which span {frames * stride} "
+                f"frames, but the longest of the {len(index.videos)} videos in {index.source.path} has {longest}: use "
+                "a metric with fewer frames, or a smaller --stride."
             )
         return cut_clips(index, frames, stride, self.overlap, self.resolution)
 
     def _chosen(self, clips: Clips) -> tuple[ClipSource, str]:
-        """The clips that are compared, and a name for their content."""
+        """Apply --one-per-video; return the clips and a cache key for their content."""
         if not self.args.one_per_video:
             return clips, content_key(clips)
         return _OnePerVideo(clips, self.args.seed), f"{content_key(clips)}-one-per-video-{self.args.seed}"
 
-    def _opening(self, todo: Sequence[tuple]) -> list[str]:
-        """What is about to be compared."""
+    def _opening(self, tasks: Sequence[tuple[MetricProtocol, ClipSource | None]]) -> list[str]:
+        """Return lines that describe the comparison, given each metric's protocol and real clips."""
         size = f"{self.resolution}x{self.resolution} pixels"
-        made = self.network if self.fakes is None else self.fakes.summary()
-        lines = [f"fakes, at {size}: {made}"]
+        fakes = self.network if self.fakes is None else self.fakes.summary()
+        lines = [f"fakes, at {size}: {fakes}"]
         if self.reals is not None:
             lines.append(f"reals, at {size}: {self.reals.summary()}")
-        for protocol, reals, *_ in todo:
+        for protocol, reals in tasks:
             if reals is not None:
                 lines.append(f"{protocol.name}: {len(reals):,} real clips at stride {self._real_stride(protocol)}")
                 pace = self._real_pace(protocol)
                 if abs(pace - 1) > 0.1:
-                    lines[-1] += f", {pace:.2g} times as fast as the generator's: the value holds that too"
+                    lines[-1] += f", {pace:.2g} times as fast as the generated clips, which also affects the value"
         return lines
 
     def _context(self, protocol: MetricProtocol, row: str) -> dict[str, Any]:
-        """What a result has to say about itself beside the number."""
+        """Return the settings to record with a result."""
         args = self.args
         context = {"row": row, "experiment": args.experiment, "protocol": asdict(protocol)}
         context |= {"resolution": self.resolution, "one_per_video": args.one_per_video}
@@ -354,5 +352,6 @@ class _Evaluation:
 
     @functools.cached_property
     def network_sha256(self) -> str:
+        """SHA-256 digest of the network file."""
         with self.network.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

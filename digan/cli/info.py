@@ -1,4 +1,4 @@
-"""`digan info`: what is in a network, a checkpoint, a run or a set of videos. Nothing is written anywhere."""
+"""`digan info`: describe a network, a checkpoint, a run or a set of videos, without writing any file."""
 
 from __future__ import annotations
 
@@ -40,32 +40,36 @@ from digan.run_dir import (
 from digan.training import checkpoint, summary
 from digan.training.trainer import NONFINITE
 
-_LISTED = 8  # sizes, rates, codecs and classes shown in the text; --json has all
+_LISTED = 8  # maximum number of sizes, rates, codecs or classes in the text; --json has all
 
 
 @dataclass
 class Report:
-    """What is known of a path: JSON values, and lines for a person."""
+    """Description of a path: values for JSON, and lines of text."""
 
     facts: dict[str, Any]
     lines: list[str]
 
 
 def configure(parser: OptionParser) -> None:
-    """Adds the options of `digan info`."""
+    """Add the options of the command."""
     c = TrainConfig
     parser.add_argument("path", type=Path, help="network, checkpoint, run, or a folder, zip or file of videos")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    cut = parser.add_argument_group("how many clips the videos give, by the options of training")
-    cut.add_argument("--frames", type=int, default=c.frames, help=f"frames of a clip [{c.frames}]")
+    cut = parser.add_argument_group("options of training, for the number of clips in the videos")
+    cut.add_argument("--frames", type=int, default=c.frames, help=f"frames per clip [{c.frames}]")
+    cut.add_argument("--stride", type=int, default=c.stride, help=f"frame stride of the clips [{c.stride}]")
     cut.add_argument(
-        "--stride", type=int, default=c.stride, help=f"clips that a window is taken apart into [{c.stride}]"
+        "--overlap", type=int, default=c.overlap, help=f"raw frames shared by consecutive windows [{c.overlap}]"
     )
-    cut.add_argument("--overlap", type=int, default=c.overlap, help=f"frames that windows share [{c.overlap}]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report; raises UserError where there is nothing to report."""
+    """Print the report and return the exit status.
+
+    Raises:
+        UserError: there is nothing to report.
+    """
     report = inspect(args.path, args.frames, args.stride, args.overlap)
     print(json.dumps(_strict(report.facts), indent=1) if args.json else "\n".join(report.lines))
     return 0
@@ -74,13 +78,16 @@ def run(args: argparse.Namespace) -> int:
 def inspect(
     path: Path, frames: int = TrainConfig.frames, stride: int = TrainConfig.stride, overlap: int = TrainConfig.overlap
 ) -> Report:
-    """Finds out what lies at a path, by its content, and describes it.
+    """Determine from its content what a path holds, and describe it.
 
     Args:
-        frames, stride, overlap: how clips are cut of videos.
+        path: network, checkpoint, run, folder of runs, or videos.
+        frames: frames per clip.
+        stride: frame stride of the clips.
+        overlap: raw frames shared by consecutive windows.
 
     Raises:
-        NetworkNotFound: nothing lies there.
+        NetworkNotFound: the path does not exist.
         NetworkError, ConfigError, DataError: it is a damaged network or checkpoint, or holds no video.
     """
     if path.is_file():
@@ -101,8 +108,8 @@ def inspect(
         return _run(path)
     elif list_snapshots(path) or (path / WEIGHTS_FILE).is_file():
         return _network(find_network(path))
-    elif found := checkpoint.list_complete(path):
-        return _checkpoint(found[-1])
+    elif checkpoints := checkpoint.list_complete(path):
+        return _checkpoint(checkpoints[-1])
     elif runs := [folder for folder in list_runs(path) if is_run(folder)]:
         return _runs(path, runs)
     return _data(path, frames, stride, overlap)
@@ -112,26 +119,27 @@ def _network(file: Path) -> Report:
     g = Generator.from_pretrained(file)
     rows = summary.generator_rows(g)
     config, metadata = asdict(g.config), g.metadata
-    broken = sum(int((~tensor.isfinite()).sum()) for tensor in g.state_dict().values())
+    nonfinite = sum(int((~tensor.isfinite()).sum()) for tensor in g.state_dict().values())
     names = (metadata.get("data") or {}).get("class_names", [])
+    size = file.stat().st_size
     facts = {
         "kind": "network",
         "file": str(file),
-        "bytes": file.stat().st_size,
+        "bytes": size,
         "resolution": g.config.resolution,
         "classes": g.config.num_classes,
         "parameters": sum(row.parameters for row in rows),
         "parts": [{"part": row.part, "parameters": row.parameters, "macs": row.macs} for row in rows],
-        "nonfinite": broken,
+        "nonfinite": nonfinite,
         "config": config,
         "metadata": metadata,
     }
     classes = f"{g.config.num_classes} classes{_listed(names, ': ')}" if g.config.num_classes else "unconditional"
     lines = [
-        f"network {file} ({_size(facts['bytes'])})",
+        f"network {file} ({_size(size)})",
         f"  {'videos':<18} {g.config.resolution}x{g.config.resolution}, {classes}",
         *(f"  {name:<18} {_plain(value)}" for name, value in metadata.items()),
-        *([f"  {'problem':<18} {broken:,} values are not finite: training diverged"] if broken else []),
+        *([f"  {'problem':<18} {nonfinite:,} values are not finite: training diverged"] if nonfinite else []),
         "",
         *(f"  {name:<18} {value}" for name, value in config.items()),
         "",
@@ -142,9 +150,10 @@ def _network(file: Path) -> Report:
 
 def _pickle(file: Path) -> Report:
     convert = shlex.join(["digan", "convert", str(file), str(file.with_suffix(".safetensors"))])
-    facts = {"kind": "pickle", "file": str(file), "bytes": file.stat().st_size, "convert": convert}
+    size = file.stat().st_size
+    facts = {"kind": "pickle", "file": str(file), "bytes": size, "convert": convert}
     lines = [
-        f"pickle {file} ({_size(facts['bytes'])}), the format of the official snapshots; it was not opened",
+        f"pickle {file} ({_size(size)}), the format of the official snapshots; its content was not loaded",
         f"  convert it first: {convert}",
     ]
     return Report(facts, lines)
@@ -180,12 +189,12 @@ def _run(folder: Path) -> Report:
     statistics = read_records(folder / STATISTICS)
     last = statistics[-1] if statistics else {}
     checkpoints = checkpoint.list_complete(folder / CHECKPOINTS)
-    # A run that was stopped between two ticks has a checkpoint that is newer than the statistics.
+    # If a run was stopped between two ticks, its checkpoint is newer than its statistics.
     counts = [checkpoint.read_state(c)["counters"]["clips_seen"] for c in checkpoints[-1:]]
     clips = max([last.get("clips", 0), *counts])
     samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.stat().st_mtime_ns)
     snapshots = list_snapshots(folder)
-    results = {name: found for name, file in list_metrics(folder).items() if (found := _metric(name, file))}
+    results = {name: result for name, file in list_metrics(folder).items() if (result := _metric(name, file))}
     commands = (folder / "command.sh").read_text().splitlines()
     facts = {
         "kind": "run",
@@ -209,11 +218,11 @@ def _run(folder: Path) -> Report:
 
 def _run_lines(facts: dict[str, Any]) -> list[str]:
     last, clips, age = facts["statistics"], facts["clips"], facts["seconds_since_last_record"]
-    done = "finished" if facts["finished"] else f"{clips / 10 / facts['kimg']:.0f} %"
+    progress = "finished" if facts["finished"] else f"{clips / 10 / facts['kimg']:.0f} %"
     lines = [
         *(f"  {'command' if i == 0 else '':<12} {line}" for i, line in enumerate(facts["commands"])),
-        f"  progress     {clips / 1000:g} of {facts['kimg']:g} kimg, {done}"
-        + (f"; last sign of life {summary.clock(age)} ago" if age is not None and not facts["finished"] else ""),
+        f"  progress     {clips / 1000:g} of {facts['kimg']:g} kimg, {progress}"
+        + (f"; last record {summary.clock(age)} ago" if age is not None and not facts["finished"] else ""),
     ]
     if last:
         losses = "  ".join(
@@ -221,36 +230,36 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
         )
         lines += [
             f"  speed        {summary.speed(last)}, {last['memory_gb']:.1f} GB, "
-            f"{summary.clock(last['seconds'])} since the start or the last --resume",
+            f"elapsed {summary.clock(last['seconds'])} since the start or the last --resume",
             f"  losses       {losses}",
         ]
-    for name, found in facts["metrics"].items():
+    for name, result in facts["metrics"].items():
         values = "; ".join(
-            f"{which} {record['value']:.5g} at {record['clips'] / 1000:g} kimg" for which, record in found.items()
+            f"{which} {record['value']:.5g} at {record['clips'] / 1000:g} kimg" for which, record in result.items()
         )
         lines.append(f"  {name:<12} {values}")
     for name in ("snapshots", "samples", "checkpoints"):
         files = [Path(file) for file in facts[name]]
         lines.append(f"  {name:<12} {len(files)}" + (f", the last is {files[-1]}" if files else ""))
-    if bad := facts["nonfinite_at"]:
+    if nonfinite := facts["nonfinite_at"]:
         lines.append(
-            f"  problem      gradients were not finite in {len(bad)} ticks, last at {bad[-1] / 1000:g} kimg: in fp16 "
-            "some are normal; else lower --lr or raise --gamma in a new run"
+            f"  problem      gradients were not finite in {len(nonfinite)} ticks, last at {nonfinite[-1] / 1000:g} "
+            "kimg: a few are normal in fp16; otherwise lower --lr or raise --gamma in a new run"
         )
-    return [*lines, f"  resume with  {facts['resume'] or 'nothing: there is no checkpoint yet'}"]
+    return [*lines, f"  resume with  {facts['resume'] or '(there is no checkpoint yet)'}"]
 
 
 def _metric(name: str, file: Path) -> dict[str, dict[str, Any]]:
-    """The first, the best and the last result of a metric that the run itself computed; {} if there is none."""
+    """Return the first, the best and the last result of a metric that the run itself computed; {} if there is none."""
     records = [record for record in read_records(file) if is_own(record)]
     if not records:
         return {}
     try:
-        score = not metrics.parse(name).needs_reals
+        is_score = not metrics.parse(name).needs_reals  # a score is better when larger, a distance when smaller
     except MetricError:
-        score = False
+        is_score = False
     finite = [record for record in records if math.isfinite(record["value"])] or records
-    best = (max if score else min)(finite, key=lambda record: record["value"])
+    best = (max if is_score else min)(finite, key=lambda record: record["value"])
     return {"first": records[0], "best": best, "last": records[-1]}
 
 
@@ -259,7 +268,7 @@ def _runs(path: Path, folders: list[Path]) -> Report:
     lines = [f"{len(reports)} run(s) in {path}"]
     for folder, report in zip(folders, reports, strict=True):
         facts = report.facts
-        values = [f"{name} {found['last']['value']:.5g}" for name, found in facts["metrics"].items()]
+        values = [f"{name} {result['last']['value']:.5g}" for name, result in facts["metrics"].items()]
         lines.append("  ".join([f"  {folder.name:<40} {facts['clips'] / 1000:g} of {facts['kimg']:g} kimg", *values]))
     return Report({"kind": "runs", "folder": str(path), "runs": [report.facts for report in reports]}, lines)
 
@@ -270,12 +279,12 @@ def _data(path: Path, frames: int, stride: int, overlap: int) -> Report:
         clips = _clips(index, frames, stride, overlap)
     except DataError as error:
         raise type(error)(str(error).replace("--data ", "", 1)) from None
-    found = scan(index.source)
-    places = {(e.name, e.kind): place for e, place in zip(found.entries, found.places, strict=True)}
-    mine = [places[video.name, video.kind] for video in index.videos]
+    listing = scan(index.source)
+    all_places = {(e.name, e.kind): place for e, place in zip(listing.entries, listing.places, strict=True)}
+    places = [all_places[video.name, video.kind] for video in index.videos]
     videos, lengths = index.videos, np.array([video.num_frames for video in index.videos])
     timed = [video for video in videos if video.timing is not None]
-    classes = Counter(place.class_name for place in mine)
+    classes = Counter(place.class_name for place in places)
     facts = {
         "kind": "data",
         "path": str(path),
@@ -288,11 +297,11 @@ def _data(path: Path, frames: int, stride: int, overlap: int) -> Report:
         "codecs": _counted(video.codec for video in videos),
         "splits": {
             split: {
-                "videos": sum(place.split == split for place in mine),
-                "clips": sum(n for place, n in zip(mine, clips, strict=True) if place.split == split),
+                "videos": sum(place.split == split for place in places),
+                "clips": sum(n for place, n in zip(places, clips, strict=True) if place.split == split),
             }
             for split in SPLITS
-            if any(place.split == split for place in mine)
+            if any(place.split == split for place in places)
         },
         "classes": {} if None in classes else dict(sorted(classes.items())),
         "clips": {
@@ -306,15 +315,15 @@ def _data(path: Path, frames: int, stride: int, overlap: int) -> Report:
         "notes": index.notes,
         "problems": index.problems,
     }
-    index_lines = replace(index, problems=[]).summary().splitlines()  # problems are told in full below
+    index_lines = replace(index, problems=[]).summary().splitlines()  # problems are listed in full below
     return Report(facts, [f"data {index_lines[0]}", *(f"  {line}" for line in index_lines[1:]), *_data_lines(facts)])
 
 
 def _data_lines(facts: dict[str, Any]) -> list[str]:
     cut, problems = facts["clips"], facts["problems"]
     lengths = ", ".join(f"{name} {value:g}" for name, value in facts["lengths"].items())
-    lasting = f"; {summary.clock(facts['seconds'])} of video" if facts["seconds"] else ""
-    lines = [f"  lengths      {lengths} frames{lasting}"]
+    duration = f"; {summary.clock(facts['seconds'])} of video" if facts["seconds"] else ""
+    lines = [f"  lengths      {lengths} frames{duration}"]
     for name in ("frame_rates", "sizes", "codecs", "classes"):
         if facts[name]:
             values = [f"{value} ({count})" for value, count in facts[name].items()]
@@ -330,7 +339,7 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _clips(index: VideoIndex, frames: int, stride: int, overlap: int) -> list[int]:
-    """How many clips each video gives."""
+    """Return the number of clips in each video."""
     if 0 < max(video.num_frames for video in index.videos) < frames * stride:
         return [0] * len(index.videos)
     windows = ClipWindows(index, frames=frames, stride=stride, overlap=overlap)
@@ -338,9 +347,9 @@ def _clips(index: VideoIndex, frames: int, stride: int, overlap: int) -> list[in
 
 
 def _training(config: TrainConfig) -> list[str]:
-    """What a run trains, as its configuration says."""
-    data = config.data or "videos that it makes itself"
-    missing = " (not there from this folder)" if config.data and not os.path.exists(config.data) else ""
+    """Return lines that describe the training and the data of a configuration."""
+    data = config.data or "generated demo videos"
+    missing = " (not found from the current folder)" if config.data and not os.path.exists(config.data) else ""
     return [
         f"  training     {summary.task(config)}",
         f"  data         {data}{missing}, split {config.split}, stride {config.stride}, overlap {config.overlap}",
@@ -361,8 +370,8 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
 
 
 def _listed(values: list[str], prefix: str = "") -> str:
-    shown = ", ".join(values[:_LISTED]) + (f", … {len(values)} in all" if len(values) > _LISTED else "")
-    return prefix + shown if values else ""
+    text = ", ".join(values[:_LISTED]) + (f", … {len(values)} in total" if len(values) > _LISTED else "")
+    return prefix + text if values else ""
 
 
 def _plain(value: Any) -> str:
@@ -378,7 +387,7 @@ def _age(file: Path) -> float | None:
 
 
 def _strict(value: Any) -> Any:
-    """The same with null for numbers that JSON has not."""
+    """Replace numbers that JSON cannot represent by None, at any depth."""
     if isinstance(value, dict):
         return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, list):

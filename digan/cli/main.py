@@ -14,14 +14,14 @@ from digan.errors import MissingPackages, UserError
 
 # Each module has configure(parser), which adds its options, and run(args), which returns the exit status.
 COMMANDS = {
-    "train": ("digan.cli.train", "a generator on a folder of videos, or on videos that it makes itself"),
-    "sample": ("digan.cli.sample", "videos from a trained network"),
-    "evaluate": ("digan.cli.evaluate", "metrics of a network, or of two sets of videos"),
-    "convert": ("digan.cli.convert", "an official snapshot (.pkl) to safetensors; nothing in it is executed"),
-    "info": ("digan.cli.info", "what is in a network, a run or a folder of videos"),
+    "train": ("digan.cli.train", "train a generator on your videos, or on generated demo videos"),
+    "sample": ("digan.cli.sample", "generate videos with a trained network"),
+    "evaluate": ("digan.cli.evaluate", "compute metrics of a network, or of two sets of videos"),
+    "convert": ("digan.cli.convert", "convert an official snapshot (.pkl) to safetensors; nothing in it is executed"),
+    "info": ("digan.cli.info", "describe a network, a checkpoint, a run or a set of videos"),
 }
 
-# The packages of the extra `train`, by the name under which each is imported.
+# The packages of the extra `train`, keyed by their import names.
 TRAIN_EXTRA = {
     "accelerate": "accelerate",
     "av": "av",
@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: the command and its options; the process's own if None.
+        argv: the command and its options; None for those of the process.
 
     Returns:
-        The exit status: 0, 2 with one sentence on what to change, or 130 after Ctrl-C.
+        The exit status: 0, 2 after an error of the user, described in one sentence, or 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser("digan", description="DIGAN: videos as functions of (x, y, t).")
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, argv: Sequence[str]) -> int:
     if name == "train":
         # OpenMP threads that spin while they wait starve the data workers and other processes on the same cores: steps
-        # took 10 to 30 times as long beside one busy process. OpenMP reads it once, when PyTorch is loaded.
+        # took 10 to 30 times as long beside one busy process. OpenMP reads the variable once, when PyTorch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = _import(name)
     from digan.cli.options import OptionParser
@@ -78,7 +78,11 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
 
 def _import(name: str) -> ModuleType:
-    """Import the module of a command; the packages that the others need may be missing."""
+    """Import the module of a command.
+
+    Raises:
+        MissingPackages: the module needs packages of the extra `train` that are not installed.
+    """
     try:
         return importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How every command reads its options: flags with dashes or underscores, and `--config FILE.yaml`."""
+"""The option parser of every command: flags with dashes or underscores, and `--config FILE.yaml`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OptionParser(argparse.ArgumentParser):
         """Parse a command line and the YAML file that it names.
 
         Raises:
-            ConfigError: an unknown option, with the nearest known one, or a value that does not fit.
+            ConfigError: an option is unknown, for which the nearest known one is suggested, or a value is invalid.
         """
         argv = [_with_dashes(word) for word in argv]
         file = self._config_file(argv)
@@ -44,7 +44,7 @@ class OptionParser(argparse.ArgumentParser):
         return finder.parse_known_args(argv)[0].config
 
     def _read_yaml(self, path: str) -> dict[str, Any]:
-        """Return the options of a YAML file by destination; they count as required options that were given."""
+        """Return the options of a YAML file, keyed by destination; required options among them become optional."""
         actions = {name: action for action in self._actions for name in action.option_strings}
         argv = []
         try:
@@ -74,7 +74,7 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def parse_bool(text: str) -> bool:
-    """Return the truth value that a word stands for."""
+    """Return the boolean that a word stands for."""
     if text.lower() in ("1", "true", "yes", "on"):
         return True
     if text.lower() in ("0", "false", "no", "off"):
@@ -83,7 +83,7 @@ def parse_bool(text: str) -> bool:
 
 
 def at_least(least: int) -> Any:
-    """Return the type of an option that takes integers from `least` on."""
+    """Return an argument type for integers of at least `least`."""
 
     def number(text: str) -> int:
         value = int(text)
@@ -117,7 +117,7 @@ def _load_yaml(path: str) -> dict[str, Any]:
 
 
 def _as_words(flag: str, value: Any, action: argparse.Action) -> list[str]:
-    """Return the command line that means the same as a value of a YAML file."""
+    """Return the command-line words equivalent to a value of a YAML file."""
     if value is None:
         return []
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""`digan sample`: videos, gifs and pictures from a trained network."""
+"""`digan sample`: generate videos, GIFs and images with a trained network."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from digan.sampling.render import RENDER_MEMORY, Sampler
 from digan.sampling.writers import FORMATS, Outputs
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Which options say what clips a mode makes; None where the number comes from the others.
+# The options that select the clips of each mode, with their defaults; None where the default depends on others.
 MODES = {
     "videos": {"videos": 16, "indices": None},
     "motion-grid": {"contents": 4, "motions": 4, "indices": None, "motion_indices": None},
     "interpolate": {"steps": 8, "indices": None, "motion_indices": None},
 }
-GRID_PIXELS = 2048 * 2048  # of a frame: the encoder holds tens of them
-MOST_PIXELS = 8192  # a side of a video that players still take
+GRID_PIXELS = 2048 * 2048  # maximum size of a grid's frame: the encoder holds tens of frames
+MOST_PIXELS = 8192  # maximum width and height of a video that players accept
 
 EXAMPLES = """\
 examples (the frames of a training clip span the times 0 to 1):
@@ -46,37 +46,37 @@ examples (the frames of a training clip span the times 0 to 1):
   digan sample --network RUN --outdir out --frames 31 --t1 2                  twice as long: beyond 1 extrapolates
   digan sample --network RUN --outdir out --resolution 512                    every layer on a denser grid
   digan sample --network RUN --outdir out --resolution 256x128 --x -2 2       beyond the edges
-  digan sample --network RUN --outdir out --x -0.5 0.5 --y -0.5 0.5           closer
+  digan sample --network RUN --outdir out --x -0.5 0.5 --y -0.5 0.5           zoomed in
   digan sample --network RUN --outdir out --frames 1 --t0 0.37                single frames
   digan sample --network RUN --outdir out --mode motion-grid                  4 contents x 4 motions
   digan sample --network RUN --outdir out --mode interpolate --indices 3,7    from one content to another
 
-Sample i follows from --seed and i alone, to the bit on one machine: which others are made does not change it.
-sample.json tells what was made. Files of the same names are overwritten.
+Sample i depends only on --seed and i, bit for bit on one machine: other samples do not affect it.
+sample.json records all settings. Existing files of the same names are overwritten.
 """
 
 
 def configure(parser: OptionParser) -> None:
-    """Adds the options of `digan sample`."""
+    """Add the options of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("--network", required=True, help="network file, run folder, or owner/name on the hub")
     parser.add_argument("--outdir", required=True, type=Path, help="folder for the results")
 
     which = parser.add_argument_group("which clips")
-    which.add_argument("--mode", choices=MODES, default="videos", help="[videos]")
+    which.add_argument("--mode", choices=MODES, default="videos", help="what to generate [videos]")
     which.add_argument("--videos", type=int, help="number of videos [16]")
-    which.add_argument("--contents", type=int, help="contents of a motion-grid: its rows [4]")
-    which.add_argument("--motions", type=int, help="motions of a motion-grid: its columns [4]")
-    which.add_argument("--steps", type=int, help="videos from one content to the next, mixed linearly in w [8]")
-    which.add_argument("--indices", type=_indices, help="samples such as 3,7,10-12: videos, contents [0, 1, 2, ...]")
-    which.add_argument("--motion-indices", type=_indices, help="samples that give the motions [0, 1, 2, ...]")
-    which.add_argument("--class", dest="classes", nargs="+", help="numbers or names, in turn by sample [all]")
-    which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 none, 0 the average content [1]")
-    which.add_argument("--seed", type=int, default=0, help="[0]")
+    which.add_argument("--contents", type=int, help="number of contents (rows) in a motion-grid [4]")
+    which.add_argument("--motions", type=int, help="number of motions (columns) in a motion-grid [4]")
+    which.add_argument("--steps", type=int, help="videos from one content to the next, interpolated in w [8]")
+    which.add_argument("--indices", type=_indices, help="samples or contents, such as 3,7,10-12 [0, 1, 2, ...]")
+    which.add_argument("--motion-indices", type=_indices, help="samples whose motions are used [0, 1, 2, ...]")
+    which.add_argument("--class", dest="classes", nargs="+", help="class numbers or names, taken in turn [all]")
+    which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
+    which.add_argument("--seed", type=int, default=0, help="seed of the samples [0]")
 
-    view = parser.add_argument_group("what is seen of them")
-    view.add_argument("--frames", type=int, help="evenly spaced from --t0 to --t1 [a training clip's, or 16]")
+    view = parser.add_argument_group("times and window")
+    view.add_argument("--frames", type=int, help="frames, evenly spaced from --t0 to --t1 [a training clip's, or 16]")
     view.add_argument("--t0", type=float, default=0.0, help="time of the first frame [0]")
     view.add_argument("--t1", type=float, default=1.0, help="time of the last frame; beyond 1 extrapolates [1]")
     view.add_argument("--resolution", type=_size, help="pixels per side, or WIDTHxHEIGHT [the network's]")
@@ -84,35 +84,39 @@ def configure(parser: OptionParser) -> None:
     view.add_argument("--y", type=float, nargs=2, default=(-1.0, 1.0), help="lower and upper edge [-1 1]")
 
     files = parser.add_argument_group("files", "\n".join(f"{name:<5} {text}" for name, text in FORMATS.items()))
-    files.add_argument("--format", type=_formats, help=f"of {','.join(FORMATS)} [mp4,gif,png; png for single frames]")
+    files.add_argument(
+        "--format", type=_formats, help=f"any of {','.join(FORMATS)} [mp4,gif,png; png for single frames]"
+    )
     files.add_argument("--only", choices=("videos", "grid"), help="write only the single videos, or only their grid")
-    files.add_argument("--fps", type=float, default=8.0, help="frames per second when played [8]")
+    files.add_argument("--fps", type=float, default=8.0, help="frames per second of playback [8]")
     files.add_argument("--slice-row", type=float, default=0.5, help="row of a slice: 0 top, 1 bottom [0.5]")
 
     speed = parser.add_argument_group("speed")
-    speed.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the matrix products [fp32]")
+    speed.add_argument("--dtype", choices=DTYPES, default="fp32", help="type of the matrix products [fp32]")
     speed.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[cuda if there is one]"
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="device of the network [cuda if available]",
     )
     speed.add_argument(
-        "--memory", type=float, default=RENDER_MEMORY / 2**20, help="MiB that rendering takes at most [%(default)g]"
+        "--memory", type=float, default=RENDER_MEMORY / 2**20, help="memory limit of rendering in MiB [%(default)g]"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes the clips, one after the other, then the grid of them; the exit status."""
+    """Generate the clips one after the other, then their grid, and return the exit status."""
     _check(args)
     plan = _plan(args)
     network = find_network(args.network)
     sampler = _sampler(args, Generator.from_pretrained(network))
     args.format = args.format or (["png"] if len(sampler.times) == 1 else ["mp4", "gif", "png"])
     _check_sides(args, *sampler.size)
-    shown, columns = _layout(args, plan, *sampler.size)
-    asked = len(plan.clips)
+    in_grid, columns = _layout(args, plan, *sampler.size)
+    requested = len(plan.clips)
     if args.only == "grid":
-        plan = replace(plan, clips=plan.clips[:shown])
+        plan = replace(plan, clips=plan.clips[:in_grid])
     try:
-        files, grid = _make(args, plan, sampler, shown, columns)
+        files, grid = _make(args, plan, sampler, in_grid, columns)
         with atomic_path(args.outdir / "sample.json") as path:
             path.write_text(json.dumps(_record(args, plan, sampler, network, files + grid), indent=1))
     except OSError as error:
@@ -120,9 +124,9 @@ def run(args: argparse.Namespace) -> int:
     height, width = sampler.size
     what = f"{_count(len(plan.clips), 'clip')} of {_count(len(sampler.times), 'frame')}, {width}x{height} pixels"
     print(f"{what}: {args.outdir}")
-    if shown:
-        first = "" if shown == asked else f", the first {shown} of {asked}"
-        print(f"  side by side{first}: {', '.join(file.name for file in grid)}")
+    if in_grid:
+        first = "" if in_grid == requested else f" of the first {in_grid} of {requested}"
+        print(f"  grid{first}: {', '.join(file.name for file in grid)}")
     print("  all settings: sample.json")
     return 0
 
@@ -132,25 +136,37 @@ def _count(number: int, noun: str) -> str:
 
 
 def _make(
-    args: argparse.Namespace, plan: Plan, sampler: Sampler, shown: int, columns: int
+    args: argparse.Namespace, plan: Plan, sampler: Sampler, in_grid: int, columns: int
 ) -> tuple[list[Path], list[Path]]:
-    """Renders every clip and writes the files: those of single clips and those of the grid are returned."""
+    """Render every clip and write the files.
+
+    Args:
+        args: the options of the command.
+        plan: the clips.
+        sampler: renders the clips.
+        in_grid: number of clips in the grid, the first ones.
+        columns: number of columns of the grid.
+
+    Returns:
+        The files of single clips, and the files of the grid.
+    """
     outputs = Outputs(args.outdir, args.format, args.fps, args.slice_row)
     args.outdir.mkdir(parents=True, exist_ok=True)
     count, frames = len(plan.clips), len(sampler.times)
     height, width = sampler.size
-    _check_room(args, min(shown + 1, count) * frames * height * width * 3)
-    files, spooled = [], []
-    with FrameSpill(args.outdir, frames, height, width) as spool, ProgressBar("rendering", True, "frame") as progress:
+    _check_disk_space(args, min(in_grid + 1, count) * frames * height * width * 3)
+    files: list[Path] = []
+    grid_clips = []
+    with FrameSpill(args.outdir, frames, height, width) as spill, ProgressBar("rendering", True, "frame") as progress:
         for index, clip in enumerate(plan.clips):
-            rendered = _told(_frames(args, sampler, clip), progress, index * frames, count * frames)
-            # Clips of the grid stay in the spool; the others take turns in the place behind them.
-            on_disk = spool.write(min(index, shown), rendered)
+            rendered = _with_progress(_frames(args, sampler, clip), progress, index * frames, count * frames)
+            # Clips of the grid keep their slots on disk; all others share the slot behind them.
+            on_disk = spill.write(min(index, in_grid), rendered)
             if args.only != "grid":
                 files += outputs.write(clip.name, [on_disk])
-            if index < shown:
-                spooled.append(on_disk)
-        grid = outputs.write("grid", spooled, columns) if shown else []
+            if index < in_grid:
+                grid_clips.append(on_disk)
+        grid = outputs.write("grid", grid_clips, columns) if in_grid else []
     return files, grid
 
 
@@ -161,16 +177,18 @@ def _frames(args: argparse.Namespace, sampler: Sampler, clip: ClipPlan) -> Itera
         raise ConfigError(f"--memory {args.memory:g}: {error}") from error
 
 
-def _told(frames: Iterator[torch.Tensor], progress: ProgressBar, done: int, total: int) -> Iterator[torch.Tensor]:
-    """The same frames, counted on the terminal."""
+def _with_progress(
+    frames: Iterator[torch.Tensor], progress: ProgressBar, done: int, total: int
+) -> Iterator[torch.Tensor]:
+    """Yield the frames and report progress."""
     for index, frame in enumerate(frames):
         yield frame
         progress(done + index + 1, total)
 
 
 def _indices(text: str) -> list[int]:
-    """The samples that "3,7,10-12" means."""
-    indices = []
+    """Parse a list of samples such as "3,7,10-12"."""
+    indices: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
@@ -182,7 +200,7 @@ def _indices(text: str) -> list[int]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Width and height that "128" or "256x128" means."""
+    """Parse a width and height such as "128" or "256x128"."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor WIDTHxHEIGHT")
@@ -198,12 +216,12 @@ def _formats(text: str) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ConfigError for a number that is out of range."""
+    """Raise `ConfigError` for a number that is out of range."""
     for name in ("videos", "contents", "motions", "frames"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise ConfigError(f"--{name} {value} must be at least 1.")
     if args.steps is not None and args.steps < 2:
-        raise ConfigError(f"--steps {args.steps} must be at least 2: both ends of the way are steps of it.")
+        raise ConfigError(f"--steps {args.steps} must be at least 2: both ends of the interpolation are steps.")
     if args.seed < 0:
         raise ConfigError(f"--seed {args.seed} must be at least 0.")
     for name in ("fps", "memory"):
@@ -221,18 +239,18 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    """The clips that --mode and its options mean."""
-    own = MODES[args.mode]
-    for name in {name for options in MODES.values() for name in options} - set(own):
+    """Return the clips that --mode and its options select."""
+    defaults = MODES[args.mode]
+    for name in {name for options in MODES.values() for name in options} - set(defaults):
         if getattr(args, name) is not None:
             modes = " and ".join(mode for mode, options in MODES.items() if name in options)
             raise ConfigError(f"--{name.replace('_', '-')} is for --mode {modes}, not {args.mode}; leave it out.")
 
     def samples(indices: str, count: str) -> list[int]:
-        """The samples named, or else the first ones."""
+        """Return the samples in the option `indices`, else the first ones, as many as the option `count` says."""
         if getattr(args, indices) is not None and getattr(args, count) is not None:
-            raise ConfigError(f"--{count} and --{indices.replace('_', '-')} both say how many; leave one out.")
-        return getattr(args, indices) or list(range(getattr(args, count) or own[count]))
+            raise ConfigError(f"--{count} and --{indices.replace('_', '-')} both set the number; leave one out.")
+        return getattr(args, indices) or list(range(getattr(args, count) or defaults[count]))
 
     if args.mode == "videos":
         return videos(samples("indices", "videos"))
@@ -241,14 +259,18 @@ def _plan(args: argparse.Namespace) -> Plan:
     contents = args.indices or [0, 1]
     motions = args.motion_indices or contents[:1]
     if len(contents) < 2:
-        raise ConfigError("--indices must name at least two samples, between which --mode interpolate leads.")
+        raise ConfigError("--indices must name at least two samples for --mode interpolate.")
     if len(motions) != 1:
-        raise ConfigError("--motion-indices must name one sample: all videos of --mode interpolate move alike.")
-    return interpolation(contents, motions[0], args.steps or own["steps"])
+        raise ConfigError("--motion-indices must name one sample: all videos of --mode interpolate share a motion.")
+    return interpolation(contents, motions[0], args.steps or defaults["steps"])
 
 
 def _sampler(args: argparse.Namespace, g: Generator) -> Sampler:
-    """What renders the clips; raises ConfigError for options that do not fit the network or the machine."""
+    """Return the sampler that renders the clips.
+
+    Raises:
+        ConfigError: options do not fit the network or the machine.
+    """
     try:
         g = g.to(torch.device(args.device))
     except (RuntimeError, AssertionError) as error:
@@ -269,7 +291,7 @@ def _sampler(args: argparse.Namespace, g: Generator) -> Sampler:
 
 
 def _grid(args: argparse.Namespace, g: Generator) -> fi.Grid:
-    """The base grid of the window."""
+    """Return the base grid of the window."""
     width, height = args.resolution or (g.config.resolution,) * 2
     scale = g.config.resolution // g.config.base_resolution
     for side in (width, height):
@@ -281,7 +303,7 @@ def _grid(args: argparse.Namespace, g: Generator) -> fi.Grid:
 
 
 def _classes(args: argparse.Namespace, count: int, names: list[str]) -> list[int]:
-    """The classes that the samples take in turn."""
+    """Return the classes that the samples take in turn."""
     if args.classes is None:
         return list(range(count))
     if not count:
@@ -301,40 +323,40 @@ def _classes(args: argparse.Namespace, count: int, names: list[str]) -> list[int
 def _check_sides(args: argparse.Namespace, height: int, width: int) -> None:
     if max(height, width) > MOST_PIXELS and {"mp4", "gif"} & set(args.format):
         raise ConfigError(
-            f"--resolution {width}x{height}: videos are at most {MOST_PIXELS} pixels wide and high; give less, or "
+            f"--resolution {width}x{height}: videos are at most {MOST_PIXELS} pixels wide and high; lower it, or use "
             "--format png."
         )
 
 
 def _layout(args: argparse.Namespace, plan: Plan, height: int, width: int) -> tuple[int, int]:
-    """How many clips the grid shows, 0 for no grid, and its columns."""
+    """Return the number of clips in the grid, 0 for no grid, and its number of columns."""
     count = len(plan.clips)
     if args.only == "videos" or (count == 1 and args.only is None):
         return 0, 1
-    fitting = max(1, GRID_PIXELS // (height * width))
+    capacity = max(1, GRID_PIXELS // (height * width))
     if plan.columns is None:
-        shown = min(count, fitting)
-        return (shown, square_columns(shown)) if shown > 1 or args.only else (0, 1)
-    if count > fitting or plan.columns * width > MOST_PIXELS:
+        in_grid = min(count, capacity)
+        return (in_grid, square_columns(in_grid)) if in_grid > 1 or args.only else (0, 1)
+    if count > capacity or plan.columns * width > MOST_PIXELS:
         raise ConfigError(
             f"--resolution {width}x{height}: a grid of {count} such videos in {plan.columns} columns is larger than "
-            f"{GRID_PIXELS} pixels or wider than {MOST_PIXELS}; give less, or --only videos."
+            f"{GRID_PIXELS} pixels or wider than {MOST_PIXELS}; lower the resolution, or use --only videos."
         )
     return count, plan.columns
 
 
-def _check_room(args: argparse.Namespace, needed: int) -> None:
-    """Raises ConfigError where the raw frames would not fit onto the disk."""
+def _check_disk_space(args: argparse.Namespace, num_bytes: int) -> None:
+    """Raise `ConfigError` if the raw frames do not fit on the disk."""
     free = shutil.disk_usage(args.outdir).free
-    if needed > free:
+    if num_bytes > free:
         raise ConfigError(
-            f"--outdir {args.outdir} has {free / 2**30:.1f} GiB free, and the raw frames need {needed / 2**30:.1f}; "
-            "make room, or give --only videos."
+            f"--outdir {args.outdir} has {free / 2**30:.1f} GiB free, but the raw frames need "
+            f"{num_bytes / 2**30:.1f} GiB; free some space, or use --only videos."
         )
 
 
 def _record(args: argparse.Namespace, plan: Plan, sampler: Sampler, network: Path, files: list[Path]) -> dict[str, Any]:
-    """What is needed to make the same files again."""
+    """Return the settings that reproduce the files."""
     options = {name: value for name, value in vars(args).items() if name not in ("network", "command")}
     options |= {"outdir": str(args.outdir), "resolution": sampler.size[::-1], "frames": len(sampler.times)}
     clips = [asdict(clip) | {"classes": [sampler.label(i) for i in clip.contents]} for clip in plan.clips]

@@ -1,4 +1,4 @@
-"""What a command shows on the terminal while it works."""
+"""Terminal output of the commands: tables of results, progress and warnings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-_TOLD_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+_REPORT_INTERVAL = 10.0  # seconds between lines of progress where there is no terminal
 
 
 class ResultTable:
-    """Results of `digan.metrics.compute`, each as soon as it is known.
+    """A table of results of `digan.metrics.compute`, printed row by row.
 
     Args:
-        metric_names, rows: what will be printed, so that the columns are wide enough.
+        metric_names: all metrics that will be printed, for the width of their column.
+        rows: all names of rows that will be printed, for the width of their column.
     """
 
     def __init__(self, metric_names: Sequence[str], rows: Sequence[str]) -> None:
@@ -26,13 +27,15 @@ class ResultTable:
         self._row = max(map(len, ["clips", *rows]))
 
     def print_head(self) -> None:
+        """Print the names of the columns."""
         self._print("metric", "clips", "value", "reals", "fakes", "features", "seconds")
 
     def print_row(self, name: str, result: dict[str, Any]) -> None:
+        """Print a result under the name of its row."""
         deviation = result["std"] if result["std"] is not None else result.get("std_of_splits")
         value = f"{result['value']:.5g}" + ("" if deviation is None else f" ± {deviation:.2g}")
-        counts = [str(result[key] or "-") for key in ("n_real", "n_fake")]
-        self._print(result["metric"], name, value, *counts, result["features"], f"{result['seconds']:.0f}")
+        reals, fakes = (str(result[key] or "-") for key in ("n_real", "n_fake"))
+        self._print(result["metric"], name, value, reals, fakes, result["features"], f"{result['seconds']:.0f}")
 
     def _print(self, metric: str, row: str, value: str, reals: str, fakes: str, features: str, seconds: str) -> None:
         names = f"{metric:<{self._metric}}  {row:<{self._row}}"
@@ -40,26 +43,29 @@ class ResultTable:
 
 
 class ProgressBar(contextlib.AbstractContextManager):
-    """Clips done (or `unit`), on a bar or, where there is no terminal, in a line every ten seconds.
+    """Progress on a bar or, where there is no terminal, in a line every ten seconds.
 
-    Nothing is shown unless `shown`.
+    Args:
+        title: what is in progress.
+        shown: False shows nothing.
+        unit: what is counted, in the singular.
     """
 
     def __init__(self, title: str, shown: bool, unit: str = "clip") -> None:
         self._title, self._shown, self._unit = title, shown, unit
         self._bar: tqdm | None = None
-        self._told = time.monotonic()
+        self._last_report = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        """Called with the number done and to do, of this process."""
+        """Show that `done` of the `total` units of this process are done."""
         if not self._shown:
             return
         if sys.stderr.isatty():
             self._bar = self._bar or tqdm(desc=self._title, unit=self._unit, dynamic_ncols=True, leave=False)
             self._bar.total = total
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._told >= _TOLD_EVERY:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._last_report >= _REPORT_INTERVAL:
+            self._last_report = time.monotonic()
             print(f"{self._title}: {done} of {total} {self._unit}s", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
@@ -69,12 +75,12 @@ class ProgressBar(contextlib.AbstractContextManager):
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Shows every warning once, as a line without the place in the code that it came from."""
-    told: set[str] = set()
+    """Show every distinct warning once, as one line without its location in the code."""
+    reported: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        if str(message) not in told:
-            told.add(str(message))
+        if str(message) not in reported:
+            reported.add(str(message))
             tqdm.write(f"warning: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():

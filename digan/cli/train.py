@@ -1,4 +1,4 @@
-"""`digan train`, the same as `accelerate launch digan/train.py`: options, presets and YAML become a `TrainConfig`."""
+"""`digan train`, which `digan/train.py` runs: resolve options, presets and YAML to a `TrainConfig`, and train."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from digan.training.distributed import make_accelerator
 from digan.training.logger import check_trackers
 from digan.training.trainer import Trainer
 
-PARSER = {"argument_default": argparse.SUPPRESS}  # presets and resumed runs need to know which options were given
+PARSER = {"argument_default": argparse.SUPPRESS}  # presets and resumed runs need to know which options were set
 
 
 def configure(parser: OptionParser) -> None:
@@ -33,10 +33,14 @@ def configure(parser: OptionParser) -> None:
     groups: dict[str, argparse._ArgumentGroup] = {}
     for f in fields(TrainConfig):
         if f.name == "config":
-            continue  # every command has it
-        group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
+            continue  # the parser of every command has it
+        title = f.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        group = groups[title]
         names = [flag(f.name), *("--" + alias for alias, name in ALIASES.items() if name == f.name)]
-        text = f.metadata["help"] + ("" if f.default in (None, "", False) else f" [{f.default}]")
+        no_default = f.default is None or f.default is False or f.default == ""
+        text = f.metadata["help"] + ("" if no_default else f" [{f.default}]")
         if _type(f) is bool:
             names += ["-n"] if f.name == "dry_run" else []
             group.add_argument(*names, dest=f.name, nargs="?", const=True, type=parse_bool, metavar="BOOL", help=text)
@@ -49,7 +53,7 @@ def configure(parser: OptionParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the options say and return the exit status."""
+    """Train according to the options and return the exit status."""
     start(vars(args))
     return 0
 
@@ -58,12 +62,15 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
     """Start or resume a run and train until it ends.
 
     Args:
-        options: what the command line and the `--config` file set, from `parse_options`.
-        trainer_class: the class of the trainer, for comparisons with other ways to compute a step.
+        options: the options set on the command line and in the `--config` file, from `parse_options`.
+        trainer_class: the class of the trainer, for comparisons with other implementations of a step.
         keep_memory: on CPUs, keep freed memory in the process for the next step.
 
     Returns:
         The run folder; None after a dry run.
+
+    Raises:
+        UserError: the options, the data or the checkpoint cannot be used.
     """
     checkpoint_dir = checkpoint.find(options["resume"], _outdir(options)) if options.get("resume") else None
     config = resolve(options, checkpoint.read_state(checkpoint_dir)["config"] if checkpoint_dir else None)
@@ -83,10 +90,10 @@ def _outdir(options: dict[str, Any]) -> str:
 
 
 def parse_options(argv: Sequence[str]) -> dict[str, Any]:
-    """Return the options that a command line and its YAML file set, by field name.
+    """Return the options that a command line and its YAML file set, keyed by field name.
 
     Raises:
-        ConfigError: an unknown option, with the nearest known one, or a value that does not fit.
+        ConfigError: an option is unknown, for which the nearest known one is suggested, or a value is invalid.
     """
     parser = OptionParser("digan train", **PARSER)
     configure(parser)
@@ -94,15 +101,15 @@ def parse_options(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> TrainConfig:
-    """Return the configuration of a run: the defaults, then the preset, then the options.
+    """Return the configuration of a run: the defaults, overridden by the preset, then by the options.
 
     Args:
-        options: what the command line and the `--config` file set, from `parse_options`.
-        resumed: the stored configuration of the run to resume. It replaces defaults and preset; options that decide the
+        options: the options set on the command line and in the `--config` file, from `parse_options`.
+        resumed: the stored configuration of the run to resume. It replaces defaults and preset; options that affect the
             numbers of the run must not differ from it.
 
     Raises:
-        ConfigError: options that are out of range, or contradict each other or the resumed run.
+        ConfigError: options are out of range, or contradict each other or the resumed run.
     """
     if resumed is not None:
         changed = [n for n in options if n not in RESUME_MAY_CHANGE and n in resumed and options[n] != resumed[n]]
@@ -136,5 +143,5 @@ def _check(config: TrainConfig) -> TrainConfig:
         draw_augment(config.aug_policy(), 0, torch.Generator())
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    # Results are filed under the full name of a protocol, which `fid` and others abbreviate.
+    # Results are stored under the full name of a protocol, of which names such as `fid` are abbreviations.
     return replace(config, metrics=",".join(p.name for p in protocols) or "none")

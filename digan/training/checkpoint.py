@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, and hold everything that resuming needs."""
+"""Checkpoints: written atomically, with everything that resuming needs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ _NAME = re.compile(r"^checkpoint-(\d{9})$")
 
 
 def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int) -> Path:
-    """Writes `folder/checkpoint-<clips seen>` and removes all but the newest `keep` checkpoints.
+    """Write `folder/checkpoint-<clips seen>` and remove all but the newest `keep` checkpoints.
 
-    The files are written under a temporary name; the rename at the end is what makes the checkpoint exist.
+    The files are written to a temporary folder, which is renamed once it is complete.
+
+    Args:
+        trainer: the trainer whose state is saved.
+        folder: the folder of all checkpoints of the run.
+        config: the configuration of the run.
+        keep: number of checkpoints to keep.
+
+    Returns:
+        The folder of the new checkpoint.
     """
     target = folder / f"checkpoint-{trainer.clips_seen:09d}"
     partial = folder / f".{target.name}.partial"
@@ -44,15 +53,16 @@ def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int) -> P
 
 
 def load(trainer: Trainer, checkpoint: Path) -> None:
-    """Restores networks, optimizers and counters, bit for bit.
+    """Restore networks, optimizers and counters, bit for bit.
 
     Raises:
-        ConfigError: a file is missing or does not fit the networks.
+        ConfigError: a file is missing, damaged or does not fit the networks.
     """
     try:
         for name, net in trainer.networks().items():
             net.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
-        # Optimizers move what they are given; several processes on CPUs have a device cpu:0, which torch.load refuses.
+        # Optimizers move the state to their device. Not `map_location=device`: with several processes on CPUs the
+        # device is cpu:0, which torch.load refuses.
         optimizers = torch.load(checkpoint / "optimizers.pt", map_location="cpu", weights_only=True)
         trainer.load_optimizer_state(optimizers)
         trainer.load_counters(read_state(checkpoint)["counters"])
@@ -62,37 +72,40 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Counters and configuration of a checkpoint, without its tensors."""
+    """Return the counters and the configuration of a checkpoint without loading its tensors."""
     try:
         return json.loads((checkpoint / STATE).read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--resume: {checkpoint} holds no readable state.json: {error}.") from None
+        raise ConfigError(f"--resume: {checkpoint} has no readable state.json: {error}.") from None
 
 
 def find(resume: str, outdir: str) -> Path | None:
-    """The checkpoint that `--resume` means.
+    """Return the checkpoint that `--resume` names.
 
     Args:
-        resume: "latest": the newest checkpoint of the newest run under `outdir` that has one, None if there is none;
-            or the path of a run folder or of one of its checkpoints.
+        resume: "latest", or the path of a run folder or of one of its checkpoints.
+        outdir: folder of the runs that "latest" considers.
+
+    Returns:
+        For a path, that checkpoint or the newest one of that run. For "latest", the newest checkpoint of the newest run
+        that has one; None if no run has one.
 
     Raises:
-        ConfigError: a path was given and no complete checkpoint lies there.
+        ConfigError: the path holds no complete checkpoint.
     """
     if resume == "latest":
         return next((c[-1] for run in reversed(list_runs(outdir)) if (c := list_complete(run / CHECKPOINTS))), None)
     path = Path(resume)
     if _NAME.match(path.name) and (path / STATE).is_file():
         return path
-    found = list_complete(path / CHECKPOINTS) or list_complete(path)
-    if not found:
+    checkpoints = list_complete(path / CHECKPOINTS) or list_complete(path)
+    if not checkpoints:
         raise ConfigError(
             f"--resume {resume} is neither 'latest' nor a run folder or checkpoint with a complete state."
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 def list_complete(folder: Path) -> list[Path]:
-    """Complete checkpoints in `folder`, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if _NAME.match(p.name) and (p / STATE).is_file()]
-    return sorted(found)
+    """Return the complete checkpoints in `folder`, oldest first."""
+    return sorted(p for p in folder.glob("checkpoint-*") if _NAME.match(p.name) and (p / STATE).is_file())

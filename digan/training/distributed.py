@@ -1,15 +1,16 @@
-"""The processes of a run: Accelerate, on whatever devices there are, with one sentence where that cannot work."""
+"""Distributed training on Accelerate: setting up the processes, sums over processes, and stopping on a signal."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import torch
 
-# Binds the default process group as default arguments, whenever it is first imported; Adam imports it. Once a group
-# exists it would be kept for ever, and its threads with it: one of them, still dropping the last gradient when the
-# interpreter ends, aborts the process. Imported before, it binds None.
+# When first imported, which Adam does, this module binds the default process group as a default argument. If a group
+# already exists, it is kept for ever together with its threads; one of them, still releasing the last gradient when the
+# interpreter exits, aborts the process. Imported here, before any group exists, the module binds None.
 import torch.distributed.nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradScalerKwargs, parse_flag_from_env
@@ -20,20 +21,21 @@ COMPUTE_TYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_accelerator(mixed_precision: str = "no", threads: int | None = None) -> Accelerator:
-    """The accelerator of a run; end it with `end_training`.
+    """Create the accelerator of a run; the caller must call its `end_training` at the end.
 
     Args:
-        mixed_precision: a key of COMPUTE_TYPES.
-        threads: of each process; without a number the cores of the machine are shared out where there is no GPU.
+        mixed_precision: a key of `COMPUTE_TYPES`.
+        threads: number of threads per process; None divides the cores among the processes where there is no GPU.
 
     Raises:
-        ConfigError: a way of distributing that these networks do not need, or a precision that the device lacks.
+        ConfigError: accelerate is set up for sharding, which these networks do not need, or for a precision that the
+            device does not support.
     """
     cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     if cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             "accelerate starts several processes with --cpu only through MPI; on CPUs launch with --multi_gpu "
-            "--num_processes N in its place, which starts them without a GPU as well."
+            "--num_processes N instead, which also works without a GPU."
         )
     try:
         # The published system trains in half precision without loss scaling: activations are clamped instead.
@@ -43,7 +45,7 @@ def make_accelerator(mixed_precision: str = "no", threads: int | None = None) ->
         raise ConfigError(f"--mixed-precision {mixed_precision}: {error}") from None
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ConfigError(
-            f"{accelerator.distributed_type.value} is set up in accelerate, but 120 million parameters need no "
+            f"accelerate is configured for {accelerator.distributed_type.value}, but 120 million parameters need no "
             "sharding and the penalties need second derivatives: launch with plain multi-GPU."
         )
     if accelerator.mixed_precision not in COMPUTE_TYPES:
@@ -52,7 +54,7 @@ def make_accelerator(mixed_precision: str = "no", threads: int | None = None) ->
             "from accelerate's configuration."
         )
     if cpu:
-        # Launchers set one thread for each process, which would leave the other cores idle.
+        # Launchers set one thread per process, which would leave the other cores idle.
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     elif threads:
         torch.set_num_threads(threads)
@@ -60,16 +62,16 @@ def make_accelerator(mixed_precision: str = "no", threads: int | None = None) ->
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host on `device`, without waiting for the copy."""
+    """Copy a host tensor to `device` without waiting for the copy to finish."""
     if device.type == "cuda":
-        tensor = tensor.contiguous().pin_memory()  # the host would wait for a copy from memory that may move
+        tensor = tensor.contiguous().pin_memory()  # a copy from pageable memory would block the host
     return tensor.to(device, non_blocking=True)
 
 
 class DelayedSum:
-    """Sum a number over the processes, and return the sum one call later, so that no process waits for another.
+    """Sum of a number over the processes, returned one call later so that no process waits for another.
 
-    All processes must call it together.
+    All processes must make each call.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -78,7 +80,7 @@ class DelayedSum:
         self._copied: torch.cuda.Event | None = None
 
     def __call__(self, value: float) -> float:
-        """Add `value` to the next sum, and return the sum of the values of the call before; 0 in the first call."""
+        """Start the sum of `value` over the processes and return the sum of the previous call; 0 in the first call."""
         previous, device = self._previous(), self._accelerator.device
         total = self._accelerator.reduce(torch.full([], value, device=device), "sum")
         self._sum = total.to("cpu", non_blocking=True)
@@ -95,12 +97,15 @@ class DelayedSum:
 
 
 class StopSignal:
-    """Turn Ctrl-C, SIGTERM and the end of accelerate's launcher into a request that the loop honours between steps."""
+    """Turns Ctrl-C, SIGTERM and the end of accelerate's launcher into a stop request, which the loop checks every step.
+
+    A second signal raises `KeyboardInterrupt`.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._received = False
-        self._sum = DelayedSum(accelerator) if accelerator.num_processes > 1 else float
-        # The launcher of a single process does not forward SIGTERM: it ends, and the run would continue unnoticed.
+        self._sum: Callable[[float], float] = DelayedSum(accelerator) if accelerator.num_processes > 1 else float
+        # The launcher of a single process does not forward SIGTERM: it exits, and the run would continue unnoticed.
         self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._receive)
@@ -111,9 +116,9 @@ class StopSignal:
         self._received = True
 
     def requested(self) -> bool:
-        """Return whether any process was asked to stop. All processes must call this together.
+        """Return whether any process received a stop request. All processes must make each call.
 
-        With several processes the answer is that of the call before, so that no process waits for another.
+        With several processes the result is that of the previous call, so that no process waits for another.
         """
         orphaned = self._launcher is not None and os.getppid() != self._launcher
         return self._sum(self._received or orphaned) > 0

@@ -1,9 +1,9 @@
-"""The one count of operations: what networks and training steps need, and what the device can do.
+"""Operation counts of networks and training steps, and the peak throughput of the device.
 
-Matrix products and convolutions between channels are counted, two operations for each multiply-accumulate, as far as
-the published objective needs them: no unused gradients, and rendering in its lowered form, in which a layer below an
-upsampling runs on the coarse grid (`fused_inr.lowering`). Work that a path does beyond that does not count, so waste
-cannot raise the fraction of the peak.
+Counted are matrix products and convolutions between channels, two operations per multiply-accumulate, as far as the
+published objective needs them: no unused gradients, and rendering in its lowered form, in which a layer below an
+upsampling runs on the coarse grid (`fused_inr.lowering`). Any further work of an implementation does not count, so
+waste cannot raise the fraction of peak.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discrimi
 from digan.models.generator import Generator
 from fused_inr.tools import counts
 
-_FRAMES = 2  # of a generated clip in training
+_FRAMES = 2  # frames of a generated clip in training
 
-# Passes through the products of a network, in units of its forward pass. A gradient of a product's input is one, one of
-# its weight another.
+# Cost of an update in units of the forward pass through the products of a network. The gradient of a product's input
+# costs one unit, that of its weight another.
 FORWARD = 1
 WITH_INPUT_GRADIENT = 2  # of a frozen network
 WITH_GRADIENTS = 3
-# Forward, gradient of the input, its two derivatives (by the weight and by what came in), and, as minibatch statistics
-# are not piecewise linear, a pass back through the forward one.
+# Forward, gradient of the input, the two derivatives of that gradient (with respect to the weight and to the incoming
+# gradient), and, because minibatch statistics are not piecewise linear, a backward pass through the forward pass.
 R1 = 6
-# Forward, both gradients, two derivatives of either, and a pass back through the forward one.
+# Forward, both gradients, two derivatives of each, and a backward pass through the forward pass.
 PATH_LENGTH = 9
 
 
@@ -43,7 +43,7 @@ class ForwardMacs:
     Attributes:
         generator: mapping, heads, and the rendering of two frames.
         discriminators: D_I on two frames and D_M on the pair.
-        first_layers: of these, those of the layers that see pixels.
+        first_layers: the part of `discriminators` in the layers that see pixels.
     """
 
     generator: int
@@ -53,7 +53,7 @@ class ForwardMacs:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations for one clip, by the trainer's updates."""
+    """Operations per clip in each update of the trainer."""
 
     update_g: float
     update_d: float
@@ -61,18 +61,18 @@ class StepFlops:
     update_path_length: float
 
     def weighted(self, config: TrainConfig) -> float:
-        """Operations for one clip of an iteration, each update with its share of the iterations."""
-        shares = {
+        """Return the operations per clip of an average iteration, with lazy penalties weighted by their frequency."""
+        frequencies = {
             "update_g": 1.0,
             "update_d": 1.0,
             "update_r1": 1 / config.r1_interval if config.gamma else 0.0,
             "update_path_length": 1 / config.pl_interval if config.pl_weight else 0.0,
         }
-        return sum(shares[f.name] * getattr(self, f.name) for f in fields(self))
+        return sum(frequencies[f.name] * getattr(self, f.name) for f in fields(self))
 
 
 def forward_macs(config: TrainConfig, num_classes: int = 0) -> ForwardMacs:
-    """Counts one clip on networks without memory; about a second."""
+    """Count the multiply-accumulates of one clip on meta tensors; this takes about a second."""
     size = config.resolution
     with torch.device("meta"):
         g = Generator(config.generator(num_classes))
@@ -93,31 +93,33 @@ def forward_macs(config: TrainConfig, num_classes: int = 0) -> ForwardMacs:
 
 
 def step_flops(macs: ForwardMacs) -> StepFlops:
-    """What the updates of the trainer need for one clip."""
+    """Return the operations that each update of the trainer needs per clip."""
     g, d, first = macs.generator, macs.discriminators, macs.first_layers
-    judged = WITH_GRADIENTS * d - first  # nobody asks for the gradient of an image
+    d_with_gradients = WITH_GRADIENTS * d - first  # the gradient of the images is not needed
     return StepFlops(
         update_g=2.0 * (WITH_GRADIENTS * g + WITH_INPUT_GRADIENT * d),
-        update_d=2.0 * (FORWARD * g + 2 * judged),
+        update_d=2.0 * (FORWARD * g + 2 * d_with_gradients),
         update_r1=2.0 * (R1 * d - first),
         update_path_length=2.0 * PATH_LENGTH * g,
     )
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype | None, seconds: float = 0.2) -> float:
-    """Operations a second of the device's matrix product, measured: the best of several in about `seconds`.
+    """Measure the device's matrix product in operations per second: the fastest run within about `seconds`.
 
     Args:
-        dtype: compute type of the products; None is float32, on a GPU with the precision that convolutions have.
+        device: the device to measure.
+        dtype: compute type of the products; None for float32, on a GPU in the precision of convolutions.
+        seconds: duration of the measurement.
     """
     with _precision_of_convolutions(), torch.no_grad():
-        size, once = 512, 0.0
-        while once < seconds / 40 and size < 16384:  # a product must outlast its launch
+        size, duration = 512, 0.0
+        while duration < seconds / 40 and size < 16384:  # a product must take longer than its launch
             size *= 2
             a, b = torch.rand(2, size, size, device=device, dtype=dtype)
-            torch.mm(a, b)  # the first call of a shape chooses its kernel
-            once = _timed(device, lambda a=a, b=b: torch.mm(a, b))
-        best, end = once, time.perf_counter() + seconds
+            torch.mm(a, b)  # the first call with a shape selects its kernel
+            duration = _timed(device, lambda a=a, b=b: torch.mm(a, b))
+        best, end = duration, time.perf_counter() + seconds
         while time.perf_counter() < end:
             best = min(best, _timed(device, lambda: torch.mm(a, b)))
     return 2 * size**3 / best
@@ -135,7 +137,7 @@ def _timed(device: torch.device, call: Callable[[], object]) -> float:
 
 @contextmanager
 def _precision_of_convolutions() -> Iterator[None]:
-    """Products of float32 matrices may be shortened where those of convolutions are."""
+    """Allow TF32 in matrix products where convolutions allow it."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     try:
@@ -145,34 +147,34 @@ def _precision_of_convolutions() -> Iterator[None]:
 
 
 def count_macs(call: Callable[[], object]) -> int:
-    """Return the multiply-accumulates of the products that a call asks PyTorch for."""
+    """Return the multiply-accumulates of the products that PyTorch computes in a call."""
     with counter() as flops:
         call()
     return flops.get_total_flops() // 2
 
 
 def render_macs(inr: fi.INR, grid: fi.Grid) -> int:
-    """Return the multiply-accumulates of rendering, in its lowered form."""
+    """Return the multiply-accumulates of rendering in its lowered form."""
     return int(counts.render(inr, grid).flops) // 2
 
 
 def naive_render_macs(inr: fi.INR, grid: fi.Grid) -> int:
-    """Return those of the naive form, which multiplies what was upsampled and concatenated."""
+    """Return the multiply-accumulates of rendering in its naive form, which upsamples and concatenates first."""
     return counts.naive_flops(inr, grid) // 2
 
 
 def counter(depth: int = 2) -> FlopCounterMode:
-    """Return a counter of the products that PyTorch is asked for, without the filters of resampling.
+    """Return a counter of the products that PyTorch computes, without the filters of resampling.
 
     Args:
-        depth: levels of modules that are counted apart.
+        depth: number of module levels that are counted separately.
     """
     mapping = {torch.ops.aten.convolution: _between_channels}
     return FlopCounterMode(display=False, depth=depth, custom_mapping=mapping)
 
 
 def _between_channels(x, weight, bias, stride, padding, dilation, transposed, *_, out_shape=None, **__) -> int:
-    """Operations of a convolution from its shapes; 0 where every channel is convolved on its own."""
+    """Return the operations of a convolution from its shapes; 0 for a depthwise convolution."""
     if weight[1] == 1 and x[1] > 1:
         return 0
     return conv_flop_count(x, weight, out_shape, transposed=transposed)

@@ -1,4 +1,4 @@
-"""What a training run writes into its folder, and what the person in front of it sees."""
+"""Output of a training run: the files in its folder, the log and the progress on the terminal."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ SAMPLE_FPS = 8
 
 
 def make_run_dir(config: TrainConfig, accelerator: Accelerator) -> Path:
-    """Make `outdir/00000-<description>`, numbered after the existing runs, and return its path in every process.
+    """Create `outdir/00000-<description>`, numbered after the existing runs, and return its path in every process.
 
     Raises:
-        ConfigError: the folder cannot be made.
+        ConfigError: the folder cannot be created.
     """
     path = [""]
     if accelerator.is_main_process:
@@ -68,36 +68,40 @@ def make_run_dir(config: TrainConfig, accelerator: Accelerator) -> Path:
         try:
             folder.mkdir(parents=True)
         except OSError as error:
-            raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be made: {error.strerror}.") from None
+            raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be created: {error.strerror}.") from None
         path = [str(folder)]
     return Path(broadcast_object_list(path)[0])
 
 
 def check_trackers(config: TrainConfig) -> None:
-    """Raise `ConfigError` for a tracker that accelerate cannot start here."""
+    """Check that accelerate can start every tracker.
+
+    Raises:
+        ConfigError: a tracker is unknown or its package is not installed.
+    """
     missing = set(config.trackers()) - {tracker.value for tracker in get_available_trackers()}
     if missing:
         raise ConfigError(f"--report-to {min(missing)} is unknown to accelerate or its package is not installed.")
 
 
 class Stopwatch:
-    """Seconds since the last restart, without the time spent inside `paused()`."""
+    """A timer that leaves out the time spent inside `paused()`."""
 
     def __init__(self) -> None:
         self._pauses = 0
         self.restart()
 
     def restart(self) -> None:
-        """Start again from zero."""
+        """Restart from zero."""
         self._started, self._paused = time.time(), 0.0
 
     def elapsed(self) -> float:
-        """Return the seconds that count."""
+        """Return the seconds since the last restart, without pauses."""
         return time.time() - self._started - self._paused
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time inside the `with` block; blocks may be nested."""
+        """Stop the timer inside the `with` block; blocks may be nested."""
         self._pauses += 1
         start = time.time()
         try:
@@ -109,12 +113,12 @@ class Stopwatch:
 
 
 class RunLogger:
-    """Log, statistics, samples, snapshots and checkpoints of one training run. Only the main process writes.
+    """Writes the log, statistics, samples, snapshots and checkpoints of a training run. Only the main process writes.
 
     Args:
         folder: the run folder.
-        trainer: what is trained; a resumed run's counters say where it continues.
-        data: the real clips, which appear beside the samples and in the metrics.
+        trainer: the trainer; in a resumed run, with the counters of the checkpoint.
+        data: the real clips, for the samples and the metrics.
     """
 
     def __init__(self, folder: Path, trainer: Trainer, data: TrainingData) -> None:
@@ -130,15 +134,15 @@ class RunLogger:
         self._bar: tqdm | None = None
 
     def start(self) -> None:
-        """Measure the devices, write what is known at the start, and drop records that will be written again."""
+        """Measure the devices, write the configuration and the command, and drop records that will be written again."""
         device = self.accelerator.device
-        # All processes measure at once, as they will work.
+        # All processes measure at the same time, as they do in training.
         peak = matmul_peak(device, COMPUTE_TYPES[self.accelerator.mixed_precision])
         self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
         if self.is_main:
             self._clip_flops = step_flops(forward_macs(self.config, self.data.num_classes)).weighted(self.config)
             (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
-            with open(self.folder / "command.sh", "a") as file:  # one line for the start and one for each resume
+            with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
                 file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
             for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
                 drop_records(path, self.trainer.clips_seen)
@@ -156,26 +160,27 @@ class RunLogger:
             self._append_to_log(text)
 
     def update(self) -> None:
-        """Move the progress bar to the trainer's clips."""
+        """Update the progress bar."""
         if self._bar is not None:
             self._bar.update(self.trainer.clips_seen - self._bar.n)
 
     def tick_due(self) -> bool:
-        """Return whether the trainer has passed the end of a tick, or of the run."""
+        """Return whether a tick, or the run, has ended since the last tick was written."""
         return self._passed(self._clips_at_tick, round(self.config.tick * 1000))
 
     def snapshot_due(self) -> bool:
-        """Return whether the trainer has passed the end of a snapshot's interval, or of the run."""
+        """Return whether a snapshot interval, or the run, has ended since the last snapshot."""
         return self._passed(self._clips_at_snapshot, round(self.config.snap * self.config.tick * 1000))
 
     def tick(self) -> None:
-        """Write the statistics since the last tick: mean losses, speed, memory, time remaining.
+        """Write the statistics since the last tick: mean losses, speed, memory, time elapsed and remaining.
 
-        The speed leaves out samples, snapshots and metrics. Its operations are those of `digan.training.flops`; the
-        peak is that of the matrix product in the discriminators' compute type, measured when the run started.
+        The speed excludes the time for samples, snapshots and metrics. Operations are counted as in
+        `digan.training.flops`; the peak is that of the matrix product in the discriminators' compute type, measured
+        when the run starts.
         """
         trainer = self.trainer
-        losses = trainer.collect_statistics()  # waits for the device, so the time is taken after it
+        losses = trainer.collect_statistics()  # waits for the device, so the time must be read afterwards
         seconds = self.stopwatch.elapsed()
         speed = (trainer.clips_seen - self._clips_at_tick) / max(seconds, 1e-9)
         remaining = (self.total_clips - trainer.clips_seen) / max(speed, 1e-9)
@@ -187,30 +192,30 @@ class RunLogger:
         with open(self.folder / STATISTICS, "a") as file:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
-        shown = "  ".join(f"{k} {v:.3g}" for k, v in losses.items())
+        mean_losses = "  ".join(f"{k} {v:.3g}" for k, v in losses.items())
         line = (
-            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {shown}  "
+            f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {mean_losses}  "
             f"{summary.speed(record)}  {record['memory_gb']:.1f} GB  elapsed {summary.clock(record['seconds'])}  "
             f"remaining {summary.clock(remaining)}"
         )
         if self._bar is None:
             self.log(line)
         else:
-            self._bar.set_postfix_str(shown)
+            self._bar.set_postfix_str(mean_losses)
             self._append_to_log(line)
 
     def write_reals(self) -> None:
-        """Write real clips, to judge the samples by."""
+        """Write real clips for comparison with the samples."""
         if self.is_main:
             with self.stopwatch.paused():
                 indices = choose(self.data.clips, self.config.samples, self.config.seed)
                 self._write_clips("reals", self.data.clips.batch(indices))
 
     def write_fakes(self, name: str | None = None) -> None:
-        """Write samples of the averaged generator, of the same latents and times in every call.
+        """Write samples of the averaged generator, with the same latents and times in every call.
 
         Args:
-            name: of the files; `fakes` and the number of the snapshot if None.
+            name: base name of the files; None for `fakes` followed by the number of the snapshot.
         """
         if self.is_main:
             with self.stopwatch.paused():
@@ -243,25 +248,25 @@ class RunLogger:
             self.accelerator.wait_for_everyone()
 
     def evaluate_missing(self) -> None:
-        """Compute the metrics that the last snapshot lacks, because the run ended before they were computed."""
-        todo: list[Any] = [None, []]
+        """Compute the metrics of the last snapshot that are missing because the run ended too early."""
+        missing: list[Any] = [None, []]
         snapshots = list_snapshots(self.folder, until=self._number())
         if self.is_main and snapshots:
             names = [m for m in self.config.metric_names() if not self._has(m, snapshots[-1].name)]
-            todo = [snapshots[-1], names]
-        last, names = broadcast_object_list(todo)
+            missing = [snapshots[-1], names]
+        snapshot, names = broadcast_object_list(missing)
         if names:
-            g = Generator.from_pretrained(last).to(self.accelerator.device)
-            self.evaluate(g, g.metadata["clips_seen"], last.name, names)
+            g = Generator.from_pretrained(snapshot).to(self.accelerator.device)
+            self.evaluate(g, g.metadata["clips_seen"], snapshot.name, names)
 
     def evaluate(self, g: Generator, clips: int, snapshot: str, names: Sequence[str] | None = None) -> None:
         """Compute metrics of a generator and append them to their files.
 
         Args:
             g: the generator.
-            clips: real clips that it has seen.
-            snapshot: what the records call it.
-            names: the metrics; all of the configuration if None.
+            clips: number of real clips that the generator has seen.
+            snapshot: name of the generator in the records.
+            names: the metrics; None for all metrics of the configuration.
         """
         with self.stopwatch.paused():
             for name in self.config.metric_names() if names is None else names:
@@ -272,7 +277,7 @@ class RunLogger:
                     self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
 
     def finish(self) -> None:
-        """Say where everything is, and end the progress bar and the trackers."""
+        """Log where the results are, and close the progress bar and the trackers."""
         self.log(summary.end(self.folder, self.config, self.trainer.clips_seen))
         if self._bar is not None:
             self._bar.close()
@@ -333,17 +338,17 @@ class RunLogger:
         return snapshot_number(self.trainer.clips_seen, self.config.batch)
 
     def _data_facts(self) -> dict[str, Any]:
-        """Return what a network's file says of its training data: how clips were cut, and of which videos."""
-        cut = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
+        """Return the facts about the training data that a network file stores: how clips are cut, and the videos."""
+        options = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
         index = self.data.index
-        return {**cut, "fingerprint": index.fingerprint, "class_names": index.class_names}
+        return {**options, "fingerprint": index.fingerprint, "class_names": index.class_names}
 
     def _has(self, metric: str, snapshot: str) -> bool:
         records = read_records(metric_path(self.folder, metric))
         return any(is_own(record) and record["snapshot"] == snapshot for record in records)
 
     def _progress(self, name: str) -> Callable[[int, int], None] | None:
-        """Return what shows the progress of a metric on the terminal."""
+        """Return a callback that shows the progress of a metric on the progress bar; None without a bar."""
         bar = self._bar
         if bar is None:
             return None
@@ -354,12 +359,12 @@ class RunLogger:
         # TensorBoard's events belong in the run folder itself, not in a subfolder named after the project.
         events = [TensorBoardTracker("", logging_dir=str(self.folder))] if "tensorboard" in names else []
         self.accelerator.log_with = [*events, *(LoggerType(n) for n in names if n != "tensorboard")]
-        # TensorBoard would keep the configuration in a folder named after the time of day: config.json is enough.
+        # TensorBoard would store the configuration in a folder named after the current time: config.json is enough.
         options = {k: v for k, v in asdict(self.config).items() if isinstance(v, (int, float, str, bool))}
         self.accelerator.init_trackers("digan", config=options if names != ["tensorboard"] else None)
 
     def _write_clips(self, name: str, clips: torch.Tensor) -> None:
-        """Write clips, uint8 [N, F, 3, R, R], as a video and a contact sheet."""
+        """Write clips `[N, F, 3, R, R]` uint8 as a video and a contact sheet."""
         folder = self.folder / SAMPLES
         folder.mkdir(exist_ok=True)
         write_video(folder / f"{name}.mp4", video_grid(clips), fps=SAMPLE_FPS)

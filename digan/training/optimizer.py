@@ -1,4 +1,4 @@
-"""Adam as the published system sets it up, and what happens to gradients before they reach it."""
+"""Adam as configured in the published system, and replacement of non-finite gradients."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.optim import Adam
 
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
-GRADIENT_LIMIT = 1e5  # what an infinite gradient is replaced with
-_HOW = ("fused", "foreach")  # options that say how a step is computed, and not what
+GRADIENT_LIMIT = 1e5  # replaces infinite gradient values
+_IMPLEMENTATION = ("fused", "foreach")  # options that select the implementation of a step, not its result
 
 
 def lazy_adam(module: nn.Module | list[nn.Module], lr: float, interval: int) -> Adam:
-    """Adam corrected for a penalty that is applied only every `interval` steps (StyleGAN2, appendix B).
+    """Return Adam corrected for a penalty that is applied only every `interval` steps (StyleGAN2, appendix B).
 
-    Its steps read and write every tensor once where PyTorch has such a kernel: on CPUs and on CUDA, in float32. The
-    parameters must be on their device already.
+    Steps use PyTorch's fused kernels, which read and write every tensor once, where they exist: on CPUs and on CUDA, in
+    float32. The parameters must already be on their device.
     """
     ratio = interval / (interval + 1)
     modules = module if isinstance(module, list) else [module]
@@ -30,17 +30,20 @@ def lazy_adam(module: nn.Module | list[nn.Module], lr: float, interval: int) -> 
 
 
 def load_adam(optimizer: Adam, state: dict[str, Any]) -> None:
-    """Restores what `optimizer.state_dict()` gave, wherever and however it was computed; here it stays as it is."""
-    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
-    groups = [{**saved, **{how: own[how] for how in _HOW}} for own, saved in groups]
+    """Restore a result of `optimizer.state_dict()`, but keep the implementation that `optimizer` uses."""
+    pairs = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    groups = [{**saved, **{option: own[option] for option in _IMPLEMENTATION}} for own, saved in pairs]
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def replace_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
-    """Replaces in place nan by 0 and infinities by +-GRADIENT_LIMIT; finite values stay, however large.
+    """Replace nan by 0 and infinities by +-GRADIENT_LIMIT in place; finite values stay, however large.
 
-    Returns how many there were, int64 [] on their device. The host waits for nothing. One tensor after the other, so
-    that on a CPU what is read twice is still in the cache.
+    The host does not wait for the device. Tensors are processed one after the other, so that on a CPU the second pass
+    over a tensor finds it in the cache.
+
+    Returns:
+        The number of replaced values, int64 scalar on the device of the gradients.
     """
     counts = []
     for gradient in gradients:

@@ -1,4 +1,4 @@
-"""Texts for the person in front of a training run: what will run, tables of the networks, where to look."""
+"""Texts that a training run prints: what will run, tables of the networks, where to find the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from digan.training.trainer import Trainer
 
 
 def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
-    """Say what a run is about to do; for a dry run also every option and the tables of the networks."""
+    """Return a description of the run about to start; for a dry run also every option and the table of the networks."""
     config, accelerator = trainer.config, trainer.accelerator
     lines = [
         task(config),
@@ -40,17 +40,17 @@ def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
 
 
 def end(folder: Path, config: TrainConfig, clips_seen: int) -> str:
-    """Where to look when a run has ended or was stopped: what is there, and how to go on."""
+    """Return the text that ends a run: whether it is complete, where the results are, and how to resume."""
     finished = clips_seen >= round(config.kimg * 1000)
     head = "Done." if finished else f"Stopped at {clips_seen / 1000:.2f} of {config.kimg:g} kimg."
     places = {
-        "samples": (folder / SAMPLES, ": fakes*.mp4 beside reals.mp4, the same clips in every one"),
+        "samples": (folder / SAMPLES, ": fakes*.mp4, always from the same latents, and reals.mp4 for comparison"),
         "networks": (folder / SNAPSHOTS, ""),
         **{name: (metric_path(folder, name), "") for name in config.metric_names()},
     }
     return "\n".join(
         [
-            f"{head} Everything is in {folder}",
+            f"{head} The results are in {folder}",
             *(f"  {name:<11}  {path}{text}" for name, (path, text) in places.items() if path.exists()),
             f"  resume with  {resume_options(folder, config, clips_seen)}",
         ]
@@ -58,13 +58,13 @@ def end(folder: Path, config: TrainConfig, clips_seen: int) -> str:
 
 
 def resume_options(folder: Path, config: TrainConfig, clips_seen: int) -> str:
-    """The options that continue a run: for as long again, if it is finished."""
+    """Return the options that resume a run; if it is finished, they double its length."""
     finished = clips_seen >= round(config.kimg * 1000)
     return f"--resume {folder}" + (f" --kimg {config.kimg * 2:g}" if finished else "")
 
 
 def clock(seconds: float) -> str:
-    """Seconds as "1 h 5 m"; the two largest units."""
+    """Format seconds in the two largest units, such as "1h 5m"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -74,7 +74,7 @@ def clock(seconds: float) -> str:
 
 
 def speed(record: Mapping[str, float]) -> str:
-    """What a record of the statistics says of the speed: "4.2 clips/s, 0.71 TFLOP/s (38% of peak)"."""
+    """Return the speed in a record of the statistics, such as "4.2 clips/s, 0.71 TFLOP/s (38% of peak)"."""
     text = f"{record['clips_per_second']:.3g} clips/s"
     if "share_of_peak" not in record:  # records of an older version
         return text
@@ -82,7 +82,7 @@ def speed(record: Mapping[str, float]) -> str:
 
 
 def task(config: TrainConfig) -> str:
-    """What is trained, in a few words."""
+    """Return a one-line description of what is trained."""
     return (
         f"DIGAN at {config.resolution}x{config.resolution}, clips of {config.frames} frames, "
         f"{config.kimg:g} kimg in batches of {config.batch}"
@@ -90,14 +90,15 @@ def task(config: TrainConfig) -> str:
 
 
 def options(config: TrainConfig) -> str:
-    """Every option with its value, a line each."""
+    """Return every option with its value, one per line."""
     return "\n".join(f"  {flag(f.name):<19} {getattr(config, f.name)}" for f in fields(config))
 
 
 def networks(trainer: Trainer) -> str:
     """Return the table of parameters and multiply-accumulates: of G and D_I for one frame, of D_M for a pair.
 
-    The counts are those of the speed: rendering is in its lowered form, and the naive form stands beside it.
+    The operations of the logged speed are counted in the same way: rendering is in its lowered form. The table also
+    shows the naive form.
     """
     rows = generator_rows(trainer.g)
     for title, d in (("D_I", trainer.d_image), ("D_M", trainer.d_motion)):
@@ -109,7 +110,7 @@ def networks(trainer: Trainer) -> str:
 
 
 class Row(NamedTuple):
-    """A part of a network."""
+    """A part of a network and its size."""
 
     network: str
     part: str
@@ -118,7 +119,7 @@ class Row(NamedTuple):
 
 
 def generator_rows(generator: Generator) -> list[Row]:
-    """The parts of G: the mapping and the heads, which a clip needs once, and the rendering of one frame."""
+    """Return the parts of G: the mapping and the heads, computed once per clip, and the rendering of one frame."""
     g = Generator(generator.config).to("meta")
     c = g.config
     z, one = torch.empty(1, c.z_dim, device="meta"), torch.empty(1, 1, device="meta")
@@ -134,7 +135,7 @@ def generator_rows(generator: Generator) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Parts of networks, a line each."""
+    """Format parts of networks as a table, one per line."""
     head = f"  {'':<4} {'part':<18} {'parameters':>14} {'MMAC':>12}"
     body = [f"  {t:<4} {part:<18} {count:>14,} {macs / 1e6:>12,.1f}" for t, part, count, macs in rows]
     return "\n".join([head, *body])

@@ -1,11 +1,11 @@
-"""One class owns the networks and their optimizers; its methods are the training algorithm of DIGAN (ICLR 2022)."""
+"""The training algorithm of DIGAN (ICLR 2022), in one class that owns the networks and their optimizers."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -23,40 +23,50 @@ from digan.training.distributed import COMPUTE_TYPES, send
 from digan.training.optimizer import lazy_adam, load_adam, replace_nonfinite
 
 PATH_LENGTH_DECAY = 0.01
-NONFINITE = "nonfinite"
+NONFINITE = "nonfinite"  # statistic that counts non-finite gradient values
+
+RandomNumbers = TypeVar("RandomNumbers", torch.Tensor, AugmentDraw)
 
 
 @dataclass
 class Reals:
-    """One micro-batch of real frame pairs: frames [n,2,3,R,R] in [-1,1], delta_t [n] in [0,1], labels [n] or None."""
+    """A micro-batch of real frame pairs."""
 
-    frames: torch.Tensor
-    delta_t: torch.Tensor
-    labels: torch.Tensor | None
+    frames: torch.Tensor  # [n, 2, 3, R, R] in [-1, 1]
+    delta_t: torch.Tensor  # [n] in [0, 1]
+    labels: torch.Tensor | None  # [n]
 
 
 @dataclass
 class Draw:
     """The random numbers of one micro-batch of one phase, on the training device."""
 
-    z_content: torch.Tensor  # [n,z_dim]
-    z_motion: torch.Tensor  # [n,z_dim]
-    times: torch.Tensor  # [n,2], ascending
+    z_content: torch.Tensor  # [n, z_dim]
+    z_motion: torch.Tensor  # [n, z_dim]
+    times: torch.Tensor  # [n, 2], ascending
     augment_fakes: AugmentDraw
     augment_reals: AugmentDraw
-    z_mixed: torch.Tensor  # [n,z_dim]: content vector of the slots from `cutoff` on
+    z_mixed: torch.Tensor  # [n, z_dim]: content vector of the slots from `cutoff` on
     cutoff: torch.Tensor  # [n]
-    path_noise: torch.Tensor  # [n,2,3,R,R] for the path length penalty, else [n,0]
+    path_noise: torch.Tensor  # [n, 2, 3, R, R] for the path length penalty, else [n, 0]
 
 
 class Trainer:
-    """Owns G, its moving average, both discriminators and the two Adam optimizers.
+    """G, its moving average, both discriminators and the two Adam optimizers, with the updates of a training step.
 
     Random numbers are drawn for the whole batch from (seed, iteration, phase) and then divided by the same rule as the
     reals (`digan.sharding`), so a run does not depend on how its batch is divided, and resuming needs counters instead
     of random states.
-    Gradients are summed over micro-batches and averaged over processes once, flat, before the optimizer's step; the
-    networks are never wrapped, because the penalties need second derivatives and each step leaves one side frozen.
+    Gradients are summed over micro-batches, then averaged over processes once per optimizer step, as one flat tensor.
+    The networks are never wrapped, because the penalties need second derivatives and each step freezes one side.
+
+    Args:
+        config: the configuration of the run.
+        accelerator: the processes and devices of the run.
+        num_classes: number of classes; 0 for unconditional training.
+
+    Raises:
+        ConfigError: the batch cannot be divided among processes and micro-batches.
     """
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator, num_classes: int = 0) -> None:
@@ -98,7 +108,7 @@ class Trainer:
 
     @property
     def micro_batches(self) -> int:
-        """Number of micro-batches of an iteration in this process."""
+        """Number of micro-batches per iteration in this process."""
         return self.sharding.micro_batches
 
     def step(self, reals: list[Reals]) -> None:
@@ -118,7 +128,7 @@ class Trainer:
         self.clips_seen += self.config.batch
 
     def update_g(self, reals: list[Reals]) -> None:
-        """One step of G on the non-saturating logistic loss of both discriminators, on fresh fakes."""
+        """Update G by the non-saturating logistic loss of both discriminators on fresh fakes."""
         self._train_only(self.g)
         for draw, real in self._draws(Phase.GENERATOR, reals):
             slots = self._slots(draw, real.labels)
@@ -132,7 +142,7 @@ class Trainer:
         self._update_w_avg()
 
     def update_path_length(self, reals: list[Reals]) -> None:
-        """One step of G on StyleGAN2's path length penalty, weighted by its interval; the published model has none."""
+        """Update G by StyleGAN2's path length penalty, weighted by its interval; the published model has none."""
         self._train_only(self.g)
         means = torch.zeros([], device=self.device)
         for draw, real in self._draws(Phase.PATH_LENGTH, reals):
@@ -154,12 +164,12 @@ class Trainer:
         self._update_w_avg()
 
     def update_d(self, reals: list[Reals]) -> None:
-        """One step of both discriminators on fresh fakes and on real pairs."""
+        """Update both discriminators by the logistic loss on fresh fakes and on real pairs."""
         self._train_only(self.d_image, self.d_motion)
         for draw, real in self._draws(Phase.DISCRIMINATOR, reals):
             with torch.no_grad():
                 fakes = self._generate(self._slots(draw, real.labels), draw.z_motion, draw.times)
-            # Fakes and reals go through the networks apart, as minibatch statistics must not mix them.
+            # Fakes and reals pass through the networks separately, because minibatch statistics must not mix them.
             fake_logits = self._judge(fakes, losses.delta_t(draw.times), real.labels, draw.augment_fakes)
             fake_loss = losses.fake_loss(*fake_logits)
             self._backward(fake_loss)
@@ -170,15 +180,15 @@ class Trainer:
         self._update_w_avg()
 
     def update_r1(self, reals: list[Reals]) -> None:
-        """One step of both discriminators on the R1 penalty, weighted by its interval.
+        """Update both discriminators by the R1 penalty, weighted by its interval.
 
-        D_M's gradient is taken at the clip before augmentation, D_I's at the frames after it, as published.
+        As published, the gradient of D_M is taken at the clip before augmentation, that of D_I at the frames after it.
         """
         self._train_only(self.d_image, self.d_motion)
         weight = self.config.gamma * self.config.r1_interval
         for draw, real in self._draws(Phase.R1, reals):
             draw_reals, dtype = draw.augment_reals, self.penalty_dtype
-            clips = motion_input(real.frames, real.delta_t)  # [n,7,R,R]
+            clips = motion_input(real.frames, real.delta_t)  # [n, 7, R, R]
             motion = losses.r1(
                 lambda x, c, dtype=dtype: self.d_motion(x, c, dtype),
                 clips,
@@ -187,7 +197,7 @@ class Trainer:
                 transform=lambda x, draw_reals=draw_reals: augment_motion_input(x, draw_reals),
             )
             self._backward(motion)
-            frames = apply_augment(real.frames, draw_reals).flatten(0, 1)  # [2n,3,R,R]
+            frames = apply_augment(real.frames, draw_reals).flatten(0, 1)  # [2n, 3, R, R]
             labels = _of_frames(real.labels)
             image = losses.r1(lambda x, c, dtype=dtype: self.d_image(x, c, dtype), frames, weight, labels)
             self._backward(image)
@@ -196,33 +206,40 @@ class Trainer:
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        """Moves the averaged generator towards G: half-life of ema_kimg, shorter at the start; buffers are copied."""
+        """Move the averaged generator towards G; buffers are copied.
+
+        The half-life is `ema_kimg`, shorter at the start of the run.
+        """
         half_life = min(self.config.ema_kimg * 1000, self.config.ema_rampup * self.clips_seen)
         beta = 0.5 ** (self.config.batch / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.g_ema.parameters()), list(self.g.parameters()), 1 - beta)
-        for average, now in zip(self.g_ema.buffers(), self.g.buffers(), strict=True):
-            average.copy_(now)
+        for average, current in zip(self.g_ema.buffers(), self.g.buffers(), strict=True):
+            average.copy_(current)
 
     def reals(self, batch: dict[str, torch.Tensor]) -> Reals:
-        """Convert a micro-batch of the data loader, on the training device: uint8 frames become [-1, 1]."""
-        frames = batch["frames"].float() / 127.5 - 1  # [n,2,3,R,R]
+        """Convert a micro-batch of the data loader, already on the training device: uint8 frames become [-1, 1]."""
+        frames = batch["frames"].float() / 127.5 - 1  # [n, 2, 3, R, R]
         return Reals(frames, batch["delta_t"], batch["label"] if self.num_classes else None)
 
     def collect_statistics(self) -> dict[str, float]:
-        """Means since the last call over steps and processes, and how many gradient values were not finite."""
+        """Return the mean losses since the last call, over steps and processes, and the number of non-finite gradients.
+
+        All processes must make each call.
+        """
         names = sorted(self._sums)
         sums = torch.tensor([float(self._sums[n][0]) for n in names], device=self.device)
         sums = self.accelerator.reduce(sums, "mean").tolist()
         counts = [self._sums[n][1] for n in names]
         self._sums.clear()
-        # Non-finite values are counted after the gradients were reduced, so every process counts the same ones.
+        # Non-finite values are counted after the gradients are reduced, so every process counts the same ones.
         return {n: s if n == NONFINITE else s / c for n, s, c in zip(names, sums, counts, strict=True)}
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks by the names under which checkpoints hold them."""
+        """Return the networks, keyed by their names in checkpoints."""
         return {"g": self.g, "g_ema": self.g_ema, "d_image": self.d_image, "d_motion": self.d_motion}
 
     def optimizer_state(self) -> dict[str, Any]:
+        """Return the state of both optimizers and the running mean of the path length."""
         return {
             "opt_g": self.opt_g.state_dict(),
             "opt_d": self.opt_d.state_dict(),
@@ -230,18 +247,21 @@ class Trainer:
         }
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Restore a result of `optimizer_state`."""
         load_adam(self.opt_g, state["opt_g"])
         load_adam(self.opt_d, state["opt_d"])
         self.path_length_mean = state["path_length_mean"].to(self.device)
 
     def counters(self) -> dict[str, int]:
+        """Return the number of iterations and of real clips seen so far."""
         return {"iteration": self.iteration, "clips_seen": self.clips_seen}
 
     def load_counters(self, counters: dict[str, int]) -> None:
+        """Restore a result of `counters`."""
         self.iteration, self.clips_seen = counters["iteration"], counters["clips_seen"]
 
     def _train_only(self, *trained: nn.Module) -> None:
-        """Freezes the other networks, so that no gradient is computed that nobody uses, and drops old gradients."""
+        """Freeze the other networks, so that no unused gradients are computed, and drop old gradients."""
         for net in (self.g, self.d_image, self.d_motion):
             net.requires_grad_(net in trained)
             net.zero_grad(set_to_none=True)
@@ -252,11 +272,10 @@ class Trainer:
         batch = self._draw_batch(phase)
         for m, real in enumerate(reals):
             indices = self.sharding.indices(m)
-            parts = {f.name: self._select(getattr(batch, f.name), indices) for f in fields(Draw)}
-            yield Draw(**parts), real
+            yield Draw(**{f.name: self._select(getattr(batch, f.name), indices) for f in fields(Draw)}), real
 
-    def _select(self, numbers: torch.Tensor | AugmentDraw, indices: slice) -> torch.Tensor | AugmentDraw:
-        """Select the samples of a micro-batch from numbers of the whole batch, on the training device."""
+    def _select(self, numbers: RandomNumbers, indices: slice) -> RandomNumbers:
+        """Copy the samples of a micro-batch from numbers of the whole batch to the training device."""
         if isinstance(numbers, AugmentDraw):
             return numbers.select(indices).to(self.device)
         return send(numbers[indices], self.device)
@@ -277,8 +296,8 @@ class Trainer:
         )
 
     def _slots(self, draw: Draw, labels: torch.Tensor | None) -> torch.Tensor:
-        """W of every slot [n,slots,w_dim], with style mixing; remembers w for the moving average."""
-        w = self.g.mapping(draw.z_content, labels)  # [n,w_dim]
+        """Return w of every slot `[n, slots, w_dim]`, with style mixing, and accumulate w for its moving average."""
+        w = self.g.mapping(draw.z_content, labels)  # [n, w_dim]
         self._w_mean += w.detach().mean(0) / self.micro_batches
         slots = self.g.broadcast(w)
         if not self.config.style_mixing:
@@ -286,19 +305,19 @@ class Trainer:
         return losses.mix_styles(slots, self.g.broadcast(self.g.mapping(draw.z_mixed, labels)), draw.cutoff)
 
     def _render(self, slots: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-        return fi.render(self.g.inr_from_slots(slots, z_motion, times), self.g.grid())  # [n,2,3,R,R]
+        return fi.render(self.g.inr_from_slots(slots, z_motion, times), self.g.grid())  # [n, 2, 3, R, R]
 
     def _judge(
         self, frames: torch.Tensor, delta_t: torch.Tensor, labels: torch.Tensor | None, augment: AugmentDraw
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of augmented pairs: of D_M [n,1], of D_I [2n,1]."""
+        """Return the logits of augmented pairs: of D_M `[n, 1]` and of D_I `[2n, 1]`."""
         frames = apply_augment(frames, augment)
         motion = self._judge_motion(motion_input(frames, delta_t), labels, self.dtype)
         image = self._judge_image(frames.flatten(0, 1), _of_frames(labels), self.dtype)
         return motion, image
 
     def _backward(self, loss: torch.Tensor) -> None:
-        """Adds to the gradients of what is trained alone: R1's pictures are leaves as well."""
+        """Accumulate gradients into the trained parameters only; R1's inputs are leaves too."""
         self.accelerator.backward(loss / self.micro_batches, inputs=self._trained)
 
     def _record(self, name: str, value: torch.Tensor) -> None:
@@ -306,9 +325,9 @@ class Trainer:
         self._sums[name] = (total + value.detach(), count + 1)
 
     def _step(self, optimizer: torch.optim.Adam) -> None:
-        """Averages gradients over processes, replaces non-finite values, and moves the parameters.
+        """Average gradients over processes, replace non-finite values, and step the optimizer.
 
-        A parameter without a gradient gets a zero one: Adam's averages decay on every step, as in the published system.
+        A parameter without a gradient gets zeros: Adam's averages decay on every step, as in the published system.
         """
         params = [p for group in optimizer.param_groups for p in group["params"]]
         for p in params:
@@ -326,11 +345,11 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
 
     def _update_w_avg(self) -> None:
-        """Moves w's average by the mean of the w of this phase, over micro-batches and processes."""
+        """Update the moving average of w by the mean w of this phase, over micro-batches and processes."""
         self.g.mapping.update_average(self.accelerator.reduce(self._w_mean, "mean"))
         self._w_mean = torch.zeros_like(self._w_mean)
 
 
 def _of_frames(labels: torch.Tensor | None) -> torch.Tensor | None:
-    """Labels of the two frames of each clip, [n] -> [2n]."""
+    """Repeat the label of each clip for its two frames, `[n]` -> `[2n]`."""
     return None if labels is None else labels.repeat_interleave(2)

@@ -327,10 +327,10 @@ def test_unknown_class(run, capsys, label):
     )
 
 
-def test_a_full_disk_is_told_beforehand(run, monkeypatch, capsys):
+def test_a_full_disk_is_refused_before_rendering(run, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     assert run()[0] == 2
-    assert "make room" in capsys.readouterr().err
+    assert "free some space" in capsys.readouterr().err
 
 
 def test_an_outdir_that_is_a_file(run, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The folder of a run: snapshots, what they tell, metrics made up after an interruption, records dropped and kept."""
+"""The run folder: snapshots and their metadata, metrics computed after an interruption, records dropped and kept."""
 
 import json
 import time
@@ -36,7 +36,7 @@ def test_snapshots_closer_than_a_kimg_are_all_kept(make_run):
 
 
 @pytest.mark.parametrize(("cond", "names"), [(False, []), (True, ["disc", "square", "triangle"])])
-def test_a_snapshot_tells_what_it_was_trained_on(make_run, cond, names):
+def test_a_snapshot_records_its_training_data(make_run, cond, names):
     run, trainer = make_run(cond=cond, stride=2, overlap=1)
     snapshot(run, trainer, 8)
     assert Generator.from_pretrained(run.folder).metadata == {
@@ -52,7 +52,7 @@ def test_a_snapshot_tells_what_it_was_trained_on(make_run, cond, names):
     }
 
 
-def test_metrics_that_an_end_prevented_are_made_up_once(make_run, monkeypatch):
+def test_metrics_missing_after_an_interruption_are_computed_once(make_run, monkeypatch):
     run, trainer = make_run(metrics=METRIC)
     snapshot(run, trainer, 16)
     (straight,) = results(run)
@@ -78,7 +78,7 @@ def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):
     assert [(clips, name) for clips, name, _ in results(again)] == [(16, "network-snapshot-000000.016.safetensors")]
 
 
-def test_a_tick_tells_the_share_of_the_machine(make_run, real_batch):
+def test_a_tick_reports_the_fraction_of_peak(make_run, real_batch):
     run, trainer = make_run(gamma=1.0)
     trainer.update_d([trainer.reals(real_batch(8, 0))])
     trainer.clips_seen += 8

@@ -6,6 +6,7 @@ nothing is collected here without a GPU.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ if INTERPRETED:
     from fused_inr._backends.triton import OPS, image_ops
 
     library = torch.library.Library("fused_inr", "IMPL")
-    for op in OPS:
-        library.impl(op, getattr(image_ops, op), "CPU")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch warns that the C++ kernels are replaced
+        for op in OPS:
+            library.impl(op, getattr(image_ops, op), "CPU")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from digan.cli.options import OptionParser
 from digan.errors import MissingPackages, UserError
 
 # Each module has configure(parser), which adds its options, and run(args), which returns the exit status.
@@ -67,8 +68,6 @@ def _run(name: str, argv: Sequence[str]) -> int:
         # took 10 to 30 times as long beside one busy process. OpenMP reads the variable once, when PyTorch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = _import(name)
-    from digan.cli.options import OptionParser
-
     text = COMMANDS[name][1]
     parser = OptionParser(
         f"digan {name}", description=text[0].upper() + text[1:] + ".", **getattr(module, "PARSER", {})

@@ -4,7 +4,8 @@ Pixels are rows and channels are columns, so that all frames of a clip form one 
 clip's weight in a single product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,15 +104,15 @@ def gradients(
     shape: Sequence[int],
     window: Sequence[float],
     dtype: torch.dtype,
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return differentiable gradients of the frames of an INR that `flatten` has flattened."""
-    # Differentiate with respect to aliases: a tensor may occur twice, or be computed from another one in the list.
-    aliases = [tensor.view_as(tensor) for tensor in tensors]
-    differentiable = [tensor for tensor in aliases if tensor.requires_grad]
-    inr = unflatten(aliases, structure, numbers)
-    frames = render(inr, grid_of(inr, shape, window), dtype)
-    results = iter(torch.autograd.grad(frames, differentiable, gradient, create_graph=True, allow_unused=True))
-    return [next(results) if tensor.requires_grad else None for tensor in tensors]
+    """Return differentiable gradients of the frames of an INR that `flatten` has flattened; None where not needed."""
+
+    def frames(*values: Tensor) -> Tensor:
+        inr = unflatten(values, structure, numbers)
+        return render(inr, grid_of(inr, shape, window), dtype)
+
+    return vjp(frames, tensors, gradient, needs)
 
 
 def siren_gradients(
@@ -121,12 +122,43 @@ def siren_gradients(
     first_omega: float,
     final_sine: bool,
     dtype: torch.dtype,
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return differentiable gradients for the coordinates, weights and biases of a SIREN, in this order."""
-    aliases = [tensor.view_as(tensor) for tensor in tensors]  # one tensor may be computed from another
-    coords, count = aliases[0], len(aliases) // 2
-    final = "sine" if final_sine else "linear"
-    values = reference.siren(coords, aliases[1 : 1 + count], aliases[1 + count :], omega, first_omega, final, dtype)
-    differentiable = [tensor for tensor in aliases if tensor.requires_grad]
-    results = iter(torch.autograd.grad(values, differentiable, gradient, create_graph=True, allow_unused=True))
-    return [next(results) if tensor.requires_grad else None for tensor in tensors]
+    """Return differentiable gradients for the coordinates, weights and biases of a SIREN; None where not needed."""
+
+    def values(coords: Tensor, *parameters: Tensor) -> Tensor:
+        middle = len(parameters) // 2
+        final = "sine" if final_sine else "linear"
+        weights, biases = list(parameters[:middle]), list(parameters[middle:])
+        return reference.siren(coords, weights, biases, omega, first_omega, final, dtype)
+
+    return vjp(values, tensors, gradient, needs)
+
+
+def vjp(
+    function: Callable[..., Any], tensors: Sequence[Tensor | None], cotangents: Any, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the product of cotangents with the Jacobian of a composition of PyTorch calls.
+
+    The result is itself differentiable, in the tensors and the cotangents, if gradients are enabled.
+
+    Args:
+        function: takes all of `tensors` and returns a tensor or a tuple of tensors.
+        tensors: arguments of `function`; each counts as independent of the others.
+        cotangents: one per result of `function`, with its dtype.
+        needs: whether the result for each tensor is needed; it is None where not.
+    """
+    needed = [index for index, need in enumerate(needs) if need]
+
+    def of_needed(*values: Tensor) -> Any:
+        args = list(tensors)
+        for index, value in zip(needed, values, strict=True):
+            args[index] = value
+        return function(*args)
+
+    results: list[Tensor | None] = [None] * len(tensors)
+    if needed:
+        products = torch.func.vjp(of_needed, *(tensors[index] for index in needed))[1](cotangents)
+        for index, product in zip(needed, products, strict=True):
+            results[index] = product
+    return results

@@ -24,6 +24,18 @@ def flatten(inr: INR) -> tuple[list[Tensor], list[int], list[float]]:
     return tensors, structure, numbers
 
 
+def roles(structure: Sequence[int]) -> list[str]:
+    """Return what each tensor of a flattened INR is: a "frequency", "phase", "weight", "bias", "to_rgb_weight" ..."""
+    codes, result = iter(structure), []
+    for _ in codes:  # a stage's scale
+        count, parts = next(codes), next(codes)
+        result += ["frequency", "phase"] if parts >= 0 else []
+        for _ in range(count):
+            _, has_rgb = next(codes), next(codes)
+            result += ["weight", "bias", *(["to_rgb_weight", "to_rgb_bias"] if has_rgb else [])]
+    return result
+
+
 def unflatten(tensors: Sequence[Tensor], structure: Sequence[int], numbers: Sequence[float]) -> INR:
     """Rebuild an INR from the lists that `flatten` returns."""
     remaining, codes, values = iter(tensors), iter(structure), iter(numbers)

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
+from fused_inr.primitives.transforms import Op, folded, forward_mode
 
 torch.library.define(
     "fused_inr::augment",
     "(Tensor x, Tensor? brightness, Tensor? saturation, Tensor? contrast, Tensor? offset, Tensor? hole, "
     "SymInt[2] hole_size, bool color_last, bool adjoint) -> Tensor",
 )
-_augment = torch.ops.fused_inr.augment.default
 
 
 class Options(NamedTuple):
@@ -44,10 +45,9 @@ def augment(
     hole_size: tuple[int, int],
     color_last: bool,
 ) -> Tensor:
-    """Augment clips; arguments as for `reference.augment`. Kernels get contiguous float32 and int64 amounts."""
-    amounts = [None if t is None else t.float().contiguous() for t in (brightness, saturation, contrast)]
-    positions = [None if t is None else t.long().contiguous() for t in (offset, hole)]
-    return _augment(x.contiguous(), *amounts, *positions, hole_size, color_last, False)
+    """Augment clips; arguments as for `reference.augment`."""
+    run = _composed if forward_mode() else _augment
+    return run(x, brightness, saturation, contrast, offset, hole, hole_size, color_last, False)
 
 
 def supports(
@@ -65,14 +65,51 @@ def _(x: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(x)
 
 
+def _prepare(x: Tensor, *others: Any) -> tuple:
+    """Kernels take contiguous clips, float32 amounts and int64 positions."""
+    options = Options(*others)
+    amounts = [None if t is None else t.float().contiguous() for t in options[:3]]
+    positions = [None if t is None else t.long().contiguous() for t in options[3:5]]
+    return x.contiguous(), *amounts, *positions, *options[5:]
+
+
+def _composed(x: Tensor, *others: Any) -> Tensor:
+    """Return what the op returns, as a composition of PyTorch calls."""
+    *options, adjoint = Options(*others)
+    if not adjoint:
+        return reference.augment(x, *options)
+    options[0] = None  # the op is linear up to the brightness
+    return composed.vjp(lambda y: reference.augment(y, *options), [torch.zeros_like(x)], x, [True])[0]
+
+
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    _, _, *amounts, ctx.hole_size, ctx.color_last, ctx.adjoint = inputs  # without x and brightness
-    ctx.save_for_backward(*amounts)
+    x, *options = inputs
+    *tensors, ctx.hole_size, ctx.color_last, ctx.adjoint = Options(*options)
+    ctx.save_for_backward(x if any(ctx.needs_input_grad[1:4]) else None, *tensors)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    dx = _augment(gradient.contiguous(), None, *ctx.saved_tensors, ctx.hole_size, ctx.color_last, not ctx.adjoint)
-    return dx, *[None] * 8
+    x, *tensors = ctx.saved_tensors
+    options = ctx.hole_size, ctx.color_last
+    of_x, *of_amounts = ctx.needs_input_grad[:4]
+    dx, amounts = None, [None] * 3
+    if of_x:
+        run = _composed if forward_mode() else _augment
+        dx = run(gradient, None, *tensors[1:], *options, not ctx.adjoint)
+    if any(of_amounts):
+
+        def clips(*amounts: Tensor | None) -> Tensor:
+            return _composed(x, *amounts, *tensors[3:], *options, ctx.adjoint)
+
+        amounts = composed.vjp(clips, tensors[:3], gradient, of_amounts)
+    return dx, *amounts, *[None] * 5
 
 
-torch.library.register_autograd("fused_inr::augment", _backward, setup_context=_save)
+def _batch(op: Op, size: int, dims: tuple, x: Tensor, *others: Any) -> tuple[Tensor, int]:
+    *tensors, hole_size, color_last, adjoint = Options(*others)
+    clips = folded(x, dims[0], size)
+    per_clip = [None if t is None else folded(t, dim, size) for t, dim in zip(tensors, dims[1:6], strict=True)]
+    return op(clips, *per_clip, hole_size, color_last, adjoint).unflatten(0, (size, len(clips) // size)), 0
+
+
+_augment = Op(torch.ops.fused_inr.augment.default, _save, _backward, _batch, _prepare)

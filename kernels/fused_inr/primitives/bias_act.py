@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_inr import reference
+from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
+from fused_inr.primitives.transforms import Op, batched, folded, forward_mode
 
 PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
@@ -40,10 +41,6 @@ class Options(NamedTuple):
     dim: int
 
 
-_forward = torch.ops.fused_inr.bias_act.default
-_slope = torch.ops.fused_inr.bias_act_slope.default
-
-
 def bias_act(
     x: Tensor,
     bias: Tensor | None,
@@ -54,16 +51,14 @@ def bias_act(
     dim: int,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Apply bias and activation; arguments as for `reference.bias_act`.
-
-    Kernels get dense tensors and a float32 bias.
-    """
+    """Apply bias and activation; arguments as for `reference.bias_act`."""
+    if forward_mode():
+        wide = None if residual is None else residual.float()
+        return reference.bias_act(x.float(), bias, act, alpha, gain, clamp, dim, wide).to(x.dtype)
+    if x.ndim == 0:
+        return bias_act(x[None], bias, act, alpha, gain, clamp, 0, None if residual is None else residual[None])[0]
     if bias is None:
-        dim = min(1, x.ndim - 1) if x.ndim else 0  # the axis is irrelevant without a bias
-    # Kernels take a bias along the channels of a dense image or along any axis of a contiguous tensor.
-    x = memory_format.dense(x) if dim == 1 else x.contiguous()
-    bias = None if bias is None else bias.float().contiguous()
-    residual = None if residual is None else memory_format.like(x, residual)
+        dim = min(1, x.ndim - 1)  # the axis is irrelevant without a bias
     return _forward(x, bias, residual, act, alpha, gain, clamp, dim)
 
 
@@ -93,6 +88,26 @@ def _(
     return torch.empty_like(saved), saved.new_empty(sums, dtype=torch.float32)
 
 
+def _prepare(x: Tensor, bias: Tensor | None, residual: Tensor | None, *options: Any) -> tuple:
+    """Kernels take a float32 bias along the channels of a dense image or along any axis of a contiguous tensor."""
+    x = _dense(x, Options(*options))
+    bias = None if bias is None else bias.float().contiguous()
+    return x, bias, None if residual is None else memory_format.like(x, residual), *options
+
+
+def _prepare_slope(
+    gradient: Tensor, shift: Tensor | None, saved: Tensor, bias: Tensor | None, from_output: bool, *others: Any
+) -> tuple:
+    saved = _dense(saved, Options(*others[1:]))
+    shift = None if shift is None else shift.contiguous()  # the gradient of a sum is an expanded scalar
+    bias = None if bias is None else bias.float().contiguous()
+    return memory_format.like(saved, gradient), shift, saved, bias, from_output, *others
+
+
+def _dense(x: Tensor, options: Options) -> Tensor:
+    return memory_format.dense(x) if options.dim == 1 else x.contiguous()
+
+
 def _save_forward(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, bias, residual, *options = inputs
     ctx.options = Options(*options)
@@ -106,12 +121,9 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
     with_x, with_bias, with_residual = ctx.needs_input_grad[:3]
     dx = sums = None
     if with_x or with_bias:
-        dense = memory_format.like(saved, gradient)
-        dx, sums = _slope(dense, None, saved, bias, ctx.from_output, with_bias, *ctx.options)
+        slope = _composed_slope if forward_mode() else _slope
+        dx, sums = slope(gradient, None, saved, bias, ctx.from_output, with_bias, *ctx.options)
     return (dx if with_x else None, sums if with_bias else None, gradient if with_residual else None, *[None] * 5)
-
-
-torch.library.register_autograd("fused_inr::bias_act", _backward, setup_context=_save_forward)
 
 
 def _save_slope(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -122,40 +134,92 @@ def _save_slope(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
-    _, _, saved, bias = ctx.saved_tensors
-    if ctx.options.act not in PIECEWISE_LINEAR:
-        return _composed_slope_backward(ctx, grad_dx, grad_sums)
-    with_gradient, with_shift = ctx.needs_input_grad[:2]
-    if not (with_gradient or with_shift):
-        return (None,) * 11
-    grad_shift = grad_sums.contiguous() if ctx.with_sums else None  # the gradient of a sum is an expanded scalar
-    dense = memory_format.like(saved, grad_dx)
-    gradient, sums = _slope(dense, grad_shift, saved, bias, ctx.from_output, with_shift, *ctx.options)
-    return (gradient if with_gradient else None, sums if with_shift else None, *[None] * 9)
+    needs = ctx.needs_input_grad[:4]
+    grad_shift = grad_sums if ctx.with_sums else None
+    if ctx.options.act in PIECEWISE_LINEAR:
+        _, _, saved, bias = ctx.saved_tensors
+        if not any(needs[:2]):
+            return (None,) * 11
+        slope = _composed_slope if forward_mode() else _slope
+        gradient, sums = slope(grad_dx, grad_shift, saved, bias, ctx.from_output, needs[1], *ctx.options)
+        return (gradient if needs[0] else None, sums if needs[1] else None, *[None] * 9)
+
+    def curved_slope(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _composed_slope(*tensors, ctx.from_output, ctx.with_sums, *ctx.options)
+
+    return (*composed.vjp(curved_slope, ctx.saved_tensors, (grad_dx, grad_sums), needs), *[None] * 7)
 
 
-def _composed_slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
-    """Differentiate the slope op of a curved activation in all four tensors, with PyTorch calls on aliases."""
-    dim = ctx.options.dim
-    create = torch.is_grad_enabled()
-    with torch.enable_grad():
-        aliases = [t if t is None else t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
-        leaves = [t if t is None or t.requires_grad else t.requires_grad_() for t in aliases]
-        gradient, shift, x, bias = leaves
-        wide = x.float()
-        wide_bias = wide.new_zeros(x.shape[dim] if x.ndim else 1).requires_grad_() if bias is None else bias
-        y = reference.bias_act(wide, wide_bias, *ctx.options)
-        upstream = gradient.float()
-        if shift is not None:
-            upstream = upstream + shift.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
-        dx, sums = torch.autograd.grad(y, [wide, wide_bias], upstream, create_graph=True)
-        total = (dx * grad_dx.float()).sum()
-        if ctx.with_sums:
-            total = total + (sums * grad_sums).sum()
-        inputs = [t for t in leaves if t is not None]
-        gradients = iter(torch.autograd.grad(total, inputs, create_graph=create, allow_unused=True))
-    grads = [None if t is None else next(gradients) for t in leaves]
-    return (*grads, *[None] * 7)
+def _composed_slope(
+    gradient: Tensor,
+    shift: Tensor | None,
+    saved: Tensor,
+    bias: Tensor | None,
+    from_output: bool,
+    with_sums: bool,
+    *others: Any,
+) -> tuple[Tensor, Tensor]:
+    """Return what the slope op returns, as a composition of PyTorch calls."""
+    options = Options(*others)
+    upstream = gradient.float()
+    if shift is not None:
+        upstream = upstream + shift.reshape([-1 if axis == options.dim else 1 for axis in range(saved.ndim)])
+    if options.act in PIECEWISE_LINEAR:
+        ones = torch.ones_like(saved)
+        dx = upstream * _slope(ones, None, saved, bias, from_output, False, *options)[0].float()
+    else:
+        (dx,) = composed.vjp(lambda x: reference.bias_act(x, bias, *options), [saved.float()], upstream, [True])
+    axes = [axis for axis in range(saved.ndim) if axis != options.dim]
+    sums = (dx.sum(axes) if axes else dx) if with_sums else dx.new_empty(0)
+    return dx.to(saved.dtype), sums
 
 
-torch.library.register_autograd("fused_inr::bias_act_slope", _slope_backward, setup_context=_save_slope)
+def _batch_axis(options: Options, *per_channel_dims: int | None) -> int:
+    """Return the axis to merge an additional axis into: that of the channels if they differ along it, else the first.
+
+    `per_channel_dims` are the positions of the additional axis in the tensors with one entry per channel.
+    """
+    return options.dim if any(dim is not None for dim in per_channel_dims) else 0
+
+
+def _folded(tensor: Tensor | None, dim: int | None, size: int, axis: int) -> Tensor | None:
+    return None if tensor is None else folded(tensor, dim, size, axis)
+
+
+def _batch(
+    op: Op, size: int, dims: tuple, x: Tensor, bias: Tensor | None, residual: Tensor | None, *others: Any
+) -> tuple[Tensor, int]:
+    options = Options(*others)
+    axis = _batch_axis(options, dims[1])
+    length = batched(x, dims[0], size).shape[1 + axis]
+    x, residual = _folded(x, dims[0], size, axis), _folded(residual, dims[2], size, axis)
+    if axis == options.dim:
+        bias = _folded(bias, dims[1], size, 0)
+    return op(x, bias, residual, *options).unflatten(axis, (size, length)), axis
+
+
+def _batch_slope(
+    op: Op,
+    size: int,
+    dims: tuple,
+    gradient: Tensor,
+    shift: Tensor | None,
+    saved: Tensor,
+    bias: Tensor | None,
+    from_output: bool,
+    with_sums: bool,
+    *others: Any,
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+    options = Options(*others)
+    axis = options.dim if with_sums else _batch_axis(options, dims[1], dims[3])
+    length = batched(saved, dims[2], size).shape[1 + axis]
+    gradient, saved = folded(gradient, dims[0], size, axis), folded(saved, dims[2], size, axis)
+    if axis == options.dim:
+        shift, bias = _folded(shift, dims[1], size, 0), _folded(bias, dims[3], size, 0)
+    dx, sums = op(gradient, shift, saved, bias, from_output, with_sums, *options)
+    sums = sums.unflatten(0, (size, length)) if with_sums else sums
+    return (dx.unflatten(axis, (size, length)), sums), (axis, 0 if with_sums else None)
+
+
+_forward = Op(torch.ops.fused_inr.bias_act.default, _save_forward, _backward, _batch, _prepare)
+_slope = Op(torch.ops.fused_inr.bias_act_slope.default, _save_slope, _slope_backward, _batch_slope, _prepare_slope)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fused_inr.primitives import memory_format
+from fused_inr.primitives.transforms import forward_mode
 
 torch.library.define(
     "fused_inr::conv2d_weight", "(Tensor x, Tensor gradient, SymInt[] kernel, int stride, int padding) -> Tensor"
@@ -30,7 +31,7 @@ _weight_gradient = torch.ops.fused_inr.conv2d_weight.default
 
 def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """Convolve; arguments as for `reference.conv2d`."""
-    return _Convolution.apply(x, weight, stride, padding)
+    return _convolve(x, weight, stride, padding)
 
 
 def supports(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[bool, str]:
@@ -90,48 +91,96 @@ def _pytorch_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, 
     return dx if of_x else dw
 
 
+# In forward mode the three maps are PyTorch's own, because Dynamo refuses autograd functions with a `jvp`.
+# Their derivatives are the same, only slower.
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    map_ = _pytorch_convolve if forward_mode() else _Convolution.apply
+    return map_(x, weight, stride, padding)
+
+
+def _back(dy: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
+    map_ = _pytorch_back if forward_mode() else _Back.apply
+    return map_(dy, weight, shape, stride, padding)
+
+
+def _weight(x: Tensor, dy: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
+    map_ = _pytorch_weight if forward_mode() else _Weight.apply
+    return map_(x, dy, shape, stride, padding)
+
+
+def _pytorch_convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    return F.conv2d(x, weight, stride=stride, padding=padding)
+
+
+def _pytorch_back(dy: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
+    return torch.nn.grad.conv2d_input(shape, weight, dy, stride, padding)
+
+
+def _pytorch_weight(x: Tensor, dy: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
+    return torch.nn.grad.conv2d_weight(x, shape, dy, stride, padding)
+
+
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    a, b, *ctx.options = inputs
+    ctx.save_for_backward(a, b)
+
+
 class _Convolution(torch.autograd.Function):
+    setup_context = staticmethod(_save)
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.options = stride, padding
-        return F.conv2d(x, weight, stride=stride, padding=padding)
+    def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        return _pytorch_convolve(x, weight, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple:
         x, weight = ctx.saved_tensors
-        dx = _Back.apply(dy, weight, x.shape, *ctx.options) if ctx.needs_input_grad[0] else None
+        dx = _back(dy, weight, x.shape, *ctx.options) if ctx.needs_input_grad[0] else None
         with_weight = ctx.needs_input_grad[1] and _weight_gradients
-        dw = _Weight.apply(x, dy, weight.shape, *ctx.options) if with_weight else None
+        dw = _weight(x, dy, weight.shape, *ctx.options) if with_weight else None
         return dx, dw, None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, x: Tensor, weight: Tensor, *options: int) -> tuple[Tensor, int]:
+        return torch.vmap(lambda x, weight: _pytorch_convolve(x, weight, *options), dims[:2])(x, weight), 0
 
 
 class _Back(torch.autograd.Function):
+    setup_context = staticmethod(_save)
+
     @staticmethod
-    def forward(ctx: Any, dy: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
-        ctx.save_for_backward(dy, weight)
-        ctx.options = stride, padding
+    def forward(dy: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
         x = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=memory_format.format_of(dy))
         return _pytorch_gradient(dy, x, weight, stride, padding, of_x=True)
 
     @staticmethod
     def backward(ctx: Any, ddx: Tensor) -> tuple:
-        dy, weight = ctx.saved_tensors
-        d_dy = _Convolution.apply(ddx, weight, *ctx.options) if ctx.needs_input_grad[0] else None
-        dw = _Weight.apply(ddx, dy, weight.shape, *ctx.options) if ctx.needs_input_grad[1] else None
+        (dy, weight), (_, *options) = ctx.saved_tensors, ctx.options
+        d_dy = _convolve(ddx, weight, *options) if ctx.needs_input_grad[0] else None
+        dw = _weight(ddx, dy, weight.shape, *options) if ctx.needs_input_grad[1] else None
         return d_dy, dw, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, dy: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, int]:
+        return torch.vmap(lambda dy, weight: _pytorch_back(dy, weight, *options), dims[:2])(dy, weight), 0
 
 
 class _Weight(torch.autograd.Function):
+    setup_context = staticmethod(_save)
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dy: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
-        ctx.save_for_backward(x, dy)
-        ctx.options = stride, padding
+    def forward(x: Tensor, dy: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
         return _weight_gradient(x, dy, shape[2:], stride, padding)
 
     @staticmethod
     def backward(ctx: Any, ddw: Tensor) -> tuple:
-        x, dy = ctx.saved_tensors
-        dx = _Back.apply(dy, ddw, x.shape, *ctx.options) if ctx.needs_input_grad[0] else None
-        d_dy = _Convolution.apply(x, ddw, *ctx.options) if ctx.needs_input_grad[1] else None
+        (x, dy), (_, *options) = ctx.saved_tensors, ctx.options
+        dx = _back(dy, ddw, x.shape, *options) if ctx.needs_input_grad[0] else None
+        d_dy = _convolve(x, ddw, *options) if ctx.needs_input_grad[1] else None
         return dx, d_dy, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple, x: Tensor, dy: Tensor, *options: Any) -> tuple[Tensor, int]:
+        return torch.vmap(lambda x, dy: _pytorch_weight(x, dy, *options), dims[:2])(x, dy), 0

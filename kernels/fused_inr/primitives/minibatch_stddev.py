@@ -5,20 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr import reference
+from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
+from fused_inr.primitives.transforms import Op, batched, forward_mode
 
 torch.library.define("fused_inr::minibatch_stddev", "(Tensor x, SymInt group, int channels) -> Tensor")
 torch.library.define(
     "fused_inr::minibatch_stddev_backward", "(Tensor gradient, Tensor x, SymInt group, int channels) -> Tensor"
 )
-_forward = torch.ops.fused_inr.minibatch_stddev.default
-_gradient = torch.ops.fused_inr.minibatch_stddev_backward.default
 
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
-    """Append the planes; arguments as for `reference.minibatch_stddev`. Kernels get contiguous tensors."""
-    return _forward(x.contiguous(), group, channels)
+    """Append the planes; arguments as for `reference.minibatch_stddev`."""
+    run = reference.minibatch_stddev if forward_mode() else _forward
+    return run(x, group, channels)
 
 
 def supports(x: Tensor, group: int, channels: int) -> tuple[bool, str]:
@@ -36,17 +36,27 @@ def _(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
     return torch.empty_like(x)
 
 
+def _prepare(x: Tensor, group: int, channels: int) -> tuple:
+    return x.contiguous(), group, channels
+
+
+def _prepare_gradient(gradient: Tensor, x: Tensor, group: int, channels: int) -> tuple:
+    return gradient.contiguous(), x.contiguous(), group, channels
+
+
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, *ctx.options = inputs
     ctx.save_for_backward(x)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    (x,) = ctx.saved_tensors
-    return _gradient(gradient.contiguous(), x, *ctx.options), None, None
+    run = _composed_gradient if forward_mode() else _gradient
+    return run(gradient, *ctx.saved_tensors, *ctx.options), None, None
 
 
-torch.library.register_autograd("fused_inr::minibatch_stddev", _backward, setup_context=_save)
+def _composed_gradient(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
+    """Return what the gradient op returns, as a composition of PyTorch calls."""
+    return composed.vjp(lambda x: reference.minibatch_stddev(x, group, channels), [x], gradient, [True])[0]
 
 
 def _save_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -55,17 +65,41 @@ def _save_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward_of_gradient(ctx: Any, grad_dx: Tensor) -> tuple:
-    create = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Differentiate with respect to aliases, because one tensor may be computed from the other.
-        gradient, x = [t.view_as(t) if create else t.detach() for t in ctx.saved_tensors]
-        gradient, x = [t if t.requires_grad else t.requires_grad_() for t in (gradient, x)]
-        y = reference.minibatch_stddev(x, *ctx.options)
-        (dx,) = torch.autograd.grad(y, x, gradient, create_graph=True)
-        gradients = torch.autograd.grad(dx, (gradient, x), grad_dx, create_graph=create, allow_unused=True)
-    return *gradients, None, None
+    def gradient(*tensors: Tensor) -> Tensor:
+        return _composed_gradient(*tensors, *ctx.options)
+
+    return *composed.vjp(gradient, ctx.saved_tensors, grad_dx, ctx.needs_input_grad[:2]), None, None
 
 
-torch.library.register_autograd(
-    "fused_inr::minibatch_stddev_backward", _backward_of_gradient, setup_context=_save_gradient
+def _interleaved(x: Tensor, dim: int | None, size: int, group: int) -> Tensor:
+    """Merge an additional axis into the batch so that every group keeps its members.
+
+    Group m of a batch of N = G M consists of the samples m, m + M, ...
+    """
+    return batched(x, dim, size).unflatten(1, (group, -1)).movedim(0, 1).flatten(0, 2)  # [G B M, C, H, W]
+
+
+def _separated(x: Tensor, size: int, group: int) -> Tensor:
+    """Undo `_interleaved`, with the additional axis in front."""
+    return x.unflatten(0, (group, size, -1)).movedim(1, 0).flatten(1, 2)  # [B, N, C, H, W]
+
+
+def _batch(op: Op, size: int, dims: tuple, x: Tensor, group: int, channels: int) -> tuple[Tensor, int]:
+    return _separated(op(_interleaved(x, dims[0], size, group), group, channels), size, group), 0
+
+
+def _batch_gradient(
+    op: Op, size: int, dims: tuple, gradient: Tensor, x: Tensor, group: int, channels: int
+) -> tuple[Tensor, int]:
+    inputs = [_interleaved(tensor, dim, size, group) for tensor, dim in zip((gradient, x), dims, strict=False)]
+    return _separated(op(*inputs, group, channels), size, group), 0
+
+
+_forward = Op(torch.ops.fused_inr.minibatch_stddev.default, _save, _backward, _batch, _prepare)
+_gradient = Op(
+    torch.ops.fused_inr.minibatch_stddev_backward.default,
+    _save_gradient,
+    _backward_of_gradient,
+    _batch_gradient,
+    _prepare_gradient,
 )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fused_inr import activation_storage, composed
-from fused_inr.flattening import flatten, frames_shape, grid_of, unflatten
+from fused_inr.flattening import flatten, frames_shape, grid_of, roles, unflatten
 from fused_inr.inr import INR, Grid
+from fused_inr.primitives.transforms import Op, batched, folded, forward_mode, transforming
 
 Evaluate = Callable[[INR, Grid, torch.dtype, bool], tuple[Tensor, list[Tensor]]]
 Differentiate = Callable[[INR, Grid, Tensor, torch.dtype, list[Tensor]], list[Tensor]]
@@ -76,30 +77,40 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         return _gradients_like(tensors)
 
     def gradients(
-        gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Sequence[Tensor] = ()
+        gradient: Tensor,
+        tensors: Sequence[Tensor],
+        options: Sequence[Any],
+        needs: Sequence[bool],
+        kept: Sequence[Tensor] = (),
     ) -> list[Tensor | None]:
-        if torch.is_grad_enabled():  # the gradients may be differentiated, which only PyTorch calls support
-            return composed.gradients(gradient, tensors, *options)
-        return frames_backward(gradient, list(tensors), *options, list(kept))
+        if forward_mode():
+            return composed.gradients(gradient, tensors, *options, needs)
+        return backward_op(gradient, list(tensors), *options, list(kept))
 
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        return gradients(gradient, ctx.saved_tensors, ctx.options), None, None, None, None, None
+        needs = ctx.needs_input_grad[0]
+        return gradients(gradient, ctx.saved_tensors, ctx.options, needs), None, None, None, None, None
 
-    frames.register_autograd(backward, setup_context=_save_for_backward)
+    forward_op = Op(frames._opoverload, _save, backward, _batch)
+    backward_op = Op(frames_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward)
 
     def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
         """Return frames `[N, T, C, H, W]` float32, differentiable in every tensor to any order.
 
         First derivatives come from the kernels, which recompute the layers' outputs or read the stored ones
-        (`fi.store_activations`). Higher derivatives come from the lowered form in PyTorch calls.
+        (`fi.store_activations`). Higher derivatives and those of forward mode come from the lowered form in PyTorch
+        calls.
         """
+        if forward_mode():
+            return composed.render(inr, grid, dtype)
         tensors, structure, numbers = flatten(inr)
         shape = frames_shape(inr, grid)
         options = (structure, numbers, shape, [*grid.x, *grid.y], dtype)
         needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if needs_gradients and activation_storage.stored() and not torch.compiler.is_compiling() and 0 not in shape:
+        eager = not (torch.compiler.is_compiling() or transforming())
+        if needs_gradients and activation_storage.stored() and eager and 0 not in shape:
             return _StoringRender.apply(evaluate, gradients, options, *tensors)
-        return frames(tensors, *options)
+        return forward_op(tensors, *options)
 
     return render
 
@@ -121,13 +132,100 @@ class _StoringRender(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         tensors, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        return None, None, None, *ctx.gradients(gradient, tensors, ctx.options, kept)
+        return None, None, None, *ctx.gradients(gradient, tensors, ctx.options, ctx.needs_input_grad[3:], kept)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     tensors, *options = inputs
     ctx.save_for_backward(*tensors)
     ctx.options = options
+
+
+def _save_backward(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+    gradient, tensors, *ctx.options, kept = inputs
+    ctx.save_for_backward(gradient, *tensors)
+    ctx.num_kept = len(kept)
+
+
+def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
+    """Differentiate the gradients of the frames as a composition of PyTorch calls."""
+    needed = [True] * len(cotangents)
+
+    def gradients(gradient: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(composed.gradients(gradient, tensors, *ctx.options, needed))
+
+    of_gradient, of_tensors = ctx.needs_input_grad[:2]
+    results = composed.vjp(gradients, ctx.saved_tensors, tuple(cotangents), [of_gradient, *of_tensors])
+    return results[0], results[1:], *[None] * 5, [None] * ctx.num_kept
+
+
+def _batch(
+    op: Op, size: int, dims: tuple, tensors: list[Tensor], structure: list[int], numbers: list[float], *others: Any
+) -> tuple[Tensor, int]:
+    """Merge an additional axis into N. The bias of a read-out, which has no axis N, is added afterwards."""
+    (n, *rest), *options = others
+    inputs, offsets = [], []
+    for role, tensor, dim in zip(roles(structure), tensors, dims[0], strict=True):
+        if role == "to_rgb_bias" and dim is not None:
+            offsets.append(tensor.movedim(dim, 0))  # [B, C]
+            tensor, dim = torch.zeros_like(offsets[-1][0]), None
+        inputs.append(_per_clip(role, tensor, dim, size, n, keep_shared=True))
+    frames = op(inputs, structure, numbers, [size * n, *rest], *options).unflatten(0, (size, n))
+    for offset in offsets:
+        frames = frames + offset[:, None, None, :, None, None].to(frames.dtype)
+    return frames, 0
+
+
+def _batch_backward(
+    op: Op,
+    size: int,
+    dims: tuple,
+    gradient: Tensor,
+    tensors: list[Tensor],
+    structure: list[int],
+    numbers: list[float],
+    shape: list[int],
+    *options: Any,
+) -> tuple[list[Tensor], list[int | None]]:
+    """Merge an additional axis into N, with separate tensors for every clip, and sum over the clips that share one."""
+    n = shape[0]
+    gradient = folded(gradient, dims[0], size)  # [B N, T, C, H, W]
+    kinds = list(zip(roles(structure), tensors, dims[1], strict=True))
+    inputs = [_per_clip(role, tensor, dim, size, n, keep_shared=False) for role, tensor, dim in kinds]
+    results = op(gradient, inputs, structure, numbers, [size * n, *shape[1:]], *options)
+    for index, (role, tensor, dim) in enumerate(kinds):
+        if role == "to_rgb_bias":
+            results[index] = gradient.unflatten(0, (size, n)).sum((1, 2, 4, 5)).to(tensor.dtype)  # [B, C]
+            continue
+        per_clip = results[index].unflatten(0, (size, n))
+        logical = tensor.ndim - (dim is not None)
+        if role == "bias" and logical == 1:
+            per_clip = per_clip.sum(1)
+        elif batched(tensor, dim, size).shape[1] != n:
+            per_clip = per_clip.sum(1, keepdim=True)
+        results[index] = per_clip
+    return results, [0] * len(results)
+
+
+def _per_clip(role: str, tensor: Tensor, dim: int | None, size: int, n: int, keep_shared: bool) -> Tensor:
+    """Merge the additional axis of a tensor into its axis N.
+
+    Args:
+        role: as in `roles`. The bias of a read-out has no axis N: one of its entries is returned.
+        tensor, dim: the tensor and the position of its additional axis, or None.
+        size: length of the additional axis.
+        n: number of clips.
+        keep_shared: leave a tensor alone if all clips share it and it has no additional axis.
+    """
+    if role == "to_rgb_bias":
+        return batched(tensor, dim, size)[0]
+    bare = role == "bias" and tensor.ndim - (dim is not None) == 1
+    if keep_shared and dim is None and (bare or tensor.shape[0] == 1):
+        return tensor
+    full = batched(tensor, dim, size)  # [B, N or 1, ...]
+    if bare:
+        full = full[:, None]
+    return full.expand(size, n, *full.shape[2:]).flatten(0, 1)
 
 
 def _frames_like(tensors: Sequence[Tensor], shape: Sequence[int]) -> Tensor:

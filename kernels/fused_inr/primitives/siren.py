@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_inr import composed
+from fused_inr import composed, reference
+from fused_inr.primitives.transforms import Op, batched, folded, forward_mode
 
 Values = Callable[[Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype], Tensor]
 Gradients = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype, bool], list[Tensor]]
@@ -58,27 +59,35 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         final_sine: bool,
         dtype: torch.dtype,
         with_coords: bool,
+        with_parameters: bool,
     ) -> list[Tensor]:
-        """Return the gradients of the coordinates (empty unless `with_coords`), the weights and the biases."""
+        """Return the gradients of the coordinates, the weights and the biases; those not asked for are empty."""
+        empty = gradients_like(coords, weights, biases, with_coords, with_parameters)
         if not gradient.numel():
-            return [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
-        return gradients(gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
+            return [tensor.zero_() for tensor in empty]
+        results = gradients(gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
+        return results if with_parameters else [results[0], *empty[1:]]
 
     @network_backward.register_fake
     def _(gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> list[Tensor]:
-        return gradients_like(coords, weights, biases, options[-1])
+        return gradients_like(coords, weights, biases, *options[-2:])
 
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        saved, with_coords = ctx.saved_tensors, ctx.needs_input_grad[0]
-        count = len(saved) // 2
-        if torch.is_grad_enabled():  # the gradients may be differentiated, which only PyTorch calls support
-            of_coords, *of_parameters = composed.siren_gradients(gradient, saved, *ctx.options)
+        (coords, *parameters), needs = ctx.saved_tensors, ctx.needs_input_grad
+        count = len(parameters) // 2
+        if forward_mode():
+            flat = [needs[0], *needs[1], *needs[2]]
+            of_coords, *others = composed.siren_gradients(gradient, ctx.saved_tensors, *ctx.options, flat)
         else:
-            weights, biases = list(saved[1 : 1 + count]), list(saved[1 + count :])
-            of_coords, *of_parameters = network_backward(gradient, saved[0], weights, biases, *ctx.options, with_coords)
-        return of_coords if with_coords else None, of_parameters[:count], of_parameters[count:], None, None, None, None
+            needed = needs[0], any(needs[1]) or any(needs[2])
+            results = backward_op(
+                gradient, coords, parameters[:count], parameters[count:], *ctx.options, *needed
+            )
+            of_coords, *others = results if needed[1] else [results[0], *[None] * len(parameters)]
+        return of_coords if needs[0] else None, others[:count], others[count:], None, None, None, None
 
-    network.register_autograd(backward, setup_context=_save_for_backward)
+    forward_op = Op(network._opoverload, _save, backward, _batch)
+    backward_op = Op(network_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward)
 
     def siren(
         coords: Tensor,
@@ -90,7 +99,9 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         dtype: torch.dtype,
     ) -> Tensor:
         """Return the values `[N, P, C]` float32; arguments as for `reference.siren`."""
-        return network(coords, weights, biases, omega, first_omega, final == "sine", dtype)
+        if forward_mode():
+            return reference.siren(coords, weights, biases, omega, first_omega, final, dtype)
+        return forward_op(coords, weights, biases, omega, first_omega, final == "sine", dtype)
 
     return siren
 
@@ -101,14 +112,82 @@ def values_like(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
 
 def gradients_like(
-    coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], with_coords: bool
+    coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], with_coords: bool, with_parameters: bool = True
 ) -> list[Tensor]:
-    """Allocate the gradients of coordinates (empty unless `with_coords`), weights and biases."""
+    """Allocate the gradients of coordinates, weights and biases; those not asked for are empty."""
     of_coords = coords.new_empty(coords.shape if with_coords else 0)
-    return [of_coords, *(tensor.new_empty(tensor.shape) for tensor in (*weights, *biases))]
+    return [of_coords, *(tensor.new_empty(tensor.shape if with_parameters else 0) for tensor in (*weights, *biases))]
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     coords, weights, biases, *options = inputs
     ctx.save_for_backward(coords, *weights, *biases)
     ctx.options = options
+
+
+def _save_backward(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+    gradient, coords, weights, biases, *options, ctx.with_coords, ctx.with_parameters = inputs
+    ctx.save_for_backward(gradient, coords, *weights, *biases)
+    ctx.options = options
+
+
+def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
+    """Differentiate the gradients of a network as a composition of PyTorch calls."""
+    tensors = ctx.saved_tensors
+    parameters = len(tensors) - 2
+    needed = [ctx.with_coords, *[ctx.with_parameters] * parameters]
+
+    def gradients(gradient: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        results = composed.siren_gradients(gradient, others, *ctx.options, needed)
+        return tuple(result for result in results if result is not None)
+
+    of_gradient, of_coords, of_weights, of_biases = ctx.needs_input_grad[:4]
+    cotangents = [cotangent for cotangent, need in zip(cotangents, needed, strict=True) if need]
+    results = composed.vjp(gradients, tensors, tuple(cotangents), [of_gradient, of_coords, *of_weights, *of_biases])
+    middle = 2 + parameters // 2
+    return results[0], results[1], results[2:middle], results[middle:], *[None] * 6
+
+
+def _batch(
+    op: Op, size: int, dims: tuple, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
+) -> tuple[Tensor, int]:
+    axis = _batch_axis(*dims[1:3])
+    length = batched(coords, dims[0], size).shape[1 + axis]
+    inputs = [folded(coords, dims[0], size, axis), *_folded_parameters(size, axis, dims[1:3], weights, biases)]
+    return op(*inputs, *options).unflatten(axis, (size, length)), axis
+
+
+def _batch_backward(
+    op: Op,
+    size: int,
+    dims: tuple,
+    gradient: Tensor,
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    *options: Any,
+) -> tuple[list[Tensor], list[int | None]]:
+    with_parameters = options[-1]
+    axis = 0 if with_parameters else _batch_axis(*dims[2:4])
+    length = batched(coords, dims[1], size).shape[1 + axis]
+    pair = [folded(tensor, dim, size, axis) for tensor, dim in zip((gradient, coords), dims, strict=False)]
+    results = op(*pair, *_folded_parameters(size, axis, dims[2:4], weights, biases), *options)
+    present = [options[-2], *[with_parameters] * (len(results) - 1)]
+    results = [r.unflatten(axis, (size, length)) if given else r for r, given in zip(results, present, strict=True)]
+    return results, [axis if given else None for given in present]
+
+
+def _batch_axis(weight_dims: list[int | None], bias_dims: list[int | None]) -> int:
+    """Return the axis of the coordinates `[N, P, K]` to merge an additional axis into: P if networks lack it."""
+    return 1 if all(dim is None for dim in (*weight_dims, *bias_dims)) else 0
+
+
+def _folded_parameters(
+    size: int, axis: int, dims: tuple, weights: list[Tensor], biases: list[Tensor]
+) -> list[list[Tensor]]:
+    if axis == 1:
+        return [weights, biases]
+    return [
+        [folded(tensor, dim, size) for tensor, dim in zip(tensors, tensor_dims, strict=True)]
+        for tensors, tensor_dims in zip((weights, biases), dims, strict=True)
+    ]

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
+from fused_inr.primitives.transforms import Op, folded, forward_mode
 
 torch.library.define(
     "fused_inr::upfirdn2d",
     "(Tensor x, Tensor taps, int[2] up, int[2] down, int[2] pad, SymInt[2] size) -> Tensor",
 )
-_upfirdn2d = torch.ops.fused_inr.upfirdn2d.default
 
 
 class Options(NamedTuple):
@@ -53,7 +54,8 @@ def upfirdn2d(
         taps = taps.flip([0, 1])
     height = (x.shape[2] * up[1] + padding[2] + padding[3] - taps.shape[0]) // down[1] + 1
     width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps.shape[1]) // down[0] + 1
-    return _upfirdn2d(memory_format.dense(x), taps, up, down, (padding[0], padding[2]), (height, width))
+    run = _composed if forward_mode() else _upfirdn2d
+    return run(x, taps, up, down, (padding[0], padding[2]), (height, width))
 
 
 def supports(x: Tensor, filter: Tensor, *others: Any) -> tuple[bool, str]:
@@ -74,20 +76,46 @@ def output(x: Tensor, size: list[int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format.format_of(x))
 
 
+def _prepare(x: Tensor, *others: Any) -> tuple:
+    return memory_format.dense(x), *others
+
+
+def _composed(x: Tensor, taps: Tensor, *others: Any) -> Tensor:
+    """Return what the op returns, as a composition of PyTorch calls."""
+    up, down, pad, size = Options(*others)
+    right, bottom = (
+        (size[1 - axis] - 1) * down[axis] + taps.shape[1 - axis] - x.shape[3 - axis] * up[axis] - pad[axis]
+        for axis in (0, 1)
+    )
+    padding = (pad[0], right, pad[1], bottom)
+    return reference.upfirdn2d(x.float(), taps, tuple(up), tuple(down), padding, True, 1.0).to(x.dtype)
+
+
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, taps, *options = inputs
     ctx.options = Options(*options)
     ctx.size = x.shape[2:]
-    ctx.memory_format = memory_format.format_of(x)
-    ctx.save_for_backward(taps)
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, taps)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    (taps,) = ctx.saved_tensors
+    x, taps = ctx.saved_tensors
     up, down, pad, _ = ctx.options
-    pad = (taps.shape[1] - 1 - pad[0], taps.shape[0] - 1 - pad[1])
-    gradient = gradient.contiguous(memory_format=ctx.memory_format)
-    return _upfirdn2d(gradient, taps.flip([0, 1]), down, up, pad, ctx.size), None, None, None, None, None
+    dx = dtaps = None
+    if ctx.needs_input_grad[0]:
+        pad = (taps.shape[1] - 1 - pad[0], taps.shape[0] - 1 - pad[1])
+        run = _composed if forward_mode() else _upfirdn2d
+        dx = run(gradient, taps.flip([0, 1]), down, up, pad, ctx.size)
+    if ctx.needs_input_grad[1]:
+        (dtaps,) = composed.vjp(lambda taps: _composed(x, taps, *ctx.options), [taps], gradient, [True])
+    return dx, dtaps, None, None, None, None
 
 
-torch.library.register_autograd("fused_inr::upfirdn2d", _backward, setup_context=_save)
+def _batch(op: Op, size: int, dims: tuple, x: Tensor, taps: Tensor, *options: Any) -> tuple[Tensor, int]:
+    if dims[1] is not None:  # kernels take one filter for all images
+        return torch.vmap(lambda x, taps: _composed(x, taps, *options), dims[:2])(x, taps), 0
+    images = folded(x, dims[0], size)
+    return op(images, taps, *options).unflatten(0, (size, len(images) // size)), 0
+
+
+_upfirdn2d = Op(torch.ops.fused_inr.upfirdn2d.default, _save, _backward, _batch, _prepare)

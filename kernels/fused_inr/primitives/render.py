@@ -13,7 +13,7 @@ from torch import Tensor
 from fused_inr import activation_storage, composed
 from fused_inr.flattening import flatten, frames_shape, grid_of, roles, unflatten
 from fused_inr.inr import INR, Grid
-from fused_inr.primitives.transforms import Op, batched, folded, forward_mode, transforming
+from fused_inr.primitives.transforms import Op, batched, folded, forward_mode, may_need_gradients, transforming
 
 Evaluate = Callable[[INR, Grid, torch.dtype, bool], tuple[Tensor, list[Tensor]]]
 Differentiate = Callable[[INR, Grid, Tensor, torch.dtype, list[Tensor]], list[Tensor]]
@@ -106,7 +106,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         tensors, structure, numbers = flatten(inr)
         shape = frames_shape(inr, grid)
         options = (structure, numbers, shape, [*grid.x, *grid.y], dtype)
-        needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        needs_gradients = may_need_gradients(tensors)
         eager = not (torch.compiler.is_compiling() or transforming())
         if needs_gradients and activation_storage.stored() and eager and 0 not in shape:
             return _StoringRender.apply(evaluate, gradients, options, *tensors)

@@ -5,7 +5,7 @@ transform an `Op` therefore runs as an autograd function with the same rules. In
 compositions of PyTorch calls, because only these have tangents.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,14 @@ def forward_mode() -> bool:
 def transforming() -> bool:
     """Return whether a function transform is active."""
     return torch._C._are_functorch_transforms_active()
+
+
+def may_need_gradients(tensors: Iterable[Tensor]) -> bool:
+    """Return whether a call on these tensors may be differentiated.
+
+    Under a transform this cannot be told, because a tensor of `vmap` hides that the tensor in it requires gradients.
+    """
+    return torch.is_grad_enabled() and (transforming() or any(tensor.requires_grad for tensor in tensors))
 
 
 class Op:

@@ -21,7 +21,7 @@ def gradients(gradient, coords, weights, biases, *options):
     CALLS.append(("gradients", with_coords))
     leaves = [tensor.detach().requires_grad_() for tensor in (coords, *weights, *biases)]
     with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
-        results = thread.submit(composed.siren_gradients, gradient.detach(), leaves, *options).result()
+        results = thread.submit(composed.siren_gradients, gradient.detach(), leaves, *options, [True] * len(leaves)).result()
     of_coords, *others = (result.detach().contiguous() for result in results)
     return [of_coords if with_coords else coords.new_empty(0), *others]
 
@@ -54,8 +54,8 @@ def test_gradients_of_two_orders(final, calls, assert_close):
         first = torch.autograd.grad(loss, tensors, retain_graph=True)
         again = torch.autograd.grad(loss, tensors, create_graph=True)
         results.append([loss, *first, *torch.autograd.grad(sum(g.square().sum() for g in again), tensors)])
-    # Once for the first gradients, and once in the backward pass through the second ones.
-    assert calls == ["values", *[("gradients", True)] * 2]
+    # For the gradients, for those with a graph, and in the backward pass through these.
+    assert calls == ["values", *[("gradients", True)] * 3]
     for expected, result in zip(*results, strict=True):
         assert_close("gradient", expected, result, 1e-6)  # both sides make the same PyTorch calls
 

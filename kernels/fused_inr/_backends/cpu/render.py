@@ -12,6 +12,7 @@ from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
 from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.render import register
+from fused_inr.primitives.transforms import may_need_gradients
 from fused_inr.reference import LRELU_SLOPE
 
 _TYPES = (torch.float32, torch.bfloat16)
@@ -198,8 +199,7 @@ def _has_native_gradients(inr: INR) -> bool:
 
 def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     """Return frames `[N, T, C, H, W]` float32; arguments as for `reference.render`."""
-    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inr.tensors())
-    if needs_gradients and not _has_native_gradients(inr):
+    if may_need_gradients(inr.tensors()) and not _has_native_gradients(inr):
         return composed.render(inr, grid, dtype)
     return _native_render(inr, grid, dtype)
 

@@ -10,6 +10,7 @@ from fused_inr._backends.cuda import layout, native
 from fused_inr._backends.splits import splits_to_fill
 from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.siren import gradients_like, register, values_like
+from fused_inr.primitives.transforms import may_need_gradients
 
 PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
 """Widest hidden layer, by compute type, up to which these kernels take precedence over those of Triton.
@@ -182,7 +183,7 @@ def supports(
     """Return whether the kernels support a call, and if not, why; arguments as in `reference.siren`."""
     if coords.dtype != torch.float32:
         return False, f"it computes in float32, bfloat16 or float16, not in {coords.dtype}"
-    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (coords, *weights, *biases))
+    needs_gradients = may_need_gradients((coords, *weights, *biases))
     shared = limits(coords.device.index if coords.is_cuda else -1).shared
     reason = layout.refusal(weights, dtype.itemsize, shared, needs_gradients)
     return reason is None, reason or ""

@@ -75,7 +75,7 @@ def test_opcheck_of_siren(n, points):
 @SIRENS
 @pytest.mark.parametrize("with_coords", [False, True], ids=["without-coords", "with-coords"])
 def test_opcheck_of_the_gradients_of_siren(n, points, with_coords):
-    arguments = (torch.randn(n, points, 2), *siren_arguments(n, points, False), with_coords)
+    arguments = (torch.randn(n, points, 2), *siren_arguments(n, points, False), with_coords, True)
     torch.library.opcheck(torch.ops.fused_inr.cpu_siren_backward.default, arguments)
 
 

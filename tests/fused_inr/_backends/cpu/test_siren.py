@@ -189,7 +189,7 @@ def all_calls() -> list[tuple[str, tuple]]:
         for dtype in (torch.float32, torch.bfloat16):
             arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
             calls.append(("cpu_siren", arguments))
-            calls += [("cpu_siren_backward", (gradient, *arguments, with_coords)) for with_coords in (False, True)]
+            calls += [("cpu_siren_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)]
     return calls
 
 

@@ -55,7 +55,7 @@ def test_every_element_of_the_results_is_written(dtype, network, check_written):
     coords, *rest = network(2, 150, (3, 40, 40, 5), device="cuda")
     arguments = (coords, rest[:3], rest[3:], 30.0, 20.0, True, DTYPES[dtype])
     gradient = torch.ones(2, 150, 5, device="cuda")
-    check_written([("cuda_siren", arguments), ("cuda_siren_backward", (gradient, *arguments, True))])
+    check_written([("cuda_siren", arguments), ("cuda_siren_backward", (gradient, *arguments, True, True))])
 
 
 def test_precedence_by_compute_type(network):
@@ -73,7 +73,7 @@ def test_cuda_graph(network, check_graph):
     def both(coords: torch.Tensor, *rest: torch.Tensor) -> list[torch.Tensor]:
         arguments = (coords, list(rest[:3]), list(rest[3:]), 30.0, 30.0, False, torch.bfloat16)
         ops = torch.ops.fused_inr
-        return [ops.cuda_siren(*arguments), *ops.cuda_siren_backward(gradient, *arguments, True)]
+        return [ops.cuda_siren(*arguments), *ops.cuda_siren_backward(gradient, *arguments, True, True)]
 
     check_graph(both, tensors, others)
 

@@ -196,8 +196,8 @@ def test_opcheck(device):
     detached = (gradient, coords.detach(), *([t.detach() for t in group] for group in arguments[1:3]))
     for with_coords in (True, False):
         backward = torch.ops.fused_inr.triton_siren_backward.default
-        torch.library.opcheck(backward, (*detached, *arguments[3:], with_coords), test_utils="test_schema")
-        torch.library.opcheck(backward, (*detached, *arguments[3:], with_coords), test_utils="test_faketensor")
+        torch.library.opcheck(backward, (*detached, *arguments[3:], with_coords, True), test_utils="test_schema")
+        torch.library.opcheck(backward, (*detached, *arguments[3:], with_coords, True), test_utils="test_faketensor")
 
 
 def test_supports():

@@ -11,7 +11,7 @@ extern "C" {
 typedef void (*FusedInrRange)(int64_t begin, int64_t end, void* context);
 typedef int32_t (*FusedInrParallelFor)(int64_t begin, int64_t end, int64_t grain, FusedInrRange body, void* context);
 
-enum { FUSED_INR_MOST_LAYERS = 64, FUSED_INR_MOST_STAGES = 16 };  // limits of a program with gradients
+enum { FUSED_INR_MAX_LAYERS = 64, FUSED_INR_MAX_STAGES = 16 };  // limits of a program with gradients
 
 enum FusedInrActivation : int32_t { ACT_LINEAR = 0, ACT_LRELU = 1, ACT_RELU = 2, ACT_SINE = 3 };
 
@@ -189,8 +189,8 @@ int32_t fused_inr_best_isa();
 int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa);
 int64_t fused_inr_kept_bytes(const FusedInrProgram* program, int32_t isa);
 int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa);
-// Supports activations whose derivative follows from their output (linear, lrelu, relu), up to FUSED_INR_MOST_LAYERS
-// layers and FUSED_INR_MOST_STAGES stages.
+// Supports activations whose derivative follows from their output (linear, lrelu, relu), up to FUSED_INR_MAX_LAYERS
+// layers and FUSED_INR_MAX_STAGES stages.
 int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradients* gradients,
                            FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);

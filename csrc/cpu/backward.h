@@ -99,7 +99,7 @@ struct Backward : Engine<T> {
     float* gradient;                       // [TILE][widest]: of a layer's output, later of its input
     T *delta, *input;                      // [TILE][widest]: gradient before the activation; features
     S *delta_steps, *input_steps, *block;  // operands of outer_product
-    float* image[FUSED_INR_MOST_STAGES];   // [pixels][channels] per stage: gradient of the running image
+    float* image[FUSED_INR_MAX_STAGES];    // [pixels][channels] per stage: gradient of the running image
     float* below;                          // [pixels][padded O]: gradient of a stage's output
     float* above;  // [pixels][padded O]: gradient of the upsampled product, summed over children
   };
@@ -369,7 +369,7 @@ struct Backward : Engine<T> {
 
 template <class T>
 static int32_t backward_program(const FusedInrProgram& p, const FusedInrGradients& g, FusedInrParallelFor run) {
-  if (p.num_layers > FUSED_INR_MOST_LAYERS || p.num_stages > FUSED_INR_MOST_STAGES) return 3;
+  if (p.num_layers > FUSED_INR_MAX_LAYERS || p.num_stages > FUSED_INR_MAX_STAGES) return 3;
   Backward<T> engine(p, g);
   const int64_t bands = engine.bands(), jobs_of_clip = p.times * bands;
   const int64_t at_once = std_min<int64_t>(CLIPS_AT_ONCE, p.clips);

@@ -27,7 +27,7 @@ struct PackedLayer {
 // The layer outputs of a band that the backward pass needs: [pixels][padded O] per layer.
 template <class T>
 struct Kept {
-  T* outputs[FUSED_INR_MOST_LAYERS];
+  T* outputs[FUSED_INR_MAX_LAYERS];
 };
 
 // image [m, channels] += x [m, n] times the read-out weights [channels, n].

@@ -77,7 +77,7 @@ def test_float32_frames(make_inr, assert_close):
 
 @pytest.mark.parametrize("share", [1.0, 0.3, 0.05], ids=lambda share: f"share{share}")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_stays_within_memory(share, dtype):
+def test_stays_within_the_memory_limit(share, dtype):
     inr, grid = wide_inr(4, 3, width=64, d=8), fi.Grid(24, 16)
     options = {"dtype": dtype, "backend": "reference"}  # allocates with PyTorch, which the profiler records
     memory = int(render_memory(inr.at_times(slice(0, 1)), grid, **options) * share)

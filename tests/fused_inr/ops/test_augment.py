@@ -61,7 +61,7 @@ def test_loops(color_last):
 
 
 @pytest.mark.parametrize("name", ["brightness", "saturation", "contrast", "translation", "cutout"])
-def test_each_alone(name):
+def test_each_change_alone(name):
     alone = {
         "brightness": lambda frame, b: color(frame, b, 1, 1),
         "saturation": lambda frame, s: color(frame, 0, s, 1),

@@ -106,7 +106,7 @@ def test_gradients(case):
     taps = torch.randn(3, dtype=torch.float64) if case == "separable" else torch.randn(2, 3, dtype=torch.float64)
     padding = (-1, 2, 0, -1) if case == "crop" else 1
     assert gradcheck(lambda x: fi.upfirdn2d(x, taps, 2, 3, padding), x)
-    # The op is linear, so only the gradient with respect to the incoming gradient is there to check.
+    # The op is linear, so its second derivatives are those with respect to the incoming gradient.
     assert gradgradcheck(lambda x: fi.upfirdn2d(x, taps, 2, 3, padding), x)
 
 

@@ -192,7 +192,7 @@ def _has_native_gradients(inr: INR) -> bool:
     They derive slopes from outputs, which is impossible for a sine.
     """
     layers = [layer for stage in inr.stages for layer in stage.layers]
-    small = len(layers) <= native.MOST_LAYERS and len(inr.stages) <= native.MOST_STAGES
+    small = len(layers) <= native.MAX_LAYERS and len(inr.stages) <= native.MAX_STAGES
     return small and all(layer.activation != "sine" for layer in layers)
 
 

@@ -32,7 +32,7 @@ from fused_inr.primitives.memory_format import batch_stride
 _WEIGHT_PROGRAMS = 512
 """Number of programs that a weight's gradient is split into if there are enough pixels: two per multiprocessor of the
 largest GPUs. It does not depend on the device, so sums have the same bits on all devices."""
-_LEAST_PIXELS = 512
+_MIN_PIXELS = 512
 """Fewest pixels per program of a weight's gradient: with fewer, the partial sums would be larger than their inputs."""
 
 
@@ -300,7 +300,7 @@ def output_gradient(
 
 def pixel_splits(pixels: int, tiles: int, block: int) -> tuple[int, int]:
     """Return the number and length of the spans of pixels that the gradient of a weight of `tiles` tiles sums over."""
-    return equal_splits(pixels, splits_to_fill(_WEIGHT_PROGRAMS, tiles, pixels // _LEAST_PIXELS), block)
+    return equal_splits(pixels, splits_to_fill(_WEIGHT_PROGRAMS, tiles, pixels // _MIN_PIXELS), block)
 
 
 def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[Launch]]:

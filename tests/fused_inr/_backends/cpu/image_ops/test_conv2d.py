@@ -65,7 +65,7 @@ def test_against_float64(geometry, dtype, isa):
     assert relative_difference(actual, exact) <= TOLERANCE[dtype]
 
 
-def test_sums_of_many_pixels_keep_their_digits():
+def test_sums_of_many_pixels_lose_no_precision():
     x = torch.full([1, 2, 400, 400], 0.1).to(memory_format=torch.channels_last)
     actual = torch.ops.fused_inr.conv2d_weight(x, x, [1, 1], 1, 0)
     exact = 160000 * x[0, 0, 0, 0].double() ** 2

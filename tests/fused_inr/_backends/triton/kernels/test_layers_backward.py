@@ -60,7 +60,7 @@ def test_output_gradient(activation, gain, terms, assert_close, launched, device
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
 def test_weight_gradient(shared, assert_close, launched, device, monkeypatch):
-    monkeypatch.setattr(layers_backward, "_LEAST_PIXELS", 16)  # several spans of pixels
+    monkeypatch.setattr(layers_backward, "_MIN_PIXELS", 16)  # several spans of pixels
     dz, x = torch.randn(*SIZE, CHANNELS), torch.randn(*SIZE, INNER)
     exact = torch.einsum("nthwo,nthwi->noi", dz.double(), x.double())
     partial = launched(layers_backward.weight_gradient(dz.to(device), x.to(device), shared))
@@ -82,4 +82,4 @@ def test_splits_cover_all_pixels_with_whole_blocks():
         splits, span = layers_backward.pixel_splits(pixels, tiles, 32)
         assert span % 32 == 0
         assert (splits - 1) * span < pixels <= splits * span
-        assert splits == 1 or pixels // splits >= 256  # at least about half of `_LEAST_PIXELS` per program
+        assert splits == 1 or pixels // splits >= 256  # at least about half of `_MIN_PIXELS` per program

@@ -105,9 +105,9 @@ def test_half_precision(name, dtype, device):
     naive = differences(evaluated(reference.siren, tensors, TYPES[dtype], **options), exact)
     tensors = [tensor.to(device) for tensor in tensors]
     actual = differences(evaluated(siren.siren, tensors, TYPES[dtype], **options), exact)
-    for index, (ours, theirs) in enumerate(zip(actual, naive, strict=True)):
+    for index, (error, naive_error) in enumerate(zip(actual, naive, strict=True)):
         # Measured in the interpreter: 0.1 to 0.8 times the naive path's, whose products are rounded once more.
-        assert ours <= 1.2 * theirs + 2e-6, f"tensor {index}: {ours:.1e}, naive {theirs:.1e}"
+        assert error <= 1.2 * naive_error + 2e-6, f"tensor {index}: {error:.1e}, naive {naive_error:.1e}"
 
 
 def test_some_tensors_without_gradient(device):

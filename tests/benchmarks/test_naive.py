@@ -27,7 +27,7 @@ def test_the_same_logits_and_gradients(discriminator):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     pairs = zip(*(torch.autograd.grad(y.square().sum(), parameters) for y in (actual, expected)), strict=True)
     for a, b in pairs:
-        assert (a - b).norm() <= 1e-5 * b.norm()  # measured: 5e-7
+        assert (a - b).norm() <= 1e-5 * b.norm()  # measured: 3.4e-7 at most
 
 
 def test_r1_is_half_the_squared_gradient():

@@ -22,4 +22,4 @@ def test_pytorch_weight(layout, assert_close):
     (exact,) = torch.autograd.grad(F.conv2d(x.double(), weight, stride=2, padding=1), weight, dy.double())
     actual = conv2d.pytorch_weight(x, dy, [3, 3], 2, 1)
     assert actual.is_contiguous(memory_format=layout)
-    assert_close("weight gradient", exact, actual.double(), 1e-6)  # measured: 1.2e-7
+    assert_close("weight gradient", exact, actual.double(), 1e-6)  # measured: 5.1e-8

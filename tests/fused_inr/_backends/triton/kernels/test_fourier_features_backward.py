@@ -34,7 +34,7 @@ def test_gradients(name, shared, parts, assert_close, device):
     sums, last = feature_weight_gradient(dz.to(device), tables)
     launch.run([*launches, *more, *last], rows.device)
     summed = partial.sum(2).cpu().double()  # [N, T, 3, D]
-    # Measured in the interpreter: 6e-7.
+    # Measured in the interpreter: 2.8e-7 at most.
     assert_close("phase", of_phase, summed[:, :, 0], 3e-6)
     assert_close("frequency", of_frequency, summed[:, :, 1:].sum(1).mT, 3e-6)
     assert_close("weight", of_weight, sums.sum(1).cpu().double(), 3e-6)

@@ -219,7 +219,7 @@ def test_equal_trials_warn():
 
 def run_processes(world: int, work) -> list:
     """Call work(rank, gather) in `world` threads, with a gather that exchanges tensors between them."""
-    barrier, shared, results = threading.Barrier(world, timeout=20), [None] * world, [None] * world
+    barrier, shared, results = threading.Barrier(world, timeout=300), [None] * world, [None] * world
 
     def gather_of(rank: int):
         def gather(tensor: torch.Tensor) -> torch.Tensor:

@@ -86,8 +86,9 @@ def test_shared_memory_fits_on_the_gpu(target):
         assert needs.shared(3)[1] > 0 or not width
 
 
-def test_the_command_prints_a_table(for_hopper, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(ahead_of_time, "resources", lambda path: for_hopper if path == tmp_path else [])
+def test_the_command_prints_a_table(capsys, monkeypatch, tmp_path):
+    kernels = [ahead_of_time.Resources("9.0a", *kernel, 40, 0, 0, 500, 8) for kernel in KERNELS]
+    monkeypatch.setattr(ahead_of_time, "resources", lambda path: kernels if path == tmp_path else [])
     main(["--library", str(tmp_path), "--target", "9.0a"])
     _, head, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:4] == ["target", "kernel", "type", "width"]

@@ -61,7 +61,7 @@ def sentence(error: BaseException) -> str | None:
         text = _of_system(error, text)
     elif _is_memory(error, text):
         text = f"out of memory ({text.rstrip('.')}): use smaller batches, sizes or fewer workers."
-    elif not isinstance(error, UserError):
+    elif not isinstance(error, UserError) and not text.startswith("Symlink loop from"):  # of pathlib, a RuntimeError
         return None
     return text.replace("\n", "\\n")
 

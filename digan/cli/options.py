@@ -7,10 +7,12 @@ import datetime
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from digan.config import Range, TrainConfig, field_type
 from digan.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -89,7 +91,7 @@ def parse_bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
 
 
-def number(kind: type, range: Range | None = None) -> Callable[[str], int | float]:
+def number(kind: type[Number], range: Range | None = None) -> Callable[[str], Number]:
     """Return an argument type for numbers within a range.
 
     Args:
@@ -97,7 +99,7 @@ def number(kind: type, range: Range | None = None) -> Callable[[str], int | floa
         range: the values accepted; None for the widest range of the kind.
     """
 
-    def parse(text: str) -> int | float:
+    def parse(text: str) -> Number:
         value = kind(text)
         if problem := (range or Range()).problem(value):
             raise argparse.ArgumentTypeError(f"{text} {problem}")

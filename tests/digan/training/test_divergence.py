@@ -1,4 +1,4 @@
-"""A run that diverged ends with a sentence and its state, and spares its checkpoints; single overflows do not end it."""
+"""A run that diverged ends with a sentence and its state and keeps its checkpoints; single overflows do not end it."""
 
 import math
 
@@ -57,10 +57,12 @@ def step(real_batch):
 def test_a_diverged_run_stops_and_names_iteration_and_tensor(make_run, step):
     run, trainer = make_run(lr=1e12, nonfinite_limit=4, kimg=1.0)
     run.save_checkpoint()
-    with pytest.raises(DivergenceError) as stopped:
-        for _ in range(40):
+    for _ in range(40):
+        try:
             step(run, trainer)
-    message = str(stopped.value)
+        except DivergenceError as error:
+            message = str(error)
+            break
     assert message.startswith("training diverged: ")
     assert "not finite at iteration " in message
     assert "4 such updates" in message

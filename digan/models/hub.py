@@ -17,6 +17,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from digan.config import GeneratorConfig, option_range
 from digan.errors import NetworkError, NetworkNotFound
@@ -116,6 +117,19 @@ def not_a_generator(file: Path, reason: str) -> NetworkError:
     return NetworkError(f"{file} is not a generator saved by this project ({reason}); give a network-snapshot file.")
 
 
+class _WithoutValues(TorchFunctionMode):
+    """Makes new parameters on "meta". The context `torch.device("meta")` does so too, but imports 900 modules for it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.randn, torch.zeros):
+            return torch.empty(*args, device="meta")
+        if func is torch.full:
+            return torch.empty(args[0], device="meta")
+        return func(*args, **(kwargs or {}))
+
+
 def filled(make: Callable[[], _Network], state: Mapping[str, Tensor], finite: bool = True) -> _Network:
     """Build a network with `make` and load a state dict into it, in evaluation mode.
 
@@ -130,7 +144,7 @@ def filled(make: Callable[[], _Network], state: Mapping[str, Tensor], finite: bo
         RuntimeError: they do not fit.
         ValueError: a tensor has another type, or a value is not finite.
     """
-    with torch.device("meta"):
+    with _WithoutValues():
         make().load_state_dict(state, assign=True)
     for name, tensor in state.items():
         if tensor.dtype not in _WEIGHT_TYPES:

@@ -6,6 +6,7 @@ import lzma
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ import torch
 
 from digan import Generator
 from digan.cli import options as options_module
+from digan.cli import train as train_command
 from digan.cli.main import COMMANDS, main
 from digan.cli.options import OptionParser
 from digan.cli.train import resolve
 from digan.config import GeneratorConfig, TrainConfig, option_range
 from digan.data import make_demo_videos
 from digan.errors import ConfigError
+from digan.train import train
 
 ROOT = Path(__file__).parents[3]
 SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8, resolution=32)
@@ -221,6 +224,22 @@ def test_wrong_paths_are_refused_and_nothing_is_left(command, argument, inputs, 
         assert "Traceback" not in error
         assert not list(tmp_path.rglob(".*.safetensors"))
         assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_videos_deleted_after_they_were_indexed(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    videos = shutil.copytree(inputs["data"], tmp_path / "videos")
+
+    def delete_and_train(*args):
+        shutil.rmtree(videos)
+        return train(*args)
+
+    monkeypatch.setattr(train_command, "train", delete_and_train)
+    words = [*SMALL.split(), "--kimg", "0.008", "--data", videos, "--outdir", tmp_path / "runs"]
+    assert main(["train", *map(str, words)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("digan train: a video could not be decoded (")
+    assert error.endswith("remove it from the data and run again.")
 
 
 def start(*words, limit=0, **options):

@@ -118,7 +118,7 @@ def not_a_generator(file: Path, reason: str) -> NetworkError:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Makes new parameters on "meta". The context `torch.device("meta")` does so too, but imports 900 modules for it."""
+    """Makes new parameters on "meta", as `torch.device("meta")` does, which imports 900 modules for it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -130,11 +130,7 @@ def _load_yaml(path: str) -> dict[str, Any]:
         raise ConfigError(f"it cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ConfigError("it is not UTF-8 text.") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: of a number or a date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError comes from a number or a date
         raise ConfigError(f"it is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(options, dict):
         raise ConfigError("it must hold 'name: value' lines.")

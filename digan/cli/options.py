@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +32,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `ConfigError` instead of printing the usage and exiting."""
+        message = re.sub(r"^argument ([^:]+): (?=\S* must be )", r"\1 ", message)  # of `number`: --fps 0 must be ...
         raise ConfigError(message + ".")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:

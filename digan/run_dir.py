@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from digan.files import parse_json
+
 STATISTICS = "stats.jsonl"
 # Fields of a record of the statistics, apart from the mean losses and the number of non-finite gradient values.
 TICK_FACTS = (
@@ -22,6 +24,7 @@ TICK_FACTS = (
 )
 SNAPSHOTS = "snapshots"
 CHECKPOINTS = "checkpoints"
+DIVERGED = "diverged"  # the state of a run that diverged, which must replace no checkpoint
 SAMPLES = "samples"
 _SNAPSHOT = "network-snapshot-"
 _METRIC = "metric-"
@@ -88,7 +91,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             break
     return records

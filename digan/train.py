@@ -32,6 +32,9 @@ def train(trainer: Trainer, data: TrainingData, resume: Path | None = None) -> P
 
     Returns:
         The run folder.
+
+    Raises:
+        DivergenceError: training diverged.
     """
     config, accelerator = trainer.config, trainer.accelerator
     if resume is not None:
@@ -51,6 +54,7 @@ def train(trainer: Trainer, data: TrainingData, resume: Path | None = None) -> P
     while trainer.clips_seen < log.total_clips:
         trainer.step([trainer.reals(next(batches)) for _ in range(trainer.micro_batches)])
         log.update()
+        log.check_finite()
         if log.tick_due():
             log.tick()
         if log.snapshot_due():

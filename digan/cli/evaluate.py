@@ -16,10 +16,10 @@ import torch
 from accelerate import Accelerator
 
 from digan import metrics
-from digan.cli.options import OptionParser, at_least
+from digan.cli.options import OptionParser, number, training_number
 from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
-from digan.config import TrainConfig
-from digan.data import Clips, UnreadableVideo, VideoIndex, choose, load_index
+from digan.config import SEED, Range, TrainConfig
+from digan.data import Clips, VideoIndex, choose, load_index
 from digan.data.clips import content_key, cut_clips
 from digan.data.index import CACHE_FOLDER
 from digan.errors import ConfigError, DataError
@@ -28,6 +28,7 @@ from digan.metrics.experiments import EXPERIMENTS, PLAIN, Maker, Model
 from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.run_dir import is_run
+from digan.sampling.media import MOST_PIXELS
 from digan.training.distributed import make_accelerator
 
 
@@ -53,28 +54,48 @@ def configure(parser: OptionParser) -> None:
     )
     what.add_argument("--experiment", choices=EXPERIMENTS, help="an experiment of the paper, see below")
     what.add_argument(
-        "--trials", type=at_least(1), default=1, help="report mean and standard deviation over this many seeds [1]"
+        "--trials",
+        type=number(int, Range(least=1)),
+        default=1,
+        help="report mean and standard deviation over this many seeds [1]",
     )
-    what.add_argument("--seed", type=at_least(0), default=0, help="seed of the first trial [0]")
+    what.add_argument("--seed", type=number(int, SEED), default=0, help="seed of the first trial [0]")
 
     data = parser.add_argument_group("real clips")
     data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
     data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, instead of --split")
-    data.add_argument("--resolution", type=at_least(1), help="pixels per side [the network's; that of square fakes]")
-    data.add_argument("--stride", type=at_least(1), help="frame stride of the clips [the network's, or 1]")
     data.add_argument(
-        "--overlap", type=at_least(0), help="raw frames shared by consecutive windows [the network's, or 0]"
+        "--resolution",
+        type=number(int, Range(least=1, most=MOST_PIXELS)),
+        help="pixels per side [the network's; that of square fakes]",
+    )
+    data.add_argument(
+        "--stride", type=training_number("stride"), help="frame stride of the clips [the network's, or 1]"
+    )
+    data.add_argument(
+        "--overlap",
+        type=training_number("overlap"),
+        help="raw frames shared by consecutive windows [the network's, or 0]",
     )
     data.add_argument("--one-per-video", action="store_true", help="one clip per video, drawn with --seed")
-    data.add_argument("--fake-stride", type=at_least(1), help="frame stride of --fake [1] or --fake-split [--stride]")
+    data.add_argument(
+        "--fake-stride",
+        type=training_number("stride"),
+        help="frame stride of --fake [1] or --fake-split [--stride]",
+    )
 
     fakes = parser.add_argument_group("generated clips")
     fakes.add_argument(
-        "--frames", type=at_least(1), help="frames of a training clip, which spans time 0 to 1 [the network's, or 16]"
+        "--frames",
+        type=training_number("frames"),
+        help="frames of a training clip, which spans time 0 to 1 [the network's, or 16]",
     )
     fakes.add_argument("--psi", type=float, help="truncation [1: none]")
     fakes.add_argument(
-        "--labels", type=at_least(0), nargs="+", help="classes to cycle through [as frequent as in --data]"
+        "--labels",
+        type=number(int, Range(least=0)),
+        nargs="+",
+        help="classes to cycle through [as frequent as in --data]",
     )
 
     how = parser.add_argument_group("output and resources")
@@ -82,8 +103,10 @@ def configure(parser: OptionParser) -> None:
     how.add_argument(
         "--cache", help=f"folder of indices and real features [{CACHE_FOLDER} in --outdir or beside the run]"
     )
-    how.add_argument("--batch", type=at_least(1), default=16, help="clips per batch in each process [16]")
-    how.add_argument("--threads", type=at_least(1), help="threads per process [on CPUs: cores / processes]")
+    how.add_argument("--batch", type=training_number("batch"), default=16, help="clips per batch in each process [16]")
+    how.add_argument(
+        "--threads", type=training_number("threads"), help="threads per process [on CPUs: cores / processes]"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,8 +116,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         with plain_warnings():
             _Evaluation(args, accelerator).run()
-    except UnreadableVideo as error:
-        raise DataError(f"a video could not be decoded ({error}): remove it from the data and run again.") from error
     finally:
         accelerator.end_training()
     return 0

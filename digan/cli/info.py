@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from digan import metrics
-from digan.cli.options import OptionParser
-from digan.config import TrainConfig
+from digan.cli.options import OptionParser, training_number
+from digan.config import TrainConfig, check_values, flag
 from digan.data import ClipWindows, VideoIndex, load_index
 from digan.data.sources import SPLITS, scan
-from digan.errors import DataError, MetricError, NetworkNotFound
+from digan.errors import ConfigError, DataError, MetricError, NetworkNotFound
+from digan.files import parse_json
 from digan.models.generator import Generator
 from digan.models.hub import WEIGHTS_FILE, find_network
 from digan.run_dir import (
@@ -57,11 +58,13 @@ def configure(parser: OptionParser) -> None:
     parser.add_argument("path", type=Path, help="network, checkpoint, run, or a folder, zip or file of videos")
     parser.add_argument("--json", action="store_true", help="print JSON")
     cut = parser.add_argument_group("options of training, for the number of clips in the videos")
-    cut.add_argument("--frames", type=int, default=c.frames, help=f"frames per clip [{c.frames}]")
-    cut.add_argument("--stride", type=int, default=c.stride, help=f"frame stride of the clips [{c.stride}]")
-    cut.add_argument(
-        "--overlap", type=int, default=c.overlap, help=f"raw frames shared by consecutive windows [{c.overlap}]"
-    )
+    for name, default, text in (
+        ("frames", c.frames, "frames per clip"),
+        ("stride", c.stride, "frame stride of the clips"),
+        ("overlap", c.overlap, "raw frames shared by consecutive windows"),
+    ):
+        parse = training_number(name)
+        cut.add_argument(f"--{name}", type=parse, default=default, help=f"{text} [{default}]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,7 +119,7 @@ def inspect(
 
 
 def _network(file: Path) -> Report:
-    g = Generator.from_pretrained(file)
+    g = Generator.from_file(file, finite=False)
     rows = summary.generator_rows(g)
     config, metadata = asdict(g.config), g.metadata
     nonfinite = sum(int((~tensor.isfinite()).sum()) for tensor in g.state_dict().values())
@@ -161,7 +164,7 @@ def _pickle(file: Path) -> Report:
 
 def _checkpoint(folder: Path) -> Report:
     state = checkpoint.read_state(folder)
-    config = _config(state["config"])
+    config = _config(state["config"], folder / checkpoint.STATE)
     counters = state["counters"]
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     facts = {
@@ -185,7 +188,7 @@ def _checkpoint(folder: Path) -> Report:
 
 
 def _run(folder: Path) -> Report:
-    config = _config(json.loads((folder / "config.json").read_text()))
+    config = _read_config(folder / "config.json")
     statistics = read_records(folder / STATISTICS)
     last = statistics[-1] if statistics else {}
     checkpoints = checkpoint.list_complete(folder / CHECKPOINTS)
@@ -195,7 +198,7 @@ def _run(folder: Path) -> Report:
     samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.stat().st_mtime_ns)
     snapshots = list_snapshots(folder)
     results = {name: result for name, file in list_metrics(folder).items() if (result := _metric(name, file))}
-    commands = (folder / "command.sh").read_text().splitlines()
+    commands = (folder / "command.sh").read_text(errors="replace").splitlines()
     facts = {
         "kind": "run",
         "folder": str(folder),
@@ -356,8 +359,23 @@ def _training(config: TrainConfig) -> list[str]:
     ]
 
 
-def _config(stored: dict[str, Any]) -> TrainConfig:
-    return TrainConfig(**known_fields(TrainConfig, stored))
+def _config(stored: Any, file: Path) -> TrainConfig:
+    """Return the configuration that a file stores."""
+    try:
+        config = TrainConfig(**known_fields(TrainConfig, stored))
+        check_values(config, flag)
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{file} does not hold the configuration of a run ({error}): restore it from a copy."
+        ) from None
+    return config
+
+
+def _read_config(file: Path) -> TrainConfig:
+    try:
+        return _config(parse_json(file.read_bytes()), file)
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged ({error}): restore it from a copy.") from None
 
 
 def _quartiles(lengths: np.ndarray) -> dict[str, float]:

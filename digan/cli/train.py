@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import Field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from digan.cli.options import OptionParser, parse_bool
-from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
+from digan.cli.options import OptionParser, number, parse_bool
+from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, field_type, flag
 from digan.data.training_data import TrainingData
 from digan.errors import ConfigError, MetricError
 from digan.metrics.detectors import detector_files
@@ -41,15 +41,17 @@ def configure(parser: OptionParser) -> None:
         names = [flag(f.name), *("--" + alias for alias, name in ALIASES.items() if name == f.name)]
         no_default = f.default is None or f.default is False or f.default == ""
         text = f.metadata["help"] + ("" if no_default else f" [{f.default}]")
-        if _type(f) is bool:
+        if field_type(f) is bool:
             names += ["-n"] if f.name == "dry_run" else []
             group.add_argument(*names, dest=f.name, nargs="?", const=True, type=parse_bool, metavar="BOOL", help=text)
             group.add_argument(
                 "--no-" + flag(f.name)[2:], dest=f.name, action="store_const", const=False, help=argparse.SUPPRESS
             )
         else:
+            kind = field_type(f)
+            parse = kind if kind is str else number(kind, f.metadata["range"])
             choices = sorted(PRESETS) if f.name == "cfg" else f.metadata["choices"]
-            group.add_argument(*names, dest=f.name, type=_type(f), choices=choices, help=text)
+            group.add_argument(*names, dest=f.name, type=parse, choices=choices, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -124,11 +126,6 @@ def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> T
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"--cfg {preset} is not one of {', '.join(PRESETS)}.")
     return _check(TrainConfig(**{**PRESETS.get(preset or "", {}), **options, "cfg": preset}))
-
-
-def _type(f: Field) -> type:
-    """Return the type of a field, without its `| None`."""
-    return {"int": int, "float": float, "bool": bool, "str": str}[str(f.type).split(" | ")[0]]
 
 
 def _check(config: TrainConfig) -> TrainConfig:

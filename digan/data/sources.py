@@ -263,7 +263,10 @@ def read_split_list(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[s
     for path in paths:
         if not Path(path).is_file():
             raise DataNotFound(f"--split-list {path} does not exist.")
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise DataError(f"--split-list {path} is not UTF-8 text: give a list such as trainlist01.txt.") from None
         names += [re.sub(r"\s+\d+$", "", line.strip()) for line in lines if line.strip()]
     if not names:
         raise DataError(f"--split-list {', '.join(map(str, paths))} holds no line `Class/file.avi [label]`.")

@@ -12,6 +12,8 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from digan.errors import UnreadableVideo
+
 # Containers that store a presentation time for every packet, with one shown frame per packet. For others FFmpeg guesses
 # the times (AVI stores none, and with B-frames the guesses are wrong), so such a file is decoded once.
 _TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
@@ -24,10 +26,6 @@ READ_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 # Codecs for which FFmpeg decodes frames whenever a file is opened, to guess a delay that the index already holds.
 _GUESSED_CODECS = frozenset({"h264"})
 _WITHOUT_GUESSING = {"skip_frame": "all", "probesize": "16384"}
-
-
-class UnreadableVideo(Exception):
-    """A video cannot be used; the message is the reason, without the video's name."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fused_inr as fi
-from digan.config import DiscriminatorConfig, GeneratorConfig
+from digan.config import DiscriminatorConfig, GeneratorConfig, check_values
 from digan.models.layers import Conv2d, FullyConnected, channels_at
 from digan.models.mapping import Mapping
 
@@ -42,11 +42,12 @@ class Discriminator(nn.Module):
             multiple of it or smaller. The published system uses min(batch per process, 4).
 
     Raises:
-        ValueError: the resolution is not a power of two of at least 8.
+        ValueError: a value is of the wrong type, or the resolution is not a power of two of at least 8.
     """
 
     def __init__(self, config: DiscriminatorConfig, channels_in: int) -> None:
         super().__init__()
+        check_values(config)
         top = config.resolution
         if top < 8 or top & (top - 1):
             raise ValueError(f"resolution must be a power of two of at least 8, got {top}.")

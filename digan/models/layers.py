@@ -55,7 +55,9 @@ class FullyConnected(nn.Module):
         self.activation = activation
         self.lr_mult = lr_mult
         self.weight_gain = lr_mult / math.sqrt(in_features)
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_mult)
+        weight = torch.randn(out_features, in_features)
+        # A first product on "meta", which has no values, would make PyTorch import 900 modules.
+        self.weight = nn.Parameter(weight if weight.is_meta else weight / lr_mult)
         self.bias = nn.Parameter(torch.full([out_features], bias_init))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,10 +24,12 @@ from digan.config import TrainConfig
 from digan.data import choose
 from digan.data.clips import content_key
 from digan.data.training_data import TrainingData
-from digan.errors import ConfigError
+from digan.errors import ConfigError, DivergenceError
+from digan.files import atomic_path
 from digan.models.generator import Generator
 from digan.run_dir import (
     CHECKPOINTS,
+    DIVERGED,
     SAMPLES,
     STATISTICS,
     drop_records,
@@ -141,7 +143,8 @@ class RunLogger:
         self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
         if self.is_main:
             self._clip_flops = step_flops(forward_macs(self.config, self.data.num_classes)).weighted(self.config)
-            (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+            with atomic_path(self.folder / "config.json") as path:
+                path.write_text(json.dumps(asdict(self.config), indent=1))
             with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
                 file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
             for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
@@ -226,8 +229,32 @@ class RunLogger:
                 clips = sample_clips(self.trainer.g_ema, z_content, z_motion, times, labels)
                 self._write_clips(name or f"fakes{self._number()}", clips)
 
+    def check_finite(self, networks: bool = False) -> None:
+        """Stop the run if training diverged.
+
+        Args:
+            networks: also look at every value of the networks, before they are saved.
+
+        Raises:
+            DivergenceError: training diverged; the state is saved, and all checkpoints are still there.
+        """
+        problem = self.trainer.nonfinite.problem()
+        if networks and not problem and (name := self.trainer.find_nonfinite()):
+            problem = f"{name} is not finite at iteration {self.trainer.iteration}"
+        if not problem:
+            return
+        folder = self.folder / DIVERGED
+        if self.is_main:
+            folder = checkpoint.save(self.trainer, folder, asdict(self.config), keep=1)
+        message = f"training diverged: {problem}; lower --lr or raise --gamma in a new run. The state is in {folder}"
+        if self.is_main:
+            self._append_to_log(message)
+        self._close()
+        raise DivergenceError(f"{message}.")
+
     def snapshot(self) -> None:
         """Write the averaged generator, samples and a checkpoint, and evaluate the metrics."""
+        self.check_finite(networks=True)
         trainer = self.trainer
         self._clips_at_snapshot = trainer.clips_seen
         with self.stopwatch.paused():
@@ -236,11 +263,15 @@ class RunLogger:
                 path.parent.mkdir(exist_ok=True)
                 trainer.g_ema.save(path, clips_seen=trainer.clips_seen, data=self._data_facts())
             self.write_fakes()
-            self.save_checkpoint()
+            self._write_checkpoint()
             self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
 
     def save_checkpoint(self) -> None:
         """Write everything that resuming needs."""
+        self.check_finite(networks=True)
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         with self.stopwatch.paused():
             if self.is_main:
                 folder = self.folder / CHECKPOINTS
@@ -279,6 +310,9 @@ class RunLogger:
     def finish(self) -> None:
         """Log where the results are, and close the progress bar and the trackers."""
         self.log(summary.end(self.folder, self.config, self.trainer.clips_seen))
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self.accelerator.end_training()

@@ -64,13 +64,14 @@ def resume_options(folder: Path, config: TrainConfig, clips_seen: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Format seconds in the two largest units, such as "1h 5m"."""
+    """Format seconds in the two largest units, such as "1h 5m" or "1d 0h"; less than a minute in seconds alone."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
-    shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
-    return " ".join(shown[:2])
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        del parts[0]
+    return " ".join(f"{n}{unit}" for n, unit in parts[:2])
 
 
 def speed(record: Mapping[str, float]) -> str:

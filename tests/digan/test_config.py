@@ -54,7 +54,7 @@ def test_dry_run_has_a_short_form():
         (["--batchh", "3"], ["--batchh", "--batch"]),
         (["--data", "x", "--resolution", "48"], ["--resolution", "48"]),
         (["--cfg", "sky"], ["--cfg sky", "--data"]),
-        (["--data", "x", "--kimg", "0"], ["--kimg", "more than 0"]),
+        (["--data", "x", "--kimg", "0"], ["--kimg", "at least 0.001"]),
         (["--data", "x", "--seed", "-1"], ["--seed", "at least 0"]),
         (["--data", "x", "--overlap", "16"], ["--overlap", "--frames", "--stride"]),
         (["--data", "x", "--style-mixing", "2"], ["--style-mixing", "at most 1"]),

@@ -335,6 +335,7 @@ def hub(tmp_path, monkeypatch):
             return "address of the commit"
 
     monkeypatch.setattr(hub_module, "hf_hub_download", download)
+    monkeypatch.setattr(hub_module, "_connection_problem", lambda: "")
     monkeypatch.setattr(hub_mixin, "HfApi", Api)
     return calls
 

@@ -36,13 +36,17 @@ def widest() -> str:
 def build(folder: Path, name: str, sanitizers: list[str], source: str) -> Path:
     """Return the driver, linked with the kernels of one instruction set as the library's only one.
 
-    The namespace and the table are those of the base set, whose flags alone are replaced. -O1 keeps the build short.
+    The namespace and the table are those of the base set, whose flags alone are replaced. -O0 keeps the build short.
     """
     common = [flag for flag in SETUP["COMMON"] if flag not in ("-O3", "-g0")]
-    flags = ["-O1", "-g1", "-pthread", f"-I{SOURCES}", '-DFUSED_INR_SOURCE_HASH=""', *common, *sanitizers]
+    flags = ["-O0", "-g1", "-pthread", f"-I{SOURCES}", '-DFUSED_INR_SOURCE_HASH=""', *common, *sanitizers]
     compiler = os.environ.get("CXX", "g++")
     objects = []
-    for path, extra in ((SOURCES / "isa_base.cpp", SETUP["ISA_FLAGS"][source]), (SOURCES / "api.cpp", []), (DRIVER, [])):
+    for path, extra in (
+        (SOURCES / "isa_base.cpp", SETUP["ISA_FLAGS"][source]),
+        (SOURCES / "api.cpp", []),
+        (DRIVER, []),
+    ):
         objects.append(str(folder / f"{name}-{path.stem}.o"))
         subprocess.run([compiler, *flags, *extra, "-c", str(path), "-o", objects[-1]], check=True)
     program = folder / name
@@ -61,7 +65,11 @@ def check(folder: Path, name: str, sanitizers: list[str], source: str) -> None:
     built = time.monotonic()
     # ThreadSanitizer of GCC 12 does not run where addresses are randomized over more bits than it expects.
     command = ["setarch", "-R", str(program)] if sanitizers is THREADS and sys.platform == "linux" else [str(program)]
-    options = {"UBSAN_OPTIONS": "print_stacktrace=1", "TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=1"}
+    options = {
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1",
+        "ASAN_OPTIONS": "detect_leaks=1",
+    }
     result = subprocess.run(command, env=os.environ | options, capture_output=True, text=True, check=False)
     print(result.stdout + result.stderr, end="")
     result.check_returncode()

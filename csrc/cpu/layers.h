@@ -19,7 +19,7 @@ static inline vf activate(vf v, const FusedInrLayer& l, vi& largest) {
     const vf scaled = v * l.slope;
     v = v > 0.0f ? v : scaled;
   } else if (ACTIVATION == ACT_RELU) {
-    v = v > 0.0f ? v : vf{};
+    v = v < 0.0f ? vf{} : v;  // NaN passes
   } else if (ACTIVATION == ACT_SINE) {
     if (ANY_ANGLE)
       v = reducible(v * l.omega) * (sizeof(T) == 2 ? PER_PI : 1.0f);

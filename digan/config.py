@@ -40,8 +40,8 @@ _LAYERS = {"range": Range(least=0, most=256)}
 SEED = Range(least=0, most=2**63 - 1)  # what PyTorch and NumPy accept, and room for the seeds of further trials
 FRACTION = Range(least=0, most=1)
 _CLIP = 0.001  # kimg
-_MOST_WORKERS = 4096  # processes or threads
-_MOST_WIDTH = 2**16  # features or channels of a layer
+_MAX_WORKERS = 4096  # processes or threads
+_MAX_WIDTH = 2**16  # features or channels of a layer
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _option(
 _run = partial(_option, group="what to train")
 _data = partial(_option, group="data")
 _fit = partial(_option, group="optimisation")
-_net = partial(_option, group="networks", above=0, most=_MOST_WIDTH)
+_net = partial(_option, group="networks", above=0, most=_MAX_WIDTH)
 _speed = partial(_option, group="speed")
 _out = partial(_option, group="output")
 _G = GeneratorConfig
@@ -125,7 +125,7 @@ class TrainConfig:
     overlap: int = _data(0, "raw frames shared by consecutive windows; frames*stride-1: every window", least=0)
     mirror: bool = _data(True, "flip real clips horizontally with probability 1/2")
     cond: bool = _data(False, "condition on class labels (class subfolders)")
-    workers: int = _data(4, "data loading processes per training process", least=0, most=_MOST_WORKERS)
+    workers: int = _data(4, "data loading processes per training process", least=0, most=_MAX_WORKERS)
 
     batch: int = _fit(64, "clips per step, over all processes", above=0)
     batch_gpu: int | None = _fit(None, "clips per micro-batch in one process; gradients accumulate", above=0)
@@ -156,7 +156,7 @@ class TrainConfig:
         "compute type of the large discriminator layers [from accelerate's configuration]",
         choices=("no", "bf16", "fp16"),
     )
-    threads: int | None = _speed(None, "threads per process [on CPUs: cores / processes]", above=0, most=_MOST_WORKERS)
+    threads: int | None = _speed(None, "threads per process [on CPUs: cores / processes]", above=0, most=_MAX_WORKERS)
     compile: bool = _speed(False, "apply torch.compile to the main passes (the penalties stay eager)")
 
     tick: float = _out(4.0, "kimg between log lines", least=_CLIP)

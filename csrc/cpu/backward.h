@@ -154,13 +154,14 @@ struct Backward : Engine<T> {
   void through_activation(const FusedInrLayer& l, const T* out, int64_t m, const Work& x, int64_t ld,
                           float* bias) const {
     const int64_t np = round_up(l.out, W);
-    const float low = l.activation == ACT_LRELU ? l.slope : l.activation == ACT_RELU ? 0.0f : 1.0f;
+    const bool relu = l.activation == ACT_RELU;
+    const float low = l.activation == ACT_LRELU ? l.slope : 1.0f;
     for (int64_t j = 0; j < np; j += W) {
       vf sum = {};
       for (int64_t r = 0; r < m; r++) {
         const vf y = load(out + r * np + j) * l.gain;  // has the sign of the value before the activation
         const vf d = load(x.gradient + r * ld + j) * l.gain;
-        const vf delta = y > 0.0f ? d : d * low;
+        const vf delta = relu ? (y <= 0.0f ? vf{} : d) : y > 0.0f ? d : d * low;  // relu lets NaN pass
         sum += delta;
         store(x.delta + r * ld + j, delta);
       }

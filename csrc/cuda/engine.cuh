@@ -16,11 +16,36 @@ namespace fused_inr {
 
 constexpr float TWO_PI = 6.28318530717958648f, TWO_PI_LOW = -1.74845553e-7f, TURNS_PER_RADIAN = 0.159154943091895336f;
 
-// Returns a minus a multiple of 2 pi, in about -pi .. pi, for |a| below 2^24. Adding 1.5 * 2^23 rounds to an integer;
-// the rounding instruction would compete with the sine for the same unit.
+// Returns a minus a multiple of 2 pi, in about -pi .. pi, for |a| up to FAR. Adding 1.5 * 2^23 rounds to an integer; the
+// rounding instruction would compete with the sine for the same unit.
+constexpr float FAR = 1e6f;
 __device__ inline float remainder_of(float a) {
   const float turns = fma(a, TURNS_PER_RADIAN, 12582912.0f) - 12582912.0f;
   return fma(-turns, TWO_PI_LOW, fma(-turns, TWO_PI, a));
+}
+
+// Bits 32 i ... of 1 / (2 pi), after 32 zeros. A table would be read from local memory.
+__device__ inline uint32_t bits_per_turn(uint32_t i) {
+  return i == 0   ? 0
+         : i == 1 ? 0x28be60db
+         : i == 2 ? 0x9391054a
+         : i == 3 ? 0x7f09d5f4
+         : i == 4 ? 0x7d4d3770
+         : i == 5 ? 0x36d8a566
+                  : 0x4f10e410;
+}
+
+// The same for any |a| >= 2^-9, and NaN for infinities and NaN. The fraction of a in turns, of which 40 bits are exact,
+// is the product of its mantissa with the 64 bits of 1 / (2 pi) that are neither whole turns nor too small to matter
+// (Payne and Hanek, 1983).
+__device__ inline float far_remainder_of(float a) {
+  const uint32_t bits = bits_of(a), exponent = (bits >> 23 & 0xff) - 118;  // of the last bit, plus 32
+  if (exponent > 136) return a - a;
+  const uint32_t i = exponent / 32, shift = exponent % 32;
+  const uint64_t window = (uint64_t(bits_per_turn(i)) << 32 | bits_per_turn(i + 1)) << shift |
+                          uint64_t(bits_per_turn(i + 2)) << shift >> 32;
+  const float r = float(int64_t(((bits & 0x7fffff) | 0x800000) * window)) * 3.40612158008654e-19f;  // 2 pi / 2^64
+  return a < 0.0f ? -r : r;
 }
 
 typedef float Sums[2][4];  // accumulators of 16 x 16: [half of the columns][row g: 2, row g + 8: 2]

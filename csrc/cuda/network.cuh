@@ -60,7 +60,23 @@ __device__ inline void finish(Sums& c, const float* bias, float omega, int j, in
   }
 }
 
+// Replaces angles beyond FAR. One at a time, because all at once would need too many registers and instructions.
+__device__ inline void reduce_far_angles(Sums& c) {
+  ROLLED for (int k = 0; k < 8; k++) {
+    float a = 0.0f;
+    UNROLL for (int i = 0; i < 8; i++)
+      a = i == k ? c[i / 4][i % 4] : a;
+    if (fabsf(a) > FAR) a = far_remainder_of(a);
+    UNROLL for (int i = 0; i < 8; i++)
+      c[i / 4][i % 4] = i == k ? a : c[i / 4][i % 4];
+  }
+}
+
 __device__ inline void reduce_angles(Sums& c) {
+  float largest = 0.0f;
+  UNROLL for (int i = 0; i < 8; i++)
+    largest = fmaxf(largest, fabsf(c[i / 4][i % 4]));
+  if (largest > FAR) reduce_far_angles(c);
   UNROLL for (int i = 0; i < 8; i++)
     c[i / 4][i % 4] = remainder_of(c[i / 4][i % 4]);
 }

@@ -39,6 +39,8 @@ def upsample(x: Tensor, factor: int) -> Tensor:
     """Upsample `[B, C, H, W]` by an integer factor with nearest-neighbor interpolation."""
     if factor == 1:
         return x
+    if not x.numel():  # interpolate refuses it
+        return x.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     # "nearest" rounds dst / factor in float32 and can end up one pixel low; "nearest-exact" samples at pixel centers.
     return F.interpolate(x, scale_factor=float(factor), mode="nearest-exact")
 
@@ -185,6 +187,10 @@ def upfirdn2d(
     taps = filter * gain if filter.ndim == 2 else filter
     if not flip_filter:
         taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; convolution flips the filter
+    if not c:  # conv2d refuses zero groups
+        taps = taps if taps.ndim == 2 else torch.outer(taps, taps)
+        rows, columns = (x.shape[2] - taps.shape[0]) // down[1] + 1, (x.shape[3] - taps.shape[1]) // down[0] + 1
+        return x[:, :, :1, :1].expand(n, c, rows, columns)
     if taps.ndim == 2:
         return F.conv2d(x, taps.expand(c, 1, -1, -1), stride=(down[1], down[0]), groups=c)
     x = F.conv2d(x, (taps * gain).expand(c, 1, 1, -1), stride=(1, down[0]), groups=c)

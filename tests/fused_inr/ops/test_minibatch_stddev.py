@@ -46,7 +46,7 @@ X = torch.zeros(6, 4, 3, 3)
 ERRORS = {
     "batch": (lambda: fi.minibatch_stddev(X), "multiple of its group size 4, not 6 samples; change the batch"),
     "channels": (lambda: fi.minibatch_stddev(X, 2, 3), "channels must divide the 4 channels of x; 3 does not"),
-    "group": (lambda: fi.minibatch_stddev(X, 0), "group_size must be at least 1, not 0"),
+    "group": (lambda: fi.minibatch_stddev(X, 0), "group_size must be an integer of at least 1, not 0"),
     "shape": (lambda: fi.minibatch_stddev(X[0]), r"x must be floating point \[N, C, H, W\]"),
 }
 

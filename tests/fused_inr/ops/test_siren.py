@@ -103,7 +103,7 @@ ERRORS = {
     "final": (lambda: fi.siren(X, [W], [B], final="tanh"), "final must be one of linear, sine, not 'tanh'"),
     "no-layers": (lambda: fi.siren(X, [], []), "one bias per weight and at least one, not 0 and 0"),
     "counts": (lambda: fi.siren(X, [W], [B, B]), "one bias per weight and at least one, not 1 and 2"),
-    "coords": (lambda: fi.siren(X[0], [W], [B]), r"siren coords\[0\] must be floating point with 2 or 3 axes"),
+    "coords": (lambda: fi.siren(X[0], [W], [B]), "siren coords must be floating point with 2 or 3 axes"),
     "inputs": (lambda: fi.siren(X, [W, W], [B, B]), r"siren weights\[1\] must have 5 columns, one per input, not 2"),
     "bias": (lambda: fi.siren(X, [W], [B[:, :4]]), r"siren biases\[0\] must have 5 entries, one per row, not 4"),
     "batches": (lambda: fi.siren(X, [W], [B[:2]]), r"must agree in N \(or be shared, 1\), not have \[2, 3\]"),

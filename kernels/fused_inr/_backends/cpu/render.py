@@ -62,6 +62,8 @@ def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.Laye
     )
     if layer.to_rgb is not None:
         rgb = keep.keep(layer.to_rgb[0].contiguous(), 2)
+        if not rgb.numel():  # the pointer of an empty tensor is null, which means that there is no read-out
+            rgb = keep.keep(rgb.new_zeros(1, 1, 1), 2)
         struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), batch_stride(rgb)
         struct.rgb_bias = keep.keep(layer.to_rgb[1], 1).data_ptr()
     return struct

@@ -160,6 +160,7 @@ def augment_kernel(
             plane += plane_size
         level += total * (own * (1.0 - factor) / channels)
         own *= factor
+        rest += 0.0 * own if COLOR_AFTER else 0.0  # matters only if the factors are not finite
     plane = x + start
     target = out + start
     for _ in range(channels):

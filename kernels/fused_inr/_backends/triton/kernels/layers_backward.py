@@ -115,8 +115,9 @@ def output_gradient_kernel(
         dz = total * gain
     else:
         tl.static_assert(ACT == "lrelu" or ACT == "relu")
-        positive = tl.where(gain < 0.0, -y, y) > 0.0
-        dz = total * tl.where(positive, gain, gain * LRELU_SLOPE if ACT == "lrelu" else 0.0)
+        z = tl.where(gain < 0.0, -y, y)  # has the sign of the value before the activation
+        dz = total * gain
+        dz = tl.where(z > 0.0, dz, dz * LRELU_SLOPE) if ACT == "lrelu" else tl.where(z <= 0.0, 0.0, dz)
     tl.store(out + start * channels + offset, dz.to(out.dtype.element_ty), inside)
     tl.store(bias_partial + part * channels + o, tl.sum(dz, 0), in_cols)
     if COLOURS > 0:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from digan import metrics
 from digan.cli.options import OptionParser, at_least
 from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
-from digan.config import TrainConfig
+from digan.config import RESIZES, TrainConfig
 from digan.data import Clips, UnreadableVideo, VideoIndex, choose, load_index
 from digan.data.clips import content_key, cut_clips
 from digan.data.index import CACHE_FOLDER
@@ -29,6 +29,7 @@ from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.run_dir import is_run
 from digan.training.distributed import make_accelerator
+from digan.wording import counted
 
 
 def configure(parser: OptionParser) -> None:
@@ -61,6 +62,9 @@ def configure(parser: OptionParser) -> None:
     data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
     data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, instead of --split")
     data.add_argument("--resolution", type=at_least(1), help="pixels per side [the network's; that of square fakes]")
+    data.add_argument(
+        "--resize", choices=RESIZES, help=f"how frames are resized [as for the network, or {TrainConfig.resize}]"
+    )
     data.add_argument("--stride", type=at_least(1), help="frame stride of the clips [the network's, or 1]")
     data.add_argument(
         "--overlap", type=at_least(0), help="raw frames shared by consecutive windows [the network's, or 0]"
@@ -157,6 +161,7 @@ class _Evaluation:
         self.trained_stride = recorded.get("stride", args.stride or TrainConfig.stride)
         self.stride = args.stride or self.trained_stride
         self.overlap = recorded.get("overlap", TrainConfig.overlap) if args.overlap is None else args.overlap
+        self.resize = args.resize or recorded.get("resize", TrainConfig.resize)
         self.reals, self.fakes = self._open_data(g)
         self.resolution = self._resolution(g)
         psi = 1.0 if args.psi is None else args.psi
@@ -305,11 +310,11 @@ class _Evaluation:
         longest = max(video.num_frames for video in index.videos)
         if frames * stride > longest:
             raise DataError(
-                f"{protocol.name} needs clips of {frames} frames at stride {stride}, which span {frames * stride} "
-                f"frames, but the longest of the {len(index.videos)} videos in {index.source.path} has {longest}: use "
-                "a metric with fewer frames, or a smaller --stride."
+                f"{protocol.name} needs clips of {counted(frames, 'frame')} at stride {stride}, which span "
+                f"{counted(frames * stride, 'frame')}, but the longest of the {counted(len(index.videos), 'video')} in "
+                f"{index.source.path} has {longest}: use a metric with fewer frames, or a smaller --stride."
             )
-        return cut_clips(index, frames, stride, self.overlap, self.resolution)
+        return cut_clips(index, frames, stride, self.overlap, self.resolution, self.resize)
 
     def _chosen(self, clips: Clips) -> tuple[ClipSource, str]:
         """Apply --one-per-video; return the clips and a cache key for their content."""
@@ -339,7 +344,7 @@ class _Evaluation:
         context |= {"resolution": self.resolution, "one_per_video": args.one_per_video}
         if self.reals is not None:
             context |= {"data": str(args.data), "split": self.reals.split, "data_fingerprint": self.reals.fingerprint}
-            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap}
+            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap, "resize": self.resize}
         if self.model is not None:
             context |= {"network": str(self.network), "network_sha256": self.network_sha256, "span": self.span}
             context |= {"psi": self.model.psi, "labels": args.labels, "real_pace": self._real_pace(protocol)}

@@ -78,16 +78,10 @@ class InflatedMember(tempfile.SpooledTemporaryFile):
     """
 
     def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-        if info.file_size > IN_MEMORY:
-            free = shutil.disk_usage(tempfile.gettempdir()).free
-            if info.file_size > free:
-                raise OSError(
-                    f"its {info.file_size / 1e9:,.1f} GB, decompressed, do not fit into {tempfile.gettempdir()}, where "
-                    f"{free / 1e9:,.1f} GB are free: unpack the zip"
-                )
         super().__init__(max_size=IN_MEMORY)
         self.spilled = info.file_size
         try:
+            self._check_space()
             # zipfile yields at most the size that the directory states, and checks the CRC at the end.
             with archive.open(info) as compressed:
                 shutil.copyfileobj(compressed, self, 1 << 20)
@@ -95,3 +89,16 @@ class InflatedMember(tempfile.SpooledTemporaryFile):
             self.close()
             raise
         self.seek(0)
+
+    def __del__(self) -> None:
+        # Readers may be dropped without being closed; the base class would warn.
+        self.close()
+
+    def _check_space(self) -> None:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if self.spilled > max(IN_MEMORY, free):
+            raise OSError(
+                f"its {self.spilled / 1e9:,.1f} GB, decompressed, do not fit into {folder}, where "
+                f"{free / 1e9:,.1f} GB are free: unpack the zip"
+            )

@@ -54,7 +54,7 @@ class ClipWindows:
         if not len(self):
             raise DataError(
                 f"no clip of --frames {frames} at --stride {stride} fits: it takes {counted(span, 'frame')}, and the "
-                f"longest of {counted(len(lengths), 'video')} of --data {index.source.path} has {lengths.max():,}: "
+                f"longest of the {counted(len(lengths), 'video')} of --data {index.source.path} has {lengths.max():,}: "
                 "lower --frames or --stride."
             )
 

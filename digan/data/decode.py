@@ -150,10 +150,10 @@ class FrameReader:
             return
         self._reported.add(video.name)
         damaged, checked = reader.count_damaged()
-        of = f"{checked:,} frames" if checked == video.num_frames else f"the first {checked:,} frames"
+        of = f"{checked:,}" if checked == video.num_frames else f"the first {checked:,}"
         self.report(
-            f"{video.name} is damaged: {damaged:,} of {of} are missing or not decoded correctly; the frame before each "
-            "missing one stands in for it"
+            f"{video.name} is damaged: cannot decode {damaged:,} of {of} frames correctly (the frame before stands in "
+            "for a missing one)"
         )
 
     def reader(self, video: Video) -> Reader:

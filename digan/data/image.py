@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 from digan.config import RESIZES, TrainConfig
 
 DEFAULT_RESIZE = TrainConfig.resize
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, EOFError)  # Pillow raises SyntaxError on a broken PNG
+# Pillow raises SyntaxError on a broken PNG, and refuses pictures of absurd sizes.
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 # Options of swscale: interpolate chroma to full resolution, and round instead of truncating.
 _FULL_CHROMA, _ACCURATE_ROUNDING = 0x2000, 0x40000

@@ -112,7 +112,7 @@ def _select(
         if not chosen:
             raise DataError(f"--split-list names {counted(len(listed), 'video')}, none of which is in --data {path}.")
         if missing:
-            notes.append(f"{len(missing)} of {len(listed)} listed videos are missing, such as {missing[0]}")
+            notes.append(f"{len(missing):,} of {len(listed):,} listed videos are missing, such as {missing[0]}")
         return chosen
     if split is None:
         return pairs
@@ -249,8 +249,10 @@ def _cache_file(source: Source, cache_dir: str | os.PathLike[str]) -> Path:
 
 
 _ARRAYS = ("labels", "seek_frames", "seek_times")
-_FACTS = ("name", "kind", "signature", "num_frames", "width", "height", "rotation", "pixel_aspect", "fps", "codec")
-_FACTS += ("missing", "damaged")
+_FACTS = (
+    *("name", "kind", "signature", "num_frames", "width", "height", "rotation", "pixel_aspect", "fps", "codec"),
+    *("missing", "damaged"),
+)
 
 
 def _save(file: Path, videos: Iterable[Video]) -> None:
@@ -283,7 +285,7 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
 def _load(file: Path) -> dict[tuple[str, str], Video]:
     """Return the cached videos by (name, kind): none if the file is absent, damaged or of another version."""
     try:
-        with np.load(file) as data:
+        with open(file, "rb") as opened, np.load(opened) as data:  # numpy leaves a damaged file open
             content = json.loads(data["facts"].tobytes())
             arrays = {name: data[name] for name in _ARRAYS}
         if content["format"] != _FORMAT:

@@ -292,12 +292,11 @@ class VideoReader:
     def _open(self, point: int) -> Opened:
         """Open the file anew at a seek point, or at an earlier one."""
         for time in self._timing.seek_times[point]:
+            if time == NO_TIME:
+                continue
             # A failed seek leaves traces in the demuxer, so the next attempt needs a new one.
             container, stream = self._open_file()
             packets = container.demux(stream)
-            if time == NO_TIME:
-                container.close()
-                continue
             try:
                 container.seek(int(time), stream=stream, backward=True)
                 first = next(packets)

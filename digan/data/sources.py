@@ -106,7 +106,8 @@ class FolderSource(Source):
     def listing(self) -> Listing:
         """List the folder; a signature is a file's size and modification time."""
         result = Listing()
-        waiting = [(self._children(self.path), "", (os.path.realpath(self.path),))]
+        roots: tuple[str, ...] = (os.path.realpath(self.path),)
+        waiting = [(self._children(self.path), "", roots)]
         while waiting:
             children, prefix, ancestors = waiting.pop()
             for child in children:

@@ -21,7 +21,7 @@ import torch
 
 from digan.data.image import DEFAULT_RESIZE
 from digan.data.video import Video, VideoIndex
-from digan.wording import reason
+from digan.wording import counted, reason
 
 try:
     import fcntl
@@ -109,7 +109,11 @@ class FrameStore:
     def summary(self, index: VideoIndex) -> str:
         """Return a line that describes the store, for the start of a log."""
         videos = len(self._first)
-        frames = "frames" if videos == len(index.videos) else f"frames of {videos:,} of {len(index.videos):,} videos"
+        frames = (
+            "frames"
+            if videos == len(index.videos)
+            else f"frames of {videos:,} of {counted(len(index.videos), 'video')}"
+        )
         return f"{frames} are decoded once and kept in {self.path}, at most {self.bytes / 1e6:,.0f} MB"
 
     def holds(self, video: Video) -> bool:

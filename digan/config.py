@@ -10,6 +10,11 @@ from typing import Any
 
 from digan.errors import ConfigError
 
+RESIZES = (
+    "antialias",  # bilinear with a filter that widens when frames are reduced, in uint8
+    "bilinear",  # bilinear between four pixels at any scale, in float32, then rounded: the published UCF-101 pipeline
+)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -120,6 +125,11 @@ class TrainConfig:
     split: str = _data("train", "split of the data to train on, e.g. train or train+val")
     split_list: str | None = _data(None, "official split list of UCF-101 (trainlist01.txt)")
     resolution: int = _data(_G.resolution, "pixels per side", choices=(32, 64, 128, 256, 512))
+    resize: str = _data(
+        "antialias",
+        "how frames are resized: antialias averages, bilinear skips pixels (published UCF-101)",
+        choices=RESIZES,
+    )
     frames: int = _data(16, "frames per clip", above=0)
     stride: int = _data(1, "frame stride; a window of frames*stride frames yields this many clips", above=0)
     overlap: int = _data(0, "raw frames shared by consecutive windows; frames*stride-1: every window", least=0)
@@ -213,7 +223,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "sky": dict(frames=16, stride=1, overlap=0),
     "taichi": dict(frames=16, stride=4, overlap=0),
-    "ucf101": dict(frames=16, stride=1, overlap=15),
+    "ucf101": dict(frames=16, stride=1, overlap=15, resize="bilinear"),
     "kinetics-food": dict(frames=16, stride=1, overlap=0, split="train+val"),
 }
 

@@ -50,7 +50,7 @@ def train(trainer: Trainer, data: TrainingData, resume: Path | None = None) -> P
         log.evaluate_missing()
 
     stop = StopSignal(accelerator)
-    batches = data.batches(trainer.sharding, start=trainer.iteration)
+    batches = data.batches(trainer.sharding, trainer.iteration, report=log.log)
     while trainer.clips_seen < log.total_clips:
         trainer.step([trainer.reals(next(batches)) for _ in range(trainer.micro_batches)])
         log.update()

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from digan import metrics
 from digan.cli.options import OptionParser, number, training_number
 from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
-from digan.config import SEED, Range, TrainConfig
+from digan.config import RESIZES, SEED, Range, TrainConfig
 from digan.data import Clips, VideoIndex, choose, load_index
 from digan.data.clips import content_key, cut_clips
 from digan.data.index import CACHE_FOLDER
@@ -30,6 +30,7 @@ from digan.models.hub import find_network
 from digan.run_dir import is_run
 from digan.sampling.media import MOST_PIXELS
 from digan.training.distributed import make_accelerator
+from digan.wording import counted
 
 
 def configure(parser: OptionParser) -> None:
@@ -68,6 +69,9 @@ def configure(parser: OptionParser) -> None:
         "--resolution",
         type=number(int, Range(least=1, most=MOST_PIXELS)),
         help="pixels per side [the network's; that of square fakes]",
+    )
+    data.add_argument(
+        "--resize", choices=RESIZES, help=f"how frames are resized [as for the network, or {TrainConfig.resize}]"
     )
     data.add_argument(
         "--stride", type=training_number("stride"), help="frame stride of the clips [the network's, or 1]"
@@ -178,6 +182,7 @@ class _Evaluation:
         self.trained_stride = recorded.get("stride", args.stride or TrainConfig.stride)
         self.stride = args.stride or self.trained_stride
         self.overlap = recorded.get("overlap", TrainConfig.overlap) if args.overlap is None else args.overlap
+        self.resize = args.resize or recorded.get("resize", TrainConfig.resize)
         self.reals, self.fakes = self._open_data(g)
         self.resolution = self._resolution(g)
         psi = 1.0 if args.psi is None else args.psi
@@ -326,11 +331,11 @@ class _Evaluation:
         longest = max(video.num_frames for video in index.videos)
         if frames * stride > longest:
             raise DataError(
-                f"{protocol.name} needs clips of {frames} frames at stride {stride}, which span {frames * stride} "
-                f"frames, but the longest of the {len(index.videos)} videos in {index.source.path} has {longest}: use "
-                "a metric with fewer frames, or a smaller --stride."
+                f"{protocol.name} needs clips of {counted(frames, 'frame')} at stride {stride}, which span "
+                f"{counted(frames * stride, 'frame')}, but the longest of the {counted(len(index.videos), 'video')} in "
+                f"{index.source.path} has {longest}: use a metric with fewer frames, or a smaller --stride."
             )
-        return cut_clips(index, frames, stride, self.overlap, self.resolution)
+        return cut_clips(index, frames, stride, self.overlap, self.resolution, self.resize)
 
     def _chosen(self, clips: Clips) -> tuple[ClipSource, str]:
         """Apply --one-per-video; return the clips and a cache key for their content."""
@@ -360,7 +365,7 @@ class _Evaluation:
         context |= {"resolution": self.resolution, "one_per_video": args.one_per_video}
         if self.reals is not None:
             context |= {"data": str(args.data), "split": self.reals.split, "data_fingerprint": self.reals.fingerprint}
-            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap}
+            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap, "resize": self.resize}
         if self.model is not None:
             context |= {"network": str(self.network), "network_sha256": self.network_sha256, "span": self.span}
             context |= {"psi": self.model.psi, "labels": args.labels, "real_pace": self._real_pace(protocol)}

@@ -40,6 +40,7 @@ from digan.run_dir import (
 )
 from digan.training import checkpoint, summary
 from digan.training.trainer import NONFINITE
+from digan.wording import counted
 
 _LISTED = 8  # maximum number of sizes, rates, codecs or classes in the text; --json has all
 
@@ -268,7 +269,7 @@ def _metric(name: str, file: Path) -> dict[str, dict[str, Any]]:
 
 def _runs(path: Path, folders: list[Path]) -> Report:
     reports = [_run(folder) for folder in folders]
-    lines = [f"{len(reports)} run(s) in {path}"]
+    lines = [f"{counted(len(reports), 'run')} in {path}"]
     for folder, report in zip(folders, reports, strict=True):
         facts = report.facts
         values = [f"{name} {result['last']['value']:.5g}" for name, result in facts["metrics"].items()]
@@ -332,8 +333,8 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
             values = [f"{value} ({count})" for value, count in facts[name].items()]
             lines.append(f"  {name.replace('_', ' '):<12} {_listed(values)}")
     for name, split in facts["splits"].items():
-        lines.append(f"  {name + ' split':<12} {split['videos']} videos, {split['clips']:,} clips")
-    short = f"; {cut['too_short']} videos are too short" if cut["too_short"] else ""
+        lines.append(f"  {name + ' split':<12} {counted(split['videos'], 'video')}, {counted(split['clips'], 'clip')}")
+    short = f"; {counted(cut['too_short'], 'video is', 'videos are')} too short" if cut["too_short"] else ""
     lines.append(
         f"  clips        {cut['count']:,} at --frames {cut['frames']} --stride {cut['stride']} --overlap "
         f"{cut['overlap']}{short}"
@@ -355,7 +356,8 @@ def _training(config: TrainConfig) -> list[str]:
     missing = " (not found from the current folder)" if config.data and not os.path.exists(config.data) else ""
     return [
         f"  training     {summary.task(config)}",
-        f"  data         {data}{missing}, split {config.split}, stride {config.stride}, overlap {config.overlap}",
+        f"  data         {data}{missing}, split {config.split}, stride {config.stride}, overlap {config.overlap}, "
+        f"resize {config.resize}",
     ]
 
 

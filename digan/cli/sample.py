@@ -28,6 +28,7 @@ from digan.sampling.latents import clip_times
 from digan.sampling.media import MOST_PIXELS
 from digan.sampling.render import RENDER_MEMORY, Sampler
 from digan.sampling.writers import FORMATS, Outputs
+from digan.wording import counted
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The options that select the clips of each mode, with their defaults; None where the default depends on others.
@@ -139,17 +140,13 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     height, width = sampler.size
-    what = f"{_count(len(plan.clips), 'clip')} of {_count(len(sampler.times), 'frame')}, {width}x{height} pixels"
+    what = f"{counted(len(plan.clips), 'clip')} of {counted(len(sampler.times), 'frame')}, {width}x{height} pixels"
     print(f"{what}: {args.outdir}")
     if in_grid:
         first = "" if in_grid == requested else f" of the first {in_grid} of {requested}"
         print(f"  grid{first}: {', '.join(file.name for file in grid)}")
     print("  all settings: sample.json")
     return 0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _make(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from digan.config import TrainConfig
 from digan.data.clips import Clips, FramePairs, cut_clips
+from digan.data.decode import log_warning
 from digan.data.demo import make_demo_videos
 from digan.data.index import CACHE_FOLDER, load_index
 from digan.data.loader import on_device, pair_loader
@@ -40,27 +41,33 @@ class TrainingData:
             )
         self.num_classes = len(self.index.class_names) if config.cond else 0
         self.clips = self.clips_of(config.frames)
-        self.store = FrameStore(self.index, config.resolution, self.cache)
+        self.store = FrameStore(self.index, config.resolution, self.cache, resize=config.resize)
 
     def clips_of(self, frames: int) -> Clips:
         """Return the real clips cut to `frames` frames, for metrics whose clip length differs from that of training."""
         c = self.config
-        return cut_clips(self.index, frames, c.stride, c.overlap, c.resolution)
+        return cut_clips(self.index, frames, c.stride, c.overlap, c.resolution, c.resize)
 
     def summary(self) -> list[str]:
         """Return lines that describe the data, for the start of a log."""
         return [*self.index.summary().splitlines(), self.clips.windows.summary(), self.store.summary(self.index)]
 
-    def batches(self, sharding: BatchSharding, start: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Return the endless micro-batches of this process on the training device, starting at iteration `start`."""
+    def batches(
+        self, sharding: BatchSharding, start: int, report: Callable[[str], None] = log_warning
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Return the endless micro-batches of this process on the training device, starting at iteration `start`.
+
+        `report` receives a sentence about each damaged video that is met.
+        """
         c = self.config
         device = self.accelerator.device
-        pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store)
+        pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store, resize=c.resize)
         batches = pair_loader(
             pairs,
             sharding,
             start=start,
             workers=min(c.workers, os.cpu_count() or 1),  # the stream does not depend on their number
             pin_memory=device.type == "cuda",
+            report=report,
         )
         return on_device(batches, device)

@@ -373,7 +373,7 @@ class RunLogger:
 
     def _data_facts(self) -> dict[str, Any]:
         """Return the facts about the training data that a network file stores: how clips are cut, and the videos."""
-        options = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
+        options = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "resize", "split")}
         index = self.data.index
         return {**options, "fingerprint": index.fingerprint, "class_names": index.class_names}
 

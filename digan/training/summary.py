@@ -19,6 +19,7 @@ from digan.models.generator import Generator
 from digan.run_dir import SAMPLES, SNAPSHOTS, metric_path
 from digan.training.flops import count_macs, counter, naive_render_macs, render_macs
 from digan.training.trainer import Trainer
+from digan.wording import counted
 
 
 def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
@@ -27,7 +28,8 @@ def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
     lines = [
         task(config),
         f"  devices    {accelerator.num_processes} x {accelerator.device}, discriminators in "
-        f"{_precision(accelerator.mixed_precision)}, {trainer.micro_batches} micro-batch(es) per step",
+        f"{_precision(accelerator.mixed_precision)}, "
+        f"{counted(trainer.micro_batches, 'micro-batch', 'micro-batches')} per step",
         f"  software   torch {torch.__version__}, accelerate {accelerate.__version__}, kernels: {_backends()}",
         f"  networks   G {_count(trainer.g):,} parameters, D_I + D_M {_count(trainer.d_image, trainer.d_motion):,}",
         *(f"  {'data' if i == 0 else '    '}       {line}" for i, line in enumerate(data.summary())),

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 KINDS = {  # name: (module with `trial`, number of trials in the long version)
     "calls": ("tests.endurance.calls", 6000),
+    "videos": ("tests.endurance.videos", 20_000),
 }
 
 

@@ -62,8 +62,8 @@ class FullyConnected(nn.Module):
         bias = self.bias if self.lr_mult == 1.0 else self.bias * self.lr_mult
         if self.activation == "linear":
             return F.linear(x, weight, bias)
-        y = F.linear(x.flatten(0, -2), weight)  # [M, out]
-        return fi.bias_act(y, bias, act=self.activation).unflatten(0, x.shape[:-1])
+        y = F.linear(x.reshape(-1, x.shape[-1]), weight)  # [M, out]
+        return fi.bias_act(y, bias, act=self.activation).view(*x.shape[:-1], y.shape[1])
 
 
 class Conv2d(nn.Module):

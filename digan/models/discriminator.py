@@ -96,7 +96,7 @@ class Discriminator(nn.Module):
             ValueError: x has another shape, or labels are missing or unexpected.
         """
         size = self.config.resolution
-        if x.ndim != 4 or x.shape[1:] != (self.channels_in, size, size):
+        if x.shape[1:] != (self.channels_in, size, size):
             raise ValueError(f"x must be [N, {self.channels_in}, {size}, {size}], got {list(x.shape)}.")
         if labels is not None and self.label_mapping is None:
             raise ValueError("labels were given to an unconditional discriminator: build it with num_classes > 0.")

@@ -72,6 +72,16 @@ def test_r1_agrees_with_official(official, networks, evaluated):
         assert relative(gradient, official[name]) <= PARITY, name
 
 
+def test_initial_values():
+    torch.manual_seed(0)
+    for name, parameter in Discriminator(replace(TINY, channel_base=4096, channel_max=256), 3).named_parameters():
+        if name.endswith("bias"):
+            assert parameter.eq(0).all(), name
+        else:
+            assert parameter.std().item() == pytest.approx(1, rel=0.2), name  # out has 256 values
+            assert abs(parameter.mean().item()) < 0.2, name
+
+
 def test_default_parameter_count():
     with torch.device("meta"):
         networks = [Discriminator(DiscriminatorConfig(), channels) for channels in (IMAGE_CHANNELS, MOTION_CHANNELS)]

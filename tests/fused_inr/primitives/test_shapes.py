@@ -17,8 +17,9 @@ def image(layout: torch.memory_format, dtype: torch.dtype) -> torch.Tensor:
 @TYPES
 def test_bias_act(layout, dtype):
     x = image(layout, dtype)
-    y = bias_act.bias_act(x, torch.empty(6, device="meta"), "lrelu", 0.2, 1.0, None, 1)
-    assert (y.shape, y.dtype, y.stride()) == (x.shape, dtype, x.stride())
+    for bias in (None, torch.empty(6, device="meta")):
+        y = bias_act.bias_act(x, bias, "lrelu", 0.2, 1.0, None, 1)
+        assert (y.shape, y.dtype, y.stride()) == (x.shape, dtype, x.stride())
     options = bias_act.Options("lrelu", 0.2, 1.0, None, 1)
     dx, sums = torch.ops.fused_inr.bias_act_slope(x, None, y, None, True, True, *options)
     assert (dx.shape, dx.dtype, dx.stride()) == (x.shape, dtype, x.stride())

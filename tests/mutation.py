@@ -10,12 +10,13 @@ PyTorch is loaded already, on a copy of the tree.
 import argparse
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
-import random
 import resource
 import shutil
 import signal
@@ -62,6 +63,19 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "digan/models/generator.py",
         "(save_directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent= 1))",
     ): "indentation of JSON",
+    (
+        "kernels/fused_inr/primitives/bias_act.py",
+        "return (dx if with_x else None, sums if with_bias else None, gradient if with_residual else None, "
+        "*[None] * 6)",
+    ): "PyTorch ignores gradients of more arguments than there are, if they are None",
+    (
+        "kernels/fused_inr/primitives/bias_act.py",
+        "dim = min(1, x.ndim - 2) if x.ndim else 0  # the axis is irrelevant without a bias",
+    ): "images keep axis 1, and a matrix or a vector has one memory format",
+    (
+        "kernels/fused_inr/primitives/render.py",
+        "def backward(ctx: Any, gradient: Tensor) -> tuple:",
+    ): "PyTorch takes it from the class, where a static method is a plain function",
     ("digan/models/mapping.py", "if z_dim == 0 and num_classes <= 0:"): "a number of classes is not negative",
 }
 
@@ -99,12 +113,17 @@ class Mutant:
 
     def changed(self) -> str:
         """Return the first line that differs, as mutated."""
-        lines = (ROOT / self.path).read_text(encoding="utf-8").splitlines()
-        pairs = zip(lines, self.code().splitlines(), strict=False)
+        pairs = zip(source_lines(self.path), self.code().splitlines(), strict=False)
         return next((new.strip() for old, new in pairs if old != new), "")
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}  {self.changed()}"
+
+
+@functools.cache
+def source_lines(path: str) -> list[str]:
+    """Return the lines of a module."""
+    return (ROOT / path).read_text(encoding="utf-8").splitlines()
 
 
 def in_annotation(node) -> bool:
@@ -139,20 +158,28 @@ def mutants_of(path: str) -> list[Mutant]:
 
 
 def sample(room: str, count: int, seed: int) -> list[Mutant]:
-    """Draw mutants of a room: `count` places in its modules, and one mutant of each place."""
-    paths = sorted(path.relative_to(ROOT).as_posix() for pattern in ROOMS[room] for path in ROOT.glob(pattern))
+    """Draw mutants of a room: `count` places in its modules, and one mutant of each place.
+
+    The order is that of digests of the text, so that editing one line leaves the rest of the sample as it is.
+    """
     places: dict[tuple[str, int, int], list[Mutant]] = {}
-    for path in paths:
-        if tests_of(path):
-            for mutant in mutants_of(path):
-                places.setdefault((path, mutant.line, mutant.column), []).append(mutant)
-    numbers = random.Random(f"{room} {seed}")
+    for path in sorted(path.relative_to(ROOT).as_posix() for pattern in ROOMS[room] for path in ROOT.glob(pattern)):
+        for mutant in mutants_of(path) if tests_of(path) else ():
+            places.setdefault((path, mutant.line, mutant.column), []).append(mutant)
+
+    def digest(*parts: object) -> str:
+        return hashlib.sha256(repr((seed, *parts)).encode()).hexdigest()
+
+    def of_place(place: tuple[str, int, int]) -> str:
+        path, line, column = place
+        return digest(path, source_lines(path)[line - 1].strip(), column)
+
     chosen: list[Mutant] = []
-    for place in numbers.sample(sorted(places), len(places)):
+    for place in sorted(places, key=lambda place: (of_place(place), place)):
+        here = sorted(places[place], key=lambda mutant: digest(mutant.operator, mutant.occurrence % 2))
+        chosen += [mutant for mutant in here if mutant.compiles()][:1]
         if len(chosen) == count:
             break
-        here = numbers.sample(places[place], len(places[place]))
-        chosen += [mutant for mutant in here if mutant.compiles()][:1]
     return sorted(chosen, key=lambda m: (m.path, m.line, m.column))
 
 

@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is loaded: a process with threads cannot be forked
 sys.dont_write_bytecode = True  # a mutant may have the size and the time of the file before it
@@ -104,11 +105,13 @@ class Mutant:
         )
 
     def compiles(self) -> bool:
-        """Whether the mutated text is Python: operators are replaced without regard to where they stand."""
-        try:
-            compile(self.code(), self.path, "exec")
-        except SyntaxError:
-            return False
+        """Whether the mutated text is sensible Python: operators are replaced without regard to where they stand."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as identity with a literal
+            try:
+                compile(self.code(), self.path, "exec")
+            except SyntaxError:
+                return False
         return True
 
     def changed(self) -> str:

@@ -82,6 +82,17 @@ def test_initial_values():
             assert abs(parameter.mean().item()) < 0.2, name
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_convolutions_of_a_cpu_are_channels_last(dtype):
+    d, formats = Discriminator(TINY, 3), []
+    for conv in (d.from_rgb, d.blocks["32"].conv1, d.conv):
+        conv.register_forward_pre_hook(
+            lambda conv, args: formats.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    d(torch.randn(2, 3, 32, 32), dtype=dtype)
+    assert formats == [True, True, False]  # the last is too small to gain by it
+
+
 def test_default_parameter_count():
     with torch.device("meta"):
         networks = [Discriminator(DiscriminatorConfig(), channels) for channels in (IMAGE_CHANNELS, MOTION_CHANNELS)]

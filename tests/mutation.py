@@ -77,6 +77,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "kernels/fused_inr/primitives/render.py",
         "def backward(ctx: Any, gradient: Tensor) -> tuple:",
     ): "PyTorch takes it from the class, where a static method is a plain function",
+    (
+        "kernels/fused_inr/ops/siren.py",
+        "for index, (weight, bias) in enumerate(zip(weights, biases, strict=False)):",
+    ): "the lengths are compared before",
     ("digan/training/augment.py", "@dataclass(frozen=False)"): "nothing assigns to its fields",
     ("digan/models/mapping.py", "if z_dim == 0 and num_classes <= 0:"): "a number of classes is not negative",
 }

@@ -82,7 +82,7 @@ class DiscriminatorConfig:
     mbstd_channels: int = 1
     label_layers: int = field(default=8, metadata=_LAYERS)  # depth of the label mapping network, with num_classes > 0
     half_resolutions: int = 4  # the highest resolutions run in the half-precision compute type
-    half_clamp: float = 256.0  # activations are clamped to this times the gain, in half precision only
+    clamp: float = 256.0  # activations are clamped to this times the gain, once any resolution is in half precision
 
 
 def _option(

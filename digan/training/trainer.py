@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -197,11 +198,14 @@ class Trainer:
         """
         self._train_only(self.d_image, self.d_motion)
         weight = self.config.gamma * self.config.r1_interval
+        # The clamp stays where the penalty alone is float32, so that it is that of the function which is trained.
+        precision = {"dtype": self.penalty_dtype, "clamped": self.dtype is not None}
+        d_motion, d_image = partial(self.d_motion, **precision), partial(self.d_image, **precision)
         for draw, real in self._draws(Phase.R1, reals):
-            draw_reals, dtype = draw.augment_reals, self.penalty_dtype
+            draw_reals = draw.augment_reals
             clips = motion_input(real.frames, real.delta_t)  # [n, 7, R, R]
             motion = losses.r1(
-                lambda x, c, dtype=dtype: self.d_motion(x, c, dtype),
+                d_motion,
                 clips,
                 weight,
                 real.labels,
@@ -210,7 +214,7 @@ class Trainer:
             self._backward(motion)
             frames = apply_augment(real.frames, draw_reals).flatten(0, 1)  # [2n, 3, R, R]
             labels = _of_frames(real.labels)
-            image = losses.r1(lambda x, c, dtype=dtype: self.d_image(x, c, dtype), frames, weight, labels)
+            image = losses.r1(d_image, frames, weight, labels)
             self._backward(image)
             self._record_loss("r1", (motion.detach() + image.detach()) / weight)
         self._step(self.opt_d, "D by R1")

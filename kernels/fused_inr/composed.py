@@ -128,5 +128,5 @@ def siren_gradients(
     final = "sine" if final_sine else "linear"
     values = reference.siren(coords, aliases[1 : 1 + count], aliases[1 + count :], omega, first_omega, final, dtype)
     differentiable = [tensor for tensor in aliases if tensor.requires_grad]
-    results = iter(torch.autograd.grad(values, differentiable, gradient, create_graph=True, allow_unused=True))
+    results = iter(torch.autograd.grad(values, differentiable, gradient, create_graph=True))
     return [next(results) if tensor.requires_grad else None for tensor in tensors]

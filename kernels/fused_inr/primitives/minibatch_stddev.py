@@ -62,7 +62,7 @@ def _backward_of_gradient(ctx: Any, grad_dx: Tensor) -> tuple:
         gradient, x = [t if t.requires_grad else t.requires_grad_() for t in (gradient, x)]
         y = reference.minibatch_stddev(x, *ctx.options)
         (dx,) = torch.autograd.grad(y, x, gradient, create_graph=True)
-        gradients = torch.autograd.grad(dx, (gradient, x), grad_dx, create_graph=create, allow_unused=True)
+        gradients = torch.autograd.grad(dx, (gradient, x), grad_dx, create_graph=create)
     return *gradients, None, None
 
 

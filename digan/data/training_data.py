@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,13 +16,17 @@ from digan.data.demo import make_demo_videos
 from digan.data.index import CACHE_FOLDER, load_index
 from digan.data.loader import on_device, pair_loader
 from digan.data.store import FrameStore
+from digan.digests import tensor_digest
 from digan.sharding import BatchSharding
 
+_COMPARED_PAIRS = 4  # pairs of frames whose pixels processes compare
 DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data folder
 
 
 class TrainingData:
     """The data named by a configuration, or the demonstration videos, which are made if none is named.
+
+    The main process should open it first: it makes and indexes the videos, and the others load the cached index.
 
     Attributes:
         num_classes: 0 unless the run is conditional.
@@ -32,12 +37,8 @@ class TrainingData:
         self.config, self.accelerator = config, accelerator
         outdir = Path(config.outdir)
         self.cache = outdir / CACHE_FOLDER
-        # The main process makes and indexes the videos; the others then load the cached index.
-        with accelerator.main_process_first():
-            path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
-            self.index = load_index(
-                path, self.cache, split=config.split, labels=config.cond, split_list=config.split_list
-            )
+        path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
+        self.index = load_index(path, self.cache, split=config.split, labels=config.cond, split_list=config.split_list)
         self.num_classes = len(self.index.class_names) if config.cond else 0
         self.clips = self.clips_of(config.frames)
         self.store = FrameStore(self.index, config.resolution, self.cache)
@@ -55,12 +56,31 @@ class TrainingData:
         """Return the endless micro-batches of this process on the training device, starting at iteration `start`."""
         c = self.config
         device = self.accelerator.device
-        pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store)
         batches = pair_loader(
-            pairs,
+            self._pairs(),
             sharding,
             start=start,
             workers=min(c.workers, os.cpu_count() or 1),  # the stream does not depend on their number
             pin_memory=device.type == "cuda",
         )
         return on_device(batches, device)
+
+    def facts(self, start: int) -> dict[str, Any]:
+        """Return what processes with the same data agree in: the index, sizes of files, and pixels of real pairs.
+
+        Args:
+            start: the item of the stream at which the run starts; a few from there on are read.
+        """
+        videos = self.index.videos
+        pairs = self._pairs()
+        items = [pairs[start + k] for k in range(_COMPARED_PAIRS)]
+        return {
+            "the number of videos": len(videos),
+            "the fingerprint of the videos": self.index.fingerprint,
+            "the size of their files": sum(v.num_bytes for v in videos),
+            "the digest of the next clips": tensor_digest(t for item in items for t in item.values()),
+        }
+
+    def _pairs(self) -> FramePairs:
+        c = self.config
+        return FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store)

@@ -30,6 +30,11 @@ class Video:
     timing: Timing | None = None  # None for a frame folder
     label: int = 0  # index into the class names; 0 without classes
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file; 0 for a frame folder, whose signature does not tell."""
+        return int(self.signature.partition(":")[0]) if self.kind == "video" else 0
+
 
 @dataclass(frozen=True)
 class VideoIndex:

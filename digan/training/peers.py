@@ -1,0 +1,161 @@
+"""A process of a launch that ends without leaving ends all others.
+
+Every process keeps a connection to the main process. The system closes it when a process ends, however it ends, and
+when a machine no longer answers. So the others learn of it within seconds, whatever they are doing, while collective
+operations notice it late or never, and a slow process is never taken for an ended one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from digan.training.processes import Processes
+
+LOST_STATUS = 1  # exit status of a process whose peer ended
+_GRACE = 10.0  # seconds in which the main thread may finish what it writes, before it meets the missing peer
+_VERDICT = 5.0  # seconds after an error of a collective operation in which the end of a peer explains it
+_BYE = "bye"
+
+
+class PeerWatch:
+    """Connections between the main process and each other one, watched by a thread.
+
+    Args:
+        processes: the processes, which have met.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.lost: int | None = None
+        self._found = threading.Event()
+        self._left = False
+        self._all_left = threading.Event()
+        self._connections: dict[int, socket.socket] = {}
+        if processes.rank == 0:
+            listener, token = socket.create_server((_own_address(), 0)), secrets.token_hex(16)
+            processes.exchange("a connection", [*listener.getsockname()[:2], token])
+            threading.Thread(target=self._serve, args=(listener, token), daemon=True, name="peers").start()
+        else:
+            host, port, token = processes.exchange("a connection", None)[0]
+            try:
+                connection = socket.create_connection((host, port), timeout=30)
+            except OSError as error:
+                reason = error.strerror or error
+                print(
+                    f"digan: process {processes.rank} cannot reach process 0 at {host}:{port} ({reason}): if one of "
+                    "them ends, the other may notice it late.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return
+            connection.settimeout(None)
+            self._connections[0] = _keep_alive(connection)
+            _send(connection, f"{token} {processes.rank}")
+            threading.Thread(target=self._listen, args=(connection,), daemon=True, name="peers").start()
+
+    def leave(self) -> None:
+        """Tell the others that this process ends as intended; the main process waits until all others have left too.
+
+        The main process may host the store that the others still read.
+        """
+        self._left = True
+        if self.processes.rank == 0:
+            self._all_left.wait(_GRACE)
+        for connection in list(self._connections.values()):
+            _send(connection, _BYE)
+
+    def end_if_lost(self) -> None:
+        """End this process if another one has ended, which then explains the error being handled; else return."""
+        if self._found.wait(_VERDICT):
+            sys.stdout.flush()
+            os._exit(LOST_STATUS)
+
+    def _serve(self, listener: socket.socket, token: str) -> None:
+        """Accept the connections of the others, and tell all of them which one ended first."""
+        expected = set(range(1, self.processes.world))
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            while expected:
+                for key, _ in selector.select():
+                    connection = key.fileobj
+                    if connection is listener:
+                        connection = _keep_alive(listener.accept()[0])
+                        given, _, rank = _receive(connection, 5.0).partition(" ")
+                        if secrets.compare_digest(given, token) and int(rank) in expected:
+                            self._connections[int(rank)] = connection
+                            selector.register(connection, selectors.EVENT_READ, int(rank))
+                        else:
+                            connection.close()
+                        continue
+                    selector.unregister(connection)
+                    expected.discard(key.data)
+                    if _receive(connection) != _BYE and not self._left:
+                        self._tell_and_end(key.data)
+                        return
+        self._all_left.set()
+
+    def _tell_and_end(self, lost: int) -> None:
+        for rank, other in self._connections.items():
+            if rank != lost:
+                _send(other, str(lost))
+        self._end(lost)
+
+    def _listen(self, connection: socket.socket) -> None:
+        text = _receive(connection)
+        if text != _BYE and not self._left:
+            self._end(int(text or 0))
+
+    def _end(self, lost: int) -> None:
+        """Say which process ended, and end this one, at the latest after `_GRACE` seconds."""
+        hosts, me = self.processes.hosts, self.processes.rank
+        if me == min(rank for rank, host in enumerate(hosts) if host == hosts[me] and rank != lost):
+            print(
+                f"digan: {self.processes.name([lost])} of {len(hosts)} ended too early, so the others end too; a run "
+                "continues from its newest checkpoint with --resume latest.",
+                file=sys.stderr,
+                flush=True,
+            )
+        self.lost = lost
+        self._found.set()
+        time.sleep(_GRACE)
+        os._exit(LOST_STATUS)
+
+
+def _own_address() -> str:
+    """Return the address at which the other machines reach this one: that of the way to the store."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
+        probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
+        return probe.getsockname()[0]
+
+
+def _keep_alive(connection: socket.socket) -> socket.socket:
+    """Let the system find out within 20 seconds that the other machine no longer answers."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2)):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return connection
+
+
+def _send(connection: socket.socket, text: str) -> None:
+    with contextlib.suppress(OSError):  # the other end is gone, which the watch notices
+        connection.sendall(text.encode() + b"\n")
+
+
+def _receive(connection: socket.socket, timeout: float | None = None) -> str:
+    """Return the next line, or "" at the end of the connection."""
+    connection.settimeout(timeout)
+    data = b""
+    with contextlib.suppress(OSError):
+        while not data.endswith(b"\n") and (part := connection.recv(1)):
+            data += part
+    return data.decode(errors="replace").strip()

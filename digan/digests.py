@@ -13,5 +13,5 @@ def tensor_digest(tensors: Iterable[torch.Tensor]) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]

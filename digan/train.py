@@ -40,7 +40,7 @@ def train(trainer: Trainer, data: TrainingData, resume: Path | None = None, proc
     if resume is not None:
         processes.together("loading", lambda: checkpoint.load(trainer, resume))
     if processes.world > 1:
-        processes.agree(state_facts(trainer, data), "Give all of them the same videos, versions and checkpoint.")
+        processes.agree(state_facts(trainer, data), "give all of them the same videos and checkpoint")
     folder = Path(processes.from_main("the run folder", lambda: str(run_folder(config, resume))))
     log = RunLogger(folder, trainer, data)
     log.start()

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             with plain_warnings():
                 evaluation = processes.main_first("the videos", lambda: _Evaluation(args, accelerator))
                 if processes.world > 1:
-                    processes.agree(evaluation.facts(), "Start all of them with the same options, network and videos.")
+                    processes.agree(evaluation.facts(), "give all of them the same options, network and videos")
                 evaluation.run()
         except UnreadableVideo as error:
             raise DataError(

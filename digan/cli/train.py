@@ -80,7 +80,7 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
         checkpoint_dir = Path(found) if found else None
         config = processes.together("the configuration", lambda: _resolve(options, checkpoint_dir))
         if processes.world > 1:
-            processes.agree(option_facts(config), "Start all of them with the same options.")
+            processes.agree(option_facts(config), "start all of them with the same options and versions")
         accelerator = processes.together(
             "the devices", lambda: make_accelerator(config.mixed_precision, config.threads, processes)
         )

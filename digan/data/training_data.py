@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from digan.data.demo import make_demo_videos
 from digan.data.index import CACHE_FOLDER, load_index
 from digan.data.loader import on_device, pair_loader
 from digan.data.store import FrameStore
+from digan.data.video import counted
 from digan.digests import tensor_digest
 from digan.sharding import BatchSharding
 
@@ -65,21 +65,14 @@ class TrainingData:
         )
         return on_device(batches, device)
 
-    def facts(self, start: int) -> dict[str, Any]:
-        """Return what processes with the same data agree in: the index, sizes of files, and pixels of real pairs.
-
-        Args:
-            start: the item of the stream at which the run starts; a few from there on are read.
-        """
-        videos = self.index.videos
-        pairs = self._pairs()
-        items = [pairs[start + k] for k in range(_COMPARED_PAIRS)]
-        return {
-            "the number of videos": len(videos),
-            "the fingerprint of the videos": self.index.fingerprint,
-            "the size of their files": sum(v.num_bytes for v in videos),
-            "the digest of the next clips": tensor_digest(t for item in items for t in item.values()),
-        }
+    def identity(self) -> str:
+        """Return a text that is the same for the same data, wherever it lies: index, sizes of files, first pairs."""
+        videos, pairs = self.index.videos, self._pairs()
+        first = [tensor for k in range(_COMPARED_PAIRS) for tensor in pairs[k].values()]
+        return (
+            f"{counted(len(videos), 'video')} of {sum(v.num_bytes for v in videos):,} bytes, "
+            f"fingerprint {self.index.fingerprint}, first pairs {tensor_digest(first)}"
+        )
 
     def _pairs(self) -> FramePairs:
         c = self.config

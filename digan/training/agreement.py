@@ -33,17 +33,16 @@ def option_facts(config: TrainConfig) -> dict[str, Any]:
 
 
 def state_facts(trainer: Trainer, data: TrainingData) -> dict[str, Any]:
-    """Return what decides the first step: devices, data, counters, and digests of networks and optimizers."""
+    """Return what decides the first step: devices, data, counters, networks and optimizers."""
     accelerator = trainer.accelerator
     networks = [tensor for net in trainer.networks().values() for tensor in net.state_dict().values()]
     return {
         "--mixed-precision": accelerator.mixed_precision,
         "the type of device": trainer.device.type,
         "the kernels": [name for name, state in fi.backends().items() if state == "ready"],
-        **data.facts(start=trainer.clips_seen),
-        **{f"the counter {name}": value for name, value in trainer.counters().items()},
-        "the digest of the networks": tensor_digest(networks),
-        "the digest of the optimizers": tensor_digest(_tensors(trainer.optimizer_state())),
+        "--data": data.identity(),
+        "the state to start from": f"{trainer.iteration} iterations, {trainer.clips_seen} clips seen, networks "
+        f"{tensor_digest(networks)}, optimizers {tensor_digest(_tensors(trainer.optimizer_state()))}",
     }
 
 

@@ -7,20 +7,21 @@ operations notice it late or never, and a slow process is never taken for an end
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import faulthandler
 import os
 import secrets
 import selectors
 import socket
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from digan.training.processes import Processes
 
-LOST_STATUS = 1  # exit status of a process whose peer ended
+_STATUS = 1  # exit status of a process whose peer ended, as that of Python after an error
 _GRACE = 10.0  # seconds in which the main thread may finish what it writes, before it meets the missing peer
 _VERDICT = 5.0  # seconds after an error of a collective operation in which the end of a peer explains it
 _BYE = "bye"
@@ -31,12 +32,14 @@ class PeerWatch:
 
     Args:
         processes: the processes, which have met.
+
+    Attributes:
+        found: set once another process is known to have ended.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
-        self.lost: int | None = None
-        self._found = threading.Event()
+        self.found = threading.Event()
         self._left = False
         self._all_left = threading.Event()
         self._connections: dict[int, socket.socket] = {}
@@ -74,10 +77,14 @@ class PeerWatch:
             _send(connection, _BYE)
 
     def end_if_lost(self) -> None:
-        """End this process if another one has ended, which then explains the error being handled; else return."""
-        if self._found.wait(_VERDICT):
+        """Exit if another process has ended, which then explains the error being handled; else return.
+
+        The shutdown of the interpreter is skipped: it waits for the process group, which misses a member.
+        """
+        if self.found.wait(_VERDICT):
+            atexit._run_exitfuncs()  # ends the data workers, and closes files
             sys.stdout.flush()
-            os._exit(LOST_STATUS)
+            os._exit(_STATUS)
 
     def _serve(self, listener: socket.socket, token: str) -> None:
         """Accept the connections of the others, and tell all of them which one ended first."""
@@ -86,8 +93,7 @@ class PeerWatch:
             selector.register(listener, selectors.EVENT_READ)
             while expected:
                 for key, _ in selector.select():
-                    connection = key.fileobj
-                    if connection is listener:
+                    if key.fileobj is listener:
                         connection = _keep_alive(listener.accept()[0])
                         given, _, rank = _receive(connection, 5.0).partition(" ")
                         if secrets.compare_digest(given, token) and int(rank) in expected:
@@ -96,12 +102,13 @@ class PeerWatch:
                         else:
                             connection.close()
                         continue
-                    selector.unregister(connection)
+                    selector.unregister(key.fileobj)
                     expected.discard(key.data)
-                    if _receive(connection) != _BYE and not self._left:
+                    if _receive(self._connections[key.data]) != _BYE and not self._left:
                         self._tell_and_end(key.data)
                         return
         self._all_left.set()
+        listener.close()
 
     def _tell_and_end(self, lost: int) -> None:
         for rank, other in self._connections.items():
@@ -116,18 +123,13 @@ class PeerWatch:
 
     def _end(self, lost: int) -> None:
         """Say which process ended, and end this one, at the latest after `_GRACE` seconds."""
-        hosts, me = self.processes.hosts, self.processes.rank
-        if me == min(rank for rank, host in enumerate(hosts) if host == hosts[me] and rank != lost):
-            print(
-                f"digan: {self.processes.name([lost])} of {len(hosts)} ended too early, so the others end too; a run "
-                "continues from its newest checkpoint with --resume latest.",
-                file=sys.stderr,
-                flush=True,
-            )
-        self.lost = lost
-        self._found.set()
-        time.sleep(_GRACE)
-        os._exit(LOST_STATUS)
+        if self.processes.speaks(ended=lost):
+            name = f"{self.processes.name([lost])} of {self.processes.world}"
+            text = "a run continues from its newest checkpoint with --resume latest"
+            print(f"digan: {name} ended too early, so the others end too; {text}.", file=sys.stderr, flush=True)
+        # A thread outside Python, for a main thread that never comes back from a collective operation. It exits with 1.
+        faulthandler.dump_traceback_later(_GRACE, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115 - kept open
+        self.found.set()
 
 
 def _own_address() -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
@@ -21,6 +21,7 @@ from digan.errors import ConfigError, SharedError, UserError
 from digan.training.launch import Place, find_place
 from digan.training.peers import PeerWatch
 
+_POLL = 0.1  # seconds, at most, between two looks into the store by a process that waits
 NOTICE = 30.0  # seconds between two sentences about processes that are waited for
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Processes:
 
     Attributes:
         hosts: the name of the machine of each process, known after `meet`.
+        watch: notices the end of another process; None before `joined` starts it.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Processes:
     ) -> None:
         self.store, self.rank, self.world, self.attempt = store, rank, world, attempt
         self.hosts = [socket.gethostname()] * world
+        self.watch: PeerWatch | None = None
         self._notice, self._exchanges, self._met = notice, 0, world == 1
 
     @property
@@ -76,11 +79,12 @@ class Processes:
         keys = [f"{self._exchanges} {what} {rank}" for rank in range(self.world)]
         self._exchanges += 1
         self.store.set(keys[self.rank], json.dumps(value))
-        start = time.monotonic()
-        while True:
-            left = self._notice if limit is None else min(self._notice, start + limit - time.monotonic())
-            if left > 0 and self._wait(keys, left):
-                return [json.loads(self.store.get(key)) for key in keys]
+        start = said = time.monotonic()
+        # Not `Store.wait`, which logs a warning whenever its timeout has passed.
+        while not self.store.check(keys):
+            time.sleep(min(_POLL, max(time.monotonic() - start, 0.001)))
+            if self.watch is not None and self.watch.found.is_set():
+                self.watch.end_if_lost()
             missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
             waited = time.monotonic() - start
             if limit is not None and waited >= limit:
@@ -89,9 +93,11 @@ class Processes:
                     "(--start-timeout): see the output of the machines that are missing, and start all of them with "
                     "the same number of processes and the same main process address."
                 )
-            if missing and (self.speaks() or not self._met):
+            if missing and time.monotonic() - said >= self._notice and (self.speaks() or not self._met):
+                said = time.monotonic()
                 text = f"process {self.rank} waits for {what} on {self.name(missing)} since {waited:.0f} s"
                 print(f"digan: {text}.", file=sys.stderr, flush=True)
+        return [json.loads(self.store.get(key)) for key in keys]
 
     def agree(self, facts: Mapping[str, Any], remedy: str) -> None:
         """Compare facts, by name, over all processes.
@@ -107,7 +113,7 @@ class Processes:
         differing = [name for name in facts if any(other.get(name) != everyone[0].get(name) for other in everyone)]
         if differing:
             parts = [self._difference(name, [other.get(name) for other in everyone]) for name in differing]
-            self._raise(f"the processes do not agree: {'; '.join(parts)}. {remedy}", self._first_of_machine())
+            self._raise(f"the processes do not agree: {'; '.join(parts)}: {remedy}.")
 
     def together(self, what: str, work: Callable[[], T]) -> T:
         """Do `work` in every process and return this process's result.
@@ -139,23 +145,17 @@ class Processes:
         self._share(what, error)
         return self.exchange(what, result)[0]
 
-    def speaks(self) -> bool:
-        """Return whether this process tells its machine's terminal what concerns all processes."""
-        return self.rank in self._first_of_machine()
+    def speaks(self, ended: int | None = None) -> bool:
+        """Return whether this process tells its machine's terminal what concerns all processes that have not ended."""
+        here = self.hosts[self.rank]
+        return self.rank == min(rank for rank, host in enumerate(self.hosts) if host == here and rank != ended)
 
     def name(self, ranks: Sequence[int]) -> str:
-        """Return the name of processes, such as "processes 2, 3 (on node-b)"."""
+        """Return the name of processes, with their machines if there are several: "processes 2, 3 (on node-b)"."""
         numbers = ", ".join(map(str, ranks))
         hosts = sorted({self.hosts[rank] for rank in ranks})
-        where = f" (on {', '.join(hosts)})" if self._met else ""
+        where = f" (on {', '.join(hosts)})" if len(set(self.hosts)) > 1 else ""
         return f"process{'es' if len(ranks) > 1 else ''} {numbers}{where}"
-
-    def _wait(self, keys: list[str], seconds: float) -> bool:
-        try:
-            self.store.wait(keys, timedelta(seconds=seconds))
-        except DistError:  # the time has passed; if the store is gone, the next request says so
-            return False
-        return True
 
     def _share(self, what: str, error: UserError | None) -> None:
         """Raise in all processes if `error` is one in some of them."""
@@ -168,14 +168,11 @@ class Processes:
         if not failed:
             return
         text, same = texts[failed[0]], [rank for rank in failed if texts[rank] == texts[failed[0]]]
-        where = "" if len(same) == self.world or what == "" else f" (in {self.name(same)} of {self.world})"
-        self._raise(f"{text}{where}", self._first_of_machine())
+        where = "" if len(same) == self.world else f"{self.name(same)} of {self.world}: "
+        self._raise(f"{where}{text}")
 
-    def _raise(self, text: str, speakers: Sequence[int]) -> None:
-        raise SharedError(text, quiet=self.rank not in speakers)
-
-    def _first_of_machine(self) -> list[int]:
-        return sorted({host: rank for rank, host in reversed(list(enumerate(self.hosts)))}.values())
+    def _raise(self, text: str) -> NoReturn:
+        raise SharedError(text, quiet=not self.speaks())
 
     def _difference(self, name: str, values: list[Any]) -> str:
         groups: dict[str, list[int]] = {}
@@ -207,7 +204,7 @@ def joined(limit: float) -> Iterator[Processes]:
     store = _connect(place, limit)
     processes = Processes(PrefixStore(f"digan {place.attempt}", store), place.rank, place.world, place.attempt)
     processes.meet(limit)
-    watch = PeerWatch(processes)
+    watch = processes.watch = PeerWatch(processes)
     try:
         yield processes
     except SharedError:

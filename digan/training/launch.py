@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -18,7 +18,6 @@ from accelerate.utils.environment import get_cpu_distributed_information
 from digan.errors import ConfigError
 
 _SLURM_PORTS = range(20000, 29000)  # below the default port of torch.distributed, 29500
-Environment = MutableMapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,13 @@ class Place:
     attempt: int = 0  # how often the launcher has restarted the processes
 
 
-def find_place(environment: Environment = os.environ) -> Place:
+def find_place() -> Place:
     """Return the place of this process; under `srun`, first set the variables of `torch.distributed`.
 
     Raises:
         ConfigError: there are several machines, and no variable names the first of them.
     """
+    environment = os.environ
     if "RANK" not in environment:
         environment.update(_slurm_variables(environment))
     information = get_cpu_distributed_information()
@@ -58,7 +58,7 @@ def find_place(environment: Environment = os.environ) -> Place:
     )
 
 
-def launch_identity(environment: Environment = os.environ) -> str | None:
+def launch_identity(environment: Mapping[str, str] = os.environ) -> str | None:
     """Return a text that names the launch of this process and stays the same when its launcher restarts the processes.
 
     It is None without a launcher that restarts processes.
@@ -72,12 +72,12 @@ def launch_identity(environment: Environment = os.environ) -> str | None:
     return f"launcher {socket.gethostname()} {launcher.pid} {launcher.create_time()}" if launcher else None
 
 
-def has_launcher(environment: Environment = os.environ) -> bool:
+def has_launcher(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether the parent of this process is `accelerate launch` or `torchrun`."""
     return "ACCELERATE_MIXED_PRECISION" in environment or "TORCHELASTIC_RUN_ID" in environment
 
 
-def _slurm_variables(environment: Environment) -> dict[str, str]:
+def _slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of `torch.distributed` for a task of `srun`, or none for anything else.
 
     A batch script, which runs before `srun`, has a `SLURM_PROCID` too. A step has its own number of tasks, or else the

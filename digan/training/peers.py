@@ -16,7 +16,9 @@ import selectors
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from digan.errors import ConfigError
 
 if TYPE_CHECKING:
     from digan.training.processes import Processes
@@ -33,6 +35,9 @@ class PeerWatch:
     Args:
         processes: the processes, which have met.
 
+    Raises:
+        UserError: the main process cannot be reached from one of them.
+
     Attributes:
         found: set once another process is known to have ended.
     """
@@ -43,27 +48,16 @@ class PeerWatch:
         self._left = False
         self._all_left = threading.Event()
         self._connections: dict[int, socket.socket] = {}
+        address: list[Any] = []
         if processes.rank == 0:
             listener, token = socket.create_server((_own_address(), 0)), secrets.token_hex(16)
-            processes.exchange("a connection", [*listener.getsockname()[:2], token])
             threading.Thread(target=self._serve, args=(listener, token), daemon=True, name="peers").start()
+            address = [*listener.getsockname()[:2], token]
+        host, port, token = processes.exchange("the address of the main process", address)[0]
+        if processes.rank == 0:
+            processes.together("the connections", lambda: None)
         else:
-            host, port, token = processes.exchange("a connection", None)[0]
-            try:
-                connection = socket.create_connection((host, port), timeout=30)
-            except OSError as error:
-                reason = error.strerror or error
-                print(
-                    f"digan: process {processes.rank} cannot reach process 0 at {host}:{port} ({reason}): if one of "
-                    "them ends, the other may notice it late.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                return
-            connection.settimeout(None)
-            self._connections[0] = _keep_alive(connection)
-            _send(connection, f"{token} {processes.rank}")
-            threading.Thread(target=self._listen, args=(connection,), daemon=True, name="peers").start()
+            processes.together("the connections", lambda: self._connect(host, port, token))
 
     def leave(self) -> None:
         """Tell the others that this process ends as intended; the main process waits until all others have left too.
@@ -85,6 +79,18 @@ class PeerWatch:
             atexit._run_exitfuncs()  # ends the data workers, and closes files
             sys.stdout.flush()
             os._exit(_STATUS)
+
+    def _connect(self, host: str, port: int, token: str) -> None:
+        try:
+            connection = socket.create_connection((host, port), timeout=30)
+        except OSError as error:
+            raise ConfigError(
+                f"process 0 cannot be reached at {host}:{port} ({error.strerror or error}): let no firewall stand "
+                "between the machines."
+            ) from None
+        self._connections[0] = _keep_alive(connection)
+        _send(connection, f"{token} {self.processes.rank}")
+        threading.Thread(target=self._listen, args=(connection,), daemon=True, name="peers").start()
 
     def _serve(self, listener: socket.socket, token: str) -> None:
         """Accept the connections of the others, and tell all of them which one ended first."""

@@ -78,26 +78,14 @@ class Processes:
             return [value]
         keys = [f"{self._exchanges} {what} {rank}" for rank in range(self.world)]
         self._exchanges += 1
-        self.store.set(keys[self.rank], json.dumps(value))
-        start = said = time.monotonic()
-        # Not `Store.wait`, which logs a warning whenever its timeout has passed.
-        while not self.store.check(keys):
-            time.sleep(min(_POLL, max(time.monotonic() - start, 0.001)))
-            if self.watch is not None and self.watch.found.is_set():
+        try:
+            self.store.set(keys[self.rank], json.dumps(value))
+            self._wait(what, keys, limit)
+            return [json.loads(self.store.get(key)) for key in keys]
+        except DistError:
+            if self.watch is not None:
                 self.watch.end_if_lost()
-            missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
-            waited = time.monotonic() - start
-            if limit is not None and waited >= limit:
-                raise ConfigError(
-                    f"{self.name(missing)} of {self.world} did not start within {limit / 60:g} minutes "
-                    "(--start-timeout): see the output of the machines that are missing, and start all of them with "
-                    "the same number of processes and the same main process address."
-                )
-            if missing and time.monotonic() - said >= self._notice and (self.speaks() or not self._met):
-                said = time.monotonic()
-                text = f"process {self.rank} waits for {what} on {self.name(missing)} since {waited:.0f} s"
-                print(f"digan: {text}.", file=sys.stderr, flush=True)
-        return [json.loads(self.store.get(key)) for key in keys]
+            raise UserError("the main process, where the processes meet, no longer answers: see its output.") from None
 
     def agree(self, facts: Mapping[str, Any], remedy: str) -> None:
         """Compare facts, by name, over all processes.
@@ -156,6 +144,27 @@ class Processes:
         hosts = sorted({self.hosts[rank] for rank in ranks})
         where = f" (on {', '.join(hosts)})" if len(set(self.hosts)) > 1 else ""
         return f"process{'es' if len(ranks) > 1 else ''} {numbers}{where}"
+
+    def _wait(self, what: str, keys: list[str], limit: float | None) -> None:
+        """Wait for keys of the store, one for each process."""
+        start = said = time.monotonic()
+        # Not `Store.wait`, which logs a warning whenever its timeout has passed.
+        while not self.store.check(keys):
+            time.sleep(min(_POLL, max(time.monotonic() - start, 0.001)))
+            if self.watch is not None and self.watch.found.is_set():
+                self.watch.end_if_lost()
+            missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
+            waited = time.monotonic() - start
+            if missing and limit is not None and waited >= limit:
+                raise ConfigError(
+                    f"{self.name(missing)} of {self.world} did not start within {limit / 60:g} minutes "
+                    "(--start-timeout): see the output of the machines that are missing, and start all of them with "
+                    "the same number of processes and the same main process address."
+                )
+            if missing and time.monotonic() - said >= self._notice and (self.speaks() or not self._met):
+                said = time.monotonic()
+                text = f"process {self.rank} waits for {what} on {self.name(missing)} since {waited:.0f} s"
+                print(f"digan: {text}.", file=sys.stderr, flush=True)
 
     def _share(self, what: str, error: UserError | None) -> None:
         """Raise in all processes if `error` is one in some of them."""

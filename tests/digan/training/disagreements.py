@@ -1,4 +1,4 @@
-"""Run by test_processes.py in two processes: what each of several disagreements ends with, one after the other."""
+"""Run by test_launches.py in two processes: what each of several disagreements ends with, one after the other."""
 
 import json
 import os
@@ -10,54 +10,46 @@ from accelerate.state import AcceleratorState
 
 from digan.cli import train as command
 from digan.errors import UserError
-
-SMALL = "--resolution 32 --batch 8 --z-dim 8 --w-dim 8 --fourier-dim 4 --fmm-rank 2 --channel-base 256 --channel-max 8 "
-SMALL += "--samples 2 --metrics none --tick 0.008 --snap 1 --workers 0 --report-to none --kimg 0.016"
+from tests.digan.training.launches import SMALL
 
 
 def scenarios(folder: Path) -> dict[str, tuple[str, str]]:
-    """Return the options of process 0 and of process 1, by name."""
-    data, other, runs, local = (folder / name for name in ("videos", "other", "runs", "local"))
-    both = f"{SMALL} --data {data} --outdir {runs}"
+    """Return the options of process 0 and of process 1, by name; process 1 runs in a folder of its own."""
+    data = folder / "videos"
+    both = f"{SMALL} --data {data} --workers 0 --batch 8 --tick 0.008 --snap 1 --kimg 0.016"
+    resumed = "--resume latest --kimg 0.024"
     return {
-        "nothing": (both, both),
         "options": (both, f"{both} --seed 1 --lr 0.5"),
-        "data": (both, f"{both} --data {other}"),
+        "data": (both, f"{both} --data {folder / 'other'}"),
         "no data": (both, f"{both} --data {folder / 'nowhere'}"),
         "group": (f"{both} --batch 4", f"{both} --batch 4"),
-        "resume": (f"{both} --resume latest --kimg 0.024", f"{both} --outdir {local} --kimg 0.024"),
-        "older copy": (f"{both} --resume latest --kimg 0.032", f"{both} --resume latest --kimg 0.032"),
-        "unreadable": ("--resume latest --outdir runs --kimg 0.032", "--resume latest --outdir runs --kimg 0.032"),
+        "nothing": (both, both),
+        "unreadable": (resumed, resumed),
+        "older": (resumed, resumed),
     }
 
 
 def main(folder: Path) -> None:
-    rank, first_port = int(os.environ["SLURM_PROCID"]), int(os.environ["MASTER_PORT"])
+    rank, port = int(os.environ["SLURM_PROCID"]), int(os.environ["MASTER_PORT"])
+    place = folder / f"machine-{rank}"
+    place.mkdir()
+    os.chdir(place)
     results = {}
     for number, (name, options) in enumerate(scenarios(folder).items()):
-        os.environ["MASTER_PORT"] = str(first_port + number)
-        os.chdir(folder)
-        if name == "older copy" and rank == 1:
-            # A machine of its own: a folder of the same name that holds an older checkpoint under the newest's name.
-            copy = folder / "machine"
-            shutil.copytree(folder / "runs", copy / "runs")
-            checkpoints = next((copy / "runs").glob("0*")) / "checkpoints"
-            older, newer = sorted(checkpoints.iterdir())[-2:]
+        os.environ["MASTER_PORT"] = str(port + number)
+        if name == "older" and rank:
+            # This machine has another checkpoint under the name of the newest.
+            shutil.copytree(folder / "machine-0" / "runs", "runs", dirs_exist_ok=True)
+            (run,) = Path("runs").glob("0*")
+            older, newer = sorted((run / "checkpoints").iterdir())
             shutil.rmtree(newer)
             older.rename(newer)
-        if name in ("older copy", "unreadable") and rank == 1:
-            os.chdir(folder / ("machine" if name == "older copy" else "other"))
-        argv = [
-            word.replace(str(folder / "runs"), "runs") if name == "older copy" else word
-            for word in options[rank].split()
-        ]
         try:
-            run = command.start(command.parse_options(argv), keep_memory=False)
-            results[name] = [str(run), None]
+            results[name] = [str(command.start(command.parse_options(options[rank].split()), keep_memory=False)), False]
         except UserError as error:
             results[name] = [str(error), error.quiet]
         AcceleratorState._reset_state(reset_partial_state=True)
-    (folder / f"results-{rank}.json").write_text(json.dumps(results))
+    (place / "results.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -70,12 +70,20 @@ class PeerWatch:
         for connection in list(self._connections.values()):
             _send(connection, _BYE)
 
-    def end_if_lost(self) -> None:
-        """Exit if another process has ended, which then explains the error being handled; else return.
+    def fail(self) -> None:
+        """Exit if another process has ended, which explains the error being handled; else let this process end of it.
+
+        The others learn of an error when this process is gone, so its shutdown gets `_GRACE` seconds.
+        """
+        self.end_if_lost(_VERDICT)
+        _end_within(_GRACE)
+
+    def end_if_lost(self, seconds: float = 0) -> None:
+        """Exit if another process has ended, or does so within some seconds; else return.
 
         The shutdown of the interpreter is skipped: it waits for the process group, which misses a member.
         """
-        if self.found.wait(_VERDICT):
+        if self.found.wait(seconds):
             atexit._run_exitfuncs()  # ends the data workers, and closes files
             sys.stdout.flush()
             os._exit(_STATUS)
@@ -102,7 +110,7 @@ class PeerWatch:
                     if key.fileobj is listener:
                         connection = _keep_alive(listener.accept()[0])
                         given, _, rank = _receive(connection, 5.0).partition(" ")
-                        if secrets.compare_digest(given, token) and int(rank) in expected:
+                        if secrets.compare_digest(given.encode(), token.encode()) and int(rank) in expected:
                             self._connections[int(rank)] = connection
                             selector.register(connection, selectors.EVENT_READ, int(rank))
                         else:
@@ -133,9 +141,16 @@ class PeerWatch:
             name = f"{self.processes.name([lost])} of {self.processes.world}"
             text = "a run continues from its newest checkpoint with --resume latest"
             print(f"digan: {name} ended too early, so the others end too; {text}.", file=sys.stderr, flush=True)
-        # A thread outside Python, for a main thread that never comes back from a collective operation. It exits with 1.
-        faulthandler.dump_traceback_later(_GRACE, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115 - kept open
+        _end_within(_GRACE)
         self.found.set()
+
+
+def _end_within(seconds: float) -> None:
+    """Let this process exit with status 1 at the latest after some seconds.
+
+    A thread outside Python does it, since the main thread may never come back from a collective operation.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115 - kept open
 
 
 def _own_address() -> str:

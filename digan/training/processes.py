@@ -84,7 +84,7 @@ class Processes:
             return [json.loads(self.store.get(key)) for key in keys]
         except DistError:
             if self.watch is not None:
-                self.watch.end_if_lost()
+                self.watch.fail()
             raise UserError("the main process, where the processes meet, no longer answers: see its output.") from None
 
     def agree(self, facts: Mapping[str, Any], remedy: str) -> None:
@@ -151,7 +151,7 @@ class Processes:
         # Not `Store.wait`, which logs a warning whenever its timeout has passed.
         while not self.store.check(keys):
             time.sleep(min(_POLL, max(time.monotonic() - start, 0.001)))
-            if self.watch is not None and self.watch.found.is_set():
+            if self.watch is not None:
                 self.watch.end_if_lost()
             missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
             waited = time.monotonic() - start
@@ -217,16 +217,18 @@ def joined(limit: float) -> Iterator[Processes]:
     try:
         yield processes
     except SharedError:
-        watch.leave()
+        _leave(watch)
         raise
     except Exception:
-        watch.end_if_lost()
+        watch.fail()
         raise
-    else:
-        watch.leave()
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    _leave(watch)
+
+
+def _leave(watch: PeerWatch) -> None:
+    watch.leave()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _connect(place: Place, limit: float) -> TCPStore:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from digan.cli import train as command
 from digan.data import make_demo_videos
 from digan.training.logger import RunLogger
-from tests.digan.training.launches import SMALL, free_port, left_after, ranks, started
+from tests.digan.training.launches import GONE, SMALL, free_port, left_after, ranks, started
 
 CHUNK = 5  # seeds per task: a trial takes ten seconds or more
 OPTIONS = f"{SMALL} --metrics rfvd4_4f --batch 8 --kimg 0.048 --tick 0.008 --snap 2 --seed 3"
@@ -83,8 +83,8 @@ def _run(world: int, folder: pathlib.Path, workers: int, plan: dict | None) -> l
     ]
     with started([words] * world, folder, variables) as (processes, alive):
         statuses = [process.wait(_LIMIT) for process in processes]
-        left = left_after(10, alive)
-        assert not left, f"{len(left)} processes are left"
+        left = left_after(GONE, alive)
+        assert not left, f"left {GONE} s after {plan}: {left}"
     return statuses
 
 

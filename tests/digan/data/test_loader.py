@@ -19,7 +19,7 @@ from digan.data import (
     pair_loader,
 )
 from digan.sharding import BatchSharding
-from tests.digan.training.launches import left_after, started
+from tests.digan.training.launches import GONE, left_after, started
 
 
 def take(sharding, iterations, start=0):
@@ -201,7 +201,7 @@ def test_a_worker_ends_with_the_process_that_reads_from_it(tmp_path):
     data = make_demo_videos(tmp_path / "videos", videos=1)
     with started([["-c", code, data]], tmp_path) as (processes, alive):
         assert processes[0].wait(240) == -9
-        assert not left_after(10, alive)
+        assert not left_after(GONE, alive)
     assert (tmp_path / "out-0.txt").read_text().count(",") == 1  # there were two workers
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[3]
 SMALL = "--resolution 32 --z-dim 8 --w-dim 8 --fourier-dim 4 --fmm-rank 2 --channel-base 128 --channel-max 8 "
 SMALL += "--samples 2 --metrics none --report-to none --r1-interval 2"
 LAUNCH = "DIGAN_TEST_LAUNCH"  # marks all processes of a launch: children inherit it, and orphans keep it
+GONE = 30  # seconds until nothing may be left: 10, but for a busy machine
 KILLED = "DIGAN_TEST_KILLED"  # "<rank> <iteration>": that process of the first attempt kills itself there
 
 
@@ -84,12 +85,16 @@ def run(commands, folder: Path, variables=None, limit: float = 240) -> tuple[lis
     return statuses, [(folder / f"out-{number}.txt").read_text() for number in range(len(commands))]
 
 
-def left_after(seconds: float, alive) -> list[psutil.Process]:
-    """Wait until no process of a launch is alive, and return those that still are after some seconds."""
+def left_after(seconds: float, alive) -> list[list[str]]:
+    """Wait until no process of a launch is alive, and return the commands of those that are after some seconds."""
     deadline = time.monotonic() + seconds
     while (left := alive()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return left
+    commands = []
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            commands.append([process.status(), *process.cmdline()[:4]])
+    return commands
 
 
 def _alive(mark: str) -> list[psutil.Process]:

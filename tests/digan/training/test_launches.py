@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from digan.cli import train as command
 from digan.data import make_demo_videos
 from tests.digan.training import launches
-from tests.digan.training.launches import SMALL, free_port, left_after, run, started
+from tests.digan.training.launches import GONE, SMALL, free_port, left_after, run, started
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "launches.py"
@@ -73,7 +73,7 @@ def test_the_launcher_restarts_a_run_whose_process_was_killed(videos, alone, tmp
     words = [*ACCELERATE.split(), "--max_restarts", "1", SCRIPT, *options(videos, tmp_path / "runs")]
     with started([words], tmp_path, [{launches.KILLED: "1 3"}]) as (processes, alive):
         assert processes[0].wait(240) == 0, (tmp_path / "out-0.txt").read_text()
-        assert not left_after(10, alive)
+        assert not left_after(GONE, alive)
     output = (tmp_path / "out-0.txt").read_text()
     assert "continues from" in output
     assert "checkpoint-000000032" in output
@@ -90,7 +90,7 @@ def test_a_killed_main_process_ends_all_and_the_run_goes_on_with_another_number(
     with started(commands, tmp_path, variables) as (processes, alive):
         assert processes[0].wait(240) == -9
         assert processes[1].wait(30) == 1
-        assert not left_after(10, alive)  # neither data workers nor fork servers
+        assert not left_after(GONE, alive)  # neither data workers nor fork servers
     output = (tmp_path / "out-1.txt").read_text()
     assert "process 0 of 2 ended too early" in output
     assert "Traceback" not in output

@@ -1,8 +1,6 @@
 """Processes agree, share errors and wait for each other, here as threads on one store."""
 
 import socket
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +9,7 @@ from torch.distributed import HashStore
 
 from digan.errors import ConfigError, DataError, SharedError, UserError
 from digan.training.processes import ALONE, Processes, joined
-from tests.digan.training.launches import environment, free_port, ranks
+from tests.digan.training.launches import free_port, ranks, run
 
 
 def each(world, work, machines=None, **options):
@@ -103,27 +101,24 @@ def test_one_process_joins_nobody():
 
 
 WATCHED = """
-import os, signal, sys, time
+import os, signal, time
 from digan.training.processes import joined
 with joined(60) as processes:
-    if processes.rank == int(sys.argv[1]):
+    if processes.rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(int(sys.argv[2]))
+    time.sleep(100)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("killed", "statuses"), [(0, [-9, 1, 1]), (2, [1, 1, -9]), (9, [0, 0, 0])])
-def test_a_process_that_vanishes_ends_the_others_whatever_they_do(killed, statuses):
-    commands = [sys.executable, "-c", WATCHED, str(killed), "0" if killed == 9 else "60"]
-    options = dict(stderr=subprocess.PIPE, text=True)
-    started = [subprocess.Popen(commands, env=environment(**v), **options) for v in ranks(3, free_port())]
-    errors = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == statuses
-    if killed != 9:
-        line = f"digan: process {killed} of 3 ended too early, so the others end too; a run continues from its newest "
-        assert sum(error.count(line) for error in errors) == 1
-        assert errors[0 if killed else 1].startswith(line)
+def test_a_process_that_vanishes_ends_the_others_whatever_they_do(tmp_path):
+    statuses, outputs = run([["-c", WATCHED]] * 3, tmp_path, ranks(3, free_port()))
+    assert statuses == [1, 1, -9]
+    line = (
+        "digan: process 2 of 3 ended too early, so the others end too; a run continues from its newest checkpoint with "
+    )
+    assert outputs[0].startswith(line)
+    assert outputs[1:] == ["", ""]  # one line on each machine
 
 
 def test_the_name_of_this_machine_is_the_default():

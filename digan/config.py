@@ -78,7 +78,7 @@ class DiscriminatorConfig:
     num_classes: int = 0
     channel_base: int = 32768
     channel_max: int = 512
-    mbstd_group: int = 4
+    mbstd_group: int = 4  # clips whose features share the minibatch standard deviation
     mbstd_channels: int = 1
     label_layers: int = field(default=8, metadata=_LAYERS)  # depth of the label mapping network, with num_classes > 0
     half_resolutions: int = 4  # the highest resolutions run in the half-precision compute type
@@ -107,7 +107,7 @@ _fit = partial(_option, group="optimisation")
 _net = partial(_option, group="networks", above=0, most=_MAX_WIDTH)
 _speed = partial(_option, group="speed")
 _out = partial(_option, group="output")
-_G = GeneratorConfig
+_G, _D = GeneratorConfig, DiscriminatorConfig
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class TrainConfig:
     resume: str | None = _run(None, "'latest' under --outdir, a run folder, or one of its checkpoints")
     config: str | None = _run(None, "YAML file of options; the command line takes precedence")
     dry_run: bool = _run(False, "print configuration, parameters, MACs and data, then exit (also -n)")
+    start_timeout: float = _run(10.0, "minutes to wait at the start for the processes of all machines", above=0)
 
     split: str = _data("train", "split of the data to train on, e.g. train or train+val")
     split_list: str | None = _data(None, "official split list of UCF-101 (trainlist01.txt)")
@@ -160,6 +161,7 @@ class TrainConfig:
     fmm_rank: int = _net(_G.fmm_rank, "rank of the factorised multiplicative modulation")
     channel_base: int = _net(_G.channel_base, "channels at resolution R: min(channel_base/R, channel_max)")
     channel_max: int = _net(_G.channel_max, "maximum number of channels in a layer")
+    mbstd_group: int = _net(_D.mbstd_group, "clips that share a minibatch standard deviation; at most the batch")
 
     mixed_precision: str | None = _speed(
         None,
@@ -185,7 +187,8 @@ class TrainConfig:
 
     def discriminator(self, num_classes: int) -> DiscriminatorConfig:
         """Return the configuration of the two discriminators."""
-        return DiscriminatorConfig(num_classes=num_classes, **_shared(self, DiscriminatorConfig))
+        shared = _shared(self, DiscriminatorConfig)
+        return DiscriminatorConfig(num_classes=num_classes, **{**shared, "mbstd_group": _mbstd_group(self)})
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics."""
@@ -236,9 +239,13 @@ ALIASES = {
 
 # A resumed run continues the same experiment: options that affect its numbers must not change, these may.
 RESUME_MAY_CHANGE = frozenset(
-    "outdir data desc resume config dry_run cfg workers threads kimg compile tick snap checkpoints metrics detector "
-    "samples report_to nonfinite_limit".split()
+    "outdir data desc resume config dry_run start_timeout cfg batch_gpu workers threads kimg compile tick snap "
+    "checkpoints metrics detector samples report_to nonfinite_limit".split()
 )
+
+# Options that may differ between the processes of a run: places of files, whose contents are compared instead, and what
+# one process has for itself.
+PROCESSES_MAY_DIFFER = frozenset("outdir data split_list detector resume config start_timeout workers threads".split())
 
 
 def flag(name: str) -> str:
@@ -319,10 +326,20 @@ def micro_batches(config: TrainConfig, processes: int) -> int:
             f"--batch {config.batch} on {processes} processes is {per_process} clips each, not a multiple of "
             f"--batch-gpu {micro_batch}."
         )
-    group = min(micro_batch, DiscriminatorConfig.mbstd_group)
+    group = _mbstd_group(config)
     if micro_batch % group:
+        fitting = next(size for size in range(min(group, micro_batch), 0, -1) if micro_batch % size == 0)
         raise ConfigError(
-            f"a micro-batch of {micro_batch} clips is not a multiple of the minibatch standard deviation's group size "
-            f"{group}: change --batch or --batch-gpu."
+            f"--batch {config.batch} on {processes} process(es) is divided into micro-batches of {micro_batch} clips, "
+            f"which do not hold whole groups of {group} clips for the minibatch standard deviation: change --batch, "
+            f"--batch-gpu or the number of processes, or, for a new run, set --mbstd-group {fitting}."
         )
     return per_process // micro_batch
+
+
+def _mbstd_group(config: TrainConfig) -> int:
+    """Return the size of the groups of the minibatch standard deviation, however the batch is divided.
+
+    The published system lowers it to the clips of one process; here it is a part of the model.
+    """
+    return min(config.batch, config.mbstd_group)

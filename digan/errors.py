@@ -13,6 +13,19 @@ class ConfigError(UserError):
     """An option is unknown, malformed or contradicts another; the message is one sentence that names the flag."""
 
 
+class SharedError(UserError):
+    """An error that ends all processes of a launch together; the message names the processes that it comes from.
+
+    Args:
+        message: the sentence.
+        quiet: whether another process of the same machine prints it.
+    """
+
+    def __init__(self, message: str, quiet: bool = False) -> None:
+        super().__init__(message)
+        self.quiet = quiet
+
+
 class DataError(UserError):
     """The data cannot be used as requested; the message names the flag or the file and the remedy."""
 

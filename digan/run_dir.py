@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from digan.files import parse_json
+from digan.files import atomic_path, parse_json
 
 STATISTICS = "stats.jsonl"
 # Fields of a record of the statistics, apart from the mean losses and the number of non-finite gradient values.
@@ -26,6 +26,7 @@ SNAPSHOTS = "snapshots"
 CHECKPOINTS = "checkpoints"
 DIVERGED = "diverged"  # the state of a run that diverged, which must replace no checkpoint
 SAMPLES = "samples"
+_LAUNCH = ".launch"  # names the launch that last trained the run
 _SNAPSHOT = "network-snapshot-"
 _METRIC = "metric-"
 _RUN = re.compile(r"^\d{5}(-.*)?$")
@@ -76,6 +77,18 @@ def list_metrics(run: Path) -> dict[str, Path]:
 def list_runs(outdir: str | Path) -> list[Path]:
     """Return the run folders `00000-...` under `outdir`, oldest first."""
     return sorted(p for p in Path(outdir).glob("*") if _RUN.match(p.name))
+
+
+def mark_launch(run: Path, launch: str) -> None:
+    """Note in a run folder which launch trains it, so that processes that its launcher restarts find the run."""
+    with atomic_path(run / _LAUNCH) as draft:
+        draft.write_text(launch)
+
+
+def run_of_launch(outdir: str | Path, launch: str) -> Path | None:
+    """Return the run that a launch trains; None if it has not started one yet."""
+    marks = ((run, run / _LAUNCH) for run in reversed(list_runs(outdir)))
+    return next((run for run, mark in marks if mark.is_file() and mark.read_text() == launch), None)
 
 
 def is_run(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from digan import metrics
 from digan.cli.options import OptionParser, number, training_number
 from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
-from digan.config import RESIZES, SEED, Range, TrainConfig
+from digan.config import RESIZES, SEED, Range, TrainConfig, flag
 from digan.data import Clips, VideoIndex, choose, load_index
 from digan.data.clips import content_key, cut_clips
 from digan.data.index import CACHE_FOLDER
@@ -30,6 +30,7 @@ from digan.models.hub import find_network
 from digan.run_dir import is_run
 from digan.sampling.media import MOST_PIXELS
 from digan.training.distributed import make_accelerator
+from digan.training.processes import joined
 from digan.wording import counted
 
 
@@ -116,12 +117,16 @@ def configure(parser: OptionParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compute the metrics and return the exit status. Every process takes part; the main one prints and writes."""
     _check(args)
-    accelerator = make_accelerator(threads=args.threads)
-    try:
-        with plain_warnings():
-            _Evaluation(args, accelerator).run()
-    finally:
-        accelerator.end_training()
+    with joined(60 * TrainConfig.start_timeout) as processes:
+        accelerator = processes.together("the devices", lambda: make_accelerator("no", args.threads, processes))
+        try:
+            with plain_warnings():
+                evaluation = processes.main_first("the videos", lambda: _Evaluation(args, accelerator))
+                if processes.world > 1:
+                    processes.agree(evaluation.facts(), "give all of them the same options, network and videos")
+                evaluation.run()
+        finally:
+            accelerator.end_training()
     return 0
 
 
@@ -188,6 +193,16 @@ class _Evaluation:
         psi = 1.0 if args.psi is None else args.psi
         self.model = None if g is None else Model(g, self.span, self._labels(g), psi)
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the processes must agree in, by flag: all options but places, and digests of what they name."""
+        places = ("config", "network", "data", "fake", "split_list", "detector", "outdir", "cache", "threads")
+        sets = {"--data": self.reals, "--fake": self.fakes}
+        return {
+            **{flag(name): value for name, value in vars(self.args).items() if name not in places},
+            "the digest of --network": self.network and self.network_sha256,
+            **{f"the fingerprint of {name}": videos and videos.fingerprint for name, videos in sets.items()},
+        }
+
     def run(self) -> None:
         """Compute all results; print each and append it to its file."""
         tasks = [(protocol, *self._real_clips(protocol), self._rows(protocol)) for protocol in self.protocols]
@@ -251,15 +266,13 @@ class _Evaluation:
         need_reals = [p for p in self.protocols if p.needs_reals]
         if args.data is None and need_reals:
             raise ConfigError(f"{need_reals[0].name} compares with real videos: give them with --data DIR.")
-        # The main process builds the index; the others then read it from the cache.
-        with self.accelerator.main_process_first():
-            classes = g is not None and g.config.num_classes > 0 and args.labels is None
-            reals = fakes = None
-            if args.data is not None:
-                options = dict(split=self.split, split_list=args.split_list, labels=classes)
-                reals = load_index(args.data, self.cache, **options)
-            if g is None:
-                fakes = load_index(args.fake or args.data, self.cache, split=args.fake_split or self.split)
+        classes = g is not None and g.config.num_classes > 0 and args.labels is None
+        reals = fakes = None
+        if args.data is not None:
+            options = dict(split=self.split, split_list=args.split_list, labels=classes)
+            reals = load_index(args.data, self.cache, **options)
+        if g is None:
+            fakes = load_index(args.fake or args.data, self.cache, split=args.fake_split or self.split)
         return reals, fakes
 
     def _resolution(self, g: Generator | None) -> int:

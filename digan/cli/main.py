@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from digan.cli.options import OptionParser
-from digan.errors import MissingPackages, sentence
+from digan.errors import MissingPackages, SharedError, sentence
 
 # Each module has configure(parser), which adds its options, and run(args), which returns the exit status.
 COMMANDS = {
@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = sentence(error)
         if text is None:
             raise
-        print(f"digan {name}: {text}", file=sys.stderr)
+        if not (isinstance(error, SharedError) and error.quiet):
+            print(f"digan {name}: {text}", file=sys.stderr)
         if not _flushes():
             _discard_output()
         return 2

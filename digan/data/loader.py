@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
@@ -85,7 +88,7 @@ def pair_loader(
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
         multiprocessing_context=_worker_context() if workers else None,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # otherwise the workers' seed is drawn from the global generator
     )
     return _reported(iter(loader), report)  # the workers have started
@@ -151,5 +154,17 @@ def _worker_context() -> BaseContext:
     return context
 
 
-def _single_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that reads from it ends, however it ends.
+
+    PyTorch's workers watch their parent process, which is the fork server here. It in turn lives as long as a worker
+    does: without this, both would outlive a training process that was killed.
+    """
+    parent = multiprocessing.parent_process()
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

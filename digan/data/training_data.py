@@ -16,13 +16,18 @@ from digan.data.demo import make_demo_videos
 from digan.data.index import CACHE_FOLDER, load_index
 from digan.data.loader import on_device, pair_loader
 from digan.data.store import FrameStore
+from digan.data.video import counted
+from digan.digests import tensor_digest
 from digan.sharding import BatchSharding
 
+_COMPARED_PAIRS = 4  # pairs of frames whose pixels processes compare
 DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data folder
 
 
 class TrainingData:
     """The data named by a configuration, or the demonstration videos, which are made if none is named.
+
+    The main process should open it first: it makes and indexes the videos, and the others load the cached index.
 
     Attributes:
         num_classes: 0 unless the run is conditional.
@@ -33,12 +38,8 @@ class TrainingData:
         self.config, self.accelerator = config, accelerator
         outdir = Path(config.outdir)
         self.cache = outdir / CACHE_FOLDER
-        # The main process makes and indexes the videos; the others then load the cached index.
-        with accelerator.main_process_first():
-            path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
-            self.index = load_index(
-                path, self.cache, split=config.split, labels=config.cond, split_list=config.split_list
-            )
+        path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
+        self.index = load_index(path, self.cache, split=config.split, labels=config.cond, split_list=config.split_list)
         self.num_classes = len(self.index.class_names) if config.cond else 0
         self.clips = self.clips_of(config.frames)
         self.store = FrameStore(self.index, config.resolution, self.cache, resize=config.resize)
@@ -61,9 +62,8 @@ class TrainingData:
         """
         c = self.config
         device = self.accelerator.device
-        pairs = FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store, resize=c.resize)
         batches = pair_loader(
-            pairs,
+            self._pairs(),
             sharding,
             start=start,
             workers=min(c.workers, os.cpu_count() or 1),  # the stream does not depend on their number
@@ -71,3 +71,16 @@ class TrainingData:
             report=report,
         )
         return on_device(batches, device)
+
+    def identity(self) -> str:
+        """Return a text that is the same for the same data, wherever it lies: index, sizes of files, first pairs."""
+        videos, pairs = self.index.videos, self._pairs()
+        first = [tensor for k in range(_COMPARED_PAIRS) for tensor in pairs[k].values()]
+        return (
+            f"{counted(len(videos), 'video')} of {sum(v.num_bytes for v in videos):,} bytes, "
+            f"fingerprint {self.index.fingerprint}, first pairs {tensor_digest(first)}"
+        )
+
+    def _pairs(self) -> FramePairs:
+        c = self.config
+        return FramePairs(self.clips.windows, c.resolution, c.seed, mirror=c.mirror, store=self.store, resize=c.resize)

@@ -39,6 +39,11 @@ class Video:
         total = self.num_frames + self.missing
         return f"{self.num_frames - self.damaged:,} of {counted(total, 'frame')} can be read"
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file; 0 for a frame folder, whose signature does not tell."""
+        return int(self.signature.partition(":")[0]) if self.kind == "video" else 0
+
 
 @dataclass(frozen=True)
 class VideoIndex:

@@ -40,7 +40,7 @@ class Discriminator(nn.Module):
 
     Attributes:
         mbstd_group: size of the groups over which the minibatch standard deviation is computed; the batch must be a
-            multiple of it or smaller. The published system uses min(batch per process, 4).
+            multiple of it or smaller.
 
     Raises:
         ValueError: a value is of the wrong type, or the resolution is not a power of two of at least 8.

@@ -102,7 +102,7 @@ def find(resume: str, outdir: str) -> Path | None:
         ConfigError: the path holds no complete checkpoint.
     """
     if resume == "latest":
-        return next((c[-1] for run in reversed(list_runs(outdir)) if (c := list_complete(run / CHECKPOINTS))), None)
+        return next((c for run in reversed(list_runs(outdir)) if (c := newest(run))), None)
     path = Path(resume)
     if _NAME.match(path.name) and (path / STATE).is_file():
         return path
@@ -112,6 +112,11 @@ def find(resume: str, outdir: str) -> Path | None:
             f"--resume {resume} is neither 'latest' nor a run folder or checkpoint with a complete state."
         )
     return checkpoints[-1]
+
+
+def newest(run: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run; None if it has none."""
+    return next(reversed(list_complete(run / CHECKPOINTS)), None)
 
 
 def list_complete(folder: Path) -> list[Path]:

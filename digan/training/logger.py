@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator
 from accelerate.tracking import LoggerType, TensorBoardTracker, get_available_trackers
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
@@ -37,6 +36,7 @@ from digan.run_dir import (
     list_metrics,
     list_runs,
     list_snapshots,
+    mark_launch,
     metric_path,
     read_records,
     snapshot_number,
@@ -49,30 +49,37 @@ from digan.sampling.render import GeneratedClips, sample_clips
 from digan.training import checkpoint, summary
 from digan.training.distributed import COMPUTE_TYPES
 from digan.training.flops import forward_macs, matmul_peak, step_flops
+from digan.training.launch import launch_identity
 from digan.training.trainer import Trainer
 
 SAMPLE_FPS = 8
 
 
-def make_run_dir(config: TrainConfig, accelerator: Accelerator) -> Path:
-    """Create `outdir/00000-<description>`, numbered after the existing runs, and return its path in every process.
+def make_run_dir(config: TrainConfig) -> Path:
+    """Create `outdir/00000-<description>`, numbered after the existing runs, and return its path.
 
     Raises:
         ConfigError: the folder cannot be created.
     """
-    path = [""]
-    if accelerator.is_main_process:
-        subject = config.cfg or Path(config.data or "").stem
-        parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
-        numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
-        name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
-        folder = Path(config.outdir) / name
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be created: {error.strerror}.") from None
-        path = [str(folder)]
-    return Path(broadcast_object_list(path)[0])
+    subject = config.cfg or Path(config.data or "").stem
+    parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
+    numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
+    name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
+    folder = Path(config.outdir) / name
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be created: {error.strerror}.") from None
+    return folder
+
+
+def run_folder(config: TrainConfig, resume: Path | None) -> Path:
+    """Return the folder of the run: that of the checkpoint to resume, or a new one; mark it as this launch's."""
+    folder = resume.parents[1] if resume else make_run_dir(config)
+    launch = launch_identity()
+    if launch is not None:
+        mark_launch(folder, launch)
+    return folder
 
 
 def check_trackers(config: TrainConfig) -> None:

@@ -91,8 +91,6 @@ class Trainer:
         self.g_ema = copy.deepcopy(self.g).eval().requires_grad_(False)
         for net in (self.g, self.g_ema, self.d_image, self.d_motion):
             net.to(self.device)
-        for d in (self.d_image, self.d_motion):
-            d.mbstd_group = min(self.sharding.clips, d.config.mbstd_group)
 
         self.opt_g = lazy_adam(self.g, config.lr, config.pl_interval)
         self.opt_d = lazy_adam([self.d_image, self.d_motion], config.lr, config.r1_interval)

@@ -16,7 +16,7 @@ from digan.data.demo import make_demo_videos
 from digan.data.index import CACHE_FOLDER, load_index
 from digan.data.loader import on_device, pair_loader
 from digan.data.store import FrameStore
-from digan.data.video import counted
+from digan.wording import counted
 from digan.digests import tensor_digest
 from digan.sharding import BatchSharding
 

@@ -60,14 +60,14 @@ def judge(d: Discriminator, x: Tensor, dtype: torch.dtype | None = None) -> Tens
     """
     wide, size = x.dtype, d.config.resolution
     half = dtype or wide
-    clamp = None if half == wide else d.config.half_clamp
+    clamp = None if half == wide else d.config.clamp
     x = _activated(_convolved(x.to(half), d.from_rgb.weight), d.from_rgb.bias, clamp)
     for name, block in d.blocks.items():
         if int(name) <= size >> d.config.half_resolutions:
-            x, clamp = x.to(wide), None
+            x = x.to(wide)
         x = _block(block, x, clamp)
     x = fi.minibatch_stddev(x.to(wide), group_size=min(d.mbstd_group, len(x)), channels=d.config.mbstd_channels)
-    x = _activated(_convolved(x, d.conv.weight), d.conv.bias)
+    x = _activated(_convolved(x, d.conv.weight), d.conv.bias, clamp)
     x = _activated(F.linear(x.flatten(1), _equalised(d.fc.weight, x)), d.fc.bias)
     return F.linear(x, _equalised(d.out.weight, x), d.out.bias.to(wide))
 

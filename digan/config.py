@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import math
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any
 
 from digan.errors import ConfigError
+
+RESIZES = (
+    "antialias",  # bilinear with a filter that widens when frames are reduced, in uint8
+    "bilinear",  # bilinear between four pixels at any scale, in float32, then rounded: the published UCF-101 pipeline
+)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may have: finite, and within the limits given.
+
+    Without an upper limit of its own, an integer is at most 2**31 - 1, the largest size that every library in use
+    accepts, and a float is at most 1e12 in magnitude, so that its products stay within float32.
+    """
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+    def problem(self, value: float) -> str:
+        """Return why a value is out of range, as the rest of a sentence after the value; "" if it is not."""
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number"
+        if self.above is not None and not value > self.above:
+            return f"must be more than {self.above:,}"
+        most = self.most if self.most is not None else 1e12 if isinstance(value, float) else 2**31 - 1
+        least = self.least if self.least is not None else -most
+        if value < least:
+            return f"must be at least {least:,}"
+        return f"must be at most {most:,}" if value > most else ""
+
+
+_LAYERS = {"range": Range(least=0, most=256)}
+SEED = Range(least=0, most=2**63 - 1)  # what PyTorch and NumPy accept, and room for the seeds of further trials
+FRACTION = Range(least=0, most=1)
+_CLIP = 0.001  # kimg
+_MAX_WORKERS = 4096  # processes or threads
+_MAX_WIDTH = 2**16  # features or channels of a layer
 
 
 @dataclass(frozen=True)
@@ -17,7 +57,7 @@ class GeneratorConfig:
     z_dim: int = 512  # size of z_content and of z_motion
     w_dim: int = 512  # size of the intermediate latent w
     num_classes: int = 0  # 0: unconditional
-    mapping_layers: int = 2
+    mapping_layers: int = field(default=2, metadata=_LAYERS)
     mapping_lr_mult: float = 0.01
     w_avg_beta: float = 0.995
     fourier_dim: int = 128  # D, the number of Fourier features of one stage; 2D inputs (sin and cos)
@@ -38,28 +78,36 @@ class DiscriminatorConfig:
     num_classes: int = 0
     channel_base: int = 32768
     channel_max: int = 512
-    mbstd_group: int = 4
+    mbstd_group: int = 4  # clips whose features share the minibatch standard deviation
     mbstd_channels: int = 1
-    label_layers: int = 8  # depth of the label mapping network, with num_classes > 0
+    label_layers: int = field(default=8, metadata=_LAYERS)  # depth of the label mapping network, with num_classes > 0
     half_resolutions: int = 4  # the highest resolutions run in the half-precision compute type
-    half_clamp: float = 256.0  # activations are clamped to this times the gain, in half precision only
+    clamp: float = 256.0  # activations are clamped to this times the gain, once any resolution is in half precision
 
 
 def _option(
-    default: Any, help: str, group: str, *, above: float | None = None, least: float | None = None, choices: Any = None
+    default: Any,
+    help: str,
+    group: str,
+    *,
+    range: Range | None = None,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    choices: Any = None,
 ) -> Any:
-    """Return a field with its help text and its range: values must be > `above`, or >= `least`."""
-    metadata = {"help": help, "group": group, "above": above, "least": least, "choices": choices}
+    """Return a field with its help text and its `Range`, or the limits of one."""
+    metadata = {"help": help, "group": group, "range": range or Range(above, least, most), "choices": choices}
     return field(default=default, metadata=metadata)
 
 
 _run = partial(_option, group="what to train")
 _data = partial(_option, group="data")
 _fit = partial(_option, group="optimisation")
-_net = partial(_option, group="networks", above=0)
+_net = partial(_option, group="networks", above=0, most=_MAX_WIDTH)
 _speed = partial(_option, group="speed")
 _out = partial(_option, group="output")
-_G = GeneratorConfig
+_G, _D = GeneratorConfig, DiscriminatorConfig
 
 
 @dataclass(frozen=True)
@@ -73,30 +121,39 @@ class TrainConfig:
     resume: str | None = _run(None, "'latest' under --outdir, a run folder, or one of its checkpoints")
     config: str | None = _run(None, "YAML file of options; the command line takes precedence")
     dry_run: bool = _run(False, "print configuration, parameters, MACs and data, then exit (also -n)")
+    start_timeout: float = _run(10.0, "minutes to wait at the start for the processes of all machines", above=0)
 
     split: str = _data("train", "split of the data to train on, e.g. train or train+val")
     split_list: str | None = _data(None, "official split list of UCF-101 (trainlist01.txt)")
     resolution: int = _data(_G.resolution, "pixels per side", choices=(32, 64, 128, 256, 512))
+    resize: str = _data(
+        "antialias",
+        "how frames are resized: antialias averages, bilinear skips pixels (published UCF-101)",
+        choices=RESIZES,
+    )
     frames: int = _data(16, "frames per clip", above=0)
     stride: int = _data(1, "frame stride; a window of frames*stride frames yields this many clips", above=0)
     overlap: int = _data(0, "raw frames shared by consecutive windows; frames*stride-1: every window", least=0)
     mirror: bool = _data(True, "flip real clips horizontally with probability 1/2")
     cond: bool = _data(False, "condition on class labels (class subfolders)")
-    workers: int = _data(4, "data loading processes per training process", least=0)
+    workers: int = _data(4, "data loading processes per training process", least=0, most=_MAX_WORKERS)
 
     batch: int = _fit(64, "clips per step, over all processes", above=0)
     batch_gpu: int | None = _fit(None, "clips per micro-batch in one process; gradients accumulate", above=0)
-    kimg: float = _fit(25000.0, "length of the run, in thousands of real clips", above=0)
+    kimg: float = _fit(25000.0, "length of the run, in thousands of real clips", least=_CLIP)
     lr: float = _fit(0.0025, "learning rate of Adam, before the correction for lazy regularisation", above=0)
     gamma: float = _fit(1.0, "weight of the R1 penalty on each discriminator", least=0)
     r1_interval: int = _fit(16, "steps between R1 penalties", above=0)
     pl_weight: float = _fit(0.0, "weight of the path length penalty (published model: 0)", least=0)
     pl_interval: int = _fit(4, "steps between path length penalties; corrects Adam of G even at weight 0", above=0)
-    style_mixing: float = _fit(0.0, "probability of style mixing (published model: 0)", least=0)
+    style_mixing: float = _fit(0.0, "probability of style mixing (published model: 0)", range=FRACTION)
     aug: str = _fit("color,translation", "DiffAugment policy: any of color,translation,cutout, or none")
     ema_kimg: float = _fit(20.0, "half-life of the moving average of G", least=0)
     ema_rampup: float = _fit(0.05, "upper limit of the half-life, as a fraction of the clips seen", above=0)
-    seed: int = _fit(0, "seed of every random number in the run", least=0)
+    nonfinite_limit: int = _fit(
+        50, "stop after this many updates in a row whose losses or gradients are not finite", above=0
+    )
+    seed: int = _fit(0, "seed of every random number in the run", range=SEED)
 
     z_dim: int = _net(_G.z_dim, "size of z_content and of z_motion")
     w_dim: int = _net(_G.w_dim, "size of the intermediate latent")
@@ -104,16 +161,17 @@ class TrainConfig:
     fmm_rank: int = _net(_G.fmm_rank, "rank of the factorised multiplicative modulation")
     channel_base: int = _net(_G.channel_base, "channels at resolution R: min(channel_base/R, channel_max)")
     channel_max: int = _net(_G.channel_max, "maximum number of channels in a layer")
+    mbstd_group: int = _net(_D.mbstd_group, "clips that share a minibatch standard deviation; at most the batch")
 
     mixed_precision: str | None = _speed(
         None,
         "compute type of the large discriminator layers [from accelerate's configuration]",
         choices=("no", "bf16", "fp16"),
     )
-    threads: int | None = _speed(None, "threads per process [on CPUs: cores / processes]", above=0)
+    threads: int | None = _speed(None, "threads per process [on CPUs: cores / processes]", above=0, most=_MAX_WORKERS)
     compile: bool = _speed(False, "apply torch.compile to the main passes (the penalties stay eager)")
 
-    tick: float = _out(4.0, "kimg between log lines", above=0)
+    tick: float = _out(4.0, "kimg between log lines", least=_CLIP)
     snap: int = _out(100, "ticks between snapshots, samples, metrics and checkpoints", above=0)
     checkpoints: int = _out(2, "number of complete checkpoints to keep; older ones are removed", above=0)
     metrics: str = _out("rfvd256_16f", "metrics computed at every snapshot, comma separated, or none")
@@ -129,7 +187,8 @@ class TrainConfig:
 
     def discriminator(self, num_classes: int) -> DiscriminatorConfig:
         """Return the configuration of the two discriminators."""
-        return DiscriminatorConfig(num_classes=num_classes, **_shared(self, DiscriminatorConfig))
+        shared = _shared(self, DiscriminatorConfig)
+        return DiscriminatorConfig(num_classes=num_classes, **{**shared, "mbstd_group": _mbstd_group(self)})
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics."""
@@ -167,7 +226,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "sky": dict(frames=16, stride=1, overlap=0),
     "taichi": dict(frames=16, stride=4, overlap=0),
-    "ucf101": dict(frames=16, stride=1, overlap=15),
+    "ucf101": dict(frames=16, stride=1, overlap=15, resize="bilinear"),
     "kinetics-food": dict(frames=16, stride=1, overlap=0, split="train+val"),
 }
 
@@ -180,14 +239,49 @@ ALIASES = {
 
 # A resumed run continues the same experiment: options that affect its numbers must not change, these may.
 RESUME_MAY_CHANGE = frozenset(
-    "outdir data desc resume config dry_run cfg workers threads kimg compile tick snap checkpoints metrics detector "
-    "samples report_to".split()
+    "outdir data desc resume config dry_run start_timeout cfg batch_gpu workers threads kimg compile tick snap "
+    "checkpoints metrics detector samples report_to nonfinite_limit".split()
 )
+
+# Options that may differ between the processes of a run: places of files, whose contents are compared instead, and what
+# one process has for itself.
+PROCESSES_MAY_DIFFER = frozenset("outdir data split_list detector resume config start_timeout workers threads".split())
 
 
 def flag(name: str) -> str:
     """Return the command-line flag of a field."""
     return "--" + name.replace("_", "-")
+
+
+def option_range(name: str) -> Range:
+    """Return the range of an option of `TrainConfig`, for the options of other commands that mean the same."""
+    return TrainConfig.__dataclass_fields__[name].metadata["range"]
+
+
+def field_type(f: Field[Any]) -> type:
+    """Return the type of a field, without its `| None`."""
+    return {"int": int, "float": float, "bool": bool, "str": str}[str(f.type).split(" | ")[0]]
+
+
+def check_values(config: Any, spell: Callable[[str], str] = str) -> None:
+    """Check that every value of a configuration has the type and the range of its field; an integer is a float too.
+
+    Args:
+        config: a configuration, perhaps from a file.
+        spell: spells the name of a field for the message.
+
+    Raises:
+        ValueError: a value has another type or is out of range; the message names the field.
+    """
+    for f in fields(config):
+        value, kind = getattr(config, f.name), field_type(f)
+        if value is None and "None" in str(f.type):
+            continue
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{spell(f.name)} must be of type {kind.__name__}, not {value!r}")
+        if kind in (int, float) and (problem := f.metadata.get("range", Range(least=0)).problem(value)):
+            raise ValueError(f"{spell(f.name)} {value} {problem}")
 
 
 def _names(text: str) -> list[str]:
@@ -206,20 +300,16 @@ def check(config: TrainConfig) -> TrainConfig:
         ConfigError: options are out of range or contradict each other.
     """
     c = config
+    try:
+        check_values(c, flag)
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from None
     if c.cfg != "demo" and c.data is None:
         raise ConfigError(f"--cfg {c.cfg} needs --data: a folder, zip or file of videos.")
     for f in fields(c):
-        value, m = getattr(c, f.name), f.metadata
-        if value is None:
-            continue
-        if m["above"] is not None and not value > m["above"]:
-            raise ConfigError(f"{flag(f.name)} {value} must be more than {m['above']}.")
-        if m["least"] is not None and not value >= m["least"]:
-            raise ConfigError(f"{flag(f.name)} {value} must be at least {m['least']}.")
-        if m["choices"] is not None and value not in m["choices"]:
-            raise ConfigError(f"{flag(f.name)} {value} is not one of {', '.join(map(str, m['choices']))}.")
-    if c.style_mixing > 1:
-        raise ConfigError(f"--style-mixing {c.style_mixing} is a probability, at most 1.")
+        value, choices = getattr(c, f.name), f.metadata["choices"]
+        if value is not None and choices is not None and value not in choices:
+            raise ConfigError(f"{flag(f.name)} {value} is not one of {', '.join(map(str, choices))}.")
     if c.overlap >= c.frames * c.stride:
         raise ConfigError(f"--overlap {c.overlap} must be less than --frames times --stride, {c.frames * c.stride}.")
     return config
@@ -236,10 +326,20 @@ def micro_batches(config: TrainConfig, processes: int) -> int:
             f"--batch {config.batch} on {processes} processes is {per_process} clips each, not a multiple of "
             f"--batch-gpu {micro_batch}."
         )
-    group = min(micro_batch, DiscriminatorConfig.mbstd_group)
+    group = _mbstd_group(config)
     if micro_batch % group:
+        fitting = next(size for size in range(min(group, micro_batch), 0, -1) if micro_batch % size == 0)
         raise ConfigError(
-            f"a micro-batch of {micro_batch} clips is not a multiple of the minibatch standard deviation's group size "
-            f"{group}: change --batch or --batch-gpu."
+            f"--batch {config.batch} on {processes} process(es) is divided into micro-batches of {micro_batch} clips, "
+            f"which do not hold whole groups of {group} clips for the minibatch standard deviation: change --batch, "
+            f"--batch-gpu or the number of processes, or, for a new run, set --mbstd-group {fitting}."
         )
     return per_process // micro_batch
+
+
+def _mbstd_group(config: TrainConfig) -> int:
+    """Return the size of the groups of the minibatch standard deviation, however the batch is divided.
+
+    The published system lowers it to the clips of one process; here it is a part of the model.
+    """
+    return min(config.batch, config.mbstd_group)

@@ -1,4 +1,8 @@
-"""Errors caused by user input. Every message is one sentence that names the flag or file and the remedy."""
+"""Errors caused by user input or by the machine. Every message is one sentence that names the cause and the remedy."""
+
+from __future__ import annotations
+
+import errno
 
 
 class UserError(ValueError):
@@ -9,8 +13,25 @@ class ConfigError(UserError):
     """An option is unknown, malformed or contradicts another; the message is one sentence that names the flag."""
 
 
+class SharedError(UserError):
+    """An error that ends all processes of a launch together; the message names the processes that it comes from.
+
+    Args:
+        message: the sentence.
+        quiet: whether another process of the same machine prints it.
+    """
+
+    def __init__(self, message: str, quiet: bool = False) -> None:
+        super().__init__(message)
+        self.quiet = quiet
+
+
 class DataError(UserError):
     """The data cannot be used as requested; the message names the flag or the file and the remedy."""
+
+
+class UnreadableVideo(DataError):
+    """A video cannot be used; the message is the reason, after the video's name where it was read by name."""
 
 
 class MetricError(UserError):
@@ -25,5 +46,58 @@ class NetworkNotFound(NetworkError, FileNotFoundError):
     """No network exists at the specified location."""
 
 
+class DivergenceError(UserError):
+    """Training diverged; the message names the step and the tensor, and where the state is."""
+
+
 class MissingPackages(UserError):
     """A command needs packages that are not installed; the message is the rest of a sentence after its name."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or name a folder on another disk",
+    errno.EDQUOT: "free some space, or name a folder on another disk",
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f), or name a folder on another disk",
+    errno.EACCES: "change the permissions, or name another path",
+    errno.EPERM: "change the permissions, or name another path",
+    errno.EROFS: "name a path on a disk that is not read-only",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def sentence(error: BaseException) -> str | None:
+    """Return the sentence that describes an error of the user or of the machine; None for a defect of the program."""
+    text = _own_text(error)
+    if isinstance(error, UnreadableVideo):
+        text = f"a video could not be decoded ({text}): remove it from the data and run again."
+    elif isinstance(error, OSError) and not isinstance(error, UserError):
+        text = _of_system(error, text)
+    elif _is_memory(error, text):
+        text = f"out of memory ({text.rstrip('.')}): use smaller batches, sizes or fewer workers."
+    elif not isinstance(error, UserError) and not text.startswith("Symlink loop from"):  # of pathlib, a RuntimeError
+        return None
+    return text.replace("\n", "\\n")
+
+
+def _own_text(error: BaseException) -> str:
+    """Return the message of an error; of one that a data loading process raised, without that process's traceback."""
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback (most recent call last):" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return text
+
+
+def _of_system(error: OSError, text: str) -> str:
+    if error.strerror is None:
+        return text
+    remedy = _REMEDIES.get(error.errno or 0)
+    path = "" if error.filename is None else f"{error.filename}: "
+    return f"{path}{error.strerror}" + (f"; {remedy}." if remedy else ".")
+
+
+def _is_memory(error: BaseException, text: str) -> bool:
+    """Return whether memory ran out; PyTorch reports it by various errors, and is perhaps not loaded."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    signs = ("can't allocate memory", "DataLoader worker", "Storage size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

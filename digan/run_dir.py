@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from digan.files import atomic_path, parse_json
+
 STATISTICS = "stats.jsonl"
 # Fields of a record of the statistics, apart from the mean losses and the number of non-finite gradient values.
 TICK_FACTS = (
@@ -22,7 +24,9 @@ TICK_FACTS = (
 )
 SNAPSHOTS = "snapshots"
 CHECKPOINTS = "checkpoints"
+DIVERGED = "diverged"  # the state of a run that diverged, which must replace no checkpoint
 SAMPLES = "samples"
+_LAUNCH = ".launch"  # names the launch that last trained the run
 _SNAPSHOT = "network-snapshot-"
 _METRIC = "metric-"
 _RUN = re.compile(r"^\d{5}(-.*)?$")
@@ -75,6 +79,18 @@ def list_runs(outdir: str | Path) -> list[Path]:
     return sorted(p for p in Path(outdir).glob("*") if _RUN.match(p.name))
 
 
+def mark_launch(run: Path, launch: str) -> None:
+    """Note in a run folder which launch trains it, so that processes that its launcher restarts find the run."""
+    with atomic_path(run / _LAUNCH) as draft:
+        draft.write_text(launch)
+
+
+def run_of_launch(outdir: str | Path, launch: str) -> Path | None:
+    """Return the run that a launch trains; None if it has not started one yet."""
+    marks = ((run, run / _LAUNCH) for run in reversed(list_runs(outdir)))
+    return next((run for run, mark in marks if mark.is_file() and mark.read_text() == launch), None)
+
+
 def is_run(folder: Path) -> bool:
     """Return whether a folder was created by a training run."""
     return (folder / "config.json").is_file() and (folder / "command.sh").is_file()
@@ -88,7 +104,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             break
     return records

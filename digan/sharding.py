@@ -3,6 +3,10 @@
 With `S = processes * micro_batches` shards, shard `s` takes the samples `s, s + S, s + 2 S, ...` of a batch, and
 micro-batch `m` of process `r` is shard `r * micro_batches + m`. Two processes with one micro-batch each and one process
 with two micro-batches therefore see the same shards, so a run does not depend on how its batch is divided.
+
+The minibatch standard deviation groups samples `n / G` apart in a micro-batch of `n`, which are `batch / G` apart in
+the batch. Its groups of `G` do not depend on the division either, as long as every shard holds whole groups;
+`digan.config` refuses other divisions.
 """
 
 from __future__ import annotations

@@ -17,26 +17,34 @@ if __name__ == "__main__":
 
 from digan.data.training_data import TrainingData
 from digan.training import checkpoint
+from digan.training.agreement import state_facts
 from digan.training.distributed import StopSignal
-from digan.training.logger import RunLogger, make_run_dir
+from digan.training.logger import RunLogger, run_folder
+from digan.training.processes import ALONE, Processes
 from digan.training.trainer import Trainer
 
 
-def train(trainer: Trainer, data: TrainingData, resume: Path | None = None) -> Path:
+def train(trainer: Trainer, data: TrainingData, resume: Path | None = None, processes: Processes = ALONE) -> Path:
     """Train to the end of the run, or until a signal requests a stop.
 
     Args:
         trainer: the networks and their updates; holds the configuration.
         data: the real clips.
         resume: checkpoint to continue from, inside its run folder.
+        processes: all processes of the launch.
 
     Returns:
         The run folder.
+
+    Raises:
+        DivergenceError: training diverged.
     """
     config, accelerator = trainer.config, trainer.accelerator
     if resume is not None:
-        checkpoint.load(trainer, resume)
-    folder = resume.parents[1] if resume else make_run_dir(config, accelerator)
+        processes.together("loading", lambda: checkpoint.load(trainer, resume))
+    if processes.world > 1:
+        processes.agree(state_facts(trainer, data), "give all of them the same videos and checkpoint")
+    folder = Path(processes.from_main("the run folder", lambda: str(run_folder(config, resume))))
     log = RunLogger(folder, trainer, data)
     log.start()
     if resume is None:
@@ -47,10 +55,11 @@ def train(trainer: Trainer, data: TrainingData, resume: Path | None = None) -> P
         log.evaluate_missing()
 
     stop = StopSignal(accelerator)
-    batches = data.batches(trainer.sharding, start=trainer.iteration)
+    batches = data.batches(trainer.sharding, trainer.iteration, report=log.log)
     while trainer.clips_seen < log.total_clips:
         trainer.step([trainer.reals(next(batches)) for _ in range(trainer.micro_batches)])
         log.update()
+        log.check_finite()
         if log.tick_due():
             log.tick()
         if log.snapshot_due():

@@ -11,7 +11,7 @@ extern "C" {
 typedef void (*FusedInrRange)(int64_t begin, int64_t end, void* context);
 typedef int32_t (*FusedInrParallelFor)(int64_t begin, int64_t end, int64_t grain, FusedInrRange body, void* context);
 
-enum { FUSED_INR_MOST_LAYERS = 64, FUSED_INR_MOST_STAGES = 16 };  // limits of a program with gradients
+enum { FUSED_INR_MAX_LAYERS = 64, FUSED_INR_MAX_STAGES = 16 };  // limits of a program with gradients
 
 enum FusedInrActivation : int32_t { ACT_LINEAR = 0, ACT_LRELU = 1, ACT_RELU = 2, ACT_SINE = 3 };
 
@@ -105,13 +105,14 @@ enum FusedInrType : int32_t { TYPE_FLOAT32 = 0, TYPE_BFLOAT16 = 1, TYPE_FLOAT16 
 
 enum FusedInrPointwise : int32_t {
   POINTWISE_LINEAR = 0,
-  POINTWISE_LRELU = 1,  // relu is slope 0
-  POINTWISE_TANH = 2,
-  POINTWISE_SIGMOID = 3,
-  POINTWISE_ELU = 4,
-  POINTWISE_SELU = 5,
-  POINTWISE_SOFTPLUS = 6,
-  POINTWISE_SWISH = 7,
+  POINTWISE_RELU = 1,
+  POINTWISE_LRELU = 2,  // the last that is piecewise linear
+  POINTWISE_TANH = 3,
+  POINTWISE_SIGMOID = 4,
+  POINTWISE_ELU = 5,
+  POINTWISE_SELU = 6,
+  POINTWISE_SOFTPLUS = 7,
+  POINTWISE_SWISH = 8,
 };
 
 // out = residual + clamp(act(x + bias) * gain), or a gradient times the derivative of that. Tensors are [outer,
@@ -120,7 +121,8 @@ struct FusedInrBiasAct {
   int64_t outer, channels, inner;
   int32_t type, act;
   float alpha, gain, clamp;  // clamp is infinite if there is none
-  const void* x;  // with from_output: the output without residual, which determines the derivative of LINEAR and LRELU
+  const void*
+      x;  // with from_output: the output without residual, if it determines the derivative: up to LRELU, |gain| > 0.5
   const float* bias;     // [channels] or null
   const void* residual;  // or null
   void* out;
@@ -189,8 +191,8 @@ int32_t fused_inr_best_isa();
 int64_t fused_inr_render_workspace(const FusedInrProgram* program, int32_t threads, int32_t isa);
 int64_t fused_inr_kept_bytes(const FusedInrProgram* program, int32_t isa);
 int32_t fused_inr_render(const FusedInrProgram* program, FusedInrParallelFor parallel_for, int32_t isa);
-// Supports activations whose derivative follows from their output (linear, lrelu, relu), up to FUSED_INR_MOST_LAYERS
-// layers and FUSED_INR_MOST_STAGES stages.
+// Supports activations whose derivative follows from their output (linear, lrelu, relu), up to FUSED_INR_MAX_LAYERS
+// layers and FUSED_INR_MAX_STAGES stages.
 int32_t fused_inr_backward(const FusedInrProgram* program, const FusedInrGradients* gradients,
                            FusedInrParallelFor parallel_for, int32_t isa);
 int32_t fused_inr_points(const FusedInrPoints* program, FusedInrParallelFor parallel_for, int32_t isa);

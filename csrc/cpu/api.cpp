@@ -7,7 +7,7 @@ extern const IsaTable fused_inr_table_base;
 extern const IsaTable fused_inr_table_avx2, fused_inr_table_avx512, fused_inr_table_avx512_bf16;
 #endif
 
-static const IsaTable& table(int32_t isa) {
+static const IsaTable& table([[maybe_unused]] int32_t isa) {
 #if defined(FUSED_INR_X86)
   switch (isa) {
     case ISA_AVX2: return fused_inr_table_avx2;

@@ -132,7 +132,8 @@ static void augment_frame(const FusedInrAugment& c, int64_t clip, const T* x, T*
     constant += float((1.0 - contrast) * mean);
   }
   const float own = contrast * saturation, shared = contrast * (1.0f - saturation) / float(c.channels);
-  const T rest = element(color_after ? constant : 0.0f, T());
+  // The factors matter to a zero only if they are not finite.
+  const T rest = element(color_after ? constant + 0.0f * (own + shared) : 0.0f, T());
   for (int64_t i = 0; i < c.height; i++) {
     const T* row = x + (i + visibility.rows.source) * c.width + visibility.columns.source;
     T* to = out + i * c.width;

@@ -99,7 +99,7 @@ struct Backward : Engine<T> {
     float* gradient;                       // [TILE][widest]: of a layer's output, later of its input
     T *delta, *input;                      // [TILE][widest]: gradient before the activation; features
     S *delta_steps, *input_steps, *block;  // operands of outer_product
-    float* image[FUSED_INR_MOST_STAGES];   // [pixels][channels] per stage: gradient of the running image
+    float* image[FUSED_INR_MAX_STAGES];    // [pixels][channels] per stage: gradient of the running image
     float* below;                          // [pixels][padded O]: gradient of a stage's output
     float* above;  // [pixels][padded O]: gradient of the upsampled product, summed over children
   };
@@ -154,13 +154,14 @@ struct Backward : Engine<T> {
   void through_activation(const FusedInrLayer& l, const T* out, int64_t m, const Work& x, int64_t ld,
                           float* bias) const {
     const int64_t np = round_up(l.out, W);
-    const float low = l.activation == ACT_LRELU ? l.slope : l.activation == ACT_RELU ? 0.0f : 1.0f;
+    const bool relu = l.activation == ACT_RELU;
+    const float low = l.activation == ACT_LRELU ? l.slope : 1.0f;
     for (int64_t j = 0; j < np; j += W) {
       vf sum = {};
       for (int64_t r = 0; r < m; r++) {
         const vf y = load(out + r * np + j) * l.gain;  // has the sign of the value before the activation
         const vf d = load(x.gradient + r * ld + j) * l.gain;
-        const vf delta = y > 0.0f ? d : d * low;
+        const vf delta = relu ? (y <= 0.0f ? vf{} : d) : y > 0.0f ? d : d * low;  // relu lets NaN pass
         sum += delta;
         store(x.delta + r * ld + j, delta);
       }
@@ -369,7 +370,7 @@ struct Backward : Engine<T> {
 
 template <class T>
 static int32_t backward_program(const FusedInrProgram& p, const FusedInrGradients& g, FusedInrParallelFor run) {
-  if (p.num_layers > FUSED_INR_MOST_LAYERS || p.num_stages > FUSED_INR_MOST_STAGES) return 3;
+  if (p.num_layers > FUSED_INR_MAX_LAYERS || p.num_stages > FUSED_INR_MAX_STAGES) return 3;
   Backward<T> engine(p, g);
   const int64_t bands = engine.bands(), jobs_of_clip = p.times * bands;
   const int64_t at_once = std_min<int64_t>(CLIPS_AT_ONCE, p.clips);

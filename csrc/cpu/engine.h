@@ -27,20 +27,23 @@ struct PackedLayer {
 // The layer outputs of a band that the backward pass needs: [pixels][padded O] per layer.
 template <class T>
 struct Kept {
-  T* outputs[FUSED_INR_MOST_LAYERS];
+  T* outputs[FUSED_INR_MAX_LAYERS];
 };
 
-// image [m, channels] += x [m, n] times the read-out weights [channels, n].
+// image [m, channels] += x [m, n] times the read-out weights [channels, n]. The padding of x may be infinite or NaN.
 template <class T>
 static void read_out(const T* x, int64_t ldx, int64_t m, int64_t n, const float* rgb, int64_t channels, float* image) {
   constexpr int64_t AT_ONCE = 3;  // channels whose sums are held in registers
   const int64_t np = round_up(n, W);
+  vi inside;  // of the last vector
+  for (int i = 0; i < W; i++) inside[i] = np - W + i < n ? -1 : 0;
   for (int64_t c0 = 0; c0 < channels; c0 += AT_ONCE) {
     const int64_t chunk = std_min<int64_t>(AT_ONCE, channels - c0);
     for (int64_t r = 0; r < m; r++) {
       vf acc[AT_ONCE] = {};
       for (int64_t j = 0; j < np; j += W) {
-        const vf v = load(x + r * ldx + j);
+        vf v = load(x + r * ldx + j);
+        if (j + W > n) v = (vf)((vi)v & inside);
         for (int64_t c = 0; c < chunk; c++) acc[c] += v * load(rgb + (c0 + c) * np + j);
       }
       for (int64_t c = 0; c < chunk; c++) {
@@ -56,12 +59,14 @@ static void read_out(const T* x, int64_t ldx, int64_t m, int64_t n, const float*
 static inline void angle_table(const float* frequency, int axis, double x, const float* phase, int64_t d, float* sine,
                                float* cosine) {
   const double turn = 6.283185307179586476925286766559, per_turn = 1 / turn;
+  const double limit = 1e9;  // beyond, the angle is rounded to a float, whose range reduction is exact
   for (int64_t i = 0; i < d; i += W) {
     vf a = {};
     for (int64_t j = 0; j < W && i + j < d; j++) {
       const double angle = frequency[2 * (i + j) + axis] * x + (phase ? phase[i + j] : 0.0f);
-      a[j] = float(angle - turn * __builtin_rint(angle * per_turn));
+      a[j] = float(__builtin_fabs(angle) <= limit ? angle - turn * __builtin_rint(angle * per_turn) : angle);
     }
+    a = reducible(a);
     store(sine + i, sin_of(a));
     store(cosine + i, cos_of(a));
   }
@@ -116,7 +121,6 @@ struct Engine {
   int64_t stage_width(int stage) const { return p.width * p.stages[stage].scale; }
   // Pixels per side of a stage for each pixel of the stage before.
   int64_t upsampling(int stage) const { return stage ? p.stages[stage].scale / p.stages[stage - 1].scale : 1; }
-  int64_t feature_width(const FusedInrStage& s) const { return int64_t(s.features) * (s.cosines ? 2 : 1); }
 
   // Row stride of the buffers of a tile. The extra vector avoids strides that are powers of two, for which all rows map
   // to the same few cache sets.
@@ -250,7 +254,6 @@ struct Engine {
   void features(const FusedInrStage& stage, const float* table, int64_t first, int64_t m, const Scratch& x, T* to,
                 int64_t ld) const {
     const int64_t d = stage.features, dp = round_up(d, W), columns = p.width * stage.scale;
-    const int64_t width = feature_width(stage);
     for (int64_t r = 0; r < m; r++) {
       const int64_t i = (first + r) / columns, j = (first + r) % columns;
       const float *su = x.sy + i * dp, *cu = x.cy + i * dp, *sv = table + j * dp, *cv = table + (columns + j) * dp;
@@ -267,7 +270,6 @@ struct Engine {
           if (stage.cosines) row[d + k] = element(cu[k] * cv[k] - su[k] * sv[k], T());
         }
       }
-      if (width % 2) row[width] = element(0.0f, T());  // products read pairs
     }
   }
 
@@ -331,7 +333,7 @@ struct Engine {
         find_parents(s, first, m, x.parents);
         float* image = x.image + first * p.channels;
         if (p.has_rgb) start_image(s, m, x, image);
-        const T* out = run_layers(at, first, m, x, image, kept);
+        T* const out = run_layers(at, first, m, x, image, kept);
         if (s + 1 < p.num_stages)
           multiply_parent(at, first, m, out, x);
         else if (p.out)
@@ -359,8 +361,8 @@ struct Engine {
   }
 
   // Runs a tile through the layers of a stage and adds their read-outs to the image; returns the last layer's output.
-  const T* run_layers(const StageOfFrame& at, int64_t first, int64_t m, const Scratch& x, float* image,
-                      const Kept<T>* kept) const {
+  T* run_layers(const StageOfFrame& at, int64_t first, int64_t m, const Scratch& x, float* image,
+                const Kept<T>* kept) const {
     const int64_t ld = widest(), lda = round_up(at.layers[0].out, W);
     features(at.stage, at.table, first, m, x, x.a, ld);
     T *in = x.a, *to = x.b;
@@ -388,7 +390,7 @@ struct Engine {
   }
 
   // Multiplies a stage's output with the next stage's weight, before it is upsampled.
-  void multiply_parent(const StageOfFrame& at, int64_t first, int64_t m, const T* out, const Scratch& x) const {
+  void multiply_parent(const StageOfFrame& at, int64_t first, int64_t m, T* out, const Scratch& x) const {
     const int layers = at.stage.layers;
     const FusedInrLayer& next = at.layers[layers];
     const int64_t ldn = round_up(next.out, W);

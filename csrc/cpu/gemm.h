@@ -109,11 +109,14 @@ static void block_rows(const T* a, int64_t lda, int64_t m, const T* w, int64_t k
 }
 
 // Multiplies A [m, k] by a packed weight of n channels, a block of channels at a time. Calls finish(c, n0, lanes) with
-// each block of results, c [m][lanes] in float32, while it is in the L1 cache.
+// each block of results, c [m][lanes] in float32, while it is in the L1 cache. An odd k is padded: column k of A, which
+// the rows have room for, is set to zero.
 template <class T, class Finish>
-static void product(const T* a, int64_t lda, int64_t m, const T* w, int64_t n, int64_t k, float* c, Finish finish) {
+static void product(T* a, int64_t lda, int64_t m, const T* w, int64_t n, int64_t k, float* c, Finish finish) {
   constexpr int64_t KC = 256 / sizeof(T) * 2;  // 32 KiB of weights
   const int64_t kp = round_up(k, 2);
+  if (k % 2)  // of infinity or NaN, the product with the zero that pads the weight would be NaN
+    for (int64_t r = 0; r < m; r++) a[r * lda + k] = element(0.0f, T());
   for (int64_t n0 = 0; n0 < n; n0 += NB) {
     const int64_t lanes = std_min<int64_t>(NB, round_up(n - n0, W));
     if (kp == 0)

@@ -27,6 +27,7 @@ static void sincos_array(const float* x, float* sine, float* cosine, int64_t n) 
     vf v = {};
     const int64_t chunk = std_min<int64_t>(W, n - i);
     for (int64_t j = 0; j < chunk; j++) v[j] = x[i + j];
+    v = reducible(v);
     const vf s = sin_of(v), c = cos_of(v);
     for (int64_t j = 0; j < chunk; j++) sine[i + j] = s[j], cosine[i + j] = c[j];
   }

@@ -85,7 +85,7 @@ struct Chain {
         for (int64_t r = 0; r < m; r++)
           for (int64_t j = 0; j < lanes; j += W) {
             const vf y = load(c + r * lanes + j) + load(bias + n0 + j);
-            const vf v = l.activation == ACT_SINE ? activate<ACT_SINE, float>(y, l) : activate<ACT_LINEAR, float>(y, l);
+            const vf v = (l.activation == ACT_SINE ? sin_of(reducible(y * l.omega)) : y) * l.gain;
             for (int64_t e = 0; e < W && n0 + j + e < outputs(); e++) out[r * outputs() + n0 + j + e] = v[e];
           }
       });
@@ -145,7 +145,8 @@ struct Chain {
               [&](const float* c, int64_t n0, int64_t lanes) {
         for (int64_t r = 0; r < m; r++)
           for (int64_t j = 0; j < lanes; j += W) {
-            const vf v = (load(c + r * lanes + j) + load(bias + n0 + j)) * (sine ? l.omega : 1.0f);
+            vf v = load(c + r * lanes + j) + load(bias + n0 + j);
+            if (sine) v = reducible(v * l.omega);
             const int64_t to = r * widest + n0 + j;
             store(x.slopes[i] + to, sine ? cos_of(v) * l.omega : splat(1.0f));
             if (!last) store(x.inputs[i + 1] + to, sine ? sin_of(v) : v);

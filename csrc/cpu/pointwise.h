@@ -24,7 +24,7 @@ static inline float curved(int32_t act, float v, bool slope) {
     }
     case POINTWISE_ELU:
     case POINTWISE_SELU:
-      if (v > 0.0f) return slope ? scale : scale * v;
+      if (v > 0.0f || (slope && v != v)) return slope ? scale : scale * v;  // the slope of NaN is that of PyTorch
       return scale * elu_alpha * (slope ? expf(v) : expm1f(v));
     default: break;
   }
@@ -37,11 +37,14 @@ static inline float curved(int32_t act, float v, bool slope) {
   }
 }
 
-// act(v) * gain, before the clamp. PIECEWISE: linear with slope alpha below zero and 1 above.
+// act(v) * gain, before the clamp.
 template <bool PIECEWISE>
 static inline vf activated(const FusedInrBiasAct& c, vf v) {
-  if (PIECEWISE && c.alpha == 0.0f) return (v < 0.0f ? vf{} : v) * c.gain;  // 0 times an infinity would be NaN
-  if (PIECEWISE) return (v > 0.0f ? v : v * c.alpha) * c.gain;
+  if (PIECEWISE) {
+    if (c.act == POINTWISE_RELU) v = v < 0.0f ? vf{} : v;
+    if (c.act == POINTWISE_LRELU) v = v > 0.0f ? v : v * c.alpha;
+    return v * c.gain;
+  }
   vf y;
   for (int i = 0; i < W; i++) y[i] = curved(c.act, v[i], false) * c.gain;
   return y;
@@ -52,31 +55,26 @@ static inline vf clamped(vf v, float limit) {
   return v < -limit ? splat(-limit) : v;
 }
 
-// The smallest magnitude of a stored output that was clamped. NaN, which no comparison reaches, if there is no clamp.
-template <class T>
-static inline float clamped_magnitude(const FusedInrBiasAct& c) {
-  return c.clamp < INFINITY ? number(element(c.clamp, T())) : NAN;
-}
-
-// The derivative, where v is x + bias and `limit` the clamp or, with from_output, v is the output and `limit`
-// clamped_magnitude.
+// The gradient d times the derivative, where v is x + bias or, with from_output, the output. `limit` is the clamp as it
+// is stored in the output. As in PyTorch, the gradient of what is clamped, NaN included, is zero, even if d is not
+// finite, and relu lets the gradient of NaN pass.
 template <bool PIECEWISE>
-static inline vf slope_at(const FusedInrBiasAct& c, vf v, float limit) {
-  const vf zero = {}, above = splat(c.gain), below = splat(c.gain * c.alpha);
-  if (PIECEWISE && c.from_output) {
-    const vf signed_v = (vf)((vi)v ^ ((vi)splat(c.gain) & INT32_MIN));  // has the sign of x + bias
-    const vf sloped = signed_v > 0.0f ? above : below;
-    const vf magnitude = (vf)((vi)v & INT32_MAX);
-    return magnitude >= limit ? zero : sloped;
+static inline vf through(const FusedInrBiasAct& c, vf v, vf d, float limit) {
+  const vf zero = {};
+  if (c.clamp < INFINITY) {
+    if (PIECEWISE && c.from_output)
+      d = (vf)magnitude(v) < limit ? d : zero;
+    else
+      d = (vf)magnitude(activated<PIECEWISE>(c, v)) <= limit ? d : zero;
   }
-  const vf y = activated<PIECEWISE>(c, v);
-  vf sloped;
-  if (PIECEWISE)
-    sloped = v > 0.0f ? above : below;
-  else
-    for (int i = 0; i < W; i++) sloped[i] = curved(c.act, v[i], true) * c.gain;
-  const vf magnitude = (vf)((vi)y & INT32_MAX);
-  return magnitude > limit ? zero : sloped;
+  if (PIECEWISE) {
+    if (c.from_output) v = (vf)((vi)v ^ ((vi)splat(c.gain) & INT32_MIN));  // has the sign of x + bias
+    d *= c.gain;
+    if (c.act == POINTWISE_RELU) return v <= 0.0f ? zero : d;
+    return c.act == POINTWISE_LRELU ? (v > 0.0f ? d : d * c.alpha) : d;
+  }
+  for (int i = 0; i < W; i++) d[i] *= curved(c.act, v[i], true) * c.gain;
+  return d;
 }
 
 struct Rows {
@@ -96,7 +94,7 @@ static int32_t bias_act_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) 
       const T *x = (const T*)c.x + r * rows.length, *residual = (const T*)c.residual;
       T* out = (T*)c.out + r * rows.length;
       if (residual) residual += r * rows.length;
-      const vf constant = splat(c.bias && !rows.along ? c.bias[r % c.channels] : 0.0f);
+      const vf constant = splat(c.bias && !rows.along ? c.bias[r % c.channels] : -0.0f);  // adding -0 changes no zero
       const float* bias = rows.along ? c.bias : nullptr;
       over_row(rows.length, [&](int64_t i, int n) {
         vf v = load_n(x + i, n) + (bias ? load_n(bias + i, n) : constant);
@@ -120,7 +118,7 @@ static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
   Block partial(parts * width * 4);
   if (!partial.base) return 1;
   float* const sums = (float*)partial.base;
-  const float limit = c.from_output ? clamped_magnitude<T>(c) : c.clamp;
+  const float limit = c.from_output ? number(element(c.clamp, T())) : c.clamp;
   const bool ok = parallel(run, parts, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; part++) {
       float* const part_sums = sums + part * width;
@@ -130,15 +128,15 @@ static int32_t slope_rows(const FusedInrBiasAct& c, FusedInrParallelFor run) {
         const T *x = (const T*)c.x + r * rows.length, *g = (const T*)c.gradient + r * rows.length;
         T* out = (T*)c.out + r * rows.length;
         const int64_t channel = rows.along ? 0 : r % c.channels;
-        const vf constant = splat(c.bias && !rows.along ? c.bias[channel] : 0.0f);
-        const vf level = splat(c.shift && !rows.along ? c.shift[channel] : 0.0f);
+        const vf constant = splat(c.bias && !rows.along ? c.bias[channel] : -0.0f);
+        const vf level = splat(c.shift && !rows.along ? c.shift[channel] : -0.0f);
         const float *bias = rows.along ? c.bias : nullptr, *shift = rows.along ? c.shift : nullptr;
         vf total = {};
         over_row(rows.length, [&](int64_t i, int n) {
           vf v = load_n(x + i, n);
           if (!c.from_output) v += bias ? load_n(bias + i, n) : constant;
           vf d = load_n(g + i, n) + (shift ? load_n(shift + i, n) : level);
-          d *= slope_at<PIECEWISE>(c, v, limit);
+          d = through<PIECEWISE>(c, v, d, limit);
           store_n(out + i, d, n);
           if (rows.along) {
             if (c.sums) store(part_sums + i, load(part_sums + i) + d);

@@ -79,7 +79,63 @@ static inline vf sin_poly(vf r) {
   return r + r * (p * s - 2.3433e-8f);
 }
 
-// sin(x + quarter * pi/2) for quarter 0 or 1, absolute error below 1e-6 for |x| <= 1e4. With k the nearest integer to
+// The largest angle, in radians, that the functions below reduce by themselves. For larger ones `near` comes first.
+constexpr float FAR = 1e4f;
+
+// The magnitudes of angles as integers, in which order and maximum are those of the numbers, with NaN above infinity.
+static inline vi magnitude(vf x) { return (vi)x & INT32_MAX; }
+
+// The larger elements. GCC 12 does not recognize the maximum in a comparison and a choice.
+static inline vi larger(vi a, vi b) {
+#if defined(__AVX512F__)
+  return (vi)_mm512_maskz_max_epi32(0xffff, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+static inline bool any_above(vi magnitudes, float limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmpgt_epi32_mask((__m512i)magnitudes, (__m512i)splat(limit));
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)(magnitudes > (vi)splat(limit)));
+#else
+  const vi above = magnitudes > (vi)splat(limit);
+  int64_t halves[2];
+  __builtin_memcpy(halves, &above, sizeof halves);
+  return halves[0] | halves[1];
+#endif
+}
+
+// The angle in -pi ... pi that differs from x by a multiple of 2 pi, for |x| >= 2^-9; NaN for infinities and NaN. The
+// fraction of x in turns, of which 40 bits are exact, is the product of its mantissa with the 64 bits of 1 / (2 pi)
+// that are neither whole turns nor too small to matter (Payne and Hanek, 1983).
+static inline float near(float x) {
+  static const uint32_t BITS[] = {0, 0x28be60db, 0x9391054a, 0x7f09d5f4, 0x7d4d3770, 0x36d8a566, 0x4f10e410};
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  if ((bits & 0x7f800000) == 0x7f800000) return x - x;
+  const uint32_t exponent = (bits >> 23 & 0xff) - 118;  // of the last bit of the mantissa, plus 32
+  const uint32_t *from = BITS + exponent / 32, shift = exponent % 32;
+  const uint64_t window = (uint64_t(from[0]) << 32 | from[1]) << shift | uint64_t(from[2]) << shift >> 32;
+  const int64_t turns = int64_t(((bits & 0x7fffff) | 0x800000) * window);
+  const float r = float(turns) * 3.40612158008654e-19f;  // 2 pi / 2^64
+  return x < 0.0f ? -r : r;
+}
+
+// Replaces the angles beyond FAR. Not inlined, because it is hardly ever called.
+static __attribute__((noinline)) vf near(vf x) {
+  for (int i = 0; i < W; i++)
+    if (!(__builtin_fabsf(x[i]) <= FAR)) x[i] = near(x[i]);
+  return x;
+}
+
+// x itself, or near(x) if an angle is beyond FAR.
+static inline vf reducible(vf x) { return __builtin_expect(any_above(magnitude(x), FAR), 0) ? near(x) : x; }
+
+// sin(x + quarter * pi/2) for quarter 0 or 1, absolute error below 1e-6 for |x| <= FAR. With k the nearest integer to
 // x/pi + quarter/2, the remainder r = x - (k - quarter/2) pi is exact to float precision: pi is split into three parts,
 // of which the products of the first two with k - quarter/2 are exact and the third is negligible.
 static inline vf sin_shifted(vf x, float quarter) {

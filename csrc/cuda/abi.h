@@ -1,7 +1,7 @@
-// The C interface of the CUDA kernels. Python fills these structs through ctypes (backends/cuda/native.py mirrors
-// them).
+// The C interface of the CUDA kernels. Python fills these structs through ctypes; _backends/cuda/native.py mirrors
+// them.
 //
-// There is no PyTorch header in here: the library is built with nvcc alone, and one build serves every torch.
+// No PyTorch header is included: the library is built with nvcc alone, and one build serves every version of PyTorch.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +9,15 @@
 extern "C" {
 
 enum {
-  FUSED_INR_MOST_LAYERS = 32,  // the structs are kernel arguments, of which there are 4 KiB
-  FUSED_INR_MOST_INPUTS = 16,
-  FUSED_INR_MOST_OUTPUTS = 16,
-  FUSED_INR_MOST_WARPS = 8,
+  FUSED_INR_MAX_LAYERS = 32,  // structs are kernel arguments, which take at most 4 KiB
+  FUSED_INR_MAX_INPUTS = 16,
+  FUSED_INR_MAX_OUTPUTS = 16,
+  FUSED_INR_MAX_WARPS = 8,
 };
 
 enum FusedInrType : int32_t { TYPE_FLOAT32 = 0, TYPE_BFLOAT16 = 1, TYPE_FLOAT16 = 2 };
 
-// z = W x + b, then sin(omega z) unless it is the last layer of a network with a linear end. Strides count floats; 0
-// where all samples share the tensor.
+// z = W x + b, followed by sin(omega z) if `sine`. Strides are in floats, and 0 if all samples share the tensor.
 struct FusedInrSirenLayer {
   const float* weight;  // [N,O,I]
   int64_t weight_sample, weight_row, weight_column;
@@ -32,15 +31,15 @@ struct FusedInrSirenLayer {
 };
 
 struct FusedInrSiren {
-  FusedInrSirenLayer layers[FUSED_INR_MOST_LAYERS];
+  FusedInrSirenLayer layers[FUSED_INR_MAX_LAYERS];
   int32_t num_layers;
-  int32_t width;  // 16, 32, 64 or 128: at least that of every hidden layer
+  int32_t width;  // 16, 32, 64 or 128: at least the width of every hidden layer
   int32_t type;
-  int32_t warps;           // of a block
+  int32_t warps;           // per block
   int64_t samples;         // N
-  int64_t packed_samples;  // N, or 1 where all samples share all weights and biases
+  int64_t packed_samples;  // N, or 1 if all samples share all weights and biases
   int64_t points;          // P
-  int64_t blocks;          // of a sample
+  int64_t blocks;          // per sample
   const float* coords;     // [N,P,K], rows contiguous
   int64_t coords_sample;
   float* out;              // [N,P,C]
@@ -51,15 +50,16 @@ struct FusedInrSiren {
   int32_t device;
 };
 
-// Bytes of a sample's packed weights, bytes of shared memory of a block, and floats of a block's sums of gradients.
+// Return the bytes of a sample's packed weights, the bytes of shared memory of a block, and the floats of a block's
+// sums of gradients.
 int64_t fused_inr_siren_packed(const FusedInrSiren* siren);
 int64_t fused_inr_siren_shared(const FusedInrSiren* siren, int32_t backward);
 int64_t fused_inr_siren_partials(const FusedInrSiren* siren);
 
-// 0, or the cudaError_t of what failed.
+// Return 0 or a cudaError_t.
 int32_t fused_inr_siren_forward(const FusedInrSiren* siren, void* stream);
 int32_t fused_inr_siren_backward(const FusedInrSiren* siren, void* stream);
-int32_t fused_inr_check(int32_t device);  // whether kernels can run there: driver, architecture
+int32_t fused_inr_check(int32_t device);  // 0 if the driver and the library support the device
 const char* fused_inr_error(int32_t error);
 
 const char* fused_inr_source_hash();

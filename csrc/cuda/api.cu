@@ -48,12 +48,12 @@ int32_t fused_inr_siren_backward(const FusedInrSiren* s, void* stream) {
   if (const int32_t error = use_device(s->device)) return error;
   if (const int32_t error = of_type(s->type, backward_float32, backward_bfloat16, backward_float16)(*s, stream))
     return error;
-  int64_t most = 0;
+  int64_t largest = 0;  // number of gradients of a layer
   for (int i = 0; i < s->num_layers; i++) {
     const int64_t gradients = s->samples * s->layers[i].outputs * (s->layers[i].inputs + 1);
-    most = gradients > most ? gradients : most;
+    largest = gradients > largest ? gradients : largest;
   }
-  const int64_t blocks = (most + SIMPLE_THREADS - 1) / SIMPLE_THREADS;
+  const int64_t blocks = (largest + SIMPLE_THREADS - 1) / SIMPLE_THREADS;
   return launch(reduce_gradients, blocks * s->num_layers, SIMPLE_THREADS, 0, stream, *s, layout_of(*s), blocks);
 }
 }

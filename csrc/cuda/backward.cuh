@@ -1,15 +1,15 @@
-// Gradients of the whole network in one kernel. For each tile of 16 points a warp the forward pass is computed again
-// and leaves one number an activation in shared memory: the angle of its sine, from which the way back takes both the
-// sine and the cosine, and which the gradient then overwrites. Nothing is stored between the two passes.
+// Gradients of the whole network in one kernel. A warp recomputes the forward pass of its tile of 16 points and keeps
+// one number per activation in shared memory: the angle of its sine, from which the backward pass computes both the
+// sine and the cosine, and which the gradient then overwrites. The forward kernel stores nothing for it.
 //
-// Sums over points of a block go to its own part of `partials`; reduce.cuh adds the blocks in order.
+// Each block adds its sums over points to its own part of `partials`; reduce.cuh adds those of all blocks in order.
 #pragma once
 
 #include "network.cuh"
 
 namespace fused_inr {
 
-// Shared memory beyond the weights and the float32 coordinates.
+// Shared memory after the weights and the float32 coordinates.
 struct Slabs {
   char* memory;
   Layout layout;
@@ -21,7 +21,7 @@ struct Slabs {
   __device__ char* coords() const { return memory + layout.coords_blocks(rows); }
 };
 
-// The warp's coordinates in the compute type, as columns of the first layer's weight gradients.
+// Stores the warp's coordinates in the compute type, the right operand of the first layer's weight gradients.
 template <class T>
 __device__ void store_coords(const Network& net, const float* coords, char* to, int warp, int lane) {
   const int inputs = net.layout.inputs, half = net.layout.coords_half(), columns = net.layout.coords_columns();
@@ -42,16 +42,16 @@ __device__ void store_coords(const Network& net, const float* coords, char* to, 
   }
 }
 
-// The warp's gradient of what the last layer's sine was given, or of its output without one.
+// The gradient of the last layer's W x + b, for the warp's points.
 template <class T, int GROUPS>
-__device__ typename T::Fragment last_delta(const Network& net, const Share& share, int64_t at, const char* weights,
+__device__ typename T::Fragment last_delta(const Network& net, const Share& share, int64_t start, const char* weights,
                                            const typename T::Fragment (&x)[GROUPS][1]) {
   Sums d;
   UNROLL for (int i = 0; i < 8; i++) {
-    const int64_t point = at + i % 4 / 2 * 8 + share.lane / 4;
+    const int64_t point = start + i % 4 / 2 * 8 + share.lane / 4;
     const int channel = i / 4 * 8 + share.lane % 4 * 2 + i % 2;
-    const bool exists = point < net.points && channel < net.outputs;
-    d[i / 4][i % 4] = exists ? net.gradient[(share.sample * net.points + point) * net.outputs + channel] : 0.0f;
+    const bool valid = point < net.points && channel < net.outputs;
+    d[i / 4][i % 4] = valid ? net.gradient[(share.sample * net.points + point) * net.outputs + channel] : 0.0f;
   }
   if (net.final_sine) {
     Sums angle[1];
@@ -63,8 +63,8 @@ __device__ typename T::Fragment last_delta(const Network& net, const Share& shar
   return T::fragment(d);
 }
 
-// Back through a layer's product and through the sine before it: `next` from `delta`. The sines are left for the
-// layer's weight gradients, and `next` takes the place of the angles.
+// Propagates `delta` back through a layer's product and through the sine before it, to `next`. Stores the sines for the
+// layer's weight gradients, and overwrites the angles with `next`.
 template <class T, int GROUPS, int FROM>
 __device__ void layer_back(const typename T::Fragment (&delta)[FROM], const char* w, float omega, char* angles,
                            char* sines, int warp, int lane, typename T::Fragment (&next)[GROUPS]) {
@@ -83,8 +83,8 @@ __device__ void layer_back(const typename T::Fragment (&delta)[FROM], const char
   }
 }
 
-// Adds delta^T x over the block's rows to its sums of a layer's weights [rows of delta's columns][columns of x], and
-// the sums of delta to those of its bias. 16 x (16 UNITS) numbers belong to one warp.
+// Adds delta^T x, summed over the block's rows, to the sums of a layer's weight gradients [columns of delta][columns of
+// x], and the sums of delta to those of its bias. One warp computes 16 x (16 UNITS) of them at a time.
 template <class T, int UNITS>
 __device__ void sum_weights(const char* delta, int delta_groups, const char* x, int x_groups, float* sums,
                             float* bias_sums, bool first_tile, const Share& share) {
@@ -111,18 +111,18 @@ __device__ void sum_weights(const char* delta, int delta_groups, const char* x, 
     }
     UNROLL for (int u = 0; u < 2 * UNITS; u++)
       places[u * 32] = {c[u / 2][u % 2][0], c[u / 2][u % 2][1], c[u / 2][u % 2][2], c[u / 2][u % 2][3]};
-    __syncwarp();  // all lanes of a row have read the bias that one of them writes
+    __syncwarp();  // all lanes of a row have read the bias before one of them writes it
     if (i == 0 && lane % 4 == 0) bias[0] = b[0], bias[8] = b[2];
   }
 }
 
-// Gradients of the warp's coordinates: W^T delta of the first layer, in float32.
+// Computes the gradients of the warp's coordinates, W^T delta of the first layer, in float32.
 template <class T, int GROUPS>
-__device__ void coords_back(const Network& net, const Share& share, int64_t at, const char* weights,
+__device__ void coords_back(const Network& net, const Share& share, int64_t start, const char* weights,
                             const typename T::Fragment (&delta)[GROUPS]) {
   const int inputs = net.layout.inputs;
   const float* w = (const float*)(weights + net.layout.first()) + share.lane % 4 * 2;
-  float* to = net.coords_gradient + (share.sample * net.points + at) * inputs;
+  float* to = net.coords_gradient + (share.sample * net.points + start) * inputs;
   const int row = share.lane / 4;
   ROLLED for (int k = 0; k < inputs; k++) {
     float sum[2] = {0, 0};
@@ -137,13 +137,13 @@ __device__ void coords_back(const Network& net, const Share& share, int64_t at, 
     }
     UNROLL for (int i = 0; i < 2; i++) {
       sum[i] = add_lanes_of_row(sum[i]);
-      if (share.lane % 4 == 0 && at + row + 8 * i < net.points) to[int64_t(row + 8 * i) * inputs + k] = sum[i];
+      if (share.lane % 4 == 0 && start + row + 8 * i < net.points) to[int64_t(row + 8 * i) * inputs + k] = sum[i];
     }
   }
 }
 
 template <class T, int WIDTH>
-__global__ void __launch_bounds__(32 * FUSED_INR_MOST_WARPS, 1) siren_backward(const Network net) {
+__global__ void __launch_bounds__(32 * FUSED_INR_MAX_WARPS, 1) siren_backward(const Network net) {
   constexpr int GROUPS = WIDTH / 16, UNITS = GROUPS > 1 ? 2 : 1;
   SHARED_MEMORY(weights);
   const Layout& layout = net.layout;
@@ -157,26 +157,27 @@ __global__ void __launch_bounds__(32 * FUSED_INR_MOST_WARPS, 1) siren_backward(c
   __syncthreads();
 
   const int64_t tiles = (net.points + rows - 1) / rows;
-  const int64_t first = tiles * share.index / net.blocks, past = tiles * (share.index + 1) / net.blocks;
-  for (int64_t tile = first; tile < past; tile++) {
-    const int64_t at = tile * rows + 16 * warp;
+  const int64_t first = tiles * share.index / net.blocks, stop = tiles * (share.index + 1) / net.blocks;
+  for (int64_t tile = first; tile < stop; tile++) {
+    const int64_t start = tile * rows + 16 * warp;
     typename T::Fragment x[GROUPS][1], next[GROUPS][1];
-    auto keep = [&](int layer, int j, Sums& angle, typename T::Fragment& to) {
+    auto store_angle = [&](int layer, int j, Sums& angle, typename T::Fragment& to) {
       T::store(slabs.angles(layer), 2 * GROUPS, warp, j, lane, T::encode(angle));
-      take_sines(angle);
+      apply_sine(angle);
       to = T::fragment(angle);
     };
-    load_coords(net, share.sample, at, 16, lane, coords);
+    load_coords(net, share.sample, start, 16, lane, coords);
     store_coords<T>(net, coords, slabs.coords(), warp, lane);
-    first_layer<GROUPS, 1>(net, weights, coords, lane, [&](int j, int, Sums& angle) { keep(0, j, angle, x[j][0]); });
+    first_layer<GROUPS, 1>(net, weights, coords, lane,
+                           [&](int j, int, Sums& angle) { store_angle(0, j, angle, x[j][0]); });
     ROLLED for (int layer = 1; layer < end; layer++) {
       square_layer<T>(net, layer, weights, x, lane,
-                      [&](int j, int, Sums& angle) { keep(layer, j, angle, next[j][0]); });
+                      [&](int j, int, Sums& angle) { store_angle(layer, j, angle, next[j][0]); });
       UNROLL for (int j = 0; j < GROUPS; j++)
         x[j][0] = next[j][0];
     }
 
-    typename T::Fragment last[1] = {last_delta<T>(net, share, at, weights, x)}, delta[GROUPS], before[GROUPS];
+    typename T::Fragment last[1] = {last_delta<T>(net, share, start, weights, x)}, delta[GROUPS], before[GROUPS];
     T::store(slabs.last_delta(), 2, warp, 0, lane, last[0]);
     layer_back<T>(last, weights + layout.last(), net.omega_of(end - 1), slabs.angles(end - 1), slabs.sines(), warp,
                   lane, delta);
@@ -184,7 +185,7 @@ __global__ void __launch_bounds__(32 * FUSED_INR_MOST_WARPS, 1) siren_backward(c
     sum_weights<T, UNITS>(slabs.last_delta(), 1, slabs.sines(), GROUPS, sums + layout.sum_weight(end),
                           sums + layout.sum_bias(end), tile == first, share);
     ROLLED for (int layer = end - 1; layer > 0; layer--) {
-      __syncthreads();  // the sines are overwritten
+      __syncthreads();  // before the sines are overwritten
       layer_back<T>(delta, weights + layout.square(layer), net.omega_of(layer - 1), slabs.angles(layer - 1),
                     slabs.sines(), warp, lane, before);
       UNROLL for (int j = 0; j < GROUPS; j++)
@@ -193,10 +194,10 @@ __global__ void __launch_bounds__(32 * FUSED_INR_MOST_WARPS, 1) siren_backward(c
       sum_weights<T, UNITS>(slabs.angles(layer), GROUPS, slabs.sines(), GROUPS, sums + layout.sum_weight(layer),
                             sums + layout.sum_bias(layer), tile == first, share);
     }
-    if (net.coords_gradient) coords_back<T>(net, share, at, weights, delta);
+    if (net.coords_gradient) coords_back<T>(net, share, start, weights, delta);
     sum_weights<T, 1>(slabs.angles(0), GROUPS, slabs.coords(), layout.coords_columns() / 16, sums,
                       sums + layout.sum_bias(0), tile == first, share);
-    __syncthreads();  // the next tile overwrites everything
+    __syncthreads();  // before the next tile overwrites everything
   }
 }
 

@@ -1,4 +1,4 @@
-// The instructions that C++ has no words for. host.h defines the same names for a C++ compiler.
+// GPU instructions that C++ has no expression for. host.h defines the same names for a C++ compiler.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,7 +24,7 @@ __device__ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// d += a b: a is 16 x 8, b is 8 x 8, of floats of which 10 bits of the mantissa count.
+// d += a b: a is 16 x 8, b is 8 x 8; of the mantissas of their floats, 10 bits are used.
 __device__ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -102,7 +102,7 @@ int32_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int s
   if (shared > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (error != cudaSuccess) {
-      cudaGetLastError();  // it must not fail a later call
+      cudaGetLastError();  // clears the error, which a later call would report
       return error;
     }
   }
@@ -110,7 +110,7 @@ int32_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int s
   return cudaGetLastError();
 }
 
-// Whether the driver has code of a kernel for the current device.
+// Returns 0 if the driver finds code of a kernel for the current device.
 template <class... Parameters>
 int32_t check(void (*kernel)(Parameters...)) {
   cudaFuncAttributes attributes;

@@ -1,19 +1,19 @@
-// The whole network in one kernel: weights stay in shared memory, activations in registers from the first layer to the
-// last. Every warp takes 16 M points at a time on its own.
+// The whole network in one kernel: weights stay in shared memory, and activations in registers from the first layer to
+// the last. Every warp processes 16 M points at a time, independently of the others.
 //
-// There is no wgmma: at these widths the tensor cores are not what is waited for. Per layer of width W and point
-// there are W sines, of which a multiprocessor's special function units make 16 a clock: W / 16 clocks. The W^2
-// multiply-adds take W^2 / 1024 clocks by mma on an A100, and about as many on an H100, where wgmma would halve them:
-// at W = 64 as long as the sines, which go on beside them. wgmma would save something at W = 128 alone, and would tie
-// four warps to one pace. Nor is there TMA: weights are copied once a block.
+// wgmma is not used, because tensor cores are not the bottleneck at these widths. A layer of width W takes W sines per
+// point, and the special function units of a multiprocessor compute 16 per clock: W / 16 clocks. The W^2 multiply-adds
+// take W^2 / 1024 clocks with mma on an A100, and about as many on an H100, where wgmma would halve them. At W = 64
+// that is as long as the sines, which run at the same time. wgmma would be faster at W = 128 only, and would
+// synchronize four warps. TMA is not used either: each block copies the weights once.
 #pragma once
 
 #include "network.cuh"
 
 namespace fused_inr {
 
-// Blocks are as small as their weights allow, since registers then go around with less left over: 12 warps of a
-// multiprocessor and more, but for the widest network and float32.
+// Blocks are as small as their weights allow, so that fewer registers remain unused: 12 or more warps per
+// multiprocessor, except for the widest network and for float32.
 template <int WIDTH>
 constexpr int FORWARD_WARPS = WIDTH < 128 ? 4 : 8;
 template <class T, int WIDTH>
@@ -35,16 +35,16 @@ __global__ void __launch_bounds__(32 * FORWARD_WARPS<WIDTH>, FORWARD_BLOCKS<T, W
   __syncthreads();
 
   const int64_t step = net.blocks * share.warps * ROWS;
-  for (int64_t at = (share.index * share.warps + share.warp) * ROWS; at < net.points; at += step) {
-    load_coords(net, share.sample, at, ROWS, lane, coords);
+  for (int64_t start = (share.index * share.warps + share.warp) * ROWS; start < net.points; start += step) {
+    load_coords(net, share.sample, start, ROWS, lane, coords);
     typename T::Fragment x[GROUPS][M], next[GROUPS][M];
     first_layer<GROUPS, M>(net, weights, coords, lane, [&](int j, int m, Sums& angle) {
-      take_sines(angle);
+      apply_sine(angle);
       x[j][m] = T::fragment(angle);
     });
     ROLLED for (int layer = 1; layer + 1 < net.layout.layers; layer++) {
       square_layer<T>(net, layer, weights, x, lane, [&](int j, int m, Sums& angle) {
-        take_sines(angle);
+        apply_sine(angle);
         next[j][m] = T::fragment(angle);
       });
       UNROLL for (int j = 0; j < GROUPS; j++) {
@@ -57,10 +57,10 @@ __global__ void __launch_bounds__(32 * FORWARD_WARPS<WIDTH>, FORWARD_BLOCKS<T, W
     UNROLL for (int m = 0; m < M; m++) {
       if (net.final_sine) {
         reduce_angles(c[m]);
-        take_sines(c[m]);
+        apply_sine(c[m]);
       }
       UNROLL for (int i = 0; i < 8; i++) {
-        const int64_t point = at + 16 * m + i % 4 / 2 * 8 + lane / 4;
+        const int64_t point = start + 16 * m + i % 4 / 2 * 8 + lane / 4;
         const int channel = i / 4 * 8 + lane % 4 * 2 + i % 2;
         if (point < net.points && channel < net.outputs)
           net.out[(share.sample * net.points + point) * net.outputs + channel] = c[m][i / 4][i % 4];

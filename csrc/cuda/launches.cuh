@@ -1,5 +1,5 @@
-// The launches of one compute type; each .cu file instantiates those of its own, so that they are compiled side by
-// side.
+// The launches of one compute type. Each siren_*.cu file instantiates those of one type, so that they compile in
+// parallel.
 #pragma once
 
 #include "backward.cuh"
@@ -12,8 +12,8 @@ inline Layout layout_of(const FusedInrSiren& s) {
   return {s.width, s.num_layers, s.layers[0].inputs, s.type == TYPE_FLOAT32 ? 4 : 2};
 }
 
-// Tiles of 16 rows that a warp takes at a time in the forward pass, so that a weight that is loaded serves both;
-// float32 activations of the widest network leave no registers for it.
+// Number of tiles of 16 rows that a warp processes at a time in the forward pass. Two tiles share each loaded weight,
+// but float32 activations of the widest network leave no registers for a second one.
 inline int forward_tiles(const Layout& layout) { return layout.element == 4 && layout.width == 128 ? 1 : 2; }
 
 inline int forward_shared(const FusedInrSiren& s) {

@@ -1,11 +1,11 @@
-// What the forward and the backward kernel share: the weights in shared memory, and a warp's way through a layer.
+// Code that the forward and the backward kernel share: loading of weights and coordinates, and the layers of a warp.
 #pragma once
 
 #include "engine.cuh"
 
 namespace fused_inr {
 
-// What the two kernels need to know of a FusedInrSiren.
+// The part of a FusedInrSiren that the two kernels need.
 struct Network {
   Layout layout;
   int outputs;
@@ -18,13 +18,13 @@ struct Network {
   const float* gradient;
   float* coords_gradient;
   const char* packed;
-  int64_t packed_sample;  // bytes, 0 where all samples share
+  int64_t packed_sample;  // stride in bytes, 0 if all samples share the weights
   float* partials;
 
-  BOTH float omega_of(int layer) const { return layer == 0 ? first_omega : omega; }
+  HOST_DEVICE float omega_of(int layer) const { return layer == 0 ? first_omega : omega; }
 };
 
-// The block's part of the work: which sample, and which of the blocks of that sample.
+// A block's share of the work: its sample, and its index among the blocks of that sample.
 struct Share {
   int64_t sample, index;
   int warp, lane, warps;
@@ -40,17 +40,18 @@ __device__ inline void load_weights(const Network& net, int64_t sample, char* sh
   for (int i = threadIdx.x * 16; i < net.layout.packed(); i += blockDim.x * 16) copy_16(shared + i, from + i);
 }
 
-// Coordinates of `rows` points from point `at`, by one warp; zeros beyond the last point.
-__device__ inline void load_coords(const Network& net, int64_t sample, int64_t at, int rows, int lane, float* to) {
+// Loads the coordinates of `rows` points from point `start` on, by one warp; zeros beyond the last point.
+__device__ inline void load_coords(const Network& net, int64_t sample, int64_t start, int rows, int lane, float* to) {
   const int inputs = net.layout.inputs, row_floats = net.layout.coords_row();
-  const float* from = net.coords + sample * net.coords_sample + at * inputs;
-  const int64_t left = (net.points - at) * inputs;
-  __syncwarp();  // the points before may still be read
-  for (int i = lane; i < rows * inputs; i += 32) to[i / inputs * row_floats + i % inputs] = i < left ? from[i] : 0.0f;
+  const float* from = net.coords + sample * net.coords_sample + start * inputs;
+  const int64_t remaining = (net.points - start) * inputs;
+  __syncwarp();  // other lanes may still be reading the previous points
+  for (int i = lane; i < rows * inputs; i += 32)
+    to[i / inputs * row_floats + i % inputs] = i < remaining ? from[i] : 0.0f;
   __syncwarp();
 }
 
-// c = angle of the layer's sine (or, without a sine, its output) from c = W x, for columns 16 j ...
+// Turns c = W x into the angles of the layer's sine or, without a sine, into its outputs, for 16 columns from 16 j.
 __device__ inline void finish(Sums& c, const float* bias, float omega, int j, int lane) {
   UNROLL for (int half = 0; half < 2; half++) {
     const float2 b = *(const float2*)(bias + 16 * j + 8 * half + lane % 4 * 2);
@@ -59,22 +60,39 @@ __device__ inline void finish(Sums& c, const float* bias, float omega, int j, in
   }
 }
 
+// Replaces angles beyond FAR. One at a time, because all at once would need too many registers and instructions.
+__device__ inline void reduce_far_angles(Sums& c) {
+  ROLLED for (int k = 0; k < 8; k++) {
+    float a = 0.0f;
+    UNROLL for (int i = 0; i < 8; i++)
+      a = i == k ? c[i / 4][i % 4] : a;
+    if (fabsf(a) > FAR) a = far_remainder_of(a);
+    UNROLL for (int i = 0; i < 8; i++)
+      c[i / 4][i % 4] = i == k ? a : c[i / 4][i % 4];
+  }
+}
+
 __device__ inline void reduce_angles(Sums& c) {
+  float largest = 0.0f;
+  UNROLL for (int i = 0; i < 8; i++)
+    largest = fmaxf(largest, fabsf(c[i / 4][i % 4]));
+  if (largest > FAR) reduce_far_angles(c);
   UNROLL for (int i = 0; i < 8; i++)
     c[i / 4][i % 4] = remainder_of(c[i / 4][i % 4]);
 }
 
-__device__ inline void take_sines(Sums& c) {
+__device__ inline void apply_sine(Sums& c) {
   UNROLL for (int i = 0; i < 8; i++)
     c[i / 4][i % 4] = sine_near_zero(c[i / 4][i % 4]);
 }
 
-// The first layer, in float32: remainders of the angles of 16 M rows go to use(j, m, c) for columns 16 j ...
-template <int GROUPS, int M, class Use>
-__device__ inline void first_layer(const Network& net, const char* weights, const float* coords, int lane, Use use) {
+// The first layer, in float32: calls consume(j, m, c) with the reduced angles of rows 16 m .. and columns 16 j ..
+template <int GROUPS, int M, class Consume>
+__device__ inline void first_layer(const Network& net, const char* weights, const float* coords, int lane,
+                                   Consume consume) {
   constexpr int WIDTH = 16 * GROUPS;
   const int inputs = net.layout.inputs, row_floats = net.layout.coords_row();
-  const float* own = coords + lane / 4 * row_floats;
+  const float* row_coords = coords + lane / 4 * row_floats;
   const float* bias = (const float*)(weights + net.layout.bias(0));
   UNROLL for (int j = 0; j < GROUPS; j++) {
     const float* w = (const float*)(weights + net.layout.first()) + 16 * j + lane % 4 * 2;
@@ -83,7 +101,7 @@ __device__ inline void first_layer(const Network& net, const char* weights, cons
       const float2 a = *(const float2*)(w + k * WIDTH), b = *(const float2*)(w + k * WIDTH + 8);
       UNROLL for (int m = 0; m < M; m++) {
         UNROLL for (int row = 0; row < 2; row++) {
-          const float x = own[(16 * m + 8 * row) * row_floats + k];
+          const float x = row_coords[(16 * m + 8 * row) * row_floats + k];
           c[m][0][2 * row] = fma(a.x, x, c[m][0][2 * row]);
           c[m][0][2 * row + 1] = fma(a.y, x, c[m][0][2 * row + 1]);
           c[m][1][2 * row] = fma(b.x, x, c[m][1][2 * row]);
@@ -94,12 +112,12 @@ __device__ inline void first_layer(const Network& net, const char* weights, cons
     UNROLL for (int m = 0; m < M; m++) {
       finish(c[m], bias, net.first_omega, j, lane);
       reduce_angles(c[m]);
-      use(j, m, c[m]);
+      consume(j, m, c[m]);
     }
   }
 }
 
-// W x of 16 M rows for columns 16 j ... of the output.
+// W x of 16 M rows, for 16 columns of the output from 16 j.
 template <class T, int GROUPS, int M>
 __device__ inline void product(Sums (&c)[M], const typename T::Fragment (&x)[GROUPS][M], const char* w, int j,
                                int lane) {
@@ -107,10 +125,10 @@ __device__ inline void product(Sums (&c)[M], const typename T::Fragment (&x)[GRO
     T::multiply(c, x[k], w, 2 * GROUPS, j, k, lane);
 }
 
-// A layer from width to width: as first_layer, from fragments x of what it is given.
-template <class T, int GROUPS, int M, class Use>
+// A square layer: as first_layer, with the fragments x as its input.
+template <class T, int GROUPS, int M, class Consume>
 __device__ inline void square_layer(const Network& net, int layer, const char* weights,
-                                    const typename T::Fragment (&x)[GROUPS][M], int lane, Use use) {
+                                    const typename T::Fragment (&x)[GROUPS][M], int lane, Consume consume) {
   const char* w = weights + net.layout.square(layer);
   const float* bias = (const float*)(weights + net.layout.bias(layer));
   UNROLL for (int j = 0; j < GROUPS; j++) {
@@ -119,12 +137,12 @@ __device__ inline void square_layer(const Network& net, int layer, const char* w
     UNROLL for (int m = 0; m < M; m++) {
       finish(c[m], bias, net.omega, j, lane);
       reduce_angles(c[m]);
-      use(j, m, c[m]);
+      consume(j, m, c[m]);
     }
   }
 }
 
-// The last layer: its output, or its angle if it ends with a sine.
+// The last layer: its outputs, or its angles if the network ends with a sine.
 template <class T, int GROUPS, int M>
 __device__ inline void last_layer(const Network& net, const char* weights, const typename T::Fragment (&x)[GROUPS][M],
                                   int lane, Sums (&c)[M]) {

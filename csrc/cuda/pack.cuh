@@ -1,4 +1,4 @@
-// Before the network's kernels: weights into the layout of shared memory.
+// Packs weights into the layout of shared memory, before the network's kernels run.
 #pragma once
 
 #include "engine.cuh"
@@ -7,7 +7,7 @@ namespace fused_inr {
 
 constexpr int SIMPLE_THREADS = 256;
 
-// An element of a layer's weight, zero beyond its size.
+// Returns an element of a layer's weight, or zero outside it.
 __device__ inline float weight_at(const FusedInrSirenLayer& layer, int64_t sample, int row, int column) {
   if (row >= layer.outputs || column >= layer.inputs) return 0.0f;
   return layer.weight[sample * layer.weight_sample + row * layer.weight_row + column * layer.weight_column];

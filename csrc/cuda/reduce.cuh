@@ -1,11 +1,11 @@
-// After the backward kernel: the blocks' sums of gradients, out of the layout of the accumulators.
+// Adds the sums of gradients of all blocks after the backward kernel, and stores them in the layout of the tensors.
 #pragma once
 
 #include "pack.cuh"
 
 namespace fused_inr {
 
-// One thread adds up one gradient: of a weight, or of a bias, which is the column after the last one.
+// One thread sums one gradient, of a weight or of a bias; the bias counts as the column after the last one.
 static __global__ void __launch_bounds__(SIMPLE_THREADS)
     reduce_gradients(const FusedInrSiren siren, const Layout layout, int64_t blocks_per_layer) {
   const int layer = int(blockIdx.x / blocks_per_layer);
@@ -18,7 +18,7 @@ static __global__ void __launch_bounds__(SIMPLE_THREADS)
   const bool is_bias = column == to.inputs;
   const int64_t weight_place = layout.sum_weight(layer) + sum_place(row, is_bias ? 0 : column, layout.columns(layer));
   const int64_t place = is_bias ? layout.sum_bias(layer) + row : weight_place;
-  // Where the coordinates are in two parts, so are their products.
+  // If the coordinates are split into two parts, so are their products.
   const bool in_parts = layer == 0 && !is_bias && layout.element < 4;
   const int64_t rest = in_parts ? sum_place(row, column + layout.coords_half(), layout.columns(0)) : 0;
   const float* from = siren.partials + sample * siren.blocks * layout.sums();

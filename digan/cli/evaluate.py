@@ -16,10 +16,10 @@ import torch
 from accelerate import Accelerator
 
 from digan import metrics
-from digan.cli.options import OptionParser, at_least
+from digan.cli.options import OptionParser, number, training_number
 from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
-from digan.config import TrainConfig
-from digan.data import Clips, UnreadableVideo, VideoIndex, choose, load_index
+from digan.config import RESIZES, SEED, Range, TrainConfig, flag
+from digan.data import Clips, VideoIndex, choose, load_index
 from digan.data.clips import content_key, cut_clips
 from digan.data.index import CACHE_FOLDER
 from digan.errors import ConfigError, DataError
@@ -28,7 +28,10 @@ from digan.metrics.experiments import EXPERIMENTS, PLAIN, Maker, Model
 from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.run_dir import is_run
+from digan.sampling.media import MOST_PIXELS
 from digan.training.distributed import make_accelerator
+from digan.training.processes import joined
+from digan.wording import counted
 
 
 def configure(parser: OptionParser) -> None:
@@ -53,28 +56,51 @@ def configure(parser: OptionParser) -> None:
     )
     what.add_argument("--experiment", choices=EXPERIMENTS, help="an experiment of the paper, see below")
     what.add_argument(
-        "--trials", type=at_least(1), default=1, help="report mean and standard deviation over this many seeds [1]"
+        "--trials",
+        type=number(int, Range(least=1)),
+        default=1,
+        help="report mean and standard deviation over this many seeds [1]",
     )
-    what.add_argument("--seed", type=at_least(0), default=0, help="seed of the first trial [0]")
+    what.add_argument("--seed", type=number(int, SEED), default=0, help="seed of the first trial [0]")
 
     data = parser.add_argument_group("real clips")
     data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
     data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, instead of --split")
-    data.add_argument("--resolution", type=at_least(1), help="pixels per side [the network's; that of square fakes]")
-    data.add_argument("--stride", type=at_least(1), help="frame stride of the clips [the network's, or 1]")
     data.add_argument(
-        "--overlap", type=at_least(0), help="raw frames shared by consecutive windows [the network's, or 0]"
+        "--resolution",
+        type=number(int, Range(least=1, most=MOST_PIXELS)),
+        help="pixels per side [the network's; that of square fakes]",
+    )
+    data.add_argument(
+        "--resize", choices=RESIZES, help=f"how frames are resized [as for the network, or {TrainConfig.resize}]"
+    )
+    data.add_argument(
+        "--stride", type=training_number("stride"), help="frame stride of the clips [the network's, or 1]"
+    )
+    data.add_argument(
+        "--overlap",
+        type=training_number("overlap"),
+        help="raw frames shared by consecutive windows [the network's, or 0]",
     )
     data.add_argument("--one-per-video", action="store_true", help="one clip per video, drawn with --seed")
-    data.add_argument("--fake-stride", type=at_least(1), help="frame stride of --fake [1] or --fake-split [--stride]")
+    data.add_argument(
+        "--fake-stride",
+        type=training_number("stride"),
+        help="frame stride of --fake [1] or --fake-split [--stride]",
+    )
 
     fakes = parser.add_argument_group("generated clips")
     fakes.add_argument(
-        "--frames", type=at_least(1), help="frames of a training clip, which spans time 0 to 1 [the network's, or 16]"
+        "--frames",
+        type=training_number("frames"),
+        help="frames of a training clip, which spans time 0 to 1 [the network's, or 16]",
     )
     fakes.add_argument("--psi", type=float, help="truncation [1: none]")
     fakes.add_argument(
-        "--labels", type=at_least(0), nargs="+", help="classes to cycle through [as frequent as in --data]"
+        "--labels",
+        type=number(int, Range(least=0)),
+        nargs="+",
+        help="classes to cycle through [as frequent as in --data]",
     )
 
     how = parser.add_argument_group("output and resources")
@@ -82,21 +108,25 @@ def configure(parser: OptionParser) -> None:
     how.add_argument(
         "--cache", help=f"folder of indices and real features [{CACHE_FOLDER} in --outdir or beside the run]"
     )
-    how.add_argument("--batch", type=at_least(1), default=16, help="clips per batch in each process [16]")
-    how.add_argument("--threads", type=at_least(1), help="threads per process [on CPUs: cores / processes]")
+    how.add_argument("--batch", type=training_number("batch"), default=16, help="clips per batch in each process [16]")
+    how.add_argument(
+        "--threads", type=training_number("threads"), help="threads per process [on CPUs: cores / processes]"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Compute the metrics and return the exit status. Every process takes part; the main one prints and writes."""
     _check(args)
-    accelerator = make_accelerator(threads=args.threads)
-    try:
-        with plain_warnings():
-            _Evaluation(args, accelerator).run()
-    except UnreadableVideo as error:
-        raise DataError(f"a video could not be decoded ({error}): remove it from the data and run again.") from error
-    finally:
-        accelerator.end_training()
+    with joined(60 * TrainConfig.start_timeout) as processes:
+        accelerator = processes.together("the devices", lambda: make_accelerator("no", args.threads, processes))
+        try:
+            with plain_warnings():
+                evaluation = processes.main_first("the videos", lambda: _Evaluation(args, accelerator))
+                if processes.world > 1:
+                    processes.agree(evaluation.facts(), "give all of them the same options, network and videos")
+                evaluation.run()
+        finally:
+            accelerator.end_training()
     return 0
 
 
@@ -157,10 +187,21 @@ class _Evaluation:
         self.trained_stride = recorded.get("stride", args.stride or TrainConfig.stride)
         self.stride = args.stride or self.trained_stride
         self.overlap = recorded.get("overlap", TrainConfig.overlap) if args.overlap is None else args.overlap
+        self.resize = args.resize or recorded.get("resize", TrainConfig.resize)
         self.reals, self.fakes = self._open_data(g)
         self.resolution = self._resolution(g)
         psi = 1.0 if args.psi is None else args.psi
         self.model = None if g is None else Model(g, self.span, self._labels(g), psi)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the processes must agree in, by flag: all options but places, and digests of what they name."""
+        places = ("config", "network", "data", "fake", "split_list", "detector", "outdir", "cache", "threads")
+        sets = {"--data": self.reals, "--fake": self.fakes}
+        return {
+            **{flag(name): value for name, value in vars(self.args).items() if name not in places},
+            "the digest of --network": self.network and self.network_sha256,
+            **{f"the fingerprint of {name}": videos and videos.fingerprint for name, videos in sets.items()},
+        }
 
     def run(self) -> None:
         """Compute all results; print each and append it to its file."""
@@ -225,15 +266,13 @@ class _Evaluation:
         need_reals = [p for p in self.protocols if p.needs_reals]
         if args.data is None and need_reals:
             raise ConfigError(f"{need_reals[0].name} compares with real videos: give them with --data DIR.")
-        # The main process builds the index; the others then read it from the cache.
-        with self.accelerator.main_process_first():
-            classes = g is not None and g.config.num_classes > 0 and args.labels is None
-            reals = fakes = None
-            if args.data is not None:
-                options = dict(split=self.split, split_list=args.split_list, labels=classes)
-                reals = load_index(args.data, self.cache, **options)
-            if g is None:
-                fakes = load_index(args.fake or args.data, self.cache, split=args.fake_split or self.split)
+        classes = g is not None and g.config.num_classes > 0 and args.labels is None
+        reals = fakes = None
+        if args.data is not None:
+            options = dict(split=self.split, split_list=args.split_list, labels=classes)
+            reals = load_index(args.data, self.cache, **options)
+        if g is None:
+            fakes = load_index(args.fake or args.data, self.cache, split=args.fake_split or self.split)
         return reals, fakes
 
     def _resolution(self, g: Generator | None) -> int:
@@ -305,11 +344,11 @@ class _Evaluation:
         longest = max(video.num_frames for video in index.videos)
         if frames * stride > longest:
             raise DataError(
-                f"{protocol.name} needs clips of {frames} frames at stride {stride}, which span {frames * stride} "
-                f"frames, but the longest of the {len(index.videos)} videos in {index.source.path} has {longest}: use "
-                "a metric with fewer frames, or a smaller --stride."
+                f"{protocol.name} needs clips of {counted(frames, 'frame')} at stride {stride}, which span "
+                f"{counted(frames * stride, 'frame')}, but the longest of the {counted(len(index.videos), 'video')} in "
+                f"{index.source.path} has {longest}: use a metric with fewer frames, or a smaller --stride."
             )
-        return cut_clips(index, frames, stride, self.overlap, self.resolution)
+        return cut_clips(index, frames, stride, self.overlap, self.resolution, self.resize)
 
     def _chosen(self, clips: Clips) -> tuple[ClipSource, str]:
         """Apply --one-per-video; return the clips and a cache key for their content."""
@@ -339,7 +378,7 @@ class _Evaluation:
         context |= {"resolution": self.resolution, "one_per_video": args.one_per_video}
         if self.reals is not None:
             context |= {"data": str(args.data), "split": self.reals.split, "data_fingerprint": self.reals.fingerprint}
-            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap}
+            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap, "resize": self.resize}
         if self.model is not None:
             context |= {"network": str(self.network), "network_sha256": self.network_sha256, "span": self.span}
             context |= {"psi": self.model.psi, "labels": args.labels, "real_pace": self._real_pace(protocol)}

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from digan import metrics
-from digan.cli.options import OptionParser
-from digan.config import TrainConfig
+from digan.cli.options import OptionParser, training_number
+from digan.config import TrainConfig, check_values, flag
 from digan.data import ClipWindows, VideoIndex, load_index
 from digan.data.sources import SPLITS, scan
-from digan.errors import DataError, MetricError, NetworkNotFound
+from digan.errors import ConfigError, DataError, MetricError, NetworkNotFound
+from digan.files import parse_json
 from digan.models.generator import Generator
 from digan.models.hub import WEIGHTS_FILE, find_network
 from digan.run_dir import (
@@ -39,6 +40,7 @@ from digan.run_dir import (
 )
 from digan.training import checkpoint, summary
 from digan.training.trainer import NONFINITE
+from digan.wording import counted
 
 _LISTED = 8  # maximum number of sizes, rates, codecs or classes in the text; --json has all
 
@@ -57,11 +59,13 @@ def configure(parser: OptionParser) -> None:
     parser.add_argument("path", type=Path, help="network, checkpoint, run, or a folder, zip or file of videos")
     parser.add_argument("--json", action="store_true", help="print JSON")
     cut = parser.add_argument_group("options of training, for the number of clips in the videos")
-    cut.add_argument("--frames", type=int, default=c.frames, help=f"frames per clip [{c.frames}]")
-    cut.add_argument("--stride", type=int, default=c.stride, help=f"frame stride of the clips [{c.stride}]")
-    cut.add_argument(
-        "--overlap", type=int, default=c.overlap, help=f"raw frames shared by consecutive windows [{c.overlap}]"
-    )
+    for name, default, text in (
+        ("frames", c.frames, "frames per clip"),
+        ("stride", c.stride, "frame stride of the clips"),
+        ("overlap", c.overlap, "raw frames shared by consecutive windows"),
+    ):
+        parse = training_number(name)
+        cut.add_argument(f"--{name}", type=parse, default=default, help=f"{text} [{default}]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,7 +120,7 @@ def inspect(
 
 
 def _network(file: Path) -> Report:
-    g = Generator.from_pretrained(file)
+    g = Generator.from_file(file, finite=False)
     rows = summary.generator_rows(g)
     config, metadata = asdict(g.config), g.metadata
     nonfinite = sum(int((~tensor.isfinite()).sum()) for tensor in g.state_dict().values())
@@ -161,7 +165,7 @@ def _pickle(file: Path) -> Report:
 
 def _checkpoint(folder: Path) -> Report:
     state = checkpoint.read_state(folder)
-    config = _config(state["config"])
+    config = _config(state["config"], folder / checkpoint.STATE)
     counters = state["counters"]
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     facts = {
@@ -185,7 +189,7 @@ def _checkpoint(folder: Path) -> Report:
 
 
 def _run(folder: Path) -> Report:
-    config = _config(json.loads((folder / "config.json").read_text()))
+    config = _read_config(folder / "config.json")
     statistics = read_records(folder / STATISTICS)
     last = statistics[-1] if statistics else {}
     checkpoints = checkpoint.list_complete(folder / CHECKPOINTS)
@@ -195,7 +199,7 @@ def _run(folder: Path) -> Report:
     samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.stat().st_mtime_ns)
     snapshots = list_snapshots(folder)
     results = {name: result for name, file in list_metrics(folder).items() if (result := _metric(name, file))}
-    commands = (folder / "command.sh").read_text().splitlines()
+    commands = (folder / "command.sh").read_text(errors="replace").splitlines()
     facts = {
         "kind": "run",
         "folder": str(folder),
@@ -265,7 +269,7 @@ def _metric(name: str, file: Path) -> dict[str, dict[str, Any]]:
 
 def _runs(path: Path, folders: list[Path]) -> Report:
     reports = [_run(folder) for folder in folders]
-    lines = [f"{len(reports)} run(s) in {path}"]
+    lines = [f"{counted(len(reports), 'run')} in {path}"]
     for folder, report in zip(folders, reports, strict=True):
         facts = report.facts
         values = [f"{name} {result['last']['value']:.5g}" for name, result in facts["metrics"].items()]
@@ -329,8 +333,8 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
             values = [f"{value} ({count})" for value, count in facts[name].items()]
             lines.append(f"  {name.replace('_', ' '):<12} {_listed(values)}")
     for name, split in facts["splits"].items():
-        lines.append(f"  {name + ' split':<12} {split['videos']} videos, {split['clips']:,} clips")
-    short = f"; {cut['too_short']} videos are too short" if cut["too_short"] else ""
+        lines.append(f"  {name + ' split':<12} {counted(split['videos'], 'video')}, {counted(split['clips'], 'clip')}")
+    short = f"; {counted(cut['too_short'], 'video is', 'videos are')} too short" if cut["too_short"] else ""
     lines.append(
         f"  clips        {cut['count']:,} at --frames {cut['frames']} --stride {cut['stride']} --overlap "
         f"{cut['overlap']}{short}"
@@ -352,12 +356,28 @@ def _training(config: TrainConfig) -> list[str]:
     missing = " (not found from the current folder)" if config.data and not os.path.exists(config.data) else ""
     return [
         f"  training     {summary.task(config)}",
-        f"  data         {data}{missing}, split {config.split}, stride {config.stride}, overlap {config.overlap}",
+        f"  data         {data}{missing}, split {config.split}, stride {config.stride}, overlap {config.overlap}, "
+        f"resize {config.resize}",
     ]
 
 
-def _config(stored: dict[str, Any]) -> TrainConfig:
-    return TrainConfig(**known_fields(TrainConfig, stored))
+def _config(stored: Any, file: Path) -> TrainConfig:
+    """Return the configuration that a file stores."""
+    try:
+        config = TrainConfig(**known_fields(TrainConfig, stored))
+        check_values(config, flag)
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{file} does not hold the configuration of a run ({error}): restore it from a copy."
+        ) from None
+    return config
+
+
+def _read_config(file: Path) -> TrainConfig:
+    try:
+        return _config(parse_json(file.read_bytes()), file)
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged ({error}): restore it from a copy.") from None
 
 
 def _quartiles(lengths: np.ndarray) -> dict[str, float]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from digan.cli.options import OptionParser
-from digan.errors import MissingPackages, UserError
+from digan.errors import MissingPackages, SharedError, sentence
 
 # Each module has configure(parser), which adds its options, and run(args), which returns the exit status.
 COMMANDS = {
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command and its options; None for those of the process.
 
     Returns:
-        The exit status: 0, 2 after an error of the user, described in one sentence, or 130 after Ctrl-C.
+        The exit status: 0; 2 after an error of the user or the machine, described in one sentence; 130 after Ctrl-C; or
+        141 if the reader of the output closed it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser("digan", description="DIGAN: videos as functions of (x, y, t).")
@@ -49,17 +52,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
     name = parser.parse_args(argv[:1]).command
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names of files that the terminal's encoding lacks
     try:
-        return _run(name, argv[1:])
+        status = _run(name, argv[1:])
+        sys.stdout.flush()
+        return status
     except MissingPackages as error:
         print(f"digan {name} {error}", file=sys.stderr)
         return 2
-    except UserError as error:
-        print(f"digan {name}: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        _discard_output()
+        return 141
+    except Exception as error:
+        text = sentence(error)
+        if text is None:
+            raise
+        if not (isinstance(error, SharedError) and error.quiet):
+            print(f"digan {name}: {text}", file=sys.stderr)
+        if not _flushes():
+            _discard_output()
         return 2
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further one would interrupt Python's own clean-up
         print(f"digan {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _flushes() -> bool:
+    """Return whether the text printed so far can be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _discard_output() -> None:
+    """Discard the text that cannot be written, which Python would otherwise report when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _run(name: str, argv: Sequence[str]) -> int:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from digan.config import Range, TrainConfig, field_type
 from digan.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
 
 
 class OptionParser(argparse.ArgumentParser):
     """A parser that also reads `--config FILE.yaml`, and reports errors as `ConfigError`.
 
     Flags may be spelled with dashes or underscores. A YAML file holds `name: value` lines, a list for an option that
-    takes several values. The command line takes precedence over the file.
+    takes several values. The command line takes precedence over the file. Every number must be finite and within the
+    `Range` of its option: `type=number(int, Range(...))`, or `type=int` for the widest one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        for kind in (int, float):
+            self.register("type", kind, number(kind))
         self.add_argument("--config", metavar="FILE", help="YAML file of options; the command line takes precedence")
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `ConfigError` instead of printing the usage and exiting."""
+        message = re.sub(r"^argument ([^:]+): (?=\S* must be )", r"\1 ", message)  # of `number`: --fps 0 must be ...
         raise ConfigError(message + ".")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -46,6 +55,8 @@ class OptionParser(argparse.ArgumentParser):
     def _read_yaml(self, path: str) -> dict[str, Any]:
         """Return the options of a YAML file, keyed by destination; required options among them become optional."""
         actions = {name: action for action in self._actions for name in action.option_strings}
+        for flag in ("--help", "--config"):
+            del actions[flag]  # options of the command line alone
         argv = []
         try:
             for name, value in _load_yaml(path).items():
@@ -82,16 +93,28 @@ def parse_bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
 
 
-def at_least(least: int) -> Any:
-    """Return an argument type for integers of at least `least`."""
+def number(kind: type[Number], range: Range | None = None) -> Callable[[str], Number]:
+    """Return an argument type for numbers within a range.
 
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+    Args:
+        kind: int or float.
+        range: the values accepted; None for the widest range of the kind.
+    """
+
+    def parse(text: str) -> Number:
+        value = kind(text)
+        if problem := (range or Range()).problem(value):
+            raise argparse.ArgumentTypeError(f"{text} {problem}")
         return value
 
-    return number
+    parse.__name__ = kind.__name__  # argparse shows it for a text that is not a number
+    return parse
+
+
+def training_number(name: str) -> Callable[[str], int | float]:
+    """Return the argument type of the option of `digan train` with this name, for an option that means the same."""
+    f = TrainConfig.__dataclass_fields__[name]
+    return number(field_type(f), f.metadata["range"])
 
 
 def _with_dashes(word: str) -> str:
@@ -109,7 +132,7 @@ def _load_yaml(path: str) -> dict[str, Any]:
         raise ConfigError(f"it cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ConfigError("it is not UTF-8 text.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError comes from a number or a date
         raise ConfigError(f"it is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(options, dict):
         raise ConfigError("it must hold 'name: value' lines.")
@@ -120,16 +143,29 @@ def _as_words(flag: str, value: Any, action: argparse.Action) -> list[str]:
     """Return the command-line words equivalent to a value of a YAML file."""
     if value is None:
         return []
-    if isinstance(value, dict):
-        raise ConfigError(f"{flag} takes a value or a list, not name: value lines.")
-    if value is False and "no" in (action.choices or ()):
-        value = "no"  # YAML reads an unquoted no as false
     if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ConfigError(f"{flag} takes true or false, not {value!r}.")
         return [flag] if value else []
-    if isinstance(value, list):
-        words = [str(item) for item in value]
-        return [f"{flag}={','.join(words)}"] if action.nargs in (None, "?") else [flag, *words]
-    return [f"{flag}={value}"]
+    if not isinstance(value, list):
+        return [f"{flag}={_as_word(flag, value, action)}"]
+    words = [_as_word(flag, item, action) for item in value]
+    return [f"{flag}={','.join(words)}"] if action.nargs in (None, "?") else [flag, *words]
+
+
+def _as_word(flag: str, value: Any, action: argparse.Action) -> str:
+    """Return the text that stands for a single value on the command line."""
+    if value is False and "no" in (action.choices or ()):
+        return "no"  # YAML reads an unquoted no as false
+    if isinstance(value, bool) and action.type is not parse_bool:
+        raise ConfigError(f"{flag} does not take {str(value).lower()}; put text that YAML reads as such in quotes.")
+    if not isinstance(value, str | int | float | datetime.date):
+        raise ConfigError(f"{flag} takes a value or a list of values, not a {type(value).__name__}.")
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise ConfigError(f"{flag} does not take an integer of {value.bit_length()} bits.")
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{flag} does not take text with a null character.")
+    return str(value)
 
 
 def _only_given(parser: OptionParser, argv: Iterable[str]) -> argparse.Namespace:

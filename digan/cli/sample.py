@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 
 import fused_inr as fi
-from digan.cli.options import OptionParser
+from digan.cli.options import OptionParser, number
 from digan.cli.terminal import ProgressBar
-from digan.config import TrainConfig
+from digan.config import FRACTION, SEED, Range, TrainConfig
 from digan.errors import ConfigError
 from digan.files import atomic_path
 from digan.models.generator import Generator
@@ -26,8 +25,10 @@ from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, motion_grid,
 from digan.sampling.frame_spill import FrameSpill
 from digan.sampling.grids import square_columns
 from digan.sampling.latents import clip_times
+from digan.sampling.media import MOST_PIXELS
 from digan.sampling.render import RENDER_MEMORY, Sampler
 from digan.sampling.writers import FORMATS, Outputs
+from digan.wording import counted
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The options that select the clips of each mode, with their defaults; None where the default depends on others.
@@ -36,8 +37,10 @@ MODES = {
     "motion-grid": {"contents": 4, "motions": 4, "indices": None, "motion_indices": None},
     "interpolate": {"steps": 8, "indices": None, "motion_indices": None},
 }
+MOST_CLIPS = 10**6
+MOST_FPS = 1000.0
+MOST_SIDE = 2**16  # pixels per side of an image
 GRID_PIXELS = 2048 * 2048  # maximum size of a grid's frame: the encoder holds tens of frames
-MOST_PIXELS = 8192  # maximum width and height of a video that players accept
 
 EXAMPLES = """\
 examples (the frames of a training clip span the times 0 to 1):
@@ -63,20 +66,25 @@ def configure(parser: OptionParser) -> None:
     parser.add_argument("--network", required=True, help="network file, run folder, or owner/name on the hub")
     parser.add_argument("--outdir", required=True, type=Path, help="folder for the results")
 
+    count = number(int, Range(least=1, most=MOST_CLIPS))
     which = parser.add_argument_group("which clips")
     which.add_argument("--mode", choices=MODES, default="videos", help="what to generate [videos]")
-    which.add_argument("--videos", type=int, help="number of videos [16]")
-    which.add_argument("--contents", type=int, help="number of contents (rows) in a motion-grid [4]")
-    which.add_argument("--motions", type=int, help="number of motions (columns) in a motion-grid [4]")
-    which.add_argument("--steps", type=int, help="videos from one content to the next, interpolated in w [8]")
+    which.add_argument("--videos", type=count, help="number of videos [16]")
+    which.add_argument("--contents", type=count, help="number of contents (rows) in a motion-grid [4]")
+    which.add_argument("--motions", type=count, help="number of motions (columns) in a motion-grid [4]")
+    which.add_argument(
+        "--steps",
+        type=number(int, Range(least=2, most=MOST_CLIPS)),
+        help="videos from one content to the next, interpolated in w; both ends count [8]",
+    )
     which.add_argument("--indices", type=_indices, help="samples or contents, such as 3,7,10-12 [0, 1, 2, ...]")
     which.add_argument("--motion-indices", type=_indices, help="samples whose motions are used [0, 1, 2, ...]")
     which.add_argument("--class", dest="classes", nargs="+", help="class numbers or names, taken in turn [all]")
     which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
-    which.add_argument("--seed", type=int, default=0, help="seed of the samples [0]")
+    which.add_argument("--seed", type=number(int, SEED), default=0, help="seed of the samples [0]")
 
     view = parser.add_argument_group("times and window")
-    view.add_argument("--frames", type=int, help="frames, evenly spaced from --t0 to --t1 [a training clip's, or 16]")
+    view.add_argument("--frames", type=count, help="frames, evenly spaced from --t0 to --t1 [a training clip's, or 16]")
     view.add_argument("--t0", type=float, default=0.0, help="time of the first frame [0]")
     view.add_argument("--t1", type=float, default=1.0, help="time of the last frame; beyond 1 extrapolates [1]")
     view.add_argument("--resolution", type=_size, help="pixels per side, or WIDTHxHEIGHT [the network's]")
@@ -88,8 +96,15 @@ def configure(parser: OptionParser) -> None:
         "--format", type=_formats, help=f"any of {','.join(FORMATS)} [mp4,gif,png; png for single frames]"
     )
     files.add_argument("--only", choices=("videos", "grid"), help="write only the single videos, or only their grid")
-    files.add_argument("--fps", type=float, default=8.0, help="frames per second of playback [8]")
-    files.add_argument("--slice-row", type=float, default=0.5, help="row of a slice: 0 top, 1 bottom [0.5]")
+    files.add_argument(
+        "--fps",
+        type=number(float, Range(least=0.001, most=MOST_FPS)),
+        default=8.0,
+        help="frames per second of playback [8]",
+    )
+    files.add_argument(
+        "--slice-row", type=number(float, FRACTION), default=0.5, help="row of a slice: 0 top, 1 bottom [0.5]"
+    )
 
     speed = parser.add_argument_group("speed")
     speed.add_argument("--dtype", choices=DTYPES, default="fp32", help="type of the matrix products [fp32]")
@@ -99,7 +114,10 @@ def configure(parser: OptionParser) -> None:
         help="device of the network [cuda if available]",
     )
     speed.add_argument(
-        "--memory", type=float, default=RENDER_MEMORY / 2**20, help="memory limit of rendering in MiB [%(default)g]"
+        "--memory",
+        type=number(float, Range(above=0)),
+        default=RENDER_MEMORY / 2**20,
+        help="memory limit of rendering in MiB [%(default)g]",
     )
 
 
@@ -122,17 +140,13 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     height, width = sampler.size
-    what = f"{_count(len(plan.clips), 'clip')} of {_count(len(sampler.times), 'frame')}, {width}x{height} pixels"
+    what = f"{counted(len(plan.clips), 'clip')} of {counted(len(sampler.times), 'frame')}, {width}x{height} pixels"
     print(f"{what}: {args.outdir}")
     if in_grid:
         first = "" if in_grid == requested else f" of the first {in_grid} of {requested}"
         print(f"  grid{first}: {', '.join(file.name for file in grid)}")
     print("  all settings: sample.json")
     return 0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _make(
@@ -193,7 +207,10 @@ def _indices(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise argparse.ArgumentTypeError(f"'{text}' is not a list such as 3,7,10-12")
-        indices += range(int(first), int(last if dash else first) + 1)
+        start, end = map(number(int, Range(least=0)), (first, last if dash else first))
+        if len(indices) + end - start >= MOST_CLIPS:
+            raise argparse.ArgumentTypeError(f"'{text}' names more than {MOST_CLIPS:,} samples")
+        indices += range(start, end + 1)
     if len(set(indices)) < len(indices):
         raise argparse.ArgumentTypeError(f"'{text}' names a sample twice")
     return indices
@@ -204,7 +221,8 @@ def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor WIDTHxHEIGHT")
-    return int(parts[0]), int(parts[-1])
+    side = number(int, Range(least=1, most=MOST_SIDE))
+    return side(parts[0]), side(parts[-1])
 
 
 def _formats(text: str) -> list[str]:
@@ -216,26 +234,11 @@ def _formats(text: str) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise `ConfigError` for a number that is out of range."""
-    for name in ("videos", "contents", "motions", "frames"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ConfigError(f"--{name} {value} must be at least 1.")
-    if args.steps is not None and args.steps < 2:
-        raise ConfigError(f"--steps {args.steps} must be at least 2: both ends of the interpolation are steps.")
-    if args.seed < 0:
-        raise ConfigError(f"--seed {args.seed} must be at least 0.")
-    for name in ("fps", "memory"):
-        if not (0 < getattr(args, name) < math.inf):
-            raise ConfigError(f"--{name} {getattr(args, name):g} must be more than 0.")
-    for name in ("t0", "t1", "psi"):
-        if not math.isfinite(getattr(args, name)):
-            raise ConfigError(f"--{name} {getattr(args, name):g} must be a finite number.")
+    """Raise `ConfigError` for a window without extent."""
     for name in ("x", "y"):
         start, end = getattr(args, name)
-        if not (math.isfinite(start) and math.isfinite(end)) or start == end:
-            raise ConfigError(f"--{name} {start:g} {end:g} must be two different, finite numbers.")
-    if not 0 <= args.slice_row <= 1:
-        raise ConfigError(f"--slice-row {args.slice_row:g} must be from 0, the top, to 1, the bottom.")
+        if start == end:
+            raise ConfigError(f"--{name} {start:g} {end:g} must be two different numbers.")
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -255,14 +258,23 @@ def _plan(args: argparse.Namespace) -> Plan:
     if args.mode == "videos":
         return videos(samples("indices", "videos"))
     if args.mode == "motion-grid":
-        return motion_grid(samples("indices", "contents"), samples("motion_indices", "motions"))
+        rows, columns = samples("indices", "contents"), samples("motion_indices", "motions")
+        _check_count(len(rows) * len(columns), "contents times motions")
+        return motion_grid(rows, columns)
     contents = args.indices or [0, 1]
     motions = args.motion_indices or contents[:1]
     if len(contents) < 2:
         raise ConfigError("--indices must name at least two samples for --mode interpolate.")
     if len(motions) != 1:
         raise ConfigError("--motion-indices must name one sample: all videos of --mode interpolate share a motion.")
-    return interpolation(contents, motions[0], args.steps or defaults["steps"])
+    steps = args.steps or defaults["steps"]
+    _check_count(len(contents) * steps, "--steps times samples in --indices")
+    return interpolation(contents, motions[0], steps)
+
+
+def _check_count(count: int, what: str) -> None:
+    if count > MOST_CLIPS:
+        raise ConfigError(f"{what} is {count:,}, but must be at most {MOST_CLIPS:,}.")
 
 
 def _sampler(args: argparse.Namespace, g: Generator) -> Sampler:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import Field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from digan.cli.options import OptionParser, parse_bool
-from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, flag
+from digan.cli.options import OptionParser, number, parse_bool
+from digan.config import ALIASES, PRESETS, RESUME_MAY_CHANGE, TrainConfig, check, field_type, flag
 from digan.data.training_data import TrainingData
 from digan.errors import ConfigError, MetricError
 from digan.metrics.detectors import detector_files
 from digan.metrics.protocol import MetricProtocol
-from digan.run_dir import known_fields
+from digan.run_dir import known_fields, run_of_launch
 from digan.train import train
 from digan.training import checkpoint, summary
+from digan.training.agreement import option_facts
 from digan.training.allocator import keep_freed_memory
 from digan.training.augment import draw_augment
 from digan.training.distributed import make_accelerator
+from digan.training.launch import launch_identity
 from digan.training.logger import check_trackers
+from digan.training.processes import joined
 from digan.training.trainer import Trainer
 
 PARSER = {"argument_default": argparse.SUPPRESS}  # presets and resumed runs need to know which options were set
@@ -41,15 +44,17 @@ def configure(parser: OptionParser) -> None:
         names = [flag(f.name), *("--" + alias for alias, name in ALIASES.items() if name == f.name)]
         no_default = f.default is None or f.default is False or f.default == ""
         text = f.metadata["help"] + ("" if no_default else f" [{f.default}]")
-        if _type(f) is bool:
+        if field_type(f) is bool:
             names += ["-n"] if f.name == "dry_run" else []
             group.add_argument(*names, dest=f.name, nargs="?", const=True, type=parse_bool, metavar="BOOL", help=text)
             group.add_argument(
                 "--no-" + flag(f.name)[2:], dest=f.name, action="store_const", const=False, help=argparse.SUPPRESS
             )
         else:
+            kind = field_type(f)
+            parse = kind if kind is str else number(kind, f.metadata["range"])
             choices = sorted(PRESETS) if f.name == "cfg" else f.metadata["choices"]
-            group.add_argument(*names, dest=f.name, type=_type(f), choices=choices, help=text)
+            group.add_argument(*names, dest=f.name, type=parse, choices=choices, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,21 +77,47 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
     Raises:
         UserError: the options, the data or the checkpoint cannot be used.
     """
-    checkpoint_dir = checkpoint.find(options["resume"], _outdir(options)) if options.get("resume") else None
+    with joined(60 * options.get("start_timeout", TrainConfig.start_timeout)) as processes:
+        found = processes.from_main("the checkpoint", lambda: _find_checkpoint(options, processes.attempt))
+        checkpoint_dir = Path(found) if found else None
+        config = processes.together("the configuration", lambda: _resolve(options, checkpoint_dir))
+        if processes.world > 1:
+            processes.agree(option_facts(config), "start all of them with the same options and versions")
+        accelerator = processes.together(
+            "the devices", lambda: make_accelerator(config.mixed_precision, config.threads, processes)
+        )
+        if keep_memory and accelerator.device.type == "cpu":
+            keep_freed_memory()
+        data = processes.main_first("the index of the videos", lambda: TrainingData(config, accelerator))
+        trainer = processes.together("the networks", lambda: trainer_class(config, accelerator, data.num_classes))
+        if accelerator.is_main_process:
+            print(summary.start(trainer, data, checkpoint_dir), flush=True)
+        return None if config.dry_run else train(trainer, data, checkpoint_dir, processes)
+
+
+def _find_checkpoint(options: dict[str, Any], attempt: int) -> str | None:
+    """Return the checkpoint to continue from: that of `--resume` or, if the launcher restarted this run, its newest."""
+    outdir = options.get("outdir", TrainConfig.outdir)
+    resume, launch = options.get("resume"), launch_identity()
+    if attempt and launch is not None and (run := run_of_launch(outdir, launch)) is not None:
+        found = checkpoint.newest(run)
+        where = f"{run} continues from {found}" if found else f"{run} had no checkpoint yet: it starts anew"
+        print(f"The launcher has restarted the processes; {where}.", flush=True)
+        return str(found) if found else None
+    found = checkpoint.find(resume, outdir) if resume else None
+    return str(found) if found else None
+
+
+def _resolve(options: dict[str, Any], checkpoint_dir: Path | None) -> TrainConfig:
+    """Return the configuration of the run; `checkpoint_dir` was found by the main process."""
+    if checkpoint_dir is not None and not checkpoint_dir.is_dir():
+        raise ConfigError(
+            f"--resume: {checkpoint_dir.absolute()}, from which the main process continues, does not exist here: all "
+            "machines must share --outdir."
+        )
     config = resolve(options, checkpoint.read_state(checkpoint_dir)["config"] if checkpoint_dir else None)
     check_trackers(config)
-    accelerator = make_accelerator(config.mixed_precision, config.threads)
-    if keep_memory and accelerator.device.type == "cpu":
-        keep_freed_memory()
-    data = TrainingData(config, accelerator)
-    trainer = trainer_class(config, accelerator, data.num_classes)
-    if accelerator.is_main_process:
-        print(summary.start(trainer, data, checkpoint_dir), flush=True)
-    return None if config.dry_run else train(trainer, data, checkpoint_dir)
-
-
-def _outdir(options: dict[str, Any]) -> str:
-    return options.get("outdir", TrainConfig.outdir)
+    return config
 
 
 def parse_options(argv: Sequence[str]) -> dict[str, Any]:
@@ -124,11 +155,6 @@ def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> T
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"--cfg {preset} is not one of {', '.join(PRESETS)}.")
     return _check(TrainConfig(**{**PRESETS.get(preset or "", {}), **options, "cfg": preset}))
-
-
-def _type(f: Field) -> type:
-    """Return the type of a field, without its `| None`."""
-    return {"int": int, "float": float, "bool": bool, "str": str}[str(f.type).split(" | ")[0]]
 
 
 def _check(config: TrainConfig) -> TrainConfig:

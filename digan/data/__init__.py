@@ -5,9 +5,8 @@ from digan.data.demo import make_demo_videos
 from digan.data.index import load_index
 from digan.data.loader import StreamSampler, on_device, pair_loader
 from digan.data.store import FrameStore
-from digan.data.timing import UnreadableVideo
 from digan.data.video import Video, VideoIndex
-from digan.errors import DataError
+from digan.errors import DataError, UnreadableVideo
 
 __all__ = [
     "ClipWindows",

@@ -1,10 +1,12 @@
-"""Read an uncompressed member of a zip in place."""
+"""Read a member of a zip as a seekable file: in place if it is uncompressed, else decompressed once."""
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
 import struct
+import tempfile
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, fields repeated in the directory, name length, extra length
+
+IN_MEMORY = 1 << 24  # bytes of a decompressed member that are kept in memory; a larger one goes to a temporary file
 
 
 class StoredMember(io.RawIOBase):
@@ -64,3 +68,37 @@ class StoredMember(io.RawIOBase):
         """Close the file handle."""
         self._file.close()
         super().close()
+
+
+class InflatedMember(tempfile.SpooledTemporaryFile):
+    """A seekable copy of a compressed zip member: in memory if it is small, else in a temporary file on disk.
+
+    Attributes:
+        spilled: the bytes that the copy occupies.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        super().__init__(max_size=IN_MEMORY)
+        self.spilled = info.file_size
+        try:
+            self._check_space()
+            # zipfile yields at most the size that the directory states, and checks the CRC at the end.
+            with archive.open(info) as compressed:
+                shutil.copyfileobj(compressed, self, 1 << 20)
+        except BaseException:
+            self.close()
+            raise
+        self.seek(0)
+
+    def __del__(self) -> None:
+        # Readers may be dropped without being closed; the base class would warn.
+        self.close()
+
+    def _check_space(self) -> None:
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if self.spilled > max(IN_MEMORY, free):
+            raise OSError(
+                f"its {self.spilled / 1e9:,.1f} GB, decompressed, do not fit into {folder}, where "
+                f"{free / 1e9:,.1f} GB are free: unpack the zip"
+            )

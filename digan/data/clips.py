@@ -14,10 +14,12 @@ import torch
 from torch.utils.data import Dataset
 
 from digan.data.decode import FrameReader
+from digan.data.image import DEFAULT_RESIZE
 from digan.data.store import FramesClaimed, FrameStore
 from digan.data.timing import UnreadableVideo
 from digan.data.video import Video, VideoIndex
 from digan.errors import DataError
+from digan.wording import counted
 
 _TRIES = 8  # clips tried for one pair before damaged videos stop the run
 
@@ -51,9 +53,9 @@ class ClipWindows:
         self.too_short = int((counts == 0).sum())
         if not len(self):
             raise DataError(
-                f"no clip of --frames {frames} at --stride {stride} fits: it takes {span} frames, and the longest of "
-                f"the {len(lengths)} videos of --data {index.source.path} has {lengths.max()}: lower --frames or "
-                "--stride."
+                f"no clip of --frames {frames} at --stride {stride} fits: it takes {counted(span, 'frame')}, and the "
+                f"longest of the {counted(len(lengths), 'video')} of --data {index.source.path} has {lengths.max():,}: "
+                "lower --frames or --stride."
             )
 
     def __len__(self) -> int:
@@ -80,10 +82,10 @@ class ClipWindows:
 
     def summary(self) -> str:
         """Return a line that describes the clips, for the start of a log."""
-        text = f"{len(self):,} clips of {self.frames} frames"
+        text = f"{counted(len(self), 'clip')} of {counted(self.frames, 'frame')}"
         text += f", stride {self.stride}" if self.stride > 1 else ""
         text += f", windows overlap by {self.overlap}" if self.overlap else ""
-        return text + (f"; {self.too_short} videos are too short" if self.too_short else "")
+        return text + (f"; {counted(self.too_short, 'video is', 'videos are')} too short" if self.too_short else "")
 
 
 class FramePairs(Dataset):
@@ -106,15 +108,23 @@ class FramePairs(Dataset):
         seed: the seed of the stream, not negative.
         mirror: flip half of the pairs horizontally.
         store: keeps decoded frames; by default a store of this process alone.
+        resize: how frames are resized, a value of `digan.config.RESIZES`.
     """
 
     def __init__(
-        self, windows: ClipWindows, resolution: int, seed: int, mirror: bool = True, store: FrameStore | None = None
+        self,
+        windows: ClipWindows,
+        resolution: int,
+        seed: int,
+        mirror: bool = True,
+        store: FrameStore | None = None,
+        resize: str = DEFAULT_RESIZE,
     ) -> None:
         if seed < 0:
             raise DataError(f"--seed {seed} must not be negative.")
         self.windows, self.resolution, self.seed, self.mirror = windows, resolution, seed, mirror
-        self.reader = FrameReader(windows.index, resolution, store=store or FrameStore(windows.index, resolution))
+        store = store or FrameStore(windows.index, resolution, resize=resize)
+        self.reader = FrameReader(windows.index, resolution, store=store, resize=resize)
         self._orders: dict[int, np.ndarray] = {}  # epoch -> order of the clips
         self._places: dict[int, np.ndarray] = {}  # epoch -> place of each clip in that order
 
@@ -209,10 +219,10 @@ def _make_room(epochs: dict[int, np.ndarray]) -> None:
 class Clips(Dataset):
     """Whole clips for metrics and sample grids: `clips[i]` is (uint8 RGB `[F, 3, R, R]`, label)."""
 
-    def __init__(self, windows: ClipWindows, resolution: int) -> None:
-        self.windows, self.resolution = windows, resolution
-        store = FrameStore(windows.index, resolution)
-        self.reader = FrameReader(windows.index, resolution, onward=True, store=store)
+    def __init__(self, windows: ClipWindows, resolution: int, resize: str = DEFAULT_RESIZE) -> None:
+        self.windows, self.resolution, self.resize = windows, resolution, resize
+        store = FrameStore(windows.index, resolution, resize=resize)
+        self.reader = FrameReader(windows.index, resolution, onward=True, store=store, resize=resize)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -255,19 +265,29 @@ def choose(clips: Clips, n: int, seed: int) -> list[int]:
     return chosen
 
 
-def cut_clips(index: VideoIndex, frames: int, stride: int, overlap: int, resolution: int) -> Clips:
+def cut_clips(
+    index: VideoIndex, frames: int, stride: int, overlap: int, resolution: int, resize: str = DEFAULT_RESIZE
+) -> Clips:
     """Return clips of any length; if their windows are not longer than `overlap`, they share all but one frame."""
     windows = ClipWindows(index, frames=frames, stride=stride, overlap=min(overlap, frames * stride - 1))
-    return Clips(windows, resolution)
+    return Clips(windows, resolution, resize)
 
 
 def content_key(clips: Clips) -> str:
     """Return a digest of the content of clips, under which their features may be cached.
 
-    It changes with the windows, the resolution, and any sign that a video file has changed: its size and modification
-    time, or its checksum in a zip.
+    It changes with the windows, the resolution, the way of resizing, and any sign that a video file has changed: its
+    size and modification time, or its checksum in a zip.
     """
     windows = clips.windows
     files = [(v.name, v.signature) for v in windows.index.videos]
-    facts = (windows.index.fingerprint, files, windows.frames, windows.stride, windows.overlap, clips.resolution)
+    facts = (
+        windows.index.fingerprint,
+        files,
+        windows.frames,
+        windows.stride,
+        windows.overlap,
+        clips.resolution,
+        clips.resize,
+    )
     return hashlib.sha256(repr(facts).encode()).hexdigest()

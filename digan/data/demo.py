@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from digan.files import atomic_path
+from digan.wording import counted
 
 SHAPES = ("disc", "square", "triangle")
 _COLOURS = {
@@ -45,7 +46,10 @@ def make_demo_videos(
     if resolution < 16 or resolution % 2:
         raise ValueError(f"the resolution of the demo videos must be even and at least 16, not {resolution}.")
     if videos < 1 or frames < 1:
-        raise ValueError(f"the demo needs at least one video of one frame, not {videos} videos of {frames} frames.")
+        raise ValueError(
+            f"the demo needs at least one video of one frame, not {counted(videos, 'video')} of "
+            f"{counted(frames, 'frame')}."
+        )
     root = Path(folder)
     settings = {"format": _FORMAT, "videos": videos, "frames": frames, "resolution": resolution, "seed": seed}
     manifest = root / _MANIFEST

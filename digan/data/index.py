@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -17,15 +18,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from digan.data.image import read_picture
-from digan.data.sources import SPLITS, Entry, Place, Scan, Source, list_key, open_source, read_split_list, scan
-from digan.data.timing import READ_ERRORS, Timing, UnreadableVideo, probe, reason
-from digan.data.video import Video, VideoIndex, counted
-from digan.errors import DataError
+from digan.data.image import PICTURE_ERRORS, probe_animation, read_picture
+from digan.data.sources import (
+    SPLITS,
+    Entry,
+    Place,
+    Scan,
+    Source,
+    list_key,
+    open_source,
+    read_split_list,
+    rewound,
+    scan,
+)
+from digan.data.timing import READ_ERRORS, Timing, probe
+from digan.data.video import Video, VideoIndex, damage_line
+from digan.errors import DataError, UnreadableVideo
 from digan.files import atomic_path
+from digan.wording import counted, reason, some
 
 CACHE_FOLDER = ".index"  # for indices, decoded frames and features, under --outdir
-_FORMAT = 2  # version of the cache file; a file of another version is rebuilt
+_FORMAT = 3  # version of the cache file; a file of another version is rebuilt
 
 
 def load_index(
@@ -59,11 +72,14 @@ def load_index(
     if not listing.entries:
         raise DataError(
             f"--data {path} holds no video: found {counted(listing.other_files, 'other file')}, but no mp4, avi, mkv, "
-            "webm, mov or gif, and no folder of png or jpg frames."
+            "webm, mov or gif, and no folder of png or jpg frames"
+            + (f" ({some(listing.problems, 3, '; ')})." if listing.problems else ".")
         )
     notes = list(listing.notes)
     chosen = _select(path, listing, split, split_list, notes)
     class_names = _class_names(path, listing, chosen) if labels else []
+    if not labels:
+        notes += _unused_classes(chosen)
     indexed, problems = _indexed(source, [entry for entry, _ in chosen], listing.entries, cache_dir)
     numbers = {name: i for i, name in enumerate(class_names)}
     videos = [
@@ -72,7 +88,10 @@ def load_index(
         if (entry.name, entry.kind) in indexed
     ]
     if not videos:
-        raise DataError(f"--data {path}: none of the {len(chosen)} videos can be read: {'; '.join(problems[:3])}.")
+        one = f"{chosen[0][0].name} cannot be read" if len(chosen) == 1 else ""
+        many = f"none of the {len(chosen):,} videos can be read"
+        raise DataError(f"--data {path}: {one or many}: {some(problems, 3, '; ')}.")
+    problems = sorted([*listing.problems, *problems, *(damage_line(v) for v in videos if v.damage)])
     name = "list" if split_list is not None else split or "all"
     return VideoIndex(source, name, videos, class_names, problems, notes)
 
@@ -93,7 +112,7 @@ def _select(
         if not chosen:
             raise DataError(f"--split-list names {counted(len(listed), 'video')}, none of which is in --data {path}.")
         if missing:
-            notes.append(f"{len(missing)} of {len(listed)} listed videos are missing, such as {missing[0]}")
+            notes.append(f"{len(missing):,} of {len(listed):,} listed videos are missing, such as {missing[0]}")
         return chosen
     if split is None:
         return pairs
@@ -121,6 +140,14 @@ def _class_names(path: str | os.PathLike[str], listing: Scan, chosen: Iterable[t
                 f"{path} is in none: move it into one, or omit --cond."
             )
     return sorted({place.class_name for place in listing.places if place.class_name is not None})
+
+
+def _unused_classes(chosen: Iterable[tuple[Entry, Place]]) -> list[str]:
+    """Return a note if every video is in a class folder and there are several, although no labels are wanted."""
+    names = {place.class_name for _, place in chosen}
+    if None in names or len(names) < 2:
+        return []
+    return [f"class folders are not used as labels: {some(sorted(names))}; to train on them, add --cond"]
 
 
 def _indexed(
@@ -184,18 +211,22 @@ def _cpus() -> int:
 
 def _probe(source: Source, entry: Entry) -> Video | str:
     """Return the video, or the reason why it cannot be used."""
+    facts = (entry.name, entry.kind, entry.signature)
     try:
         if entry.kind == "frames":
             height, width = read_picture(source.open(source.pictures(entry.name)[0])).shape[:2]
-            return Video(entry.name, entry.kind, entry.signature, entry.num_pictures, width, height)
-        result = probe(lambda: source.open(entry.name))
-    except (UnreadableVideo, *READ_ERRORS, SyntaxError) as error:  # SyntaxError: Pillow, on a broken PNG
+            return Video(*facts, entry.num_pictures, width, height)
+        if entry.kind == "animation":
+            frames, height, width, fps = probe_animation(source.open(entry.name))
+            return Video(*facts, frames, width, height, fps=fps, codec="animation")
+        file = source.open(entry.name)
+        with contextlib.nullcontext() if isinstance(file, str) else contextlib.closing(file):
+            result = probe(lambda: rewound(file))
+    except (UnreadableVideo, *READ_ERRORS, *PICTURE_ERRORS, IndexError) as error:  # IndexError: pictures were deleted
         return reason(error)
     width, height = (result.height, result.width) if result.rotation % 180 else (result.width, result.height)
     return Video(
-        entry.name,
-        entry.kind,
-        entry.signature,
+        *facts,
         len(result.timing.labels),
         width,
         height,
@@ -204,6 +235,8 @@ def _probe(source: Source, entry: Entry) -> Video | str:
         result.fps,
         result.codec,
         result.timing,
+        missing=result.missing,
+        damaged=result.damaged,
     )
 
 
@@ -216,7 +249,10 @@ def _cache_file(source: Source, cache_dir: str | os.PathLike[str]) -> Path:
 
 
 _ARRAYS = ("labels", "seek_frames", "seek_times")
-_FACTS = ("name", "kind", "signature", "num_frames", "width", "height", "rotation", "pixel_aspect", "fps", "codec")
+_FACTS = (
+    *("name", "kind", "signature", "num_frames", "width", "height", "rotation", "pixel_aspect", "fps", "codec"),
+    *("missing", "damaged"),
+)
 
 
 def _save(file: Path, videos: Iterable[Video]) -> None:
@@ -249,7 +285,7 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
 def _load(file: Path) -> dict[tuple[str, str], Video]:
     """Return the cached videos by (name, kind): none if the file is absent, damaged or of another version."""
     try:
-        with np.load(file) as data:
+        with open(file, "rb") as opened, np.load(opened) as data:  # numpy leaves a damaged file open
             content = json.loads(data["facts"].tobytes())
             arrays = {name: data[name] for name in _ARRAYS}
         if content["format"] != _FORMAT:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+import multiprocessing.connection
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 from multiprocessing.context import BaseContext
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from digan.data.clips import FramePairs
+from digan.data.decode import log_warning
 from digan.sharding import BatchSharding
 
 
@@ -38,6 +44,21 @@ class StreamSampler(Sampler[list[int]]):
             iteration += 1
 
 
+class MicroBatches(Dataset):
+    """Micro-batches of pairs by the positions of their items, each with sentences about damage met while reading it."""
+
+    def __init__(self, pairs: FramePairs) -> None:
+        self.pairs = pairs
+
+    def __getitem__(self, positions: list[int]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        notes: list[str] = []
+        self.pairs.reader.report = notes.append
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            batch = default_collate(self.pairs.__getitems__(positions))
+        return batch, notes + [str(warning.message) for warning in caught]
+
+
 def pair_loader(
     pairs: FramePairs,
     sharding: BatchSharding,
@@ -46,27 +67,48 @@ def pair_loader(
     workers: int = 0,
     prefetch: int = 2,
     pin_memory: bool = False,
+    report: Callable[[str], None] = log_warning,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Return an endless iterator over the micro-batches of one process, starting at iteration `start`.
 
     The micro-batches do not depend on the number of workers, each of which keeps `prefetch` micro-batches ready. No
-    global random state is used.
+    global random state is used. `report` receives a sentence about each damaged video in the first micro-batch that met
+    it.
 
     Returns:
         An iterator over `{"frames": uint8 [n, 2, 3, R, R], "delta_t": float32 [n], "label": int64 [n]}` with
         `n = sharding.clips`.
     """
     loader = DataLoader(
-        pairs,
-        batch_sampler=StreamSampler(sharding, start),
+        MicroBatches(pairs),
+        batch_size=None,  # the sampler yields the positions of whole micro-batches
+        sampler=StreamSampler(sharding, start),
+        collate_fn=_as_they_are,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
         multiprocessing_context=_worker_context() if workers else None,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # otherwise the workers' seed is drawn from the global generator
     )
-    return iter(loader)
+    return _reported(iter(loader), report)  # the workers have started
+
+
+def _reported(
+    loaded: Iterator[tuple[dict[str, torch.Tensor], list[str]]], report: Callable[[str], None]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the micro-batches, and report each sentence the first time that any worker has it."""
+    known: set[str] = set()
+    for batch, notes in loaded:
+        for note in notes:
+            if note not in known:
+                known.add(note)
+                report(note)
+        yield batch
+
+
+def _as_they_are(batch: Any) -> Any:
+    return batch
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
@@ -112,5 +154,17 @@ def _worker_context() -> BaseContext:
     return context
 
 
-def _single_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that reads from it ends, however it ends.
+
+    PyTorch's workers watch their parent process, which is the fork server here. It in turn lives as long as a worker
+    does: without this, both would outlive a training process that was killed.
+    """
+    parent = multiprocessing.parent_process()
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

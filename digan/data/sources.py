@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import BinaryIO, cast
 
-from digan.data.archive import StoredMember
+from digan.data.archive import InflatedMember, StoredMember
+from digan.data.image import is_animated
 from digan.errors import DataError
+from digan.wording import counted, reason, some
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .gif .mpg .mpeg .ts .mts .wmv .flv .ogv .3gp .divx .y4m".split()
+    ".mp4 .m4v .mov .avi .mkv .webm .gif .apng .mpg .mpeg .ts .mts .wmv .flv .ogv .3gp .divx .y4m".split()
 )
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp".split())
+ANIMATED_SUFFIXES = frozenset(".png .webp".split())  # pictures that may be animated
 SPLITS = ("train", "val", "test")
+_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 class DataNotFound(DataError, FileNotFoundError):
@@ -32,7 +38,7 @@ class Entry:
     """One video as listed, before it is opened."""
 
     name: str  # path below the root, with "/" between parts; for a frame folder, that of the folder
-    kind: str  # "video" (a file) or "frames" (a folder of pictures)
+    kind: str  # "video" (a file), "frames" (a folder of pictures) or "animation" (an animated picture)
     signature: str  # changes when the content may have changed: size and time, or the zip's checksum
     num_pictures: int = 0  # in a frame folder; 0 for a file
 
@@ -56,18 +62,33 @@ class Scan:
     other_files: int = 0  # files that are neither videos nor pictures
 
 
+@dataclass
+class Listing:
+    """The files and folders of a source, without hidden ones and without those that macOS adds to archives."""
+
+    files: list[tuple[str, str]] = field(default_factory=list)  # (name, signature) of every video and picture
+    folders: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # "name: reason" of each file or folder that cannot be listed
+    notes: list[str] = field(default_factory=list)
+    other_files: int = 0  # files that are neither videos nor pictures
+
+
 class Source:
     """Something that videos are read from. Subclasses can be pickled and open nothing before the first call."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
 
-    def files(self) -> Iterator[tuple[str, str]]:
-        """Yield the (name, signature) of every file that is not hidden."""
+    def listing(self) -> Listing:
+        """List the source.
+
+        Raises:
+            OSError, BadZipFile: nothing of it can be read.
+        """
         raise NotImplementedError
 
     def open(self, name: str) -> BinaryIO | str:
-        """Return a file in a form that PyAV and Pillow can open: a path, or a seekable binary file.
+        """Return a file in a form that PyAV and Pillow can open: a path, or a seekable binary file to be closed.
 
         Raises:
             OSError: the file cannot be read.
@@ -82,21 +103,38 @@ class Source:
 class FolderSource(Source):
     """A folder on disk; symbolic links are followed, except to a folder that contains them."""
 
-    def files(self) -> Iterator[tuple[str, str]]:
-        """Yield every file's name with its size and modification time."""
-        yield from self._walk(self.path, "", (os.path.realpath(self.path),))
+    def listing(self) -> Listing:
+        """List the folder; a signature is a file's size and modification time."""
+        result = Listing()
+        roots: tuple[str, ...] = (os.path.realpath(self.path),)
+        waiting = [(self._children(self.path), "", roots)]
+        while waiting:
+            children, prefix, ancestors = waiting.pop()
+            for child in children:
+                name = prefix + child.name
+                try:
+                    if child.is_dir():
+                        # Links are rare, and resolving each path would take longer than the rest.
+                        real = os.path.realpath(child.path) if child.is_symlink() else f"{ancestors[-1]}/{child.name}"
+                        if real not in ancestors:
+                            waiting.append((self._children(child.path), f"{name}/", (*ancestors, real)))
+                            result.folders.append(name)
+                    elif _suffix(name) not in _SUFFIXES:
+                        result.other_files += 1
+                    else:
+                        stat = child.stat()  # raises for a link that leads nowhere
+                        if S_ISREG(stat.st_mode):  # opening a pipe would wait forever
+                            result.files.append((name, f"{stat.st_size}:{stat.st_mtime_ns}"))
+                        else:
+                            result.problems.append(f"{name}: is not a regular file")
+                except OSError as error:  # as for a link to itself
+                    result.problems.append(f"{name}: {reason(error)}")
+        return result
 
-    def _walk(self, folder: Path, prefix: str, ancestors: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-        with os.scandir(folder) as listing:
-            children = sorted((c for c in listing if not c.name.startswith(".")), key=lambda c: c.name)
-        for child in children:
-            if child.is_dir():
-                real = os.path.realpath(child.path)
-                if real not in ancestors:
-                    yield from self._walk(Path(child.path), f"{prefix}{child.name}/", (*ancestors, real))
-            elif child.is_file():
-                stat = child.stat()
-                yield prefix + child.name, f"{stat.st_size}:{stat.st_mtime_ns}"
+    @staticmethod
+    def _children(folder: str | Path) -> list[os.DirEntry[str]]:
+        with os.scandir(folder) as children:
+            return sorted((c for c in children if not is_hidden(c.name)), key=lambda c: c.name)
 
     def open(self, name: str) -> BinaryIO | str:
         """Return the path of a file."""
@@ -104,17 +142,17 @@ class FolderSource(Source):
 
     def pictures(self, folder: str) -> list[str]:
         """Return the names of the pictures directly in `folder`, in natural order."""
-        names = [n for n in os.listdir(self.path / folder) if is_picture(n) and not n.startswith(".")]
+        names = [n for n in os.listdir(self.path / folder) if is_picture(n) and not is_hidden(n)]
         return [join(folder, n) for n in sorted(names, key=natural_key)]
 
 
 class FileSource(Source):
     """A single video file."""
 
-    def files(self) -> Iterator[tuple[str, str]]:
-        """Yield the file's name with its size and modification time."""
+    def listing(self) -> Listing:
+        """List the file; its signature is its size and modification time."""
         stat = self.path.stat()
-        yield self.path.name, f"{stat.st_size}:{stat.st_mtime_ns}"
+        return Listing([(self.path.name, f"{stat.st_size}:{stat.st_mtime_ns}")])
 
     def open(self, name: str) -> BinaryIO | str:
         """Return the path of the file."""
@@ -144,37 +182,46 @@ class ZipSource(Source):
             self._state = (os.getpid(), zipfile.ZipFile(self.path))
         return self._state[1]
 
-    def files(self) -> Iterator[tuple[str, str]]:
-        """Yield every file's name with its size and checksum."""
-        for info in self.archive.infolist():
-            parts = PurePosixPath(info.filename).parts
-            if not info.is_dir() and not any(p.startswith(".") or p == "__MACOSX" for p in parts):
-                yield info.filename, f"{info.file_size}:{info.CRC:08x}"
+    def listing(self) -> Listing:
+        """List the archive; a signature is a member's size and checksum."""
+        result = Listing()
+        members = {info.filename: info for info in self.archive.infolist()}  # the last one of each name, as `getinfo`
+        for name, info in members.items():
+            parts = name.split("/")
+            if any(map(is_hidden, parts)):
+                continue
+            if info.is_dir():
+                result.folders.append(name.rstrip("/"))
+            elif _suffix(name) in _SUFFIXES:
+                result.files.append((name, f"{info.file_size}:{info.CRC:08x}"))
+            else:
+                result.other_files += 1
+        repeated = [name for name, n in Counter(i.filename for i in self.archive.infolist()).items() if n > 1]
+        if repeated:
+            names = counted(len(repeated), "name occurs", "names occur")
+            result.notes.append(f"{names} more than once in the zip, such as {repeated[0]}: the last member is used")
+        return result
 
     def open(self, name: str) -> BinaryIO | str:
-        """Return a stored member read in place, or a compressed one decompressed into memory.
+        """Return a stored member read in place, or a copy of a compressed one.
 
         Raises:
-            OSError: the member is absent, damaged, encrypted or compressed by an unknown method.
+            OSError: the member is absent, damaged, encrypted or compressed by an unknown method, or the disk is full.
         """
         try:
             info = self.archive.getinfo(name)
             if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
                 return cast(BinaryIO, StoredMember(self.path, info))  # a binary file, though not by its declared type
-            return BytesIO(self.archive.read(info))
-        except (
-            KeyError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:  # RuntimeError: encrypted, or unknown compression
-            raise OSError(f"cannot be read from the zip ({error})") from error
+            return cast(BinaryIO, InflatedMember(self.archive, info))
+        # RuntimeError: encrypted, or unknown compression; EOFError: the archive is truncated
+        except (KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+            raise OSError(f"cannot be read from the zip ({reason(error)})") from error
 
     def pictures(self, folder: str) -> list[str]:
         """Return the names of the pictures directly in `folder`, in natural order."""
         if self._folders is None:
             folders: dict[str, list[str]] = {}
-            for name, _ in self.files():
+            for name, _ in self.listing().files:
                 if is_picture(name):
                     folders.setdefault(parent(name), []).append(name)
             self._folders = folders
@@ -192,7 +239,8 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         raise DataNotFound(f"--data {path} does not exist: give a folder, a zip or a video file.")
     if target.is_dir():
         return FolderSource(target)
-    if target.suffix.lower() in VIDEO_SUFFIXES:
+    suffix = target.suffix.lower()
+    if suffix in VIDEO_SUFFIXES or (suffix in ANIMATED_SUFFIXES and is_animated(str(target))):
         return FileSource(target)
     if zipfile.is_zipfile(target):
         return ZipSource(target)
@@ -200,32 +248,63 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 
 
 def scan(source: Source) -> Scan:
-    """List the videos and frame folders of a source with the split and class of each, without opening any video."""
+    """List the videos and frame folders of a source with the split and class of each, without opening any video.
+
+    A folder whose first webp or png is animated holds a video in each picture; other pictures are frames.
+    """
+    listing = source.listing()
     entries: list[Entry] = []
-    folders: dict[str, list[tuple[str, str]]] = {}
-    other = 0
-    for name, signature in source.files():
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in VIDEO_SUFFIXES:
-            entries.append(Entry(name, "video", signature))
-        elif suffix in IMAGE_SUFFIXES:
-            folders.setdefault(parent(name), []).append((name, signature))
+    pictures: dict[str, list[tuple[str, str]]] = {}
+    for name, signature in listing.files:
+        if is_picture(name):
+            pictures.setdefault(parent(name), []).append((name, signature))
         else:
-            other += 1
-    for folder, files in folders.items():
-        digest = hashlib.sha256(repr(sorted(files)).encode()).hexdigest()[:32]
-        entries.append(Entry(folder, "frames", digest, len(files)))
+            entries.append(Entry(name, "video", signature))
+    for folder, files in pictures.items():
+        if _holds_animations(source, files):
+            entries += [Entry(name, "animation", signature) for name, signature in files]
+        else:
+            digest = hashlib.sha256(repr(sorted(files)).encode()).hexdigest()[:32]
+            entries.append(Entry(folder, "frames", digest, len(files)))
     entries.sort(key=lambda e: (e.name, e.kind))
-    result = Scan(entries, [], other_files=other)
+    result = Scan(entries, [], listing.problems, listing.notes, listing.other_files)
     wrapper = _wrapper(entries)
+    skip = 1 if wrapper else 0
     if wrapper:
         result.notes.append(f"everything is in the folder {wrapper!r}: its subfolders are taken as splits and classes")
-    result.places = [_place(entry, 1 if wrapper else 0) for entry in entries]
+    result.places = [_place(entry, skip) for entry in entries]
+    result.notes += _empty_classes(listing.folders, result.places, skip)
     return result
 
 
+def _holds_animations(source: Source, files: Sequence[tuple[str, str]]) -> bool:
+    candidates = [name for name, _ in files if _suffix(name) in ANIMATED_SUFFIXES]
+    if not candidates:
+        return False
+    try:
+        return is_animated(source.open(min(candidates, key=natural_key)))
+    except OSError:  # the index reports what cannot be read
+        return False
+
+
+def _empty_classes(folders: Sequence[str], places: Sequence[Place], skip: int) -> list[str]:
+    """Return a note on the class folders that hold no video, if others do."""
+    used = {(place.split, place.class_name) for place in places if place.class_name is not None}
+    splits = {split for split, _ in used}
+    empty = []
+    for folder in folders:
+        place = _place(Entry(f"{folder}/video", "video", ""), skip)
+        depth = skip + (place.split is not None) + (place.class_name is not None)
+        is_class = place.class_name is not None and place.split in splits and folder.count("/") + 1 == depth
+        if is_class and (place.split, place.class_name) not in used:
+            empty.append(folder)
+    if not empty:
+        return []
+    return [f"{counted(len(empty), 'class folder holds', 'class folders hold')} no video: {some(sorted(empty))}"]
+
+
 def _parts(entry: Entry) -> tuple[str, ...]:
-    return PurePosixPath(entry.name).parts  # () for pictures at the root
+    return tuple(entry.name.split("/")) if entry.name else ()  # () for pictures at the root
 
 
 def _wrapper(entries: Sequence[Entry]) -> str | None:
@@ -263,7 +342,10 @@ def read_split_list(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[s
     for path in paths:
         if not Path(path).is_file():
             raise DataNotFound(f"--split-list {path} does not exist.")
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise DataError(f"--split-list {path} is not UTF-8 text: give a list such as trainlist01.txt.") from None
         names += [re.sub(r"\s+\d+$", "", line.strip()) for line in lines if line.strip()]
     if not names:
         raise DataError(f"--split-list {', '.join(map(str, paths))} holds no line `Class/file.avi [label]`.")
@@ -278,9 +360,25 @@ def list_key(name: str) -> str:
     return "/".join(path.parts[-2:])
 
 
+def rewound(file: BinaryIO | str) -> BinaryIO | str:
+    """Return a file as `Source.open` gives it, at its start."""
+    if not isinstance(file, str):
+        file.seek(0)
+    return file
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is none of the user's: its name begins with a dot, or macOS has made it."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def is_picture(name: str) -> bool:
     """Return whether a file name has the suffix of a picture."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def parent(name: str) -> str:

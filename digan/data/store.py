@@ -19,8 +19,9 @@ import numpy as np
 import PIL
 import torch
 
-from digan.data.timing import reason
+from digan.data.image import DEFAULT_RESIZE
 from digan.data.video import Video, VideoIndex
+from digan.wording import counted, reason
 
 try:
     import fcntl
@@ -29,7 +30,7 @@ except ImportError:  # Windows
 
 BUDGET = 4 << 30  # bytes of disk for all stores of a folder together
 PRIVATE_BUDGET = 1 << 28  # bytes for the store of a single process
-_FORMAT = 1  # version of the file, and part of its name, so that another version starts a new file
+_FORMAT = 2  # version of the file, and part of its name, so that another version starts a new file
 _FREE_SHARE = 0.05  # fraction of the disk that is left free
 _CHECKED_EVERY = 64  # frames written between two checks of the free space
 _MARK = 4  # bytes of a frame's checksum
@@ -60,6 +61,7 @@ class FrameStore:
         folder: the folder of the file; None for a temporary file.
         budget: bytes of disk, for all stores of the folder together; by default `BUDGET`, or `PRIVATE_BUDGET` without a
             folder.
+        resize: how frames are resized, a value of `digan.config.RESIZES`.
     """
 
     def __init__(
@@ -68,11 +70,14 @@ class FrameStore:
         resolution: int,
         folder: str | os.PathLike[str] | None = None,
         budget: int | None = None,
+        resize: str = DEFAULT_RESIZE,
     ) -> None:
         if budget is None:
             budget = PRIVATE_BUDGET if folder is None else BUDGET
         self.resolution, self.budget = resolution, budget
-        self.path = None if folder is None else Path(folder) / f"frames-{_digest(index, resolution, budget)}.bin"
+        self.path = (
+            None if folder is None else Path(folder) / f"frames-{_digest(index, resolution, budget, resize)}.bin"
+        )
         self._size = 3 * resolution**2
         self._first: dict[str, int] = {}  # video -> number of its first frame in the file
         self._count = 0
@@ -86,6 +91,16 @@ class FrameStore:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_file": None}
 
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self.close()
+
     @property
     def bytes(self) -> int:
         """The size of the file once it holds every frame that has a place."""
@@ -94,7 +109,11 @@ class FrameStore:
     def summary(self, index: VideoIndex) -> str:
         """Return a line that describes the store, for the start of a log."""
         videos = len(self._first)
-        frames = "frames" if videos == len(index.videos) else f"frames of {videos:,} of {len(index.videos):,} videos"
+        frames = (
+            "frames"
+            if videos == len(index.videos)
+            else f"frames of {videos:,} of {counted(len(index.videos), 'video')}"
+        )
         return f"{frames} are decoded once and kept in {self.path}, at most {self.bytes / 1e6:,.0f} MB"
 
     def holds(self, video: Video) -> bool:
@@ -226,7 +245,8 @@ class FrameStore:
             total -= size
 
     def _give_up(self, error: OSError) -> None:
-        self._usable, self._file = False, None
+        self._usable = False
+        self.close()
         place = tempfile.gettempdir() if self.path is None else self.path
         warnings.warn(f"decoded frames are not kept in {place}: {reason(error)}", stacklevel=3)
 
@@ -245,9 +265,9 @@ def _cost(video: Video) -> float:
     return pixels * float((lengths * (lengths + 1) / 2).sum()) / max(video.num_frames, 1)
 
 
-def _digest(index: VideoIndex, resolution: int, budget: int) -> str:
+def _digest(index: VideoIndex, resolution: int, budget: int, resize: str) -> str:
     """Return a digest of everything that determines the places and the bytes of the frames."""
     videos = [(v.name, v.signature, v.num_frames) for v in index.videos]
     libraries = (sorted(av.library_versions.items()), PIL.__version__, torch.__version__, platform.machine())
-    facts = (_FORMAT, str(index.source.path), videos, resolution, budget, libraries)
+    facts = (_FORMAT, str(index.source.path), videos, resolution, budget, resize, libraries)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]

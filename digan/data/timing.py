@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple
@@ -11,6 +12,9 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
+
+from digan.errors import UnreadableVideo
+from digan.wording import reason
 
 # Containers that store a presentation time for every packet, with one shown frame per packet. For others FFmpeg guesses
 # the times (AVI stores none, and with B-frames the guesses are wrong), so such a file is decoded once.
@@ -23,11 +27,8 @@ NO_TIME = -(1 << 62)
 READ_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 # Codecs for which FFmpeg decodes frames whenever a file is opened, to guess a delay that the index already holds.
 _GUESSED_CODECS = frozenset({"h264"})
+_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d*)?)")  # a tag of Matroska files
 _WITHOUT_GUESSING = {"skip_frame": "all", "probesize": "16384"}
-
-
-class UnreadableVideo(Exception):
-    """A video cannot be used; the message is the reason, without the video's name."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Timing:
 
     def reached_with(self, index: int) -> range:
         """Return the frames for which decoding starts at the same seek point as for frame `index`."""
-        point = self.seek_point(index)
+        return self.reached_from(self.seek_point(index))
+
+    def reached_from(self, point: int) -> range:
+        """Return the frames for which decoding starts at a seek point."""
         last = point + 1 == len(self.seek_frames)
         return range(int(self.seek_frames[point]), len(self.labels) if last else int(self.seek_frames[point + 1]))
 
@@ -63,19 +67,23 @@ class Probe:
     pixel_aspect: float  # width of a pixel divided by its height
     fps: float
     codec: str
+    missing: int  # frames that the file announces but does not hold, as far as it says
+    damaged: int  # frames of the table that showed damage, as far as they were decoded
 
 
 class _Packet(NamedTuple):
     pts: int | None
     dts: int | None
     key: bool
-    shown: bool  # neither discarded by an edit list nor damaged
+    discard: bool  # by an edit list
+    corrupt: bool
 
 
 class _Frame(NamedTuple):
     pts: int | None
     dts: int | None
     key: bool
+    corrupt: bool
     rotation: int
     width: int
     height: int
@@ -128,11 +136,6 @@ def _use_one_thread(stream: VideoStream) -> None:
     stream.codec_context.thread_count = 1
 
 
-def reason(error: Exception) -> str:
-    """Return a short reason for an exception."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
 def probe(open_file: Callable[[], str | BinaryIO]) -> Probe:
     """Build the frame table of the video that `open_file()` opens.
 
@@ -153,14 +156,32 @@ def probe(open_file: Callable[[], str | BinaryIO]) -> Probe:
         fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
         pixel_aspect = float(stream.sample_aspect_ratio or 0) or 1.0
         timing = _packet_timing(container.format.name, codec, packets, frames)
+        missing = _missing(stream, packets, fps)
     if timing is None:
         container, stream = open_video(open_file())
         with container:
-            timing = _decoded_timing(codec, *_demux(container, stream, None))
+            packets, frames = _demux(container, stream, None)
+        timing = _decoded_timing(codec, packets, frames)
     elif codec in _GUESSED_CODECS:
         timing = replace(timing, reorder=reorder)
     rotation = round(first.rotation / 90) * 90 % 360
-    return Probe(timing, first.width, first.height, rotation, pixel_aspect, fps, codec)
+    damaged = sum(frame.corrupt for frame in frames)
+    return Probe(timing, first.width, first.height, rotation, pixel_aspect, fps, codec, missing, damaged)
+
+
+def _missing(stream: VideoStream, packets: list[_Packet], fps: float) -> int:
+    """Return how many frames the file announces but does not hold; 0 if it announces none."""
+    present = sum(not packet.corrupt for packet in packets)
+    if stream.frames:  # mp4, mov, avi
+        return max(0, stream.frames - present)
+    tag = _DURATION.match(stream.metadata.get("DURATION", ""))  # mkv, webm
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    if tag is None or not times:
+        return 0
+    announced = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    # The last frame lasts about as long as a frame does; half of another covers rounding.
+    missing = (announced - float(max(times) * stream.time_base)) * fps - 1
+    return round(missing) if missing > 0.5 else 0
 
 
 def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> tuple[list[_Packet], list[_Frame]]:
@@ -176,11 +197,11 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
         except READ_ERRORS:  # the rest of the file is damaged; what was read so far counts
             break
         if packet.size:
-            packets.append(
-                _Packet(packet.pts, packet.dts, packet.is_keyframe, not (packet.is_discard or packet.is_corrupt))
-            )
+            packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
         if limit is None or len(frames) < limit:
-            frames += [_Frame(f.pts, f.dts, f.key_frame, f.rotation, f.width, f.height) for f in decode(packet)]
+            frames += [
+                _Frame(f.pts, f.dts, f.key_frame, f.is_corrupt, f.rotation, f.width, f.height) for f in decode(packet)
+            ]
     return packets, frames
 
 
@@ -193,7 +214,7 @@ def decode(packet: av.Packet) -> list[av.VideoFrame]:
 
 
 def drain(stream: VideoStream) -> list[av.VideoFrame]:
-    """Return the frames that a decoder still holds; it then accepts no packets until the next seek."""
+    """Return the frames that a decoder still holds; it then accepts no packets."""
     try:
         return stream.codec_context.decode(None)
     except READ_ERRORS:
@@ -204,7 +225,7 @@ def _packet_timing(formats: str, codec: str, packets: list[_Packet], frames: lis
     """Return the table made from the presentation times of packets; None if they cannot be trusted."""
     if not _TIMED_CONTAINERS & set(formats.split(",")) or codec in _HIDDEN_FRAME_CODECS:
         return None
-    shown = [p for p in packets if p.shown]
+    shown = [p for p in packets if not (p.discard or p.corrupt)]
     times = [p.pts for p in shown]
     if None in times or len(set(times)) < len(times):
         return None

@@ -9,8 +9,7 @@ import numpy as np
 
 from digan.data.sources import Source
 from digan.data.timing import Timing
-
-_LISTED = 5  # problems shown in the summary
+from digan.wording import counted, some
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Video:
     """One readable video; width and height are those of the upright picture."""
 
     name: str  # path below the data root, with `/` between parts
-    kind: str  # "video" or "frames"
+    kind: str  # "video", "frames" or "animation", as in `Entry`
     signature: str
     num_frames: int
     width: int
@@ -27,8 +26,23 @@ class Video:
     pixel_aspect: float = 1.0
     fps: float = 25.0
     codec: str = "pictures"
-    timing: Timing | None = None  # None for a frame folder
+    timing: Timing | None = None  # None for pictures
     label: int = 0  # index into the class names; 0 without classes
+    missing: int = 0  # frames that the file announces beyond `num_frames` but does not hold, as far as the index knows
+    damaged: int = 0  # frames out of `num_frames` that are damaged, as far as the index knows
+
+    @property
+    def damage(self) -> str:
+        """How many frames of how many are sound, as far as the index knows; empty if all of them."""
+        if not self.missing and not self.damaged:
+            return ""
+        total = self.num_frames + self.missing
+        return f"{self.num_frames - self.damaged:,} of {counted(total, 'frame')} can be read"
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file; 0 for a frame folder, whose signature does not tell."""
+        return int(self.signature.partition(":")[0]) if self.kind == "video" else 0
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class VideoIndex:
     split: str
     videos: list[Video]
     class_names: list[str]  # of the whole data set, so that labels agree across splits; empty without labels
-    problems: list[str]  # "name: reason" of every file that was skipped
+    problems: list[str]  # "name: reason" of every file that was skipped, and of every video that is damaged
     notes: list[str]  # remarks for the user on how the folder was interpreted
 
     @property
@@ -66,13 +80,16 @@ class VideoIndex:
             shown = names if len(names) < 6 else [*names[:3], "…", names[-1]]
             lines.append(f"{counted(len(names), 'class', 'classes')}: {', '.join(shown)}")
         lines += [f"note: {note}" for note in self.notes]
-        if self.problems:
-            lines.append(f"skipped {len(self.problems)}: " + "; ".join(self.problems[:_LISTED]))
-            if len(self.problems) > _LISTED:
-                lines[-1] += "; …"
+        damaged = {damage_line(v) for v in self.videos if v.damage}
+        for verb, problems in {
+            "skipped": [p for p in self.problems if p not in damaged],
+            "damaged": [p for p in self.problems if p in damaged],
+        }.items():
+            if problems:
+                lines.append(f"{verb} {len(problems):,}: {some(problems, separator='; ')}")
         return "\n".join(lines)
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return a count with its noun: `1 video`, `2 videos`; `many` gives an irregular plural."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def damage_line(video: Video) -> str:
+    """Return the line of a damaged video in the problems of an index."""
+    return f"{video.name}: {video.damage}"

@@ -14,13 +14,12 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fused_inr as fi
-from digan.config import GeneratorConfig
-from digan.files import atomic_path
-from digan.models.hub import CONFIG_FILE, MODEL_CARD, WEIGHTS_FILE, find_network, not_a_generator, read_network
+from digan.config import GeneratorConfig, check_values
+from digan.files import atomic_path, save_tensors
+from digan.models.hub import CONFIG_FILE, MODEL_CARD, WEIGHTS_FILE, filled, find_network, not_a_generator, read_network
 from digan.models.layers import FullyConnected, channels_at
 from digan.models.mapping import Mapping
 
@@ -123,8 +122,8 @@ class Generator(
     frequencies depend on content alone and are computed once per clip.
 
     Raises:
-        ValueError: the resolution is not 32, 64, 128, 256 or 512, or the base resolution is not a power of two from 4
-            to the resolution.
+        ValueError: a value is of the wrong type, the resolution is not 32, 64, 128, 256 or 512, or the base resolution
+            is not a power of two from 4 to the resolution.
     """
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
@@ -265,9 +264,8 @@ class Generator(
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
         """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically."""
         header = {"config": asdict(self.config), **metadata}
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         with atomic_path(path) as partial:
-            save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
+            save_tensors(self.state_dict(), partial, {key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
     def from_pretrained(  # type: ignore[override] # the file holds the configuration: it takes no model_kwargs
@@ -306,14 +304,22 @@ class Generator(
             force_download=force_download,
             local_files_only=local_files_only,
         )
+        return cls.from_file(file)
+
+    @classmethod
+    def from_file(cls, file: Path, finite: bool = True) -> Generator:
+        """Load a generator from a safetensors file; `finite=False` accepts weights that are not finite.
+
+        Raises:
+            NetworkError: the file is not a generator written by this project.
+        """
         network = read_network(file)
         try:
-            generator = cls(network.config)
-            generator.load_state_dict(network.tensors)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise not_a_generator(file) from error
+            generator = filled(lambda: cls(network.config), network.tensors, finite)
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            raise not_a_generator(file, str(error)) from error
         generator.metadata = network.metadata
-        return generator.eval()
+        return generator
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the files of `save_pretrained` and `push_to_hub` in the hub's layout."""
@@ -341,6 +347,7 @@ class Generator(
 
 
 def _check_config(config: GeneratorConfig) -> None:
+    check_values(config)
     if config.resolution not in _RESOLUTIONS:
         raise ValueError(f"resolution must be one of {', '.join(map(str, _RESOLUTIONS))}, got {config.resolution}.")
     base = config.base_resolution

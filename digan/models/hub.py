@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from huggingface_hub import hf_hub_download
+import torch
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from digan.config import GeneratorConfig
+from digan.config import GeneratorConfig, option_range
 from digan.errors import NetworkError, NetworkNotFound
+from digan.files import parse_json
 from digan.run_dir import known_fields, list_snapshots
 
+_Network = TypeVar("_Network", bound=nn.Module)
+
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # the hub's names
+_WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)  # float32 holds every value of each
+_REACH_TIMEOUT = 3.0  # seconds to wait for a connection to the hub
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 MODEL_CARD = """---
@@ -84,30 +94,91 @@ def read_network(file: Path) -> Network:
     """Read a generator file, whose configuration is in its header or else in config.json in the same folder.
 
     Raises:
-        NetworkError: the configuration is missing, or the file is damaged.
+        NetworkError: the configuration is missing or malformed, or the file is damaged.
     """
     try:
         with safe_open(file, framework="pt") as reader:
             header = reader.metadata() or {}
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
         metadata = {name: _value(text) for name, text in header.items() if name != "format"}
-        config = metadata.pop("config", None)
-        if config is None:
-            config = known_fields(GeneratorConfig, json.loads((file.parent / CONFIG_FILE).read_text()))
-        return Network(GeneratorConfig(**config), tensors, metadata)
+        values = metadata.pop("config", None)
+        if values is None:
+            values = known_fields(GeneratorConfig, parse_json((file.parent / CONFIG_FILE).read_bytes()))
+        config = GeneratorConfig(**values)
+        _check_metadata(metadata, config.num_classes)
+        return Network(config, tensors, metadata)
     except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
-        raise not_a_generator(file) from error
+        raise not_a_generator(file, str(error)) from error
 
 
-def not_a_generator(file: Path) -> NetworkError:
-    """Return the error for a file that is not a generator."""
-    return NetworkError(f"{file} is not a generator saved by this project; give a network-snapshot file.")
+def not_a_generator(file: Path, reason: str) -> NetworkError:
+    """Return the error for a file that is not a usable generator, for a reason of which the first line is used."""
+    reason = reason.strip().partition("\n")[0].rstrip(".:")
+    return NetworkError(f"{file} is not a generator saved by this project ({reason}); give a network-snapshot file.")
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Makes new parameters on "meta", as `torch.device("meta")` does, which imports 900 modules for it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.randn, torch.zeros):
+            return torch.empty(*args, device="meta")
+        if func is torch.full:
+            return torch.empty(args[0], device="meta")
+        return func(*args, **(kwargs or {}))
+
+
+def filled(make: Callable[[], _Network], state: Mapping[str, Tensor], finite: bool = True) -> _Network:
+    """Build a network with `make` and load a state dict into it, in evaluation mode.
+
+    They are first compared without allocating memory, since the sizes in a file need not be consistent.
+
+    Args:
+        make: builds the network.
+        state: its state, in float32 or a type whose values float32 holds exactly.
+        finite: False accepts values that are not finite.
+
+    Raises:
+        RuntimeError: they do not fit.
+        ValueError: a tensor has another type, or a value is not finite.
+    """
+    with _WithoutValues():
+        make().load_state_dict(state, assign=True)
+    for name, tensor in state.items():
+        if tensor.dtype not in _WEIGHT_TYPES:
+            raise ValueError(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, not float32")
+        if finite and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite: training diverged")
+    network = make()
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _check_metadata(metadata: dict[str, Any], num_classes: int) -> None:
+    """Check the entries that the commands use; other entries may hold anything."""
+    clips = metadata.get("clips_seen", 0)
+    if not isinstance(clips, int) or clips < 0:
+        raise TypeError(f"its number of clips seen is {clips!r}")
+    data = metadata.get("data") or {}
+    if not isinstance(data, dict) or not isinstance(data.get("split", ""), str):
+        raise TypeError("the description of its training data is malformed")
+    for name in ("frames", "stride", "overlap"):
+        value = data.get(name)
+        if value is not None and (not isinstance(value, int) or option_range(name).problem(value)):
+            raise TypeError(f"the {name} of its training data is {value!r}")
+    names = data.get("class_names") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("the class names of its training data are malformed")
+    if num_classes and names and len(names) != num_classes:
+        raise ValueError(f"it has {num_classes} classes, but {len(names)} class names")
 
 
 def _value(text: str) -> Any:
     """Parse a metadata value; files of other projects may hold text that is not JSON."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
@@ -118,15 +189,33 @@ def _download(name: str, hub: dict[str, Any]) -> Path:
             f"{name} does not exist: give a network-snapshot file, the folder of a run, or owner/name of a repository "
             "on the Hugging Face hub."
         )
+    if problem := _connection_problem():
+        hub = {**hub, "local_files_only": True}  # the hub's cache; the client would try to connect for half a minute
     try:
         file = Path(hf_hub_download(name, WEIGHTS_FILE, **hub))
         with contextlib.suppress(EntryNotFoundError):  # this project's weights files hold their configuration
             hf_hub_download(name, CONFIG_FILE, **hub)  # stored in the same folder
         return file
     except Exception as error:  # the type depends on the HTTP client of the installed huggingface_hub
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = problem or str(error).strip().partition("\n")[0] or type(error).__name__
         raise NetworkNotFound(
             f"{name} does not exist here, and {WEIGHTS_FILE} of a repository of that name on the Hugging Face hub "
             f"cannot be had ({reason.rstrip('.')}): give the path of a network-snapshot or a run, or check the "
             "repository's name and the network."
         ) from error
+
+
+def _connection_problem() -> str:
+    """Return why the hub cannot be reached; "" if it can, or if a proxy or the offline mode make that unknown."""
+    url = urllib.parse.urlsplit(constants.ENDPOINT)
+    host = url.hostname or ""
+    proxies = urllib.request.getproxies()
+    if constants.HF_HUB_OFFLINE or (
+        (url.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(host)
+    ):
+        return ""
+    try:
+        socket.create_connection((host, url.port or (80 if url.scheme == "http" else 443)), _REACH_TIMEOUT).close()
+    except OSError as error:
+        return f"{host} cannot be reached: {error.strerror or error}"
+    return ""

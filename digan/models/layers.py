@@ -11,8 +11,6 @@ from torch import Tensor, nn
 import fused_inr as fi
 from digan.config import DiscriminatorConfig, GeneratorConfig
 
-HALF_DTYPES = (torch.float16, torch.bfloat16)
-
 # Gain that preserves the second moment of a standard normal input.
 _ACTIVATION_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2.0)}
 
@@ -55,7 +53,9 @@ class FullyConnected(nn.Module):
         self.activation = activation
         self.lr_mult = lr_mult
         self.weight_gain = lr_mult / math.sqrt(in_features)
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_mult)
+        weight = torch.randn(out_features, in_features)
+        # A first product on "meta", which has no values, would make PyTorch import 900 modules.
+        self.weight = nn.Parameter(weight if weight.is_meta else weight / lr_mult)
         self.bias = nn.Parameter(torch.full([out_features], bias_init))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,20 +64,20 @@ class FullyConnected(nn.Module):
         bias = self.bias if self.lr_mult == 1.0 else self.bias * self.lr_mult
         if self.activation == "linear":
             return F.linear(x, weight, bias)
-        y = F.linear(x.flatten(0, -2), weight)  # [M, out]
-        return fi.bias_act(y, bias, act=self.activation).unflatten(0, x.shape[:-1])
+        y = F.linear(x.reshape(-1, x.shape[-1]), weight)  # [M, out]
+        return fi.bias_act(y, bias, act=self.activation).view(*x.shape[:-1], y.shape[1])
 
 
 class Conv2d(nn.Module):
     """Equalised convolution of the discriminator, "same" padding, optionally halving the resolution (StyleGAN2).
 
     The weight is stored as N(0, 1) and scaled by 1 / sqrt(in * kernel^2). With `down`, the input is filtered with the
-    FIR filter [1, 3, 3, 1] and decimated by 2. In float16 and bfloat16 the result is clamped to `clamp * gain`.
+    FIR filter [1, 3, 3, 1] and decimated by 2.
 
     Args:
         kernel: odd size of the square kernel.
         activation: "linear" or "lrelu" (slope 0.2, gain sqrt 2).
-        clamp: bound of the activations in half precision; None does not clamp.
+        clamp: bound of the activations in calls with `clamped`; None never clamps.
 
     Shapes: x [N, in, H, W] -> [N, out, H, W], or [N, out, H/2, W/2] with `down`; same dtype and memory format.
     """
@@ -104,12 +104,12 @@ class Conv2d(nn.Module):
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
         self.register_buffer("fir", torch.outer(taps, taps) / taps.sum() ** 2 if down else None, persistent=False)
 
-    def forward(self, x: Tensor, gain: float = 1.0, residual: Tensor | None = None) -> Tensor:
-        """Convolve x; `gain` scales the output of the activation and the clamp, and then `residual` is added."""
+    def forward(self, x: Tensor, gain: float = 1.0, residual: Tensor | None = None, *, clamped: bool = False) -> Tensor:
+        """Convolve x; `gain` scales the output of the activation and its bound, and then `residual` is added."""
         if self.bias is None and self.activation == "linear" and residual is None:
             return self._convolve(x, gain)  # nothing follows, so the gain folds into the weight
         y = self._convolve(x, 1.0)
-        clamp = self.clamp * gain if self.clamp is not None and x.dtype in HALF_DTYPES else None
+        clamp = self.clamp * gain if clamped and self.clamp is not None else None
         gain = _ACTIVATION_GAIN[self.activation] * gain
         return fi.bias_act(y, self.bias, act=self.activation, gain=gain, clamp=clamp, residual=residual)
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from digan.config import DiscriminatorConfig
 from digan.errors import NetworkError
-from digan.files import atomic_path
+from digan.files import atomic_path, parse_json, save_tensors
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.models.generator import Generator
+from digan.models.hub import filled
 from digan.official import names
 from digan.official.policy import PERSISTENT_OBJECT, StoredTensor, load
 from digan.official.unpickle import Record
@@ -33,8 +32,6 @@ _MAX_PARTS = 100_000
 _MAX_NAME = 200  # characters of a dotted name
 _MAX_TEXT = 1000  # characters of an attribute or a message
 _MAX_LEFT_OUT = 20  # classes listed
-
-_Network = TypeVar("_Network", bound=nn.Module)
 
 
 @dataclass
@@ -136,31 +133,14 @@ class OfficialSnapshot:
         return NetworkError(f"{self.path} {printable}.")
 
 
-def filled(make: Callable[[], _Network], state: dict[str, Tensor]) -> _Network:
-    """Build a network with `make` and load a state dict into it, in evaluation mode.
-
-    They are first compared without allocating memory, since the sizes in a file need not be consistent.
-
-    Raises:
-        RuntimeError: They do not fit.
-    """
-    with torch.device("meta"):
-        make().load_state_dict(state, assign=True)
-    network = make()
-    network.load_state_dict(state)
-    return network.eval()
-
-
 def save_discriminators(networks: dict[str, Discriminator], path: str | os.PathLike[str], **metadata: Any) -> None:
     """Write d_image and d_motion, which share a configuration, to a safetensors file, completely or not at all."""
     header = {"config": asdict(networks["d_image"].config), **metadata}
     tensors = {
-        f"{name}.{key}": tensor.contiguous()
-        for name, network in networks.items()
-        for key, tensor in network.state_dict().items()
+        f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()
     }
     with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
+        save_tensors(tensors, partial, {key: json.dumps(value) for key, value in header.items()})
 
 
 def load_discriminators(path: str | os.PathLike[str]) -> dict[str, Discriminator]:
@@ -171,7 +151,7 @@ def load_discriminators(path: str | os.PathLike[str]) -> dict[str, Discriminator
     """
     try:
         with safe_open(path, framework="pt") as reader:
-            config = DiscriminatorConfig(**json.loads((reader.metadata() or {})["config"]))
+            config = DiscriminatorConfig(**parse_json((reader.metadata() or {})["config"]))
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
         networks = {}
         for name, channels in DISCRIMINATORS.items():

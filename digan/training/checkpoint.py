@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from digan.errors import ConfigError
+from digan.files import parse_json, save_object, save_tensors
 from digan.run_dir import CHECKPOINTS, list_runs
 from digan.training.trainer import Trainer
 
@@ -39,14 +40,18 @@ def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int) -> P
     target = folder / f"checkpoint-{trainer.clips_seen:09d}"
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, net in trainer.networks().items():
-        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, partial / f"{name}.safetensors")
-    torch.save(trainer.optimizer_state(), partial / "optimizers.pt")
-    state = {"counters": trainer.counters(), "config": config, "torch": torch.__version__}
-    (partial / STATE).write_text(json.dumps(state, indent=1))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    try:
+        partial.mkdir(parents=True)
+        for name, net in trainer.networks().items():
+            save_tensors(net.state_dict(), partial / f"{name}.safetensors")
+        save_object(trainer.optimizer_state(), partial / "optimizers.pt")
+        state = {"counters": trainer.counters(), "config": config, "torch": torch.__version__}
+        (partial / STATE).write_text(json.dumps(state, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    except BaseException:  # a second Ctrl-C too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     for old in list_complete(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -74,7 +79,10 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Return the counters and the configuration of a checkpoint without loading its tensors."""
     try:
-        return json.loads((checkpoint / STATE).read_text())
+        state = parse_json((checkpoint / STATE).read_bytes())
+        if not all(isinstance(state, dict) and isinstance(state.get(key), dict) for key in ("counters", "config")):
+            raise ValueError("it does not hold counters and a configuration")
+        return state
     except (OSError, ValueError) as error:
         raise ConfigError(f"--resume: {checkpoint} has no readable state.json: {error}.") from None
 
@@ -94,7 +102,7 @@ def find(resume: str, outdir: str) -> Path | None:
         ConfigError: the path holds no complete checkpoint.
     """
     if resume == "latest":
-        return next((c[-1] for run in reversed(list_runs(outdir)) if (c := list_complete(run / CHECKPOINTS))), None)
+        return next((c for run in reversed(list_runs(outdir)) if (c := newest(run))), None)
     path = Path(resume)
     if _NAME.match(path.name) and (path / STATE).is_file():
         return path
@@ -104,6 +112,11 @@ def find(resume: str, outdir: str) -> Path | None:
             f"--resume {resume} is neither 'latest' nor a run folder or checkpoint with a complete state."
         )
     return checkpoints[-1]
+
+
+def newest(run: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run; None if it has none."""
+    return next(reversed(list_complete(run / CHECKPOINTS)), None)
 
 
 def list_complete(folder: Path) -> list[Path]:

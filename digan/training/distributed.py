@@ -1,4 +1,4 @@
-"""Distributed training on Accelerate: setting up the processes, sums over processes, and stopping on a signal."""
+"""Distributed training on Accelerate: setting up devices and groups, sums over processes, and stopping on a signal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ import torch
 # already exists, it is kept for ever together with its threads; one of them, still releasing the last gradient when the
 # interpreter exits, aborts the process. Imported here, before any group exists, the module binds None.
 import torch.distributed.nn
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, GradScalerKwargs, parse_flag_from_env
 
 from digan.errors import ConfigError
+from digan.training.launch import has_launcher
+from digan.training.processes import ALONE, Processes
 
 COMPUTE_TYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_accelerator(mixed_precision: str = "no", threads: int | None = None) -> Accelerator:
+def make_accelerator(
+    mixed_precision: str = "no", threads: int | None = None, processes: Processes = ALONE
+) -> Accelerator:
     """Create the accelerator of a run; the caller must call its `end_training` at the end.
 
     Args:
         mixed_precision: a key of `COMPUTE_TYPES`.
         threads: number of threads per process; None divides the cores among the processes where there is no GPU.
+        processes: the processes of the launch, which have met.
 
     Raises:
         ConfigError: accelerate is set up for sharding, which these networks do not need, or for a precision that the
@@ -37,6 +42,9 @@ def make_accelerator(mixed_precision: str = "no", threads: int | None = None) ->
             "accelerate starts several processes with --cpu only through MPI; on CPUs launch with --multi_gpu "
             "--num_processes N instead, which also works without a GPU."
         )
+    if processes.world > 1:
+        # Through the store in which the processes met: keys of an earlier attempt of the launcher are not in its way.
+        PartialState(cpu=cpu, store=processes.store, rank=processes.rank, world_size=processes.world)
     try:
         # The published system trains in half precision without loss scaling: activations are clamped instead.
         scaler = GradScalerKwargs(enabled=False)
@@ -55,7 +63,7 @@ def make_accelerator(mixed_precision: str = "no", threads: int | None = None) ->
         )
     if cpu:
         # Launchers set one thread per process, which would leave the other cores idle.
-        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // processes.on_this_machine))
     elif threads:
         torch.set_num_threads(threads)
     return accelerator
@@ -97,7 +105,7 @@ class DelayedSum:
 
 
 class StopSignal:
-    """Turns Ctrl-C, SIGTERM and the end of accelerate's launcher into a stop request, which the loop checks every step.
+    """Turns Ctrl-C, SIGTERM and the end of the launcher into a stop request, which the loop checks every step.
 
     A second signal raises `KeyboardInterrupt`.
     """
@@ -106,7 +114,7 @@ class StopSignal:
         self._received = False
         self._sum: Callable[[float], float] = DelayedSum(accelerator) if accelerator.num_processes > 1 else float
         # The launcher of a single process does not forward SIGTERM: it exits, and the run would continue unnoticed.
-        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        self._launcher = os.getppid() if has_launcher() else None
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._receive)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator
 from accelerate.tracking import LoggerType, TensorBoardTracker, get_available_trackers
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
@@ -24,10 +23,12 @@ from digan.config import TrainConfig
 from digan.data import choose
 from digan.data.clips import content_key
 from digan.data.training_data import TrainingData
-from digan.errors import ConfigError
+from digan.errors import ConfigError, DivergenceError
+from digan.files import atomic_path
 from digan.models.generator import Generator
 from digan.run_dir import (
     CHECKPOINTS,
+    DIVERGED,
     SAMPLES,
     STATISTICS,
     drop_records,
@@ -35,6 +36,7 @@ from digan.run_dir import (
     list_metrics,
     list_runs,
     list_snapshots,
+    mark_launch,
     metric_path,
     read_records,
     snapshot_number,
@@ -47,30 +49,37 @@ from digan.sampling.render import GeneratedClips, sample_clips
 from digan.training import checkpoint, summary
 from digan.training.distributed import COMPUTE_TYPES
 from digan.training.flops import forward_macs, matmul_peak, step_flops
+from digan.training.launch import launch_identity
 from digan.training.trainer import Trainer
 
 SAMPLE_FPS = 8
 
 
-def make_run_dir(config: TrainConfig, accelerator: Accelerator) -> Path:
-    """Create `outdir/00000-<description>`, numbered after the existing runs, and return its path in every process.
+def make_run_dir(config: TrainConfig) -> Path:
+    """Create `outdir/00000-<description>`, numbered after the existing runs, and return its path.
 
     Raises:
         ConfigError: the folder cannot be created.
     """
-    path = [""]
-    if accelerator.is_main_process:
-        subject = config.cfg or Path(config.data or "").stem
-        parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
-        numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
-        name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
-        folder = Path(config.outdir) / name
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be created: {error.strerror}.") from None
-        path = [str(folder)]
-    return Path(broadcast_object_list(path)[0])
+    subject = config.cfg or Path(config.data or "").stem
+    parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
+    numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
+    name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
+    folder = Path(config.outdir) / name
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be created: {error.strerror}.") from None
+    return folder
+
+
+def run_folder(config: TrainConfig, resume: Path | None) -> Path:
+    """Return the folder of the run: that of the checkpoint to resume, or a new one; mark it as this launch's."""
+    folder = resume.parents[1] if resume else make_run_dir(config)
+    launch = launch_identity()
+    if launch is not None:
+        mark_launch(folder, launch)
+    return folder
 
 
 def check_trackers(config: TrainConfig) -> None:
@@ -141,7 +150,8 @@ class RunLogger:
         self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
         if self.is_main:
             self._clip_flops = step_flops(forward_macs(self.config, self.data.num_classes)).weighted(self.config)
-            (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
+            with atomic_path(self.folder / "config.json") as path:
+                path.write_text(json.dumps(asdict(self.config), indent=1))
             with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
                 file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
             for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
@@ -226,8 +236,32 @@ class RunLogger:
                 clips = sample_clips(self.trainer.g_ema, z_content, z_motion, times, labels)
                 self._write_clips(name or f"fakes{self._number()}", clips)
 
+    def check_finite(self, networks: bool = False) -> None:
+        """Stop the run if training diverged.
+
+        Args:
+            networks: also look at every value of the networks, before they are saved.
+
+        Raises:
+            DivergenceError: training diverged; the state is saved, and all checkpoints are still there.
+        """
+        problem = self.trainer.nonfinite.problem()
+        if networks and not problem and (name := self.trainer.find_nonfinite()):
+            problem = f"{name} is not finite at iteration {self.trainer.iteration}"
+        if not problem:
+            return
+        folder = self.folder / DIVERGED
+        if self.is_main:
+            folder = checkpoint.save(self.trainer, folder, asdict(self.config), keep=1)
+        message = f"training diverged: {problem}; lower --lr or raise --gamma in a new run. The state is in {folder}"
+        if self.is_main:
+            self._append_to_log(message)
+        self._close()
+        raise DivergenceError(f"{message}.")
+
     def snapshot(self) -> None:
         """Write the averaged generator, samples and a checkpoint, and evaluate the metrics."""
+        self.check_finite(networks=True)
         trainer = self.trainer
         self._clips_at_snapshot = trainer.clips_seen
         with self.stopwatch.paused():
@@ -236,11 +270,15 @@ class RunLogger:
                 path.parent.mkdir(exist_ok=True)
                 trainer.g_ema.save(path, clips_seen=trainer.clips_seen, data=self._data_facts())
             self.write_fakes()
-            self.save_checkpoint()
+            self._write_checkpoint()
             self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
 
     def save_checkpoint(self) -> None:
         """Write everything that resuming needs."""
+        self.check_finite(networks=True)
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         with self.stopwatch.paused():
             if self.is_main:
                 folder = self.folder / CHECKPOINTS
@@ -279,6 +317,9 @@ class RunLogger:
     def finish(self) -> None:
         """Log where the results are, and close the progress bar and the trackers."""
         self.log(summary.end(self.folder, self.config, self.trainer.clips_seen))
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self.accelerator.end_training()
@@ -339,7 +380,7 @@ class RunLogger:
 
     def _data_facts(self) -> dict[str, Any]:
         """Return the facts about the training data that a network file stores: how clips are cut, and the videos."""
-        options = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "split")}
+        options = {name: getattr(self.config, name) for name in ("frames", "stride", "overlap", "resize", "split")}
         index = self.data.index
         return {**options, "fingerprint": index.fingerprint, "class_names": index.class_names}
 

@@ -43,10 +43,10 @@ def replace_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
     over a tensor finds it in the cache.
 
     Returns:
-        The number of replaced values, int64 scalar on the device of the gradients.
+        The number of replaced values in each, int64 [len(gradients)] on their device.
     """
     counts = []
     for gradient in gradients:
         counts.append((gradient - gradient).count_nonzero())  # inf - inf is nan, and nan is not zero
         gradient.nan_to_num_(nan=0.0, posinf=GRADIENT_LIMIT, neginf=-GRADIENT_LIMIT)
-    return torch.stack(counts).sum()
+    return torch.stack(counts)

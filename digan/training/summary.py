@@ -19,6 +19,7 @@ from digan.models.generator import Generator
 from digan.run_dir import SAMPLES, SNAPSHOTS, metric_path
 from digan.training.flops import count_macs, counter, naive_render_macs, render_macs
 from digan.training.trainer import Trainer
+from digan.wording import counted
 
 
 def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
@@ -27,7 +28,8 @@ def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
     lines = [
         task(config),
         f"  devices    {accelerator.num_processes} x {accelerator.device}, discriminators in "
-        f"{_precision(accelerator.mixed_precision)}, {trainer.micro_batches} micro-batch(es) per step",
+        f"{_precision(accelerator.mixed_precision)}, "
+        f"{counted(trainer.micro_batches, 'micro-batch', 'micro-batches')} per step",
         f"  software   torch {torch.__version__}, accelerate {accelerate.__version__}, kernels: {_backends()}",
         f"  networks   G {_count(trainer.g):,} parameters, D_I + D_M {_count(trainer.d_image, trainer.d_motion):,}",
         *(f"  {'data' if i == 0 else '    '}       {line}" for i, line in enumerate(data.summary())),
@@ -64,13 +66,14 @@ def resume_options(folder: Path, config: TrainConfig, clips_seen: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Format seconds in the two largest units, such as "1h 5m"."""
+    """Format seconds in the two largest units, such as "1h 5m" or "1d 0h"; less than a minute in seconds alone."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
-    shown = [f"{n}{unit}" for n, unit in parts if n or unit == "s"]
-    return " ".join(shown[:2])
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        del parts[0]
+    return " ".join(f"{n}{unit}" for n, unit in parts[:2])
 
 
 def speed(record: Mapping[str, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from digan.sharding import BatchSharding
 from digan.training import losses
 from digan.training.augment import AugmentDraw, apply_augment, augment_motion_input, draw_augment
 from digan.training.distributed import COMPUTE_TYPES, send
+from digan.training.divergence import NonfiniteWatch
 from digan.training.optimizer import lazy_adam, load_adam, replace_nonfinite
 
 PATH_LENGTH_DECAY = 0.01
@@ -89,8 +91,6 @@ class Trainer:
         self.g_ema = copy.deepcopy(self.g).eval().requires_grad_(False)
         for net in (self.g, self.g_ema, self.d_image, self.d_motion):
             net.to(self.device)
-        for d in (self.d_image, self.d_motion):
-            d.mbstd_group = min(self.sharding.clips, d.config.mbstd_group)
 
         self.opt_g = lazy_adam(self.g, config.lr, config.pl_interval)
         self.opt_d = lazy_adam([self.d_image, self.d_motion], config.lr, config.r1_interval)
@@ -100,6 +100,16 @@ class Trainer:
         self._trained: list[torch.Tensor] = []
         self._w_mean = torch.zeros(config.w_dim, device=self.device)
         self._sums: dict[str, tuple[torch.Tensor, int]] = {}
+        self.nonfinite = NonfiniteWatch(config.nonfinite_limit)
+        self._nonfinite_losses: dict[str, torch.Tensor] = {}  # of the current update
+        self._gradient_names = {
+            self.opt_g: [f"the gradient of g.{name}" for name, _ in self.g.named_parameters()],
+            self.opt_d: [
+                f"the gradient of {d}.{name}"
+                for d, net in (("d_image", self.d_image), ("d_motion", self.d_motion))
+                for name, _ in net.named_parameters()
+            ],
+        }
 
         compiled: Callable[[Any], Any] = torch.compile if config.compile else lambda f: f
         self._generate = compiled(self._render)
@@ -137,8 +147,8 @@ class Trainer:
                 *self._judge(fakes, losses.delta_t(draw.times), real.labels, draw.augment_fakes)
             )
             self._backward(loss)
-            self._record("loss_g", loss)
-        self._step(self.opt_g)
+            self._record_loss("loss_g", loss)
+        self._step(self.opt_g, "G")
         self._update_w_avg()
 
     def update_path_length(self, reals: list[Reals]) -> None:
@@ -157,10 +167,10 @@ class Trainer:
                 decay=PATH_LENGTH_DECAY,
             )
             self._backward(penalty * (self.config.pl_weight * self.config.pl_interval))
-            self._record("path_length", penalty)
+            self._record_loss("path_length", penalty)
             means += mean / self.micro_batches
         self.path_length_mean = self.accelerator.reduce(means, "mean")
-        self._step(self.opt_g)
+        self._step(self.opt_g, "G by the path length penalty")
         self._update_w_avg()
 
     def update_d(self, reals: list[Reals]) -> None:
@@ -175,8 +185,8 @@ class Trainer:
             self._backward(fake_loss)
             real_loss = losses.real_loss(*self._judge(real.frames, real.delta_t, real.labels, draw.augment_reals))
             self._backward(real_loss)
-            self._record("loss_d", fake_loss.detach() + real_loss.detach())
-        self._step(self.opt_d)
+            self._record_loss("loss_d", fake_loss.detach() + real_loss.detach())
+        self._step(self.opt_d, "D")
         self._update_w_avg()
 
     def update_r1(self, reals: list[Reals]) -> None:
@@ -186,11 +196,14 @@ class Trainer:
         """
         self._train_only(self.d_image, self.d_motion)
         weight = self.config.gamma * self.config.r1_interval
+        # The clamp stays where the penalty alone is float32, so that it is that of the function which is trained.
+        precision = {"dtype": self.penalty_dtype, "clamped": self.dtype is not None}
+        d_motion, d_image = partial(self.d_motion, **precision), partial(self.d_image, **precision)
         for draw, real in self._draws(Phase.R1, reals):
-            draw_reals, dtype = draw.augment_reals, self.penalty_dtype
+            draw_reals = draw.augment_reals
             clips = motion_input(real.frames, real.delta_t)  # [n, 7, R, R]
             motion = losses.r1(
-                lambda x, c, dtype=dtype: self.d_motion(x, c, dtype),
+                d_motion,
                 clips,
                 weight,
                 real.labels,
@@ -199,10 +212,10 @@ class Trainer:
             self._backward(motion)
             frames = apply_augment(real.frames, draw_reals).flatten(0, 1)  # [2n, 3, R, R]
             labels = _of_frames(real.labels)
-            image = losses.r1(lambda x, c, dtype=dtype: self.d_image(x, c, dtype), frames, weight, labels)
+            image = losses.r1(d_image, frames, weight, labels)
             self._backward(image)
-            self._record("r1", (motion.detach() + image.detach()) / weight)
-        self._step(self.opt_d)
+            self._record_loss("r1", (motion.detach() + image.detach()) / weight)
+        self._step(self.opt_d, "D by R1")
 
     @torch.no_grad()
     def update_ema(self) -> None:
@@ -233,6 +246,14 @@ class Trainer:
         self._sums.clear()
         # Non-finite values are counted after the gradients are reduced, so every process counts the same ones.
         return {n: s if n == NONFINITE else s / c for n, s, c in zip(names, sums, counts, strict=True)}
+
+    def find_nonfinite(self) -> str:
+        """Return the name of a tensor of the networks that holds a value that is not finite; "" if none does."""
+        for network, net in self.networks().items():
+            for name, tensor in net.state_dict().items():
+                if not tensor.isfinite().all():
+                    return f"{network}.{name}"
+        return ""
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks, keyed by their names in checkpoints."""
@@ -324,23 +345,38 @@ class Trainer:
         total, count = self._sums.get(name, (torch.zeros([], device=self.device), 0))
         self._sums[name] = (total + value.detach(), count + 1)
 
-    def _step(self, optimizer: torch.optim.Adam) -> None:
+    def _record_loss(self, name: str, value: torch.Tensor) -> None:
+        """Record a loss of the current update as a statistic, and whether it is finite."""
+        value = value.detach()
+        self._record(name, value)
+        bad = value.isfinite().logical_not().to(torch.int64)
+        self._nonfinite_losses[name] = self._nonfinite_losses.get(name, 0) + bad
+
+    def _step(self, optimizer: torch.optim.Adam, update: str) -> None:
         """Average gradients over processes, replace non-finite values, and step the optimizer.
 
         A parameter without a gradient gets zeros: Adam's averages decay on every step, as in the published system.
+
+        Args:
+            optimizer: the optimizer.
+            update: kind of the update, for the count of non-finite values.
         """
         params = [p for group in optimizer.param_groups for p in group["params"]]
         for p in params:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        gradients = [p.grad for p in params]
+        losses = torch.stack(list(self._nonfinite_losses.values()))  # [L]
         if self.accelerator.num_processes > 1:
-            flat = torch.cat([g.reshape(-1) for g in gradients])
+            flat = torch.cat([*(p.grad.reshape(-1) for p in params), losses])
             flat = self.accelerator.reduce(flat, "mean")
-            gradients = [flat]
-            for p, gradient in zip(params, flat.split([p.numel() for p in params]), strict=True):
+            *gradients, losses = flat.split([*(p.numel() for p in params), len(losses)])
+            for p, gradient in zip(params, gradients, strict=True):
                 p.grad = gradient.view_as(p)
-        self._record(NONFINITE, replace_nonfinite(gradients))
+        counts = replace_nonfinite([p.grad for p in params])  # [P]
+        self._record(NONFINITE, counts.sum())
+        names = [*self._nonfinite_losses, *self._gradient_names[optimizer]]
+        self.nonfinite.record(update, self.iteration, names, torch.cat([losses.ceil().to(counts.dtype), counts]))
+        self._nonfinite_losses.clear()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

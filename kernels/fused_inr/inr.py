@@ -5,12 +5,14 @@ is constructed, so that evaluation can rely on them. Wherever a shape starts wit
 "shared by all videos".
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fused_inr import checks
 
 ACTIVATIONS = ("linear", "relu", "lrelu", "sine")
 FEATURE_PARTS = ("sincos", "sin")
@@ -40,14 +42,15 @@ class Grid:
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Grid {name} must be an integer of at least 1, not {value!r}.")
+            object.__setattr__(self, name, checks.integer("Grid", name, getattr(self, name), 1))
         for name in ("x", "y"):
             bounds = getattr(self, name)
-            if len(bounds) != 2 or not all(-math.inf < bound < math.inf for bound in bounds):
-                raise ValueError(f"Grid {name} must be two finite numbers (start, end), not {bounds!r}.")
-            object.__setattr__(self, name, (float(bounds[0]), float(bounds[1])))
+            if not isinstance(bounds, Sequence) or len(bounds) != 2:
+                raise ValueError(
+                    f"Grid {name} must be two finite numbers (start, end), not {checks.described(bounds)}."
+                )
+            start, end = (checks.number("Grid", name, bound) for bound in bounds)
+            object.__setattr__(self, name, (start, end))
 
     def scaled(self, factor: int) -> "Grid":
         """Return the same region with `factor` times the pixels per side."""
@@ -69,9 +72,17 @@ class Grid:
 
 def _check_floating(owner: str, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            actual = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{owner} {name} must be a floating-point tensor, not {actual}.")
+        checks.floating(owner, name, tensor)
+
+
+def _check_entries(owner: str, name: str, value: Any, kind: type) -> tuple:
+    """Return a sequence of objects of one of the classes below as a tuple."""
+    entries = tuple(value) if isinstance(value, Iterable) else (None,)
+    for entry in entries:
+        if not isinstance(entry, kind):
+            given = checks.described(value if entry is None else entry)
+            raise ValueError(f"{owner} {name} must be a list of fused_inr.{kind.__name__}, not {given}.")
+    return entries
 
 
 def _check_shape(owner: str, name: str, tensor: Tensor, letters: str, **sizes: int) -> None:
@@ -105,8 +116,7 @@ class Fourier:
         _check_floating("Fourier", frequency=self.frequency, phase=self.phase)
         _check_shape("Fourier", "phase", self.phase, "NTD")
         _check_shape("Fourier", "frequency", self.frequency, "NDK", D=self.phase.shape[2], K=2)
-        if self.parts not in FEATURE_PARTS:
-            raise ValueError(f"Fourier parts must be one of {', '.join(FEATURE_PARTS)}, not {self.parts!r}.")
+        checks.choice("Fourier", "parts", self.parts, FEATURE_PARTS)
 
     @property
     def features(self) -> int:
@@ -128,7 +138,8 @@ class Layer:
             image; None for no read-out.
 
     Raises:
-        ValueError: a tensor has the wrong shape or is not floating point, or the activation is unknown.
+        ValueError: a tensor has the wrong shape or is not floating point, the activation is unknown, or a number is not
+            finite.
     """
 
     weight: Tensor
@@ -144,9 +155,13 @@ class Layer:
         if not 1 <= self.bias.ndim <= 3:
             raise ValueError(f"Layer bias must have shape [O], [N, O] or [N, T, O], not {list(self.bias.shape)}.")
         _check_shape("Layer", "bias", self.bias, ("O", "NO", "NTO")[self.bias.ndim - 1], O=self.outputs)
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"Layer activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}.")
+        checks.choice("Layer", "activation", self.activation, ACTIVATIONS)
+        for name in ("gain", "omega"):
+            object.__setattr__(self, name, checks.number("Layer", name, getattr(self, name)))
         if self.to_rgb is not None:
+            if not isinstance(self.to_rgb, Sequence) or len(self.to_rgb) != 2:
+                given = checks.described(self.to_rgb)
+                raise ValueError(f"Layer to_rgb must be a pair (weight, bias) or None, not {given}.")
             weight, bias = self.to_rgb
             _check_floating("Layer to_rgb", weight=weight, bias=bias)
             _check_shape("Layer to_rgb", "weight", weight, "NCO", O=self.outputs)
@@ -185,9 +200,12 @@ class Stage:
     fourier: Fourier | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scale, int) or self.scale < 1:
-            raise ValueError(f"Stage scale must be an integer of at least 1, not {self.scale!r}.")
-        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "scale", checks.integer("Stage", "scale", self.scale, 1))
+        object.__setattr__(self, "layers", _check_entries("Stage", "layers", self.layers, Layer))
+        if not isinstance(self.fourier, Fourier | None):
+            raise ValueError(
+                f"Stage fourier must be a fused_inr.Fourier or None, not {checks.described(self.fourier)}."
+            )
         if not self.layers:
             raise ValueError("Stage layers must hold at least one Layer.")
         for index in range(1, len(self.layers)):
@@ -217,7 +235,7 @@ class INR:
     stages: Sequence[Stage]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(self.stages))
+        object.__setattr__(self, "stages", _check_entries("INR", "stages", self.stages, Stage))
         if not self.stages:
             raise ValueError("INR stages must hold at least one Stage.")
         self._check_connections()

@@ -186,6 +186,10 @@ def upfirdn2d(
     taps = filter * gain if filter.ndim == 2 else filter
     if not flip_filter:
         taps = taps.flip(list(range(taps.ndim)))  # conv2d correlates; convolution flips the filter
+    if not c:  # conv2d refuses zero groups
+        taps = taps if taps.ndim == 2 else torch.outer(taps, taps)
+        rows, columns = (x.shape[2] - taps.shape[0]) // down[1] + 1, (x.shape[3] - taps.shape[1]) // down[0] + 1
+        return x[:, :, :1, :1].expand(n, c, rows, columns)
     if taps.ndim == 2:
         return F.conv2d(x, taps.expand(c, 1, -1, -1), stride=(down[1], down[0]), groups=c)
     x = F.conv2d(x, (taps * gain).expand(c, 1, 1, -1), stride=(1, down[0]), groups=c)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.inr import INR, Grid
-from fused_inr.ops.render import render, render_memory
+from fused_inr.ops.render import check_arguments, render, render_memory
 
 __all__ = ["render", "render_chunks"]
 
@@ -97,6 +98,8 @@ def render_chunks(
             errors of `render`, it is raised by the call, not at the first frame.
     """
     options = {"dtype": dtype, "backend": backend}
+    memory = checks.integer("render_chunks", "memory", memory, 0, 2**63 - 1)
+    check_arguments("render_chunks", inr, grid, dtype)
     if not (inr.batch and inr.times):
         return iter(_frames(inr, grid, [slice(0, inr.batch)], [slice(0, grid.height)], **options))
     times, clips, rows = _plan(inr, grid, memory, **options)

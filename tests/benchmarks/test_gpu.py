@@ -15,7 +15,7 @@ def test_outcomes_of_commands(tmp_path, capfd):
         for command in (
             python("fine", "print('first'); print('last'); print()"),
             python("wrong", "raise SystemExit('a reason')"),
-            python("slow", "import time; print('begun', flush=True); time.sleep(60)", 2),
+            gpu.Command("slow", ("sh", "-c", "echo begun; sleep 60"), 2),
             gpu.Command("missing", ("no-such-program",), 1),
         )
     ]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import device, harness, limits
+from benchmarks import harness
 from fused_inr.tools.counts import Counts
 
 X = torch.arange(6.0)
@@ -72,25 +72,3 @@ def test_share_of_the_roofline(monkeypatch):
     report = harness.measure(case({"ours": lambda: 2 * X}, work=Counts(flops=100, bytes=20)))
     report.rows[0].seconds = 8.0
     assert rows(report)["ours"]["of roofline"] == "25%"
-
-
-def test_a_missing_device(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="no CUDA device"):
-        device.use("cuda")
-    device.use(None)
-    assert device.device().type == "cpu"
-    assert device.pick(cpu=1, cuda=2) == 1
-
-
-def test_the_machine_is_described():
-    text = device.description()
-    assert f"torch {torch.__version__}" in text
-    assert f"{torch.get_num_threads()} threads" in text
-
-
-def test_copies_move_the_requested_bytes(monkeypatch):
-    copied = []
-    monkeypatch.setattr(limits, "timed", lambda call: copied.append(call()) or 1.0)
-    assert limits.copying(8 * 1000).seconds() == 1.0
-    assert {tensor.nbytes for (tensor,) in copied} == {4000}

@@ -45,7 +45,7 @@ def make_run(tiny, tmp_path):
         training_data = TrainingData(config, accelerator)
         trainer = Trainer(config, accelerator, training_data.num_classes)
         trainer.clips_seen = clips
-        run = RunLogger(folder or make_run_dir(config, accelerator), trainer, training_data)
+        run = RunLogger(folder or make_run_dir(config), trainer, training_data)
         run.start()
         return run, trainer
 

@@ -54,7 +54,7 @@ def test_dry_run_has_a_short_form():
         (["--batchh", "3"], ["--batchh", "--batch"]),
         (["--data", "x", "--resolution", "48"], ["--resolution", "48"]),
         (["--cfg", "sky"], ["--cfg sky", "--data"]),
-        (["--data", "x", "--kimg", "0"], ["--kimg", "more than 0"]),
+        (["--data", "x", "--kimg", "0"], ["--kimg", "at least 0.001"]),
         (["--data", "x", "--seed", "-1"], ["--seed", "at least 0"]),
         (["--data", "x", "--overlap", "16"], ["--overlap", "--frames", "--stride"]),
         (["--data", "x", "--style-mixing", "2"], ["--style-mixing", "at most 1"]),
@@ -106,3 +106,19 @@ def test_batches_that_do_not_come_out_even(batch, at_once, processes, flag):
     argv = ["--data", "x", "--batch", str(batch)] + (["--batch-gpu", str(at_once)] if at_once else [])
     with pytest.raises(ConfigError, match=flag):
         micro_batches(config(*argv), processes)
+
+
+def test_the_group_of_the_minibatch_deviation_does_not_depend_on_the_processes():
+    for batch, group in ((2, 2), (4, 4), (64, 4)):
+        assert config("--data", "x", "--batch", str(batch)).discriminator(0).mbstd_group == group
+    with pytest.raises(ConfigError, match=r"--batch 4 on 2 process\(es\).* groups of 4 .* set --mbstd-group 2"):
+        micro_batches(config("--data", "x", "--batch", "4"), 2)
+    assert micro_batches(config("--data", "x", "--batch", "4", "--mbstd-group", "2"), 2) == 1
+    assert micro_batches(config("--data", "x", "--batch", "6", "--mbstd-group", "3"), 2) == 1
+
+
+def test_a_resumed_run_may_be_divided_otherwise_but_keeps_its_groups():
+    stored = {"data": "x", "batch": 32, "batch_gpu": 32, "mbstd_group": 2}
+    assert resolve(parse_options(["--batch-gpu", "8"]), stored).discriminator(0).mbstd_group == 2
+    with pytest.raises(ConfigError, match="--mbstd-group 4 differs from the resumed run's 2"):
+        resolve(parse_options(["--mbstd-group", "4"]), stored)

@@ -24,6 +24,7 @@ OPTIONS = (
     "--resolution 32 --batch 8 --z-dim 8 --w-dim 8 --fourier-dim 4 --fmm-rank 2 --channel-base 256 --channel-max 8 "
 )
 OPTIONS += "--samples 2 --metrics rfvd4_4f --tick 0.016 --snap 1000 --r1-interval 2"
+TIMEOUT = 300  # seconds; many times what anything here takes
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def launch(cwd, *options, check=True, launcher=()):
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OMP_NUM_THREADS")}
     env["PYTHONPATH"] = str(ROOT / "kernels")  # where the package is not installed
     command = [sys.executable, *launcher, str(SCRIPT), *map(str, options)]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -103,19 +104,19 @@ def test_terminated_run_is_saved_and_says_how_to_go_on(tmp_path, videos, launche
     options = ["--data", str(videos), *OPTIONS.split(), "--kimg", "1000", "--workers", "0", "--metrics", "none"]
     command = [sys.executable, *launcher, str(SCRIPT), *options]
 
-    def wait_for(text, seconds):
-        deadline = time.time() + seconds
-        while text not in (tmp_path / "out").read_text() and time.time() < deadline:
+    def wait_for(text):
+        deadline = time.monotonic() + TIMEOUT
+        while text not in (tmp_path / "out").read_text() and time.monotonic() < deadline:
             time.sleep(0.2)
         assert text in (tmp_path / "out").read_text(), (tmp_path / "out").read_text()
 
     with open(tmp_path / "out", "w") as out:
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=out, stderr=out, start_new_session=True)
         try:
-            wait_for("clips/s", 120)
+            wait_for("clips/s")
             process.send_signal(signal.SIGTERM)
-            status = process.wait(60)
-            wait_for("--resume", 60)
+            status = process.wait(TIMEOUT)
+            wait_for("--resume")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -11,6 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 KINDS = {  # name: (module with `trial`, number of trials in the long version)
+    "calls": ("tests.endurance.calls", 6000),
+    "videos": ("tests.endurance.videos", 20_000),
+    "kills": ("tests.endurance.kills", 100),
 }
 
 
@@ -48,7 +51,9 @@ def run_seeds(module: str, seeds: list[int]) -> list[tuple[int, str, str]]:
     return results
 
 
-def run(kind: str, count: int, seed: int = 0, jobs: int = 1, chunk: int = 50, limit: float = 900, progress=None):
+def run(
+    kind: str, count: int, seed: int = 0, jobs: int = 1, chunk: int | None = None, limit: float = 900, progress=None
+):
     """Run `count` trials of a kind with the seeds from `seed` on.
 
     Args:
@@ -56,7 +61,8 @@ def run(kind: str, count: int, seed: int = 0, jobs: int = 1, chunk: int = 50, li
         count: Number of trials.
         seed: The first seed.
         jobs: Number of processes.
-        chunk: Seeds per task of a process. A crash or a hang is reported with the seeds of its task.
+        chunk: Seeds per task of a process, by default the module's `CHUNK`, or else 50. A crash or a hang is reported
+            with the seeds of its task.
         limit: Seconds that one task may take before it counts as a hang.
         progress: Called with the number of finished trials.
 
@@ -64,6 +70,7 @@ def run(kind: str, count: int, seed: int = 0, jobs: int = 1, chunk: int = 50, li
         `Outcomes`.
     """
     module = KINDS[kind][0]
+    chunk = chunk or getattr(importlib.import_module(module), "CHUNK", 50)
     outcomes = Outcomes()
     start = time.perf_counter()
     tasks = [list(range(s, min(s + chunk, seed + count))) for s in range(seed, seed + count, chunk)]

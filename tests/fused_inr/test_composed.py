@@ -8,6 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fused_inr as fi
 from fused_inr import composed, reference
+from fused_inr.flattening import flatten, frames_shape
 
 CASES = {
     "N2-T3-scales1,2": ((5, 7), {}),
@@ -106,3 +107,51 @@ def test_gradients_of_a_stage_without_features(make_inr, tensors_of, with_tensor
         leaves,
         fast_mode=True,
     )
+
+
+def by_pytorch(output, tensors, gradient):
+    """The gradients of the tensors that require one, and None for the others."""
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+    found = iter(torch.autograd.grad(output, leaves, gradient, create_graph=True))
+    return [next(found) if tensor.requires_grad else None for tensor in tensors]
+
+
+def assert_same_to_second_order(expected, actual, tensors, assert_close):
+    assert [x is None for x in actual] == [x is None for x in expected]
+    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+    seconds = []
+    for gradients in (expected, actual):
+        total = sum(x.square().sum() for x in gradients if x is not None)
+        seconds.append(torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True, materialize_grads=True))
+    for number, (one, two) in enumerate(zip(expected, actual, strict=True)):
+        if one is not None:
+            assert_close(f"gradient {number}", one.detach(), two.detach(), 1e-12)
+    for number, (one, two) in enumerate(zip(*seconds, strict=True)):
+        assert_close(f"second gradient {number}", one, two, 1e-10)
+
+
+@pytest.mark.parametrize("fixed", [0, 2], ids=["all but the frequency", "all but a weight"])
+def test_gradients_of_a_flattened_inr(fixed, make_inr, tensors_of, assert_close):
+    inr, grid = make_inr(activation="sine"), fi.Grid(2, 3, x=(-1.0, 0.7), y=(-2.0, 1.0))
+    tensors, structure, numbers = flatten(inr)
+    for number, tensor in enumerate(tensors):
+        tensor.requires_grad_(number != fixed)
+    frames = reference.render(inr, grid)
+    gradient = torch.randn(frames.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    shape, window = frames_shape(inr, grid), [-1.0, 0.7, -2.0, 1.0]
+    actual = composed.gradients(gradient, tensors, structure, numbers, shape, window, torch.float64)
+    assert_same_to_second_order(by_pytorch(frames, tensors, gradient), actual, tensors, assert_close)
+
+
+@pytest.mark.parametrize("final", ["sine", "linear"])
+@pytest.mark.parametrize("fixed", [0, 1, 3], ids=["all but coords", "all but a weight", "all but a bias"])
+def test_gradients_of_a_siren(fixed, final, assert_close):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 6, 3), (2, 4, 3), (2, 5, 4), (2, 4), (2, 5)]  # coords, two weights, two biases
+    tensors = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    for number, tensor in enumerate(tensors):
+        tensor.requires_grad_(number != fixed)
+    values = reference.siren(tensors[0], tensors[1:3], tensors[3:], 2.0, 3.0, final, torch.float64)
+    gradient = torch.randn(values.shape, dtype=torch.float64, generator=generator)
+    actual = composed.siren_gradients(gradient, tensors, 2.0, 3.0, final == "sine", torch.float64)
+    assert_same_to_second_order(by_pytorch(values, tensors, gradient), actual, tensors, assert_close)

@@ -30,6 +30,7 @@ before = set(sys.modules)
 start = time.process_time()
 import fused_inr
 print(time.process_time() - start)
+import fused_inr._backends.cuda, fused_inr._backends.triton
 print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 print(torch.cuda.is_initialized())
 """

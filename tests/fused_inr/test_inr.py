@@ -79,7 +79,7 @@ def fourier(n: int = 2, t: int = 3, d: int = 2, **options) -> fi.Fourier:
 
 ERRORS = {
     "grid-size": (lambda: fi.Grid(0, 4), "Grid height must be an integer of at least 1, not 0"),
-    "grid-range": (lambda: fi.Grid(4, 4, x=(0.0, float("nan"))), "Grid x must be two finite numbers"),
+    "grid-range": (lambda: fi.Grid(4, 4, x=(0.0, float("nan"))), "Grid x must be a finite number, not nan"),
     "grid-rows": (lambda: fi.Grid(4, 4).rows(2, 2), "Grid rows must satisfy 0 <= start < stop <= 4"),
     "frequency": (lambda: fi.Fourier(torch.zeros(2, 4), torch.zeros(2, 3, 4)), r"must have shape \[N, 4, 2\]"),
     "phase": (

@@ -1,5 +1,6 @@
 """render_chunks: the frames of render, one by one, within a memory limit."""
 
+import importlib
 import itertools
 
 import pytest
@@ -77,7 +78,7 @@ def test_float32_frames(make_inr, assert_close):
 
 @pytest.mark.parametrize("share", [1.0, 0.3, 0.05], ids=lambda share: f"share{share}")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_stays_within_memory(share, dtype):
+def test_stays_within_the_memory_limit(share, dtype):
     inr, grid = wide_inr(4, 3, width=64, d=8), fi.Grid(24, 16)
     options = {"dtype": dtype, "backend": "reference"}  # allocates with PyTorch, which the profiler records
     memory = int(render_memory(inr.at_times(slice(0, 1)), grid, **options) * share)
@@ -93,6 +94,35 @@ def test_stays_within_memory(share, dtype):
     work()  # excludes one-time allocations of libraries
     assert peak_bytes(work) <= memory + frame_bytes
     assert rendered == 6
+
+
+@pytest.mark.parametrize(
+    ("fits", "spare", "calls"),
+    [
+        ((4, 3, 8), 0, [(4, 3, 8)]),
+        ((4, 3, 8), -1, [(2, 3, 8)] * 2),
+        ((2, 3, 8), 0, [(2, 3, 8)] * 2),
+        ((2, 3, 8), -1, [(1, 3, 8)] * 4),
+        ((1, 3, 8), -1, [(1, 3, 4)] * 8),
+        ((1, 3, 2), 0, [(1, 3, 2)] * 16),
+        ((1, 2, 1), 0, ([(1, 1, 1)] * 8 + [(1, 2, 1)] * 8) * 4),
+        ((1, 1, 1), 0, [(1, 1, 1)] * 96),
+    ],
+    ids=str,
+)
+def test_renders_as_much_at_a_time_as_fits(make_inr, monkeypatch, fits, spare, calls):
+    inr, grid, options = make_inr(3, 4), fi.Grid(8, 5), {"dtype": None, "backend": "reference"}
+    module, pieces = importlib.import_module("fused_inr.render"), []  # fi.render is the function
+
+    def recorded(part, rows, **options):
+        pieces.append((part.times, part.batch, rows.height))
+        return fi.render(part, rows, **options)
+
+    monkeypatch.setattr(module, "render", recorded)
+    part = inr.at_times(slice(0, fits[0])).at_clips(slice(0, fits[1]))
+    memory = render_memory(part, grid.rows(0, fits[2]), **options) + spare
+    assert len(list(fi.render_chunks(inr, grid, memory=memory, **options))) == 4
+    assert pieces == calls
 
 
 def test_too_little_memory_reports_the_minimum(make_inr):

@@ -1,7 +1,10 @@
 """Color, translation and cutout of clips (DiffAugment, NeurIPS 2020)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.ops.dispatch import call
 
 
@@ -45,26 +48,27 @@ def augment(
     Raises:
         ValueError: an argument has the wrong shape, dtype or device, or `cutout_size` is missing or negative.
     """
-    if x.ndim != 5 or not x.is_floating_point():
-        raise ValueError(f"augment x must be floating point [N, T, C, H, W], not {x.dtype} {list(x.shape)}.")
+    checks.floating("augment", "x", x, "N, T, C, H, W")
     amounts = {"brightness": brightness, "saturation": saturation, "contrast": contrast}
     positions = {"translation": translation, "cutout": cutout}
     for name, value in (amounts | positions).items():
         if value is not None:
             _check(name, value, x, integer=name in positions)
-    if cutout is not None and (cutout_size is None or len(cutout_size) != 2 or min(cutout_size) < 0):
-        raise ValueError(f"augment cutout_size must be (rows, columns), both at least 0, not {cutout_size}.")
+    checks.on_one_device("augment", x=x, **amounts, **positions)
+    size = (0, 0)
+    if cutout is not None or cutout_size is not None:
+        if not isinstance(cutout_size, Sequence):
+            raise ValueError(f"augment cutout_size must be (rows, columns), not {checks.described(cutout_size)}.")
+        size = checks.integers("augment", "cutout_size", cutout_size, 0, (2,), "(rows, columns)")
+    color_last = checks.flag("augment", "color_last", color_last)
     if all(value is None for value in (amounts | positions).values()):
         return x
-    size = (0, 0) if cutout is None else (cutout_size[0], cutout_size[1])
     return call("augment", x.device.type, (x, *amounts.values(), *positions.values(), size, color_last))
 
 
 def _check(name: str, value: Tensor, x: Tensor, integer: bool) -> None:
     shape = [x.shape[0], 2] if integer else [x.shape[0]]
-    valid_dtype = not (value.is_floating_point() or value.is_complex()) if integer else value.is_floating_point()
-    if list(value.shape) != shape or not valid_dtype:
+    dtypes = checks.INTEGER_TYPES if integer else checks.FLOATING_TYPES
+    if not isinstance(value, Tensor) or list(value.shape) != shape or value.dtype not in dtypes:
         kind = "integer" if integer else "floating point"
-        raise ValueError(f"augment {name} must be {kind} {shape}, not {value.dtype} {list(value.shape)}.")
-    if value.device != x.device:
-        raise ValueError(f"augment {name} must be on {x.device}, like x, not on {value.device}.")
+        raise ValueError(f"augment {name} must be {kind} {shape}, not {checks.described(value)}.")

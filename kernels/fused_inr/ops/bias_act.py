@@ -1,7 +1,10 @@
 """Bias, activation, gain and clamp in one op (StyleGAN2, CVPR 2020)."""
 
+import math
+
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.ops.dispatch import call
 from fused_inr.reference import LRELU_SLOPE
 
@@ -49,17 +52,19 @@ def bias_act(
 
     Raises:
         ValueError: the activation is unknown, `alpha` is set without lrelu, `clamp` is negative, x is not floating
-            point, or the bias or residual has the wrong shape or dtype.
+            point, or the bias or residual has the wrong shape, dtype or device.
     """
-    if act not in DEFAULT_GAINS:
-        raise ValueError(f"bias_act act must be one of {', '.join(DEFAULT_GAINS)}, not {act!r}.")
+    checks.choice("bias_act", "act", act, DEFAULT_GAINS)
     if alpha is not None and act != "lrelu":
         raise ValueError(f"bias_act alpha is the slope of act='lrelu'; leave it out for act={act!r}.")
-    if clamp is not None and clamp < 0:
-        raise ValueError(f"bias_act clamp must be at least 0, or None for no limit, not {clamp}.")
-    if not x.is_floating_point():
-        raise ValueError(f"bias_act x must be a floating-point tensor, not {x.dtype}.")
+    if isinstance(clamp, float) and clamp == math.inf:
+        clamp = None
+    if clamp is not None:
+        clamp = checks.number("bias_act", "clamp", clamp, 0)
+    checks.floating("bias_act", "x", x)
+    dim = checks.integer("bias_act", "dim", dim, -max(1, x.ndim))
     if bias is not None:
+        checks.floating("bias_act", "bias", bias)
         if not -x.ndim <= dim < x.ndim:
             raise ValueError(f"bias_act dim must be an axis of x, which has {x.ndim}, not {dim}.")
         dim %= x.ndim
@@ -67,10 +72,13 @@ def bias_act(
             raise ValueError(
                 f"bias_act bias must have shape [{x.shape[dim]}], the size of axis {dim} of x, not {list(bias.shape)}."
             )
+    if residual is not None:
+        checks.floating("bias_act", "residual", residual)
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         raise ValueError(
             f"bias_act residual must be {x.dtype} {list(x.shape)}, like x, not {residual.dtype} {list(residual.shape)}."
         )
-    slope = LRELU_SLOPE if alpha is None else float(alpha)
-    gain = DEFAULT_GAINS[act] if gain is None else float(gain)
+    checks.on_one_device("bias_act", x=x, bias=bias, residual=residual)
+    slope = LRELU_SLOPE if alpha is None else checks.number("bias_act", "alpha", alpha)
+    gain = DEFAULT_GAINS[act] if gain is None else checks.number("bias_act", "gain", gain)
     return call("bias_act", x.device.type, (x, bias, act, slope, gain, clamp, dim, residual))

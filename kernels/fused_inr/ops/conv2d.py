@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.ops.dispatch import call
 from fused_inr.primitives.conv2d import no_weight_gradients
 
@@ -29,17 +30,27 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tens
         ValueError: the shapes or dtypes of x and weight do not match, the stride or padding is out of range, or the
             kernel is larger than the padded image.
     """
-    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
+    checks.floating("conv2d", "x", x, "N, I, H, W")
+    checks.floating("conv2d", "weight", weight, "O, I, kh, kw")
+    if x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"conv2d takes x [N, I, H, W] and a weight [O, I, kh, kw], not {list(x.shape)} and {list(weight.shape)}."
         )
-    if x.dtype != weight.dtype or not x.is_floating_point():
+    if x.dtype != weight.dtype:
         raise ValueError(f"conv2d takes x and weight of one floating type, not {x.dtype} and {weight.dtype}.")
-    if stride < 1 or padding < 0:
-        raise ValueError(f"conv2d stride must be at least 1 and padding at least 0, not {stride} and {padding}.")
+    checks.on_one_device("conv2d", x=x, weight=weight)
+    stride, padding = (
+        checks.integer("conv2d", "stride", stride, 1),
+        checks.integer("conv2d", "padding", padding, 0),
+    )
+    for name, tensor, sizes in (("x", x, x.shape[2:]), ("weight", weight, (weight.shape[0], *weight.shape[2:]))):
+        if 0 in sizes:  # PyTorch refuses them
+            raise ValueError(f"conv2d {name} may only be empty in N and I, not have shape {list(tensor.shape)}.")
     if min(x.shape[2] - weight.shape[2], x.shape[3] - weight.shape[3]) + 2 * padding < 0:
         raise ValueError(
             f"conv2d kernel {list(weight.shape[2:])} is larger than the image {list(x.shape[2:])} with padding "
             f"{padding} on every side."
         )
+    size = ((x.shape[axis] + 2 * padding - weight.shape[axis]) // stride + 1 for axis in (2, 3))
+    checks.result("conv2d", (x.shape[0], weight.shape[0], *size), x.dtype, "x or padding")
     return call("conv2d", x.device.type, (x, weight, stride, padding))

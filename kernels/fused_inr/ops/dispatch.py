@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from fused_inr import peak_memory, reference
+from fused_inr import checks, peak_memory, reference
 from fused_inr._backends.implementation import Implementation
 from fused_inr.ops.precision import autocast_enabled
 
@@ -106,8 +106,8 @@ def _chosen() -> str | None:
 
 
 def _require_ready(name: str) -> None:
-    if name not in DEVICES:
-        raise ValueError(f"backend must be one of {', '.join(reversed(DEVICES))}, not {name!r}.")
+    if not isinstance(name, str) or name not in DEVICES:
+        raise ValueError(f"backend must be one of {', '.join(reversed(DEVICES))}, not {checks.described(name)}.")
     status = _status(name)
     if status != READY:
         raise RuntimeError(f"Backend {name!r} was requested but cannot run: {status}.")
@@ -164,7 +164,7 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Imp
         ValueError: no backend has the requested name.
         RuntimeError: the requested backend cannot serve this call; the message says why.
     """
-    name = backend or _chosen()
+    name = _chosen() if backend is None else backend
     if name is not None:
         _require_ready(name)
         refusal = _refusal(name, op, device, args)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.ops.dispatch import call
 
 
@@ -22,11 +23,13 @@ def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, *, demodulate: bool 
         `[N, O, I]` float32 or float64.
 
     Raises:
-        ValueError: the shapes do not match.
+        ValueError: the shapes or devices do not match, or a tensor is not floating point.
     """
-    if weight.ndim != 2 or left.ndim != 3 or right.ndim != 3:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in (weight, left, right))
-        raise ValueError(f"fmm_weight needs weight [O, I], left [N, O, R] and right [N, R, I], not {shapes}.")
+    checks.floating("fmm_weight", "weight", weight, "O, I")
+    checks.floating("fmm_weight", "left", left, "N, O, R")
+    checks.floating("fmm_weight", "right", right, "N, R, I")
+    checks.on_one_device("fmm_weight", weight=weight, left=left, right=right)
+    demodulate = checks.flag("fmm_weight", "demodulate", demodulate)
     (outputs, inputs), (batch, _, rank) = weight.shape, left.shape
     if rank < 1 or left.shape[1] != outputs or right.shape != (batch, rank, inputs):
         raise ValueError(

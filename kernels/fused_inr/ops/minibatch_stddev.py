@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.ops.dispatch import call
 
 
@@ -24,11 +25,10 @@ def minibatch_stddev(x: Tensor, group_size: int = 4, channels: int = 1) -> Tenso
         ValueError: N is not a multiple of G, C is not a multiple of `channels`, `group_size` or `channels` is less than
             1, or x is not floating point `[N, C, H, W]`.
     """
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"minibatch_stddev x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")
-    if group_size < 1:
-        raise ValueError(f"minibatch_stddev group_size must be at least 1, not {group_size}.")
-    if channels < 1 or x.shape[1] % channels:
+    checks.floating("minibatch_stddev", "x", x, "N, C, H, W")
+    group_size = checks.integer("minibatch_stddev", "group_size", group_size, 1)
+    channels = checks.integer("minibatch_stddev", "channels", channels, 1)
+    if x.shape[1] % channels:
         raise ValueError(f"minibatch_stddev channels must divide the {x.shape[1]} channels of x; {channels} does not.")
     group = max(1, min(group_size, x.shape[0]))
     if x.shape[0] % group:
@@ -36,4 +36,6 @@ def minibatch_stddev(x: Tensor, group_size: int = 4, channels: int = 1) -> Tenso
             f"minibatch_stddev needs a batch that is a multiple of its group size {group}, not {x.shape[0]} samples; "
             "change the batch or group_size."
         )
+    shape = (x.shape[0], x.shape[1] + channels, *x.shape[2:])
+    checks.result("minibatch_stddev", shape, x.dtype, "x or channels")
     return call("minibatch_stddev", x.device.type, (x, group, channels))

@@ -2,6 +2,8 @@
 
 import torch
 
+from fused_inr import checks
+
 PRODUCT_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -17,6 +19,8 @@ def product_dtype(dtype: torch.dtype | None, wide: torch.dtype, device: torch.de
     Raises:
         ValueError: `dtype` is not supported, or the tensors are float64 and `dtype` is not.
     """
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype must be a torch.dtype or None, not {checks.described(dtype)}.")
     if wide == torch.float64:
         if dtype not in (None, torch.float64):
             raise ValueError(

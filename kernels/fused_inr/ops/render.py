@@ -3,9 +3,25 @@
 import torch
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.inr import INR, Grid
 from fused_inr.ops.dispatch import call, select
 from fused_inr.ops.precision import product_dtype
+
+
+def check_arguments(owner: str, inr: INR, grid: Grid, dtype: torch.dtype | None) -> tuple[INR, Grid, torch.dtype]:
+    """Return the arguments of the op for those of the function `owner`.
+
+    Raises:
+        ValueError: one of them has the wrong type, the dtype is unknown, or no memory could hold the result.
+    """
+    for name, value, kind in (("inr", inr, INR), ("grid", grid, Grid)):
+        if not isinstance(value, kind):
+            raise ValueError(f"{owner} {name} must be a fused_inr.{kind.__name__}, not {checks.described(value)}.")
+    scale = inr.stages[-1].scale
+    shape = (inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale)
+    checks.result(owner, shape, inr.dtype, "height or width of the grid")
+    return inr, grid, product_dtype(dtype, inr.dtype, inr.device)
 
 
 def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: str | None = None) -> Tensor:
@@ -29,10 +45,10 @@ def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: s
         scale of the last stage.
 
     Raises:
-        ValueError: the dtype or backend is unknown.
+        ValueError: an argument has the wrong type, or the dtype or backend is unknown.
         RuntimeError: the requested backend cannot serve this call; the message says why.
     """
-    args = (inr, grid, product_dtype(dtype, inr.dtype, inr.device))
+    args = check_arguments("render", inr, grid, dtype)
     return call("render", inr.device.type, args, backend)
 
 
@@ -41,7 +57,7 @@ def render_memory(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, bac
 
     The count comes from the backend that would serve the call, or from the reference if that backend has none.
     """
-    args = (inr, grid, product_dtype(dtype, inr.dtype, inr.device))
+    args = check_arguments("render", inr, grid, dtype)
     kernel = select("render", inr.device.type, args, backend)
     count = kernel.memory or select("render", inr.device.type, args, "reference").memory
     return count(*args)

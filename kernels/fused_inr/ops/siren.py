@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.ops.dispatch import call
 from fused_inr.ops.precision import product_dtype
 
@@ -14,10 +15,12 @@ FINAL_ACTIVATIONS = ("linear", "sine")
 def _batched(name: str, tensors: Sequence[Tensor], ranks: tuple[int, int]) -> list[Tensor]:
     """Check that ranks are one of (without N, with N), and add the axis N = 1 where it is missing."""
     for index, tensor in enumerate(tensors):
-        if tensor.ndim not in ranks or not tensor.is_floating_point():
+        place = name if name == "coords" else f"{name}[{index}]"
+        checks.floating("siren", place, tensor)
+        if tensor.ndim not in ranks:
             raise ValueError(
-                f"siren {name}[{index}] must be floating point with {ranks[0]} or {ranks[1]} axes, "
-                f"not {tensor.dtype} {list(tensor.shape)}."
+                f"siren {place} must be floating point with {ranks[0]} or {ranks[1]} axes, "
+                f"not {checks.described(tensor)}."
             )
     return [tensor if tensor.ndim == ranks[1] else tensor[None] for tensor in tensors]
 
@@ -88,8 +91,10 @@ def siren(
         ValueError: the shapes or devices of the tensors do not match, or an option is unknown.
         RuntimeError: the requested backend cannot serve this call; the message says why.
     """
-    if final not in FINAL_ACTIVATIONS:
-        raise ValueError(f"siren final must be one of {', '.join(FINAL_ACTIVATIONS)}, not {final!r}.")
+    checks.choice("siren", "final", final, FINAL_ACTIVATIONS)
+    omega = checks.number("siren", "omega", omega)
+    first_omega = omega if first_omega is None else checks.number("siren", "first_omega", first_omega)
+    weights, biases = checks.tensors("siren", "weights", weights), checks.tensors("siren", "biases", biases)
     if not weights or len(weights) != len(biases):
         raise ValueError(f"siren needs one bias per weight and at least one, not {len(weights)} and {len(biases)}.")
     (coords,) = _batched("coords", [coords], (2, 3))
@@ -101,9 +106,10 @@ def siren(
         coords.to(wide).expand(batch, -1, -1),
         [weight.to(wide).expand(batch, -1, -1) for weight in weights],
         [bias.to(wide).expand(batch, -1) for bias in biases],
-        float(omega),
-        float(omega if first_omega is None else first_omega),
+        omega,
+        first_omega,
         final,
         product_dtype(dtype, wide, coords.device),
     )
+    checks.result("siren", (batch, coords.shape[1], weights[-1].shape[1]), wide, "coords or weights")
     return call("siren", coords.device.type, args, backend)

@@ -5,42 +5,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fused_inr import checks
 from fused_inr.ops.dispatch import call
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"upfirdn2d {name} must be an integer of at least 1 or a pair [x, y] of them, not {value!r}.")
-    return pair
+    x, y = checks.integers("upfirdn2d", name, value, 1, (2,), "an integer or a pair [x, y]")
+    return x, y
 
 
 def _padding(value: int | Sequence[int]) -> tuple[int, int, int, int]:
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) == 2:
-        x, y = sides
-        sides = (x, x, y, y)
-    if len(sides) != 4:
-        raise ValueError(f"upfirdn2d padding must be an integer, [x, y] or [x0, x1, y0, y1], not {value!r}.")
-    return sides
-
-
-def _taps(filter: Tensor | None, x: Tensor) -> Tensor:
-    """Return the filter, `[h, w]` or separable `[n]`; a single tap of 1 for None."""
-    if filter is None:
-        return torch.ones([1, 1], dtype=x.dtype, device=x.device)
-    if filter.ndim not in (1, 2) or filter.numel() == 0:
-        raise ValueError(f"upfirdn2d filter must have shape [h, w], or [n] if separable, not {list(filter.shape)}.")
-    if filter.device != x.device:
-        raise ValueError(
-            f"upfirdn2d filter is on {filter.device} but x on {x.device}; move the filter with .to(x.device)."
-        )
-    return filter
+    expected = "an integer, [x, y] or [x0, x1, y0, y1]"
+    sides = checks.integers("upfirdn2d", "padding", value, -checks.LARGEST, (2, 4), expected)
+    x0, x1, y0, y1 = sides if len(sides) == 4 else (sides[0], *sides, sides[1])
+    return x0, x1, y0, y1
 
 
 def _filter_size(filter: Tensor | None) -> tuple[int, int]:
-    """Return the width and height of a filter in taps."""
-    return (1, 1) if filter is None else (filter.shape[-1], filter.shape[0])
+    """Check a filter, and return its width and height in taps.
+
+    Raises:
+        ValueError: it is neither None nor a tensor of real numbers `[h, w]` or `[n]`.
+    """
+    if filter is None:
+        return 1, 1
+    valid = isinstance(filter, Tensor) and filter.layout == torch.strided and filter.ndim in (1, 2) and filter.numel()
+    if not valid or filter.dtype not in (*checks.FLOATING_TYPES, *checks.INTEGER_TYPES):
+        raise ValueError(
+            "upfirdn2d filter must be a tensor of real numbers with shape [h, w], or [n] if separable, "
+            f"not {checks.described(filter)}."
+        )
+    return filter.shape[-1], filter.shape[0]
 
 
 def upfirdn2d(
@@ -77,18 +72,21 @@ def upfirdn2d(
     Raises:
         ValueError: an argument has the wrong form, or the padded image is smaller than the filter.
     """
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"upfirdn2d x must be floating point [N, C, H, W], not {x.dtype} {list(x.shape)}.")
+    checks.floating("upfirdn2d", "x", x, "N, C, H, W")
     up, down, padding = _pair("up", up), _pair("down", down), _padding(padding)
-    taps = _taps(filter, x)
+    flip_filter = checks.flag("upfirdn2d", "flip_filter", flip_filter)
+    gain = checks.number("upfirdn2d", "gain", gain)
+    size = _filter_size(filter)
+    taps = torch.ones([1, 1], dtype=x.dtype, device=x.device) if filter is None else filter
+    checks.on_one_device("upfirdn2d", x=x, filter=taps)
     padded = (x.shape[3] * up[0] + padding[0] + padding[1], x.shape[2] * up[1] + padding[2] + padding[3])
-    size = _filter_size(taps)
     if padded[0] < size[0] or padded[1] < size[1]:
         raise ValueError(
             f"upfirdn2d: the padded image, {padded[1]} x {padded[0]} (height x width), is smaller than the filter, "
             f"{size[1]} x {size[0]}; use a larger padding or a smaller filter."
         )
-    return call("upfirdn2d", x.device.type, (x, taps, up, down, padding, bool(flip_filter), float(gain)))
+    checks.result("upfirdn2d", (*x.shape[:2], *padded), x.dtype, "up or padding")
+    return call("upfirdn2d", x.device.type, (x, taps, up, down, padding, flip_filter, gain))
 
 
 def downsample2d(
@@ -131,6 +129,7 @@ def upsample2d(
     and `gain` multiplies the gain above.
     """
     up_x, up_y = _pair("up", up)
+    gain = checks.number("upfirdn2d", "gain", gain)
     x0, x1, y0, y1 = _padding(padding)
     width, height = _filter_size(filter)
     sides = (

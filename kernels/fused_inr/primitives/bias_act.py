@@ -111,8 +111,9 @@ def _dense(x: Tensor, options: Options) -> Tensor:
 def _save_forward(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, bias, residual, *options = inputs
     ctx.options = Options(*options)
-    # Without a residual the output determines the slope, and the next layer saves it anyway.
-    ctx.from_output = residual is None and ctx.options.act in PIECEWISE_LINEAR
+    # Without a residual the output determines the slope, and the next layer saves it anyway. A gain below 1/2 could
+    # round a positive output to zero.
+    ctx.from_output = residual is None and ctx.options.act in PIECEWISE_LINEAR and abs(ctx.options.gain) > 0.5
     ctx.save_for_backward(output if ctx.from_output else x, None if ctx.from_output else bias)
 
 

@@ -39,7 +39,7 @@ def extents(x: Tensor, dim: int) -> tuple[int, int, int]:
     if is_channels_last(x):
         if dim != 1:
             raise ValueError(f"axis {dim} of a channels_last image does not have a single stride; use dim=1.")
-        return x.numel() // max(1, x.shape[1]), x.shape[1], 1
+        return x.numel() // x.shape[1], x.shape[1], 1
     return math.prod(x.shape[:dim]), x.shape[dim] if x.ndim else 1, math.prod(x.shape[dim + 1 :])
 
 

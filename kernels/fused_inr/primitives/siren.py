@@ -80,9 +80,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
             of_coords, *others = composed.siren_gradients(gradient, ctx.saved_tensors, *ctx.options, flat)
         else:
             needed = needs[0], any(needs[1]) or any(needs[2])
-            results = backward_op(
-                gradient, coords, parameters[:count], parameters[count:], *ctx.options, *needed
-            )
+            results = backward_op(gradient, coords, parameters[:count], parameters[count:], *ctx.options, *needed)
             of_coords, *others = results if needed[1] else [results[0], *[None] * len(parameters)]
         return of_coords if needs[0] else None, others[:count], others[count:], None, None, None, None
 

@@ -5,14 +5,15 @@ import argparse
 import pytest
 
 from digan.cli.main import COMMANDS, main
-from digan.cli.options import OptionParser, at_least, parse_bool
+from digan.cli.options import OptionParser, number, parse_bool
+from digan.config import Range
 from digan.errors import ConfigError
 
 
 @pytest.fixture
 def parser():
     parser = OptionParser("test")
-    parser.add_argument("--frame-count", type=at_least(1), default=16)
+    parser.add_argument("--frame-count", type=number(int, Range(least=1)), default=16)
     parser.add_argument("--labels", type=int, nargs="+")
     parser.add_argument("--name", required=True)
     parser.add_argument("--precision", choices=("no", "bf16"))
@@ -52,7 +53,7 @@ def test_the_command_line_takes_precedence(parser, yaml):
     ("text", "words"),
     [
         ("frame-cuont: 4", "unknown option --frame-cuont; did you mean --frame-count?"),
-        ("frame-count: 0", "0 is less than 1"),
+        ("frame-count: 0", "0 must be at least 1"),
         ("frame-count: {a: 1}", "--frame-count takes a value or a list"),
         ("[1, 2]", "'name: value' lines"),
         ("a: [", "is not YAML"),

@@ -84,8 +84,18 @@ def test_waiting_threads_sleep_however_training_is_started(how, tmp_path):
     assert "policy PASSIVE True" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["Generator", "Discriminator", "GeneratorConfig", "DiscriminatorConfig"])
-def test_public_classes_are_loaded_at_their_first_use(name):
-    code = f"import sys, digan; assert 'torch' not in sys.modules; digan.{name}; assert '{name}' in dir(digan)"
+def test_public_classes_are_loaded_at_their_first_use():
+    """In one process, which imports the package anew for each class."""
+    code = """
+import importlib, sys, digan
+assert "torch" not in sys.modules
+for name in ("Generator", "Discriminator", "GeneratorConfig", "DiscriminatorConfig"):
+    for module in [module for module in sys.modules if module.partition(".")[0] == "digan"]:
+        del sys.modules[module]
+    digan = importlib.import_module("digan")
+    assert not [module for module in sys.modules if module.startswith("digan.models")]
+    assert getattr(digan, name).__name__ == name
+    assert name in dir(digan)
+"""
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)

@@ -42,11 +42,12 @@ def write_video(
     durations: list[int] | None = None,
     rotation: int | None = None,
     first: int = 0,
+    container: dict[str, str] | None = None,
 ) -> Path:
     """Write a video of numbered pictures; `durations` in ms, used in turn, make a variable frame rate."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
+    with av.open(str(path), "w", options=container or {}) as output:
+        stream = output.add_stream(codec, rate=25, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.gop_size = gop
         stream.codec_context.thread_count = 1
@@ -62,8 +63,8 @@ def write_video(
             if durations:
                 frame.pts, frame.time_base = time, Fraction(1, 1000)
                 time += durations[number % len(durations)]
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
     return path
 
 

@@ -77,7 +77,7 @@ def test_impossible_windows_name_the_flags(arguments, message):
 
 def test_windows_summary_counts_short_videos():
     assert ClipWindows(index_of(32, 7), 8, 2, 15).summary() == (
-        "34 clips of 8 frames, stride 2, windows overlap by 15; 1 videos are too short"
+        "34 clips of 8 frames, stride 2, windows overlap by 15; 1 video is too short"
     )
 
 

@@ -174,6 +174,32 @@ def test_unusable_files_are_skipped_with_their_reasons(data):
     assert "skipped 4: train/broken: " in index.summary()
 
 
+def test_a_link_to_itself_does_not_refuse_the_folder(data):
+    (data / "train" / "x" / "loop").symlink_to("loop")
+    index = load_index(data, None)
+    assert len(index.videos) == 2
+    assert [p.partition(":")[0] for p in index.problems] == ["train/x/loop"]
+
+
+def test_damaged_videos_are_problems_with_their_numbers_of_frames(data, tmp_path, video):
+    path = video(data / "train" / "x" / "cut.mp4", count=100, container={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    for _ in range(2):  # the second index comes from the cache
+        index = load_index(data, tmp_path / "cache")
+        cut = index.videos[1]
+        assert 20 < cut.num_frames < 90
+        assert index.problems == [f"train/x/cut.mp4: {cut.num_frames} of 100 frames can be read"]
+        assert f"damaged 1: {index.problems[0]}" in index.summary()
+        assert "skipped" not in index.summary()
+
+
+def test_unused_class_folders_deserve_a_hint(data):
+    hint = "class folders are not used as labels: x, y; to train on them, add --cond"
+    assert hint in load_index(data, None).notes
+    assert hint not in load_index(data, None, labels=True).notes
+    assert not any("--cond" in note for note in load_index(data, None, split="val").notes)  # a single class
+
+
 def test_no_usable_video_is_one_sentence(tmp_path):
     for i in range(5):
         (tmp_path / f"{i}.mp4").write_bytes(b"")

@@ -8,8 +8,18 @@ from itertools import islice
 import pytest
 import torch
 
-from digan.data import ClipWindows, FramePairs, FrameStore, StreamSampler, load_index, on_device, pair_loader
+from digan.data import (
+    ClipWindows,
+    FramePairs,
+    FrameStore,
+    StreamSampler,
+    load_index,
+    make_demo_videos,
+    on_device,
+    pair_loader,
+)
 from digan.sharding import BatchSharding
+from tests.digan.training.launches import GONE, left_after, started
 
 
 def take(sharding, iterations, start=0):
@@ -174,6 +184,25 @@ def test_two_processes_read_the_items_of_one(pairs):
         for r, shard in enumerate(shards):
             assert equal(shard, {k: v[r::2] for k, v in everything.items()})
             assert equal(shard, next(micro))
+
+
+def test_a_worker_ends_with_the_process_that_reads_from_it(tmp_path):
+    """The fork server, not the reader, is the parent of a worker, and lives as long as a worker does."""
+    code = (
+        "import os, signal, sys\n"
+        "from digan.data import FramePairs, ClipWindows, load_index, pair_loader\n"
+        "from digan.sharding import BatchSharding\n"
+        "pairs = FramePairs(ClipWindows(load_index(sys.argv[1], None), 4), 32, seed=1)\n"
+        "loader = pair_loader(pairs, BatchSharding(4), workers=2)\n"
+        "next(loader)\n"
+        "print([w.pid for w in loader._workers], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    data = make_demo_videos(tmp_path / "videos", videos=1)
+    with started([["-c", code, data]], tmp_path) as (processes, alive):
+        assert processes[0].wait(240) == -9
+        assert not left_after(GONE, alive)
+    assert (tmp_path / "out-0.txt").read_text().count(",") == 1  # there were two workers
 
 
 def test_no_global_random_state_is_touched(pairs):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from digan.data import ClipWindows, FramePairs, load_index
+from digan.data import ClipWindows, FramePairs, FrameStore, load_index
+from digan.data.decode import FrameReader
 from digan.data.sources import FolderSource, ZipSource, natural_key, open_source, read_split_list, scan
 from digan.errors import DataError
 
@@ -80,6 +83,70 @@ def test_symbolic_links_are_followed_except_in_cycles(tmp_path):
     (tmp_path / "data" / "link").symlink_to(tmp_path / "store")
     (tmp_path / "store" / "back").symlink_to(tmp_path / "data")
     assert set(places(tmp_path / "data")) == {"link/a.mp4"}
+
+
+def test_a_link_to_itself_and_other_oddities_are_one_problem_each(tmp_path):
+    touch(tmp_path, "a.mp4", "x/b.mp4")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "x" / "gone.mp4").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    listing = scan(FolderSource(tmp_path))
+    assert [e.name for e in listing.entries] == ["a.mp4", "x/b.mp4"]
+    assert sorted(p.partition(": ")[0] for p in listing.problems) == ["loop", "pipe.mp4", "x/gone.mp4"]
+    assert all("\n" not in p and len(p.partition(": ")[2]) > 5 for p in listing.problems)
+
+
+def test_what_macos_adds_to_an_archive_is_ignored(tmp_path):
+    names = ["a.mp4", "__MACOSX/a.mp4", "x/__MACOSX/._b.mp4", "x/.DS_Store"]
+    touch(tmp_path / "data", *names)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for name in names:
+            out.writestr(name, b"")
+    for source in (FolderSource(tmp_path / "data"), ZipSource(tmp_path / "a.zip")):
+        assert [e.name for e in scan(source).entries] == ["a.mp4"]
+
+
+def test_the_last_of_several_zip_members_of_one_name_is_used(tmp_path, video):
+    short, long = (video(tmp_path / f"{n}.mp4", count=n).read_bytes() for n in (5, 9))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        out.writestr("a.mp4", short)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            out.writestr("a.mp4", long)
+    index = load_index(tmp_path / "a.zip", None)
+    assert [(v.name, v.num_frames) for v in index.videos] == [("a.mp4", 9)]
+    assert "1 name occurs more than once in the zip, such as a.mp4: the last member is used" in index.notes
+
+
+def test_class_folders_without_a_video_are_named(tmp_path):
+    touch(tmp_path, "train/x/a.mp4", "train/y/b.mp4", "train/z/readme.txt", "val/x/c.mp4")
+    (tmp_path / "val" / "y" / "deeper").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    assert scan(FolderSource(tmp_path)).notes == ["2 class folders hold no video: train/z, val/y"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for name in ("x/a.mp4", "y/b.mp4", "z/"):
+            out.writestr(name, b"")
+    assert scan(ZipSource(tmp_path / "a.zip")).notes == ["1 class folder holds no video: z"]
+    touch(tmp_path / "flat", "a.mp4")
+    (tmp_path / "flat" / "empty").mkdir()
+    assert scan(FolderSource(tmp_path / "flat")).notes == []
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "apng"])
+@pytest.mark.parametrize("form", ["folder", "zip", "file"])
+def test_animated_pictures_are_videos(tmp_path, suffix, form):
+    images = [Image.new("RGB", (32, 32), (30 * i,) * 3) for i in range(6)]
+    path = tmp_path / "data" / "clips" / f"a.{suffix}"
+    path.parent.mkdir(parents=True)
+    more = {"format": "png"} if suffix == "apng" else {"lossless": True}
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50, **more)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as out:
+        out.write(path, f"clips/a.{suffix}")
+    index = load_index({"folder": tmp_path / "data", "zip": tmp_path / "a.zip", "file": path}[form], None)
+    (video,) = index.videos
+    assert (video.num_frames, video.width, video.fps) == (6, 32, 20)
+    reader = FrameReader(index, 32, store=FrameStore(index, 32))
+    for indices in ([4, 1, 4], [5, 0], [1]):
+        assert reader.read(video, indices)[:, 0, 9, 9].tolist() == [30 * i for i in indices]
 
 
 def test_natural_order():

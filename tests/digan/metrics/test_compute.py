@@ -118,6 +118,18 @@ def test_subset_of_a_larger_set_depends_on_the_seed():
     assert drawn(0) != drawn(1)
 
 
+def test_defaults():
+    reals = RecordingSource(random_clips(50))
+    result = compute("kvd20_4f", reals, random_clips(20, seed=1), detector=MeanFeatures())
+    assert [len(request) for request in reals.requests] == [16, 4]
+    assert result["seed"] == 0
+    again = compute("kvd20_4f", random_clips(50), random_clips(20, seed=1), detector=MeanFeatures(), seed=0)
+    assert result["value"] == again["value"]
+    fakes = random_clips(40)
+    score = compute("isv40_4f", None, fakes, detector=Classes())
+    assert (score["value"], score["std_of_splits"]) == pytest.approx(inception_score(Classes()(fakes), 10, seed=0))
+
+
 def test_subsampling_reads_every_sth_frame():
     reals, fakes = random_clips(6, frames=7), random_clips(6, frames=7, seed=1)
     result = compute("rfvd6_7f_subsample3f", reals, fakes)
@@ -219,7 +231,7 @@ def test_equal_trials_warn():
 
 def run_processes(world: int, work) -> list:
     """Call work(rank, gather) in `world` threads, with a gather that exchanges tensors between them."""
-    barrier, shared, results = threading.Barrier(world, timeout=20), [None] * world, [None] * world
+    barrier, shared, results = threading.Barrier(world, timeout=300), [None] * world, [None] * world
 
     def gather_of(rank: int):
         def gather(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The discriminators: parity with the official implementation, precision, labels, and sizes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from digan import Discriminator, DiscriminatorConfig
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
+from digan.models.layers import Conv2d
 from digan.official import names as official_names
 from digan.training.losses import squared_gradient
 
@@ -70,6 +72,27 @@ def test_r1_agrees_with_official(official, networks, evaluated):
         assert relative(gradient, official[name]) <= PARITY, name
 
 
+def test_initial_values():
+    torch.manual_seed(0)
+    for name, parameter in Discriminator(replace(TINY, channel_base=4096, channel_max=256), 3).named_parameters():
+        if name.endswith("bias"):
+            assert parameter.eq(0).all(), name
+        else:
+            assert parameter.std().item() == pytest.approx(1, rel=0.2), name  # out has 256 values
+            assert abs(parameter.mean().item()) < 0.2, name
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_convolutions_of_a_cpu_are_channels_last(dtype):
+    d, formats = Discriminator(TINY, 3), []
+    for conv in (d.from_rgb, d.blocks["32"].conv1, d.conv):
+        conv.register_forward_pre_hook(
+            lambda conv, args: formats.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    d(torch.randn(2, 3, 32, 32), dtype=dtype)
+    assert formats == [True, True, False]  # the last is too small to gain by it
+
+
 def test_default_parameter_count():
     with torch.device("meta"):
         networks = [Discriminator(DiscriminatorConfig(), channels) for channels in (IMAGE_CHANNELS, MOTION_CHANNELS)]
@@ -108,20 +131,44 @@ class TestHalfPrecision:
             assert tensor.grad.dtype == torch.float32
             assert tensor.grad.isfinite().all()
 
-    def test_only_half_precision_activations_are_clamped(self):
-        d = Discriminator(TINY, 3)
-        x = 1e6 * torch.randn(2, 3, 32, 32)
-        outputs = []
-        d.from_rgb.register_forward_hook(lambda module, args, out: outputs.append(out.abs().max().item()))
-        d(x)
-        d(x, dtype=torch.bfloat16)
-        assert outputs[0] > 1e4
-        assert outputs[1] == 256
+    @pytest.mark.parametrize(
+        ("half_resolutions", "options", "clamped"),
+        [
+            (1, {"dtype": torch.bfloat16}, True),
+            (0, {"dtype": torch.bfloat16}, False),
+            (1, {}, False),
+            (1, {"clamped": True}, True),
+            (1, {"dtype": torch.bfloat16, "clamped": False}, False),
+        ],
+        ids=str,
+    )
+    def test_one_half_resolution_clamps_all_but_the_skips(self, half_resolutions, options, clamped):
+        torch.manual_seed(0)
+        d = Discriminator(replace(TINY, half_resolutions=half_resolutions), 3)
+        largest = {}
+        for name, module in d.named_modules():
+            if isinstance(module, Conv2d):
+                module.weight.data *= 1e4
+                module.register_forward_hook(
+                    lambda module, args, out, name=name: largest.update({name: out.abs().max().item()})
+                )
+        d(torch.randn(2, 3, 32, 32), **options)
+        skips = {name: largest.pop(name) for name in list(largest) if name.endswith("skip")}
+        sums = {name: largest.pop(name) for name in list(largest) if name.endswith("conv1")}  # skip + clamped, below
+        assert sorted(largest) == ["blocks.16.conv0", "blocks.32.conv0", "blocks.8.conv0", "conv", "from_rgb"]
+        assert min(skips.values()) > 1e3
+        assert min(sums.values()) > 1e3
+        for name, value in largest.items():
+            assert (value == 256) == clamped, name
 
-    def test_clamp_follows_the_gain(self):
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    def test_clamp_follows_the_gain_and_the_skip_is_added_to_it(self, dtype):
         conv = Discriminator(TINY, 3).blocks["16"].conv1
-        x = 1e6 * torch.randn(2, 16, 16, 16, dtype=torch.bfloat16)
-        assert conv(x, gain=0.5).abs().max() == 128
+        x = 1e6 * torch.randn(2, 16, 16, 16, dtype=dtype)
+        assert conv(x, gain=0.5, clamped=True).abs().max() == 128
+        assert conv(x, gain=0.5).abs().max() > 1e4
+        residual = torch.full_like(conv(x), 1000.0)
+        assert conv(x, gain=0.5, clamped=True, residual=residual).max() == 1128
 
 
 class TestLabels:

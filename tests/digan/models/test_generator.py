@@ -61,6 +61,17 @@ def official_generator(official):
     return generator
 
 
+def test_initial_values():
+    torch.manual_seed(0)
+    for name, parameter in Generator(GeneratorConfig(resolution=32, channel_base=4096)).named_parameters():
+        if name.endswith("bias"):
+            assert parameter.eq(1.0 if name.endswith("to_rgb.affine.bias") else 0.0).all(), name
+        else:
+            lr_mult = 0.01 if name.startswith("mapping") else 1.0
+            assert (parameter * lr_mult).std().item() == pytest.approx(1, rel=0.2), name  # to_rgb has 384 values
+            assert abs((parameter * lr_mult).mean().item()) < 0.2, name
+
+
 class TestParity:
     def test_config_is_read_off_the_shapes(self, official_generator):
         assert official_generator.config == GeneratorConfig(
@@ -335,6 +346,7 @@ def hub(tmp_path, monkeypatch):
             return "address of the commit"
 
     monkeypatch.setattr(hub_module, "hf_hub_download", download)
+    monkeypatch.setattr(hub_module, "_connection_problem", lambda: "")
     monkeypatch.setattr(hub_mixin, "HfApi", Api)
     return calls
 
@@ -369,6 +381,8 @@ class TestHub:
         assert 'Generator.from_pretrained("me/sky")' in card
         assert "on 25,000 clips" in card
         assert "library_name: digan" in card
+        tiny.push_to_hub(repo_id="me/again", model_card_kwargs={"clips_seen": 7})
+        assert "on 7 clips" in (tmp_path / "hub/me/again/README.md").read_text()
         hub.clear()
         again = Generator.from_pretrained("me/sky", revision="v2", token="t")
         assert hub == [("me/sky", name, "v2", "t") for name in ("model.safetensors", "config.json")]

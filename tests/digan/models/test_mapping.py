@@ -54,7 +54,8 @@ def test_average_moves_only_on_update():
     assert torch.equal(mapping.w_avg, torch.zeros(8))
     mean = torch.randn(8)
     mapping.update_average(mean)
-    mapping.update_average(mean)
+    mapping.update_average(mean.clone().requires_grad_())
+    assert not mapping.w_avg.requires_grad
     torch.testing.assert_close(mapping.w_avg, mean * (1 - 0.75**2))
 
 

@@ -84,6 +84,20 @@ def test_cutout_zeroes_a_half_size_square(frames):
         assert W // 4 <= columns.sum() <= int(W / 2 + 0.5)
 
 
+@pytest.mark.parametrize("size", [16, 17])  # squares of 8 and of 9 pixels
+def test_cutout_reaches_every_place_equally(size):
+    n, side = 9000, int(size / 2 + 0.5)
+    # The square's centre is any pixel, or, for an even side, any corner between pixels.
+    starts = [centre - side // 2 for centre in range(size + 1 - side % 2)]
+    holes = [tuple(max(0, start) <= i < start + side for i in range(size)) for start in starts]
+    out = apply_augment(torch.ones(n, 1, 1, size, size), draw("cutout", n=n))
+    for hidden in ((out == 0).any(dim=3), (out == 0).any(dim=4)):  # rows, columns
+        found = [tuple(row) for row in hidden[:, 0, 0].tolist()]
+        shares = torch.tensor([found.count(hole) / n for hole in holes])
+        assert shares.sum() == pytest.approx(1)
+        assert (shares - 1 / len(holes)).abs().max() < 0.013  # 5 standard deviations
+
+
 @pytest.mark.parametrize("policy", ["color", "translation", "cutout", "color,translation,cutout"])
 def test_frames_of_a_clip_share_the_draw_and_clips_do_not(frames, policy):
     same = frames[:1, :1].abs().expand(N, T, -1, -1, -1) + 1

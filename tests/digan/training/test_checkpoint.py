@@ -58,9 +58,11 @@ def test_latest_is_the_newest_run_that_has_one(trainer, tmp_path):
     (tmp_path / "00004-b" / "checkpoints").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
     assert checkpoint.find("latest", str(tmp_path)) == older
-    newer = save(trainer, tmp_path / "00004-b", 8)
+    save(trainer, tmp_path / "00004-b", 8)
+    newer = save(trainer, tmp_path / "00004-b", 16)
     assert checkpoint.find("latest", str(tmp_path)) == newer
     assert checkpoint.find(str(tmp_path / "00003-a"), "unused") == older
+    assert checkpoint.find(str(tmp_path / "00004-b"), "unused") == newer
     assert checkpoint.find(str(older), "unused") == older
 
 

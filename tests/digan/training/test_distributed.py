@@ -58,6 +58,32 @@ def test_a_launch_that_starts_one_process_for_several_is_refused(monkeypatch):
         make_accelerator()
 
 
+@pytest.fixture
+def threads():
+    """Restores the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch.get_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("forced", [False, True])
+def test_processes_on_cpus_share_the_cores(accelerator, threads, monkeypatch, forced, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", str(forced))
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    made = []
+    monkeypatch.setattr(distributed, "Accelerator", lambda cpu, **options: made.append(cpu) or accelerator)
+    make_accelerator()
+    on_cpus = forced or not gpu
+    assert made == [on_cpus]
+    assert threads() == (3 if on_cpus else 1)
+    make_accelerator(threads=2)
+    assert threads() == 2
+
+
 def test_sending_to_the_own_device_keeps_the_values():
     x = torch.arange(3.0)
     assert torch.equal(send(x, torch.device("cpu")), x)

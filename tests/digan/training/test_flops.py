@@ -1,7 +1,6 @@
 """The arithmetic of a training step against what PyTorch is asked for, and the device's peak."""
 
-import statistics
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from digan import Discriminator, Generator
 from digan.config import TrainConfig
 from digan.models.discriminator import motion_input
-from digan.training import losses
+from digan.training import flops, losses
 from digan.training.flops import counter, forward_macs, matmul_peak, step_flops
 from fused_inr import composed
 
@@ -102,13 +101,32 @@ def test_labels_change_little(tiny):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_peak_is_what_products_reach(dtype):
-    peak = matmul_peak(torch.device("cpu"), dtype, seconds=0.05)
-    size, rounds = 512, []
-    a, b = torch.rand(2, size, size, dtype=dtype)
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        rounds.append(time.perf_counter() - start)
-    # Other programs may have taken most of the processor while either was measured.
-    assert 0.2 < peak / (2 * size**3 / statistics.median(rounds)) < 20
+def test_peak_is_that_of_the_fastest_product(dtype, monkeypatch):
+    clock, sizes = SimpleNamespace(now=0.0), []
+
+    def multiplied(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        assert a.dtype == b.dtype == (dtype or torch.float32)
+        sizes.append(len(a))
+        slowness = 1 + len(sizes) % 3  # as if other programs took some of the processor
+        clock.now += slowness * 2 * len(a) ** 3 / 1e12
+        return a
+
+    monkeypatch.setattr(flops, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(torch, "mm", multiplied)
+    assert matmul_peak(torch.device("cpu"), dtype, seconds=0.02) == pytest.approx(1e12)
+    assert set(sizes) == {1024}
+    assert 0.02 < clock.now < 0.04
+
+
+def test_the_peak_is_the_fastest_product_that_takes_longer_than_its_launch(monkeypatch):
+    sizes = []
+
+    def timed(device, call):
+        sizes.append(call().shape[0])
+        slower = 2 if sizes.count(sizes[-1]) == 1 else 1  # the first of a size
+        return slower * 0.001 * (sizes[-1] / 2048) ** 3
+
+    monkeypatch.setattr(flops, "_timed", timed)
+    assert flops.matmul_peak(torch.device("meta"), None, seconds=0.04) == pytest.approx(2 * 2048**3 / 0.001)
+    assert sizes[:2] == [1024, 2048]  # 0.25 and 2 milliseconds, of which 1 is a fortieth
+    assert set(sizes[2:]) == {2048}

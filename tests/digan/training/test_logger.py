@@ -1,19 +1,30 @@
 """The run folder: snapshots and their metadata, metrics computed after an interruption, records dropped and kept."""
 
 import json
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from digan import Generator, metrics
+from digan.errors import ConfigError
 from digan.run_dir import STATISTICS, TICK_FACTS, drop_records, list_snapshots, metric_path, read_records
-from digan.training import summary
+from digan.training import logger, summary
 from digan.training.flops import forward_macs, step_flops
+from digan.training.logger import Stopwatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
 
 METRIC = "rfvd2_4f"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The logger's clock, which only a test advances."""
+    clock = SimpleNamespace(now=1e9)
+    monkeypatch.setattr(logger, "time", SimpleNamespace(time=lambda: clock.now))
+    return clock
 
 
 def snapshot(run, trainer, clips):
@@ -78,19 +89,64 @@ def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):
     assert [(clips, name) for clips, name, _ in results(again)] == [(16, "network-snapshot-000000.016.safetensors")]
 
 
-def test_a_tick_reports_the_fraction_of_peak(make_run, real_batch):
-    run, trainer = make_run(gamma=1.0)
+def test_a_stopwatch_leaves_out_pauses(clock):
+    watch = Stopwatch()
+    clock.now += 5
+    assert watch.elapsed() == 5
+    with watch.paused():
+        clock.now += 3
+        with watch.paused():
+            clock.now += 20
+        clock.now += 4
+    assert watch.elapsed() == 5
+    with pytest.raises(ZeroDivisionError), watch.paused():
+        clock.now += 7 / 0
+    with watch.paused():
+        clock.now += 7
+    clock.now += 1
+    assert watch.elapsed() == 6
+    watch.restart()
+    clock.now += 2
+    assert watch.elapsed() == 2
+
+
+def test_a_tick_reports_speed_and_fraction_of_peak(make_run, real_batch, clock):
+    run, trainer = make_run(gamma=1.0, kimg=1.0)
     trainer.update_d([trainer.reals(real_batch(8, 0))])
-    trainer.clips_seen += 8
-    run.stopwatch._started -= 2.0
+    trainer.clips_seen, trainer.iteration = 40, 5
+    clock.now += 10.0
+    assert run.tick_due() is False
     run.tick()
     (record,) = read_records(run.folder / STATISTICS)
-    assert record["clips_per_second"] == pytest.approx(8 / 2, rel=0.2)
+    assert (record["clips"], record["iteration"], record["seconds"]) == (40, 5, 10.0)
+    assert record["clips_per_second"] == pytest.approx(40 / 10)
     flops = step_flops(forward_macs(run.config)).weighted(run.config) * record["clips_per_second"]
     assert record["tflops_per_second"] == pytest.approx(flops / 1e12)
     assert record["share_of_peak"] == pytest.approx(flops / run.peak)
+    assert 0.05 < record["memory_gb"] < 50
     assert set(record) == {*TICK_FACTS, "loss_d", "nonfinite"} - {"gpu_memory_gb"}
-    assert summary.speed(record) in (run.folder / "log.txt").read_text()
+    line = (run.folder / "log.txt").read_text()
+    assert line.startswith("kimg 0.04/1  loss_d ")
+    assert summary.speed(record) in line
+    assert line.endswith(f"{record['memory_gb']:.1f} GB  elapsed 10s  remaining 4m 0s\n")  # 960 clips
+    trainer.clips_seen = 48
+    clock.now += 1.0
+    run.tick()
+    assert read_records(run.folder / STATISTICS)[-1]["clips_per_second"] == pytest.approx(8)
+
+
+def test_ticks_and_snapshots_are_due_once_per_interval_and_at_the_end(make_run):
+    run, trainer = make_run(tick=0.016, snap=2, kimg=0.072)
+    due = []
+    for clips in range(0, 73, 8):
+        trainer.clips_seen = clips
+        due.append((run.tick_due(), run.snapshot_due()))
+        if due[-1][0]:
+            run._clips_at_tick = clips
+        if due[-1][1]:
+            run._clips_at_snapshot = clips
+    assert [8 * i for i, (tick, _) in enumerate(due) if tick] == [16, 32, 48, 64, 72]
+    assert [8 * i for i, (_, snap) in enumerate(due) if snap] == [32, 64, 72]
 
 
 def test_records_of_the_future_go_and_those_of_evaluate_stay(tmp_path):
@@ -118,11 +174,43 @@ def test_the_end_names_what_is_there(make_run, finished):
     assert text.endswith(f"--resume {run.folder}" + (" --kimg 0.032" if finished else ""))
 
 
-def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run):
-    run, trainer = make_run()
-    run.stopwatch._started -= 2.0
-    before = time.time()
+def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run, monkeypatch, clock):
+    run, trainer = make_run(metrics=METRIC)
+    slow = []
+
+    def slowed(owner, name):
+        work = getattr(owner, name)
+
+        def longer(*args, **options):
+            slow.append(name)
+            clock.now += 50
+            return work(*args, **options)
+
+        monkeypatch.setattr(owner, name, longer)
+
+    slowed(logger, "sample_clips")
+    slowed(logger, "write_video")
+    slowed(logger.checkpoint, "save")
+    slowed(logger.metrics, "compute")
+    slowed(type(trainer.g_ema), "save")
+    run.write_reals()
+    clock.now += 2
     snapshot(run, trainer, 8)
-    assert time.time() - before > 0.01
+    assert slow == ["write_video", "save", "sample_clips", "write_video", "save", "compute"]
     run.tick()
-    assert read_records(run.folder / "stats.jsonl")[-1]["clips_per_second"] == pytest.approx(8 / 2, rel=0.05)
+    assert read_records(run.folder / "stats.jsonl")[-1]["clips_per_second"] == pytest.approx(8 / 2)
+
+
+def test_runs_are_numbered_and_named(tiny, tmp_path):
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    config = tiny(outdir=str(tmp_path), cfg="sky", desc="first", frames=4)
+    assert logger.make_run_dir(config, accelerator) == tmp_path / "00000-sky-32x4-batch8-first"
+    (tmp_path / "00041-other").mkdir()
+    (tmp_path / "notes").mkdir()
+    config = tiny(outdir=str(tmp_path), data="some/videos.zip", frames=4)
+    folder = logger.make_run_dir(config, accelerator)
+    assert folder == tmp_path / "00042-videos-32x4-batch8"
+    assert folder.is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--outdir .*file: .* cannot be created: Not a directory"):
+        logger.make_run_dir(tiny(outdir=str(tmp_path / "file")), accelerator)

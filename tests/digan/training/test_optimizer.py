@@ -80,7 +80,7 @@ def test_nonfinite_values_are_replaced_and_counted():
         torch.tensor(inf),
         torch.zeros(0),
     ]
-    assert replace_nonfinite(gradients).item() == 3
+    assert replace_nonfinite(gradients).tolist() == [2, 0, 1, 0]
     assert gradients[0].tolist() == torch.tensor([[1.0, 0.0], [-GRADIENT_LIMIT, large]]).tolist()
     assert gradients[1].tolist() == torch.tensor([-large, -0.0, 1e-40]).tolist()
     assert gradients[2].item() == GRADIENT_LIMIT

@@ -24,7 +24,9 @@ def test_the_table_counts_what_the_speed_counts(tiny, classes):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "5s"), (65, "1m 5s"), (3600, "1h 0s"), (90061, "1d 1h")], ids=lambda v: str(v)
+    ("seconds", "text"),
+    [(5, "5s"), (59.6, "1m 0s"), (65, "1m 5s"), (3600, "1h 0m"), (86400, "1d 0h"), (90061, "1d 1h")],
+    ids=lambda v: str(v),
 )
 def test_a_duration_shows_its_two_largest_units(seconds, text):
     assert summary.clock(seconds) == text

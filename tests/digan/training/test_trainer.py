@@ -179,6 +179,20 @@ def test_half_precision_is_near_float32_and_the_penalty_is_float32_under_fp16(
     assert penalty_dtype is (None if precision == "fp16" else torch.bfloat16)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_r1_has_the_precision_of_the_penalty_and_the_clamp_of_training(tiny, accelerator, real_batch, precision):
+    trainer = Trainer(tiny(), accelerator)
+    trainer.dtype = COMPUTE_TYPES[precision]
+    trainer.penalty_dtype = None if precision == "fp16" else trainer.dtype
+    types, clamps = [], []
+    for d in (trainer.d_motion, trainer.d_image):
+        d.register_forward_hook(lambda d, args, options, out: types.append(options["dtype"]), with_kwargs=True)
+        d.conv.register_forward_hook(lambda d, args, options, out: clamps.append(options["clamped"]), with_kwargs=True)
+    trainer.update_r1(whole(trainer, real_batch(8, 2)))
+    assert types == [trainer.penalty_dtype] * 2
+    assert clamps == [precision != "no"] * 2
+
+
 def test_compiled_passes_are_whole_graphs_and_agree_with_eager_ones(tiny, accelerator, real_batch):
     batch, results = real_batch(8, 3), []
     torch.compiler.reset()

@@ -290,13 +290,13 @@ def check_graph() -> Callable[..., None]:
     return check_replays
 
 
-# Relative differences of values (2-norm) and of gradients (root mean square over tensors) that are always accepted: a
-# few roundings of the type, and in float32 the 5e-7 of the hardware's sine. On the CPU kernels they are at most 7.7e-7
-# and 2e-6 in float32, and 1.3e-2 for values in bfloat16. Most of the difference of gradients comes from activations
-# whose argument is rounded across the kink: in float32 these are few and random, in half precision on the CPU kernels
-# 0.6 to 1.28 times as many as on the naive path. tf32 may truncate where the naive path rounds.
-RIGHT = {"float32": (5e-6, 2e-5), "tf32": (2e-3, 5e-3), "float16": (2e-3, 5e-3), "bfloat16": (1.5e-2, 3e-2)}
-NO_WORSE = {"float32": 4, "tf32": 3, "float16": 2, "bfloat16": 2}
+# Relative errors of values (2-norm) and of gradients (root mean square over tensors) that are always accepted: a few
+# roundings of the type, and in float32 the 5e-7 of the hardware's sine. On the CPU kernels they are at most 7.7e-7 and
+# 2e-6 in float32, and 1.3e-2 for values in bfloat16. Most of the error of gradients comes from activations whose
+# argument is rounded across the kink of lrelu or relu: in float32 these are few and random, in half precision the error
+# of the CPU kernels is 0.6 to 1.28 times that of the naive path. tf32 may truncate where the naive path rounds.
+ACCEPTED = {"float32": (5e-6, 2e-5), "tf32": (2e-3, 5e-3), "float16": (2e-3, 5e-3), "bfloat16": (1.5e-2, 3e-2)}
+MAX_RATIO = {"float32": 4, "tf32": 3, "float16": 2, "bfloat16": 2}
 
 
 def check_no_worse(
@@ -304,22 +304,22 @@ def check_no_worse(
     actual: Sequence[torch.Tensor],
     naive: Sequence[torch.Tensor],
     exact: Sequence[torch.Tensor],
-    right: float = 1,
+    factor: float = 1,
 ) -> None:
-    """Assert that values, and the gradients after them, are within RIGHT or not much worse than the naive path.
+    """Assert that values, and the gradients after them, are within ACCEPTED or not much worse than the naive path.
 
     Args:
-        kind: name of the type, a key of RIGHT.
+        kind: name of the type, a key of ACCEPTED.
         naive: results of the naive path in the same type.
-        right: factor of the differences in RIGHT.
+        factor: multiplies the errors in ACCEPTED.
     """
-    for part, limit in ((slice(0, 1), RIGHT[kind][0]), (slice(1, None), RIGHT[kind][1])):
+    for part, limit in ((slice(0, 1), ACCEPTED[kind][0]), (slice(1, None), ACCEPTED[kind][1])):
         if actual[part]:
             error, naive_error = (
                 torch.tensor(relative_differences(results[part], exact[part])).square().mean().sqrt().item()
                 for results in (actual, naive)
             )
-            limit = max(right * limit, NO_WORSE[kind] * naive_error)
+            limit = max(factor * limit, MAX_RATIO[kind] * naive_error)
             assert error <= limit, f"{error:.1e} > {limit:.1e}; the naive path: {naive_error:.1e}"
 
 

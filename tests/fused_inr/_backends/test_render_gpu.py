@@ -62,15 +62,15 @@ def case_of(make_layered_inr, tensors_of, with_tensors):
 
 @pytest.fixture(scope="module")
 def generator(make_layered_inr, tensors_of):
-    """The INR of DIGAN's generator, but for its stages' read-outs: 512 and 256 channels, 128 frequencies, 128x128."""
+    """Return an INR with the sizes of DIGAN's generator: 512 and 256 channels, 128 frequencies, 128x128 pixels."""
 
     def stages(scales: tuple[int, ...], widths: tuple[int, ...], before: int) -> list[fi.Stage]:
-        made = make_layered_inr(2, 2, scales=scales, widths=widths, features=128).stages
-        first = made[0].layers[0]
+        stages = make_layered_inr(2, 2, scales=scales, widths=widths, features=128).stages
+        first = stages[0].layers[0]
         if before:
-            wide = torch.randn(2, first.outputs, before + first.inputs) / (before + first.inputs) ** 0.5
-            first = fi.Layer(wide, first.bias, first.activation, first.gain)
-        return [fi.Stage(made[0].scale, [first, *made[0].layers[1:]], made[0].fourier), *made[1:]]
+            weight = torch.randn(2, first.outputs, before + first.inputs) / (before + first.inputs) ** 0.5
+            first = fi.Layer(weight, first.bias, first.activation, first.gain)
+        return [fi.Stage(stages[0].scale, [first, *stages[0].layers[1:]], stages[0].fourier), *stages[1:]]
 
     torch.manual_seed(0)
     return fi.INR([*stages((1,), (512,) * 7, 0), *stages((2,), (512,) * 2, 512), *stages((4,), (256,) * 3, 512)])
@@ -243,7 +243,7 @@ def test_float64_is_refused(backend, case_of):
 
 @BACKENDS
 @pytest.mark.parametrize("width", [64, 512], ids=["narrow", "wide"])
-def test_more_values_than_32_bits_count(backend, width, make_layered_inr, where_served, errors):
+def test_more_values_than_32_bits_can_count(backend, width, make_layered_inr, where_served, errors):
     frames = 2**31 // (128 * 128 * width) + 3
     if torch.cuda.mem_get_info()[0] < 48e9:
         pytest.skip("needs 48 GB of free memory on the GPU")

@@ -33,7 +33,7 @@ CASES = {
 }
 SERVED = ["small", *(f"N4-P1000-width{w}" for w in (16, 32, 64, 128))]
 # The error of a sine propagates from layer to layer, and each layer multiplies it by omega |W|.
-RIGHT = 4
+ERROR_FACTOR = 4
 
 
 def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega: float = 30.0) -> list[torch.Tensor]:
@@ -83,8 +83,8 @@ def test_values_and_gradients(backend, product_type, name, where_served, assert_
     actual = evaluated(tensors, dtype=dtype, backend=backend, **options)
     naive = evaluated(tensors, dtype=dtype, backend="reference", **options)
     assert values.dtype == torch.float32
-    assert_no_worse(kind, [values], naive[:1], exact[:1], RIGHT)
-    assert_no_worse(kind, actual, naive, exact, RIGHT)
+    assert_no_worse(kind, [values], naive[:1], exact[:1], ERROR_FACTOR)
+    assert_no_worse(kind, actual, naive, exact, ERROR_FACTOR)
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -209,7 +209,7 @@ def test_float64_is_refused(backend):
 
 
 @BACKENDS
-def test_more_values_than_32_bits_count(backend, where_served, errors):
+def test_more_values_than_32_bits_can_count(backend, where_served, errors):
     if torch.cuda.mem_get_info()[0] < 48e9:
         pytest.skip("needs 48 GB of free memory on the GPU")
     points, sizes = 2**20, (2, 64, 64, 64)

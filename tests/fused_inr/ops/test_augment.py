@@ -61,7 +61,7 @@ def test_loops(color_last):
 
 
 @pytest.mark.parametrize("name", ["brightness", "saturation", "contrast", "translation", "cutout"])
-def test_each_alone(name):
+def test_each_change_alone(name):
     alone = {
         "brightness": lambda frame, b: color(frame, b, 1, 1),
         "saturation": lambda frame, s: color(frame, 0, s, 1),
@@ -130,9 +130,12 @@ ERRORS = {
     "integers": (lambda: fi.augment(X, contrast=torch.ones(N).long()), "contrast must be floating point"),
     "fractions": (lambda: fi.augment(X, translation=PLACES / 2), r"translation must be integer \[3, 2\]"),
     "one place": (lambda: fi.augment(X, cutout=PLACES[:, 0], cutout_size=SIZE), r"cutout must be integer \[3, 2\]"),
-    "device": (lambda: fi.augment(X, saturation=torch.ones(N, device="meta")), "must be on cpu, like x, not on meta"),
-    "no size": (lambda: fi.augment(X, cutout=PLACES), "cutout_size must be .rows, columns., both at least 0, not None"),
-    "size": (lambda: fi.augment(X, cutout=PLACES, cutout_size=(1, -1)), r"both at least 0, not \(1, -1\)"),
+    "device": (lambda: fi.augment(X, saturation=torch.ones(N, device="meta")), "saturation is on meta but x on cpu"),
+    "no size": (lambda: fi.augment(X, cutout=PLACES), r"cutout_size must be \(rows, columns\), not None"),
+    "size": (
+        lambda: fi.augment(X, cutout=PLACES, cutout_size=(1, -1)),
+        "must be an integer of at least 0, not -1",
+    ),
 }
 
 

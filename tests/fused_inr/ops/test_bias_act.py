@@ -63,7 +63,7 @@ X = torch.zeros(2, 3, 4)
 ERRORS = {
     "act": (lambda: fi.bias_act(X, act="gelu"), "bias_act act must be one of .*, not 'gelu'"),
     "alpha": (lambda: fi.bias_act(X, act="relu", alpha=0.1), "alpha is the slope of act='lrelu'"),
-    "clamp": (lambda: fi.bias_act(X, clamp=-1), "clamp must be at least 0, or None for no limit, not -1"),
+    "clamp": (lambda: fi.bias_act(X, clamp=-1), "clamp must be at least 0, not -1"),
     "type": (lambda: fi.bias_act(X.long()), "x must be a floating-point tensor, not torch.int64"),
     "dim": (lambda: fi.bias_act(X, torch.zeros(4), dim=3), "dim must be an axis of x, which has 3, not 3"),
     "bias": (lambda: fi.bias_act(X, torch.zeros(4)), r"bias must have shape \[3\], the size of axis 1 of x, not \[4\]"),

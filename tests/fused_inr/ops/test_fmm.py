@@ -57,7 +57,7 @@ def test_empty_batch():
 @pytest.mark.parametrize(
     ("shapes", "sentence"),
     [
-        (((4, 3, 1), (2, 4, 2), (2, 2, 3)), r"needs weight \[O, I\], left \[N, O, R\] and right \[N, R, I\]"),
+        (((4, 3, 1), (2, 4, 2), (2, 2, 3)), r"weight must be floating point \[O, I\], not torch.float32 \[4, 3, 1\]"),
         (((4, 3), (2, 5, 2), (2, 2, 3)), r"must have shapes \[N, 4, R\] and \[N, R, 3\]"),
         (((4, 3), (2, 4, 2), (1, 2, 3)), r"not \[2, 4, 2\] and \[1, 2, 3\]"),
         (((4, 3), (2, 4, 0), (2, 0, 3)), "R >= 1"),

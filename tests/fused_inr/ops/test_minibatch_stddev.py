@@ -31,6 +31,22 @@ def test_gradients():
     assert gradgradcheck(lambda x: fi.minibatch_stddev(x, 2, 2), x)
 
 
+@pytest.mark.parametrize("fixed", ["none", "probe", "x"])
+def test_gradients_in_float32_are_those_of_float64(fixed, assert_close):
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        generator = torch.Generator().manual_seed(0)
+        x, probe = (torch.randn(4, c, 3, 2, dtype=torch.float64, generator=generator).to(dtype) for c in (4, 6))
+        x.requires_grad_()
+        probe.requires_grad_(fixed != "probe")
+        (dx,) = torch.autograd.grad((fi.minibatch_stddev(x, 4, 2) * probe).sum(), x, create_graph=True)
+        leaves = [probe] if fixed == "x" else [x] if fixed == "probe" else [x, probe]
+        direction = torch.randn(x.shape, dtype=torch.float64, generator=generator).to(dtype)
+        results.append([dx.detach(), *torch.autograd.grad((dx * direction).sum(), leaves)])
+    for exact, ours in zip(*results, strict=True):
+        assert_close("gradient", exact.float(), ours, 1e-5)
+
+
 def test_statistics_of_half_precision_are_float32():
     x = (300 + torch.randn(4, 2, 3, 3)).half()  # squares beyond float16's range
     y = fi.minibatch_stddev(x)
@@ -46,7 +62,7 @@ X = torch.zeros(6, 4, 3, 3)
 ERRORS = {
     "batch": (lambda: fi.minibatch_stddev(X), "multiple of its group size 4, not 6 samples; change the batch"),
     "channels": (lambda: fi.minibatch_stddev(X, 2, 3), "channels must divide the 4 channels of x; 3 does not"),
-    "group": (lambda: fi.minibatch_stddev(X, 0), "group_size must be at least 1, not 0"),
+    "group": (lambda: fi.minibatch_stddev(X, 0), "group_size must be an integer of at least 1, not 0"),
     "shape": (lambda: fi.minibatch_stddev(X[0]), r"x must be floating point \[N, C, H, W\]"),
 }
 

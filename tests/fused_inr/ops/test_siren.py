@@ -21,19 +21,19 @@ class Sine(nn.Module):
 
 def networks(n: int, sizes: list[int], omegas: list[float], last_sine: bool = False) -> list[nn.Sequential]:
     torch.manual_seed(0)
-    made = []
+    result = []
     for _ in range(n):
         modules: list[nn.Module] = []
         for index, (inputs, outputs) in enumerate(pairwise(sizes)):
             modules.append(nn.Linear(inputs, outputs))
             if index < len(sizes) - 2 or last_sine:
                 modules.append(Sine(omegas[index]))
-        made.append(nn.Sequential(*modules).double())
-    return made
+        result.append(nn.Sequential(*modules).double())
+    return result
 
 
-def stacked(made: list[nn.Sequential]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    linear = [[module for module in network if isinstance(module, nn.Linear)] for network in made]
+def stacked(modules: list[nn.Sequential]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    linear = [[module for module in network if isinstance(module, nn.Linear)] for network in modules]
     layers = list(zip(*linear, strict=True))
     return (
         [torch.stack([module.weight.detach() for module in layer]) for layer in layers],
@@ -44,19 +44,19 @@ def stacked(made: list[nn.Sequential]) -> tuple[list[torch.Tensor], list[torch.T
 @pytest.mark.parametrize("own_points", [False, True], ids=["PK", "NPK"])
 @pytest.mark.parametrize(("n", "points", "k"), [(1, 1, 1), (3, 63, 2), (2, 100, 5)], ids=lambda value: str(value))
 def test_equals_sequential_modules(assert_close, n, points, k, own_points):
-    made = networks(n, [k, 7, 6, 3], [11.0, 4.0, 4.0])
-    weights, biases = stacked(made)
+    modules = networks(n, [k, 7, 6, 3], [11.0, 4.0, 4.0])
+    weights, biases = stacked(modules)
     coords = torch.rand(n, points, k).double() if own_points else torch.rand(points, k).double()
-    expected = torch.stack([net(coords[i] if own_points else coords) for i, net in enumerate(made)]).detach()
+    expected = torch.stack([net(coords[i] if own_points else coords) for i, net in enumerate(modules)]).detach()
     actual = fi.siren(coords, weights, biases, omega=4.0, first_omega=11.0)
     assert_close("values", expected, actual, 1e-13)
 
 
 def test_final_sine_and_the_default_omegas(assert_close):
-    made = networks(2, [2, 4, 3], [30.0, 30.0], last_sine=True)
-    weights, biases = stacked(made)
+    modules = networks(2, [2, 4, 3], [30.0, 30.0], last_sine=True)
+    weights, biases = stacked(modules)
     coords = torch.rand(9, 2).double()
-    expected = torch.stack([network(coords) for network in made]).detach()
+    expected = torch.stack([network(coords) for network in modules]).detach()
     assert_close("values", expected, fi.siren(coords, weights, biases, final="sine"), 1e-12)
 
 
@@ -103,7 +103,7 @@ ERRORS = {
     "final": (lambda: fi.siren(X, [W], [B], final="tanh"), "final must be one of linear, sine, not 'tanh'"),
     "no-layers": (lambda: fi.siren(X, [], []), "one bias per weight and at least one, not 0 and 0"),
     "counts": (lambda: fi.siren(X, [W], [B, B]), "one bias per weight and at least one, not 1 and 2"),
-    "coords": (lambda: fi.siren(X[0], [W], [B]), r"siren coords\[0\] must be floating point with 2 or 3 axes"),
+    "coords": (lambda: fi.siren(X[0], [W], [B]), "siren coords must be floating point with 2 or 3 axes"),
     "inputs": (lambda: fi.siren(X, [W, W], [B, B]), r"siren weights\[1\] must have 5 columns, one per input, not 2"),
     "bias": (lambda: fi.siren(X, [W], [B[:, :4]]), r"siren biases\[0\] must have 5 entries, one per row, not 4"),
     "batches": (lambda: fi.siren(X, [W], [B[:2]]), r"must agree in N \(or be shared, 1\), not have \[2, 3\]"),

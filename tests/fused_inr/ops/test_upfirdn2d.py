@@ -106,7 +106,7 @@ def test_gradients(case):
     taps = torch.randn(3, dtype=torch.float64) if case == "separable" else torch.randn(2, 3, dtype=torch.float64)
     padding = (-1, 2, 0, -1) if case == "crop" else 1
     assert gradcheck(lambda x: fi.upfirdn2d(x, taps, 2, 3, padding), x)
-    # The op is linear, so only the gradient with respect to the incoming gradient is there to check.
+    # The op is linear, so its second derivatives are those with respect to the incoming gradient.
     assert gradgradcheck(lambda x: fi.upfirdn2d(x, taps, 2, 3, padding), x)
 
 
@@ -126,13 +126,33 @@ def test_types_layouts_and_empty_batches(dtype, layout):
 
 
 X = torch.zeros(1, 2, 4, 4)
+
+
+def test_a_filter_as_large_as_the_padded_image_gives_one_pixel():
+    low = fi.upfirdn2d(torch.ones(1, 1, 3, 4), torch.ones(5, 9), up=(2, 1), padding=(1, 0, 2, 0))
+    assert low.tolist() == [[[[12.0]]]]
+    narrow = fi.upfirdn2d(torch.ones(1, 1, 4, 3), torch.ones(9, 5), up=(1, 2), padding=(0, 2, 0, 1))
+    assert narrow.tolist() == [[[[12.0]]]]
+
+
 ERRORS = {
-    "up": (lambda: fi.upfirdn2d(X, FIR, up=0), r"up must be an integer of at least 1 or a pair \[x, y\]"),
+    "up": (lambda: fi.upfirdn2d(X, FIR, up=0), "up must be an integer of at least 1, not 0"),
     "down": (lambda: fi.upfirdn2d(X, FIR, down=[1, 2, 3]), r"down must be an integer .*, not \[1, 2, 3\]"),
     "padding": (lambda: fi.upfirdn2d(X, FIR, padding=[1, 2, 3]), r"padding must be an integer, \[x, y\] or"),
-    "filter": (lambda: fi.upfirdn2d(X, torch.zeros(1, 1, 3, 3)), r"filter must have shape \[h, w\], or \[n\]"),
-    "device": (lambda: fi.upfirdn2d(X, FIR.to("meta")), "filter is on meta but x on cpu; move the filter"),
+    "filter": (
+        lambda: fi.upfirdn2d(X, torch.zeros(1, 1, 3, 3)),
+        "filter must be a tensor of real numbers",
+    ),
+    "device": (lambda: fi.upfirdn2d(X, FIR.to("meta")), "filter is on meta but x on cpu; move it"),
     "small": (lambda: fi.upfirdn2d(X, torch.zeros(5, 5)), r"padded image, 4 x 4 .*, is smaller than the filter, 5 x 5"),
+    "low": (
+        lambda: fi.upfirdn2d(torch.zeros(1, 1, 3, 9), torch.zeros(5, 2), padding=(1, 1, 1, 0)),
+        r"padded image, 4 x 11 .*, is smaller than the filter, 5 x 2",
+    ),
+    "narrow": (
+        lambda: fi.upfirdn2d(torch.zeros(1, 1, 9, 3), torch.zeros(2, 5), padding=(1, 0, 1, 1)),
+        r"padded image, 11 x 4 .*, is smaller than the filter, 2 x 5",
+    ),
     "shape": (lambda: fi.upfirdn2d(X[0], FIR), r"x must be floating point \[N, C, H, W\]"),
 }
 

@@ -32,6 +32,7 @@ def test_extents_are_in_memory_order():
     assert memory_format.extents(IMAGE, 3) == (24, 5, 1)
     assert memory_format.extents(LAST, 1) == (40, 3, 1)
     assert memory_format.extents(torch.tensor(1.0), 0) == (1, 1, 1)
+    assert memory_format.extents(LAST[:, :0].contiguous(memory_format=torch.channels_last), 1) == (2, 0, 20)
     with pytest.raises(ValueError, match="axis 2 of a channels_last image"):
         memory_format.extents(LAST, 2)
 

@@ -23,8 +23,11 @@ def differentiate(inr, grid, gradient, dtype, kept):
     tensors, *structure = flattening.flatten(inr)
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     options = (*structure, flattening.frames_shape(inr, grid), [*grid.x, *grid.y], dtype)
+    needs = [True] * len(leaves)
     with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
-        gradients = thread.submit(composed.gradients, gradient.detach(), leaves, *options, [True] * len(leaves)).result()
+        gradients = thread.submit(
+            composed.gradients, gradient.detach(), leaves, *options, [True] * len(leaves)
+        ).result()
     return [gradient.detach().contiguous() for gradient in gradients]
 
 

@@ -263,12 +263,3 @@ def test_bytes_of_the_ops_of_a_discriminator(dtype):
 def test_expanded_tensors_count_once():
     coords, weights, biases = torch.zeros(5, 2), [torch.zeros(1, 3, 2).expand(4, -1, -1)], [torch.zeros(4, 3)]
     assert counts.siren(coords, weights, biases).bytes == 4 * (10 + 6 + 12 + 4 * 5 * 3)
-
-
-def test_roofline_is_the_longest_part():
-    work = Counts(flops=100, bytes=40, sines=30) + Counts(flops=100, bytes=10)
-    assert work == Counts(200, 50, 30)
-    assert work.roofline_seconds(100, 50) == 2
-    assert work.roofline_seconds(1000, 10) == 5
-    assert work.roofline_seconds(1000, 50, peak_sines=1) == 30
-    assert Counts().roofline_seconds(1, 1) == 0

@@ -13,13 +13,13 @@ _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ACTS = {
     "linear": 0,
     "relu": 1,
-    "lrelu": 1,
-    "tanh": 2,
-    "sigmoid": 3,
-    "elu": 4,
-    "selu": 5,
-    "softplus": 6,
-    "swish": 7,
+    "lrelu": 2,
+    "tanh": 3,
+    "sigmoid": 4,
+    "elu": 5,
+    "selu": 6,
+    "softplus": 7,
+    "swish": 8,
 }
 
 
@@ -35,7 +35,7 @@ def _bias_act_struct(x: Tensor, options: bias_act.Options) -> native.BiasActStru
         inner=inner,
         type=_TYPES[x.dtype],
         act=_ACTS[options.act],
-        alpha={"linear": 1.0, "relu": 0.0}.get(options.act, options.alpha),
+        alpha=options.alpha,
         gain=options.gain,
         clamp=math.inf if options.clamp is None else options.clamp,
         x=_pointer(x),

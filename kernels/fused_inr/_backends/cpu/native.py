@@ -13,7 +13,7 @@ import torch
 
 from fused_inr._backends import native_library
 
-MOST_LAYERS, MOST_STAGES = 64, 16  # of an INR whose gradients the kernels compute
+MAX_LAYERS, MAX_STAGES = 64, 16  # of an INR whose gradients the kernels compute
 SOURCE_NAMES = ("*.cpp", "*.h")
 ISAS = ("base", "avx2", "avx512", "avx512_bf16")
 _FOLDER = Path(__file__).parent

@@ -63,6 +63,8 @@ def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.Laye
     )
     if layer.to_rgb is not None:
         rgb = keep.keep(layer.to_rgb[0].contiguous(), 2)
+        if not rgb.numel():  # the pointer of an empty tensor is null, which means that there is no read-out
+            rgb = keep.keep(rgb.new_zeros(1, 1, 1), 2)
         struct.rgb_weight, struct.rgb_clip = rgb.data_ptr(), batch_stride(rgb)
         struct.rgb_bias = keep.keep(layer.to_rgb[1], 1).data_ptr()
     return struct
@@ -193,7 +195,7 @@ def _has_native_gradients(inr: INR) -> bool:
     They derive slopes from outputs, which is impossible for a sine.
     """
     layers = [layer for stage in inr.stages for layer in stage.layers]
-    small = len(layers) <= native.MOST_LAYERS and len(inr.stages) <= native.MOST_STAGES
+    small = len(layers) <= native.MAX_LAYERS and len(inr.stages) <= native.MAX_STAGES
     return small and all(layer.activation != "sine" for layer in layers)
 
 

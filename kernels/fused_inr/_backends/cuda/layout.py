@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 WIDTHS = (16, 32, 64, 128)
-MOST_INPUTS = MOST_OUTPUTS = 16
-MOST_LAYERS = 32
+MAX_INPUTS = MAX_OUTPUTS = 16
+MAX_LAYERS = 32
 
 
 def _up(x: int, unit: int) -> int:
@@ -31,8 +31,8 @@ class Shape:
     def packed(self) -> int:
         """Bytes that a sample's weights and biases take in shared memory."""
         squares = (self.layers - 2) * self.width**2 * self.element
-        last = MOST_OUTPUTS * self.width * self.element
-        return squares + last + 4 * (self.inputs * self.width + (self.layers - 1) * self.width + MOST_OUTPUTS)
+        last = MAX_OUTPUTS * self.width * self.element
+        return squares + last + 4 * (self.inputs * self.width + (self.layers - 1) * self.width + MAX_OUTPUTS)
 
     @property
     def rows(self) -> int:
@@ -40,12 +40,12 @@ class Shape:
         return 16 if self.element == 4 and self.width == 128 else 32
 
     @property
-    def most_warps(self) -> int:
+    def max_warps(self) -> int:
         """Largest number of warps in a block of the forward kernel."""
         return 4 if self.width < 128 else 8
 
     @property
-    def most_blocks(self) -> int:
+    def max_blocks(self) -> int:
         """Number of blocks of the forward kernel that a multiprocessor has registers for."""
         return {16: 4, 32: 4, 64: 2 if self.element == 4 else 3, 128: 1}[self.width]
 
@@ -60,11 +60,11 @@ class Shape:
         """Return the bytes of shared memory of a block of the backward kernel."""
         rows = 16 * warps
         columns = 16 if self.element == 4 or self.inputs <= 8 else 32
-        return self._with_coords(rows) + rows * self.element * (self.layers * self.width + MOST_OUTPUTS + columns)
+        return self._with_coords(rows) + rows * self.element * (self.layers * self.width + MAX_OUTPUTS + columns)
 
     def forward_warps(self, limit: int) -> int | None:
         """Return the warps of a block of the forward kernel in `limit` bytes of shared memory, or None if none fits."""
-        return next((n for n in (8, 4, 2, 1) if n <= self.most_warps and self.forward_shared(n) <= limit), None)
+        return next((n for n in (8, 4, 2, 1) if n <= self.max_warps and self.forward_shared(n) <= limit), None)
 
     def backward_warps(self, limit: int) -> int | None:
         """Return the same as `forward_warps` for the backward kernel."""
@@ -91,13 +91,13 @@ def refusal(weights: Sequence[Tensor], element: int, limit: int, backward: bool)
         limit: bytes of shared memory available to a block on the device.
         backward: whether gradients are needed.
     """
-    if not 2 <= len(weights) <= MOST_LAYERS:
-        return f"it takes 2 to {MOST_LAYERS} layers, not {len(weights)}"
+    if not 2 <= len(weights) <= MAX_LAYERS:
+        return f"it takes 2 to {MAX_LAYERS} layers, not {len(weights)}"
     inputs, outputs = weights[0].shape[2], weights[-1].shape[1]
-    if inputs > MOST_INPUTS:
-        return f"it takes at most {MOST_INPUTS} coordinates, not {inputs}"
-    if outputs > MOST_OUTPUTS:
-        return f"it takes at most {MOST_OUTPUTS} outputs, not {outputs}"
+    if inputs > MAX_INPUTS:
+        return f"it takes at most {MAX_INPUTS} coordinates, not {inputs}"
+    if outputs > MAX_OUTPUTS:
+        return f"it takes at most {MAX_OUTPUTS} outputs, not {outputs}"
     if padded_width(weights) is None:
         widest = max(weight.shape[1] for weight in weights[:-1])
         return f"it takes hidden layers of at most {WIDTHS[-1]}, not {widest}"

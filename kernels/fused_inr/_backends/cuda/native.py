@@ -13,7 +13,7 @@ import torch
 
 from fused_inr._backends import native_library
 from fused_inr._backends.cuda import nvcc
-from fused_inr._backends.cuda.layout import MOST_LAYERS
+from fused_inr._backends.cuda.layout import MAX_LAYERS
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # FusedInrType
 _FOLDER = Path(__file__).parent
@@ -45,7 +45,7 @@ class SirenStruct(ctypes.Structure):
     """The struct FusedInrSiren of csrc/cuda/abi.h."""
 
     _fields_ = (
-        ("layers", LayerStruct * MOST_LAYERS),
+        ("layers", LayerStruct * MAX_LAYERS),
         ("num_layers", _i32),
         ("width", _i32),
         ("type", _i32),

@@ -93,7 +93,7 @@ class _Call:
             )
         shared = all(layer.weight_sample == layer.bias_sample == 0 for layer in layers)
         self.siren = native.SirenStruct(
-            layers=(native.LayerStruct * native.MOST_LAYERS)(*layers),
+            layers=(native.LayerStruct * native.MAX_LAYERS)(*layers),
             num_layers=len(layers),
             width=self.shape.width,
             type=native.TYPES[dtype],
@@ -125,7 +125,7 @@ class _Call:
         device, shape, siren = limits(self.device), self.shape, self.siren
         siren.warps = shape.forward_warps(device.shared)
         tiles = -(-siren.points // (shape.rows * siren.warps))
-        blocks_per_processor = min(shape.most_blocks, device.shared // shape.forward_shared(siren.warps))
+        blocks_per_processor = min(shape.max_blocks, device.shared // shape.forward_shared(siren.warps))
         siren.blocks = splits_to_fill(blocks_per_processor * device.processors, siren.samples, tiles)
         siren.out = out.data_ptr()
         self.run("fused_inr_siren_forward")

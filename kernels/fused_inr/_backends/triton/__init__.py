@@ -14,7 +14,7 @@ from fused_inr._backends.implementation import Implementation
 from fused_inr._backends.triton import render, siren
 from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
-MOST_SAMPLES = 64  # largest group of minibatch_stddev: a program holds the whole group at a few positions
+MAX_SAMPLES = 64  # largest group of minibatch_stddev: a program holds the whole group at a few positions
 OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward", "augment")
 """The ops of `fused_inr.primitives` registered for CUDA tensors; each is a function of `image_ops`."""
 _INSTALLED = importlib.util.find_spec("triton") is not None
@@ -28,8 +28,8 @@ def status() -> str:
 
 
 def _supports_stddev(x: torch.Tensor, group: int, channels: int) -> tuple[bool, str]:
-    if group > MOST_SAMPLES:
-        return False, f"it takes groups of at most {MOST_SAMPLES} samples, not {group}"
+    if group > MAX_SAMPLES:
+        return False, f"it takes groups of at most {MAX_SAMPLES} samples, not {group}"
     return minibatch_stddev.supports(x, group, channels)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fused_inr.inr import INR, Grid
 from fused_inr.primitives.render import register
 
-MOST_COLOURS = 64  # of a read-out: a program holds all colours of its pixels
+MAX_COLOURS = 64  # of a read-out: a program holds all colours of its pixels
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -34,8 +34,8 @@ def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
     if inr.dtype != torch.float32 or dtype not in _TYPES:
         return False, f"it computes in float32, bfloat16 or float16, not in {torch.float64}"
     read_outs = any(layer.to_rgb is not None for stage in inr.stages for layer in stage.layers)
-    if read_outs and inr.channels > MOST_COLOURS:
-        return False, f"it reads out at most {MOST_COLOURS} colours, not {inr.channels}"
+    if read_outs and inr.channels > MAX_COLOURS:
+        return False, f"it reads out at most {MAX_COLOURS} colours, not {inr.channels}"
     return True, ""
 
 

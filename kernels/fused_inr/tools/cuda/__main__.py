@@ -16,13 +16,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fused_inr.tools.cuda", description=main.__doc__)
     parser.add_argument(
         "--target",
-        choices=ahead_of_time.MOST_SHARED,
+        choices=ahead_of_time.MAX_SHARED,
         action="append",
         help="GPU architecture; repeatable (default: all)",
     )
     parser.add_argument("--library", type=Path, help="read this compiled library instead of compiling the sources")
     options = parser.parse_args(arguments)
-    targets = options.target or list(ahead_of_time.MOST_SHARED)
+    targets = options.target or list(ahead_of_time.MAX_SHARED)
     try:
         if options.library:
             table = [needs for needs in ahead_of_time.resources(options.library) if needs.target in targets]

@@ -12,7 +12,7 @@ from pathlib import Path
 from fused_inr._backends.cuda import layout, nvcc
 
 SOURCES = Path(__file__).parents[4] / "csrc" / "cuda"
-MOST_SHARED = {"8.0": 163 * 1024, "9.0": 227 * 1024, "9.0a": 227 * 1024}
+MAX_SHARED = {"8.0": 163 * 1024, "9.0": 227 * 1024, "9.0a": 227 * 1024}
 """Bytes of shared memory available to a block, for each architecture of the table."""
 ELEMENTS = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OPCODE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)", re.MULTILINE)
@@ -38,7 +38,7 @@ class Resources:
         if not self.width:
             return 0, 0
         shape = layout.Shape(self.width, layers, inputs, ELEMENTS[self.type])
-        limit = MOST_SHARED[self.target]
+        limit = MAX_SHARED[self.target]
         backward = self.kernel == "siren_backward"
         warps = shape.backward_warps(limit) if backward else shape.forward_warps(limit)
         if warps is None:

@@ -11,15 +11,9 @@ from fused_inr._backends.triton.kernels import siren_backward, siren_forward
 from fused_inr._backends.triton.kernels.launch import Launch
 from fused_inr._backends.triton.kernels.siren_layers import layer, weight_gradient
 from fused_inr.tools.triton.ahead_of_time import TARGETS
-from fused_inr.tools.triton.case import Case, differing
+from fused_inr.tools.triton.case import Case, differing, products_in
 
 _SAMPLES, _POINTS = 64, 256 * 256
-_TYPES = {
-    "bfloat16": (torch.bfloat16, False),
-    "float16": (torch.float16, False),
-    "float32": (torch.float32, False),
-    "tf32": (torch.float32, True),  # float32 tensors where PyTorch may use TF32
-}
 
 
 def _numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -55,19 +49,15 @@ def _layers(width: int, dtype: torch.dtype) -> list[Launch]:
 
 def _launches(width: int, kind: str, backward: bool) -> list[Launch]:
     """Return the launches of the values or of the gradients."""
-    dtype, tf32 = _TYPES[kind]
     coords, weights, biases = _network(width)
-    allowed, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
-    try:
-        module = siren_backward if backward else siren_forward
+    module = siren_backward if backward else siren_forward
+    with products_in(kind) as dtype:
         if not module.fits(coords, weights, dtype):
             return _layers(width, dtype)
         options = (coords, weights, biases, 30.0, 30.0, False, dtype)
         if not backward:
             return siren_forward.forward(*options)[-1]
         return siren_backward.backward(_numbers(_SAMPLES, _POINTS, 3), *options, True)[-1]
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _first_layer() -> list[Launch]:

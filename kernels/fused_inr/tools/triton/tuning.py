@@ -20,7 +20,7 @@ from fused_inr._backends.triton.kernels.configs import Entry
 from fused_inr._backends.triton.kernels.launch import Launch, run
 from fused_inr.tools.triton.case import Case
 
-LEAST_GAIN = 0.02
+MIN_GAIN = 0.02
 """Smallest relative gain in time that counts; less is noise."""
 _BOUNDS = {"num_warps": (1, 16), "num_stages": (1, 6)}
 _BLOCK_BOUNDS = (16, 256)
@@ -39,7 +39,7 @@ def neighbours(options: dict[str, int]) -> Iterable[dict[str, int]]:
 
 
 def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float]) -> tuple[dict[str, int], float]:
-    """Return options that no neighbour beats by `LEAST_GAIN`, and their time; `seconds` is infinite for failures."""
+    """Return options that no neighbour beats by `MIN_GAIN`, and their time; `seconds` is infinite for failures."""
     best, tried = seconds(options), {json.dumps(options, sort_keys=True)}
     faster = True
     while faster:
@@ -50,7 +50,7 @@ def descend(options: dict[str, int], seconds: Callable[[dict[str, int]], float])
                 continue
             tried.add(key)
             time = seconds(candidate)
-            if time < best * (1 - LEAST_GAIN):
+            if time < best * (1 - MIN_GAIN):
                 options, best, faster = candidate, time, True
                 break
     return options, best

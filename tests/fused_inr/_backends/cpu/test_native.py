@@ -108,7 +108,7 @@ def render_with_gradients(make_layered_inr, tensors_of, with_tensors) -> list[to
     return [frames.detach(), *torch.autograd.grad(frames.square().sum(), leaves)]
 
 
-def test_a_loop_on_the_calling_thread_gives_the_same(
+def test_a_loop_on_the_calling_thread_has_the_same_bits(
     compiled_library, make_layered_inr, tensors_of, with_tensors, without_parallel_for, monkeypatch
 ):
     assert isinstance(native.parallel_for(), native._ParallelFor)

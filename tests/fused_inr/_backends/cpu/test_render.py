@@ -66,7 +66,7 @@ def test_float32(instruction_set, name, case_of, with_tensors, errors):
     assert frames.dtype == torch.float32
     # Measured on every instruction set of an AVX-512 CPU: 2.6e-7 at most.
     assert errors([frames], exact[:1]) <= [2e-6]
-    # Measured there: 1.0e-6 at most.
+    # Measured on the same CPU: 1.0e-6 at most.
     assert max(errors(rendered(inr, tensors, with_tensors, grid, backend="cpu"), exact)) <= 5e-6
 
 

@@ -76,7 +76,7 @@ def test_float32(instruction_set, name, errors):
     assert torch.equal(values_of(tensors, backend="cpu", **options), actual[0])
     # Measured on every instruction set of an AVX-512 CPU: 7.7e-7 at most.
     assert errors(actual[:1], exact[:1]) <= [2e-6]
-    # Measured there: 2.0e-6 at most.
+    # Measured on the same CPU: 2.0e-6 at most.
     assert max(errors(actual, exact)) <= 5e-6
 
 
@@ -86,7 +86,7 @@ def test_bfloat16(instruction_set, name, errors, mean_error):
     actual = evaluated(tensors, dtype=torch.bfloat16, backend="cpu", **options)
     # Measured on every instruction set of an AVX-512 CPU: 1.3e-2 at most (the naive path: 1.6e-2).
     assert errors(actual[:1], exact[:1]) <= [2e-2]
-    # Measured there: 0.74 to 0.84 times the naive path's.
+    # Measured on the same CPU: 0.74 to 0.84 times the naive path's.
     assert mean_error(actual[1:], exact[1:]) <= 1.2 * mean_error(naive[1:], exact[1:])
 
 
@@ -189,7 +189,9 @@ def all_calls() -> list[tuple[str, tuple]]:
         for dtype in (torch.float32, torch.bfloat16):
             arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
             calls.append(("cpu_siren", arguments))
-            calls += [("cpu_siren_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)]
+            calls += [
+                ("cpu_siren_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)
+            ]
     return calls
 
 

@@ -18,7 +18,7 @@ def weights_of(*sizes: int) -> list[torch.Tensor]:
 def struct_of(shape: layout.Shape, warps: int) -> native.SirenStruct:
     layers = [native.LayerStruct(inputs=shape.inputs)] * shape.layers
     return native.SirenStruct(
-        layers=(native.LayerStruct * native.MOST_LAYERS)(*layers),
+        layers=(native.LayerStruct * native.MAX_LAYERS)(*layers),
         num_layers=shape.layers,
         width=shape.width,
         type=native.TYPES[torch.float32 if shape.element == 4 else torch.float16],

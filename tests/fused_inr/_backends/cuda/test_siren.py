@@ -128,7 +128,9 @@ def test_every_element_of_the_results_is_written(case_of, check_written):
         for dtype in DTYPES.values():
             arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
             calls.append(("cuda_siren", arguments))
-            calls += [("cuda_siren_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)]
+            calls += [
+                ("cuda_siren_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)
+            ]
     check_written(calls)  # workspaces also come from torch.empty and start as NaN
 
 

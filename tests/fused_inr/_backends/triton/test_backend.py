@@ -12,6 +12,14 @@ import fused_inr as fi
 from fused_inr._backends import triton as backend
 
 KERNEL_TESTS = Path(__file__).with_name("kernels")
+# The files test_*.py of a group share a process. The groups take about equally long, so that workers can share them.
+GROUPS = {
+    "images": ("augment", "bias_act", "large_images", "minibatch_stddev", "registration"),
+    "render-backward": ("fourier_features", "large_render_backward", "render_backward"),
+    "render-forward": ("fused_stages", "layers", "render_forward"),
+    "siren": ("configs", "large_siren", "sines", "siren_forward"),
+    "upfirdn2d": ("upfirdn2d",),
+}
 
 
 def test_status(monkeypatch):
@@ -34,11 +42,19 @@ def test_unsupported_calls():
     assert not supports(x.double(), 4, 1)[0]
 
 
-def test_kernels_in_the_interpreter():
-    """Run the tests of the folder `kernels` in a process in which Triton interprets its kernels."""
+def test_every_file_of_kernels_is_in_one_group():
+    files = sorted(path.stem.removeprefix("test_") for path in KERNEL_TESTS.glob("test_*.py"))
+    assert files == sorted(name for names in GROUPS.values() for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_kernels_in_the_interpreter(group):
+    """Run tests of the folder `kernels` in a process in which Triton interprets its kernels."""
     pytest.importorskip("triton", minversion="3.7", reason="the interpreter before 3.7 does not work with NumPy 2.4")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(KERNEL_TESTS)]
+    files = [str(KERNEL_TESTS / f"test_{name}.py") for name in GROUPS[group]]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
     assert " passed" in done.stdout

@@ -1,11 +1,10 @@
-"""The search for block sizes, on synthetic times, and the entries of the table that the cases use."""
+"""The search for block sizes, on synthetic times."""
 
 import math
 
 import pytest
 import torch
 
-from fused_inr._backends.triton.kernels import configs
 from fused_inr.tools.triton import tuning
 from fused_inr.tools.triton.cases_render import CASES
 
@@ -36,10 +35,3 @@ def test_tuning_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="tune times kernels and found no GPU"):
         tuning.tune(CASES)
-
-
-def test_cases_use_entries_of_the_table():
-    (case,) = (case for case in CASES if case.name == "render-generator-bfloat16")
-    with configs.recorded() as entries:
-        case.launches_on("sm_90")
-    assert entries == {("layer", "half", "512"), ("feature_layer", "half", "512"), ("stage3", "half", "256")}

@@ -79,28 +79,27 @@ def activated(v, alpha, ACT: tl.constexpr):
 
 
 @triton.jit
-def slope(v, alpha, ACT: tl.constexpr):
-    """Return act'(v)."""
-    if ACT == "linear":
-        d = tl.full(v.shape, 1.0, tl.float32)
-    elif ACT == "relu":
-        d = tl.where(v > 0.0, 1.0, 0.0)
+def through(v, d, alpha, ACT: tl.constexpr):
+    """Return the gradient d times act'(v). As in PyTorch, relu, elu and selu let the gradient of NaN pass."""
+    if ACT == "relu":
+        d = tl.where(v <= 0.0, 0.0, d)
     elif ACT == "lrelu":
-        d = tl.where(v > 0.0, 1.0, alpha)
+        d = tl.where(v > 0.0, d, d * alpha)
     elif ACT == "tanh":
         t = _tanh(v)
-        d = 1.0 - t * t
+        d *= 1.0 - t * t
     elif ACT == "sigmoid":
         s = _sigmoid(v)
-        d = s * (1.0 - s)
+        d *= s * (1.0 - s)
     elif ACT == "elu":
-        d = tl.where(v > 0.0, 1.0, tl.exp(v))
+        d *= tl.where(v <= 0.0, tl.exp(v), 1.0)
     elif ACT == "selu":
-        d = 1.0507009873554805 * tl.where(v > 0.0, 1.0, 1.6732632423543772 * tl.exp(v))
+        d *= 1.0507009873554805 * tl.where(v <= 0.0, 1.6732632423543772 * tl.exp(v), 1.0)
     elif ACT == "softplus":
-        d = _sigmoid(v)
-    else:
-        tl.static_assert(ACT == "swish")
+        d *= _sigmoid(v)
+    elif ACT == "swish":
         s = _sigmoid(v)
-        d = s * (1.0 + v * (1.0 - s))
+        d *= s * (1.0 + v * (1.0 - s))
+    else:
+        tl.static_assert(ACT == "linear")
     return d

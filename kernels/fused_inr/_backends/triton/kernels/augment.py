@@ -13,7 +13,7 @@ from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr.primitives.augment import Options
 
 _TILE_PIXELS = 1024  # 8 per thread and channel: enough loads in flight, and few enough registers for addresses
-_MOST_SUMS = 1024  # partial sums that a program adds at once
+_MAX_SUMS = 1024  # partial sums that a program adds at once
 _LONGEST = 2**62  # longest side of a hole, so that its end fits in an int64
 
 
@@ -160,6 +160,7 @@ def augment_kernel(
             plane += plane_size
         level += total * (own * (1.0 - factor) / channels)
         own *= factor
+        rest += 0.0 * own if COLOR_AFTER else 0.0  # matters only if the factors are not finite
     plane = x + start
     target = out + start
     for _ in range(channels):
@@ -211,6 +212,6 @@ def forward(x: Tensor, options: Options) -> tuple[Tensor, list[Launch]]:
         "tiles": tiles,
         "COLORED": any(t is not None for t in color.values()),
         "COLOR_AFTER": color_after,
-        "TILES": min(power_of_two(tiles), _MOST_SUMS),
+        "TILES": min(power_of_two(tiles), _MAX_SUMS),
     }
     return out, [*launches, Launch(augment_kernel, programs, shared | color | places | arguments)]

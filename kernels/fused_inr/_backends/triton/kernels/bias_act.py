@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr._backends.triton.kernels.activations import activated, slope
+from fused_inr._backends.triton.kernels.activations import activated, through
 from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 from fused_inr.primitives import memory_format
 from fused_inr.primitives.bias_act import Options
@@ -112,6 +112,7 @@ def bias_act_slope_kernel(
     stretch = program // lane_tiles
     lane_tile = program % lane_tiles
     total = tl.zeros([ROWS, COLS], tl.float32)
+    unlimited = clamp == float("inf")
     for step in range(steps):
         row, col, offsets, inside = _tile(
             stretch.to(tl.int64) * steps + step, lane_tile, rows, cols, COLUMN_LANES, ROWS, COLS
@@ -124,14 +125,14 @@ def bias_act_slope_kernel(
         if FROM_OUTPUT:
             # Where the slope is positive, the output has the sign of the input times that of the gain, and it reaches
             # the limits only where it was clamped.
-            d *= slope(v * gain, alpha, ACT) * gain
-            d = tl.where((v < clamp) & (v > -clamp), d, 0.0)
+            d = tl.where((tl.abs(v) < clamp) | unlimited, d, 0.0)
+            d = through(v * gain, d * gain, alpha, ACT)
         else:
             if bias is not None:
                 v += _per_lane(bias, row, col, rows, cols, channels, COLUMN_LANES, ROWS, COLS)
             y = activated(v, alpha, ACT) * gain
-            d *= slope(v, alpha, ACT) * gain
-            d = tl.where((y <= clamp) & (y >= -clamp), d, 0.0)
+            d = tl.where((tl.abs(y) <= clamp) | unlimited, d, 0.0)
+            d = through(v, d * gain, alpha, ACT)
         tl.store(out + start + offsets, d.to(out.dtype.element_ty), inside)
         if partial is not None:
             total += tl.where(inside, d, 0.0)

@@ -190,8 +190,8 @@ def tile_count(height: int, width: int, block_m: int, patch_w: int) -> int:
     return cdiv(height, block_m // patch_w) * cdiv(width, patch_w)
 
 
-def tiles_of(height: int, width: int, most: int) -> tuple[dict[str, int], int]:
-    """Return the constants of a kernel whose tiles have at most `most` pixels, and the tiles per frame."""
-    block_m = block_pixels(height, width, most)
+def tiles_of(height: int, width: int, max_pixels: int) -> tuple[dict[str, int], int]:
+    """Return the constants of a kernel whose tiles have at most `max_pixels` pixels, and the tiles per frame."""
+    block_m = block_pixels(height, width, max_pixels)
     patch_w = patch_width(height, width, block_m)
     return {"BLOCK_M": block_m, "PATCH_W": patch_w}, tile_count(height, width, block_m, patch_w)

@@ -38,7 +38,7 @@ from fused_inr._backends.triton.kernels.sines import INTERPRETED
 from fused_inr._backends.triton.kernels.to_rgb import Canvas, add_read_out, finish_read_out
 from fused_inr.inr import Layer
 
-MOST_LAYERS = 3
+MAX_LAYERS = 3
 
 
 @triton.jit
@@ -228,7 +228,7 @@ def cuts(layers: Sequence[Layer], dtype: torch.dtype, device: torch.device) -> l
     counts, start = [], 0
     while start < len(layers):
         count = 1
-        while start + count < len(layers) and count < MOST_LAYERS and layers[start + count - 1].to_rgb is None:
+        while start + count < len(layers) and count < MAX_LAYERS and layers[start + count - 1].to_rgb is None:
             count += 1
         while count > 1 and _options(layers[start : start + count], dtype, device) is None:
             count -= 1
@@ -265,7 +265,7 @@ def stage(
     last = layers[-1]
     out = torch.empty(*source.size, last.outputs, dtype=dtype, device=device) if store else None
     arguments: dict[str, Any] = {**source.arguments(), **tiles, "out": out}
-    for index in range(MOST_LAYERS):
+    for index in range(MAX_LAYERS):
         arguments |= _numbered("" if index == 0 else str(index), layers, weights, index)
     arguments |= to_rgb.arguments(last.to_rgb, dtype, canvas, source.scale)
     if last.to_rgb is None:

@@ -32,7 +32,7 @@ from fused_inr.primitives.memory_format import batch_stride
 _WEIGHT_PROGRAMS = 512
 """Number of programs that a weight's gradient is split into if there are enough pixels: two per multiprocessor of the
 largest GPUs. It does not depend on the device, so sums have the same bits on all devices."""
-_LEAST_PIXELS = 512
+_MIN_PIXELS = 512
 """Fewest pixels per program of a weight's gradient: with fewer, the partial sums would be larger than their inputs."""
 
 
@@ -115,8 +115,9 @@ def output_gradient_kernel(
         dz = total * gain
     else:
         tl.static_assert(ACT == "lrelu" or ACT == "relu")
-        positive = tl.where(gain < 0.0, -y, y) > 0.0
-        dz = total * tl.where(positive, gain, gain * LRELU_SLOPE if ACT == "lrelu" else 0.0)
+        z = tl.where(gain < 0.0, -y, y)  # has the sign of the value before the activation
+        dz = total * gain
+        dz = tl.where(z > 0.0, dz, dz * LRELU_SLOPE) if ACT == "lrelu" else tl.where(z <= 0.0, 0.0, dz)
     tl.store(out + start * channels + offset, dz.to(out.dtype.element_ty), inside)
     tl.store(bias_partial + part * channels + o, tl.sum(dz, 0), in_cols)
     if COLOURS > 0:
@@ -300,7 +301,7 @@ def output_gradient(
 
 def pixel_splits(pixels: int, tiles: int, block: int) -> tuple[int, int]:
     """Return the number and length of the spans of pixels that the gradient of a weight of `tiles` tiles sums over."""
-    return equal_splits(pixels, splits_to_fill(_WEIGHT_PROGRAMS, tiles, pixels // _LEAST_PIXELS), block)
+    return equal_splits(pixels, splits_to_fill(_WEIGHT_PROGRAMS, tiles, pixels // _MIN_PIXELS), block)
 
 
 def weight_gradient(dz: Tensor, x: Tensor, shared: bool) -> tuple[Tensor, list[Launch]]:

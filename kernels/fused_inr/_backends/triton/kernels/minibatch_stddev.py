@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fused_inr._backends.triton.kernels.launch import TILE_ELEMENTS, Launch, cdiv, power_of_two
 
-MOST_AT_ONCE = 1024  # partial sums that a program adds at once, or pixels that it fills
+MAX_AT_ONCE = 1024  # partial sums that a program adds at once, or pixels that it fills
 
 
 @triton.jit
@@ -154,8 +154,8 @@ def forward(x: Tensor, group: int, channels: int) -> tuple[Tensor, list[Launch]]
     shared = {"out": out, "partial": partial} | jobs.arguments()
     counts = {"tiles": jobs.tiles, "pixels": jobs.pixels}
     blocks = {
-        "TILES": min(power_of_two(jobs.tiles), MOST_AT_ONCE),
-        "PIXELS": min(power_of_two(jobs.pixels), MOST_AT_ONCE),
+        "TILES": min(power_of_two(jobs.tiles), MAX_AT_ONCE),
+        "PIXELS": min(power_of_two(jobs.pixels), MAX_AT_ONCE),
     }
     return out, [
         Launch(deviation_kernel, jobs.count * jobs.tiles, {"x": x} | shared | jobs.tile()),

@@ -29,9 +29,9 @@ from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
 from fused_inr._backends.triton.kernels.sines import INTERPRETED, sine
 from fused_inr.primitives.memory_format import batch_stride
 
-MOST_CHANNELS = 16
+MAX_CHANNELS = 16
 """Outputs of the kernel's last layer, the fewest columns of a matrix instruction."""
-MOST_INPUTS = 16
+MAX_INPUTS = 16
 """Inputs of the kernel's first layer, which are multiplied and added one by one."""
 
 
@@ -215,7 +215,7 @@ def has_room(kernel: str, coords: Tensor, weights: Sequence[Tensor], dtype: torc
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
     """Return whether the kernel supports a network; others run layer by layer (`siren_layers`)."""
-    small = coords.shape[2] <= MOST_INPUTS and weights[-1].shape[1] <= MOST_CHANNELS
+    small = coords.shape[2] <= MAX_INPUTS and weights[-1].shape[1] <= MAX_CHANNELS
     return len(weights) > 1 and small and has_room("siren", coords, weights, dtype)
 
 
@@ -239,7 +239,7 @@ def forward(
         "FINAL_SINE": final_sine,
         "PRECISION": configs.input_precision(dtype),
         "W": network.width,
-        "C": MOST_CHANNELS,
+        "C": MAX_CHANNELS,
     }
     arguments = network.arguments() | {"out": out, "omega": omega, "first_omega": first_omega} | constants | blocks
     programs = batch * cdiv(points, blocks["BLOCK_M"])

@@ -15,7 +15,7 @@ from fused_inr._backends.splits import equal_splits
 from fused_inr._backends.triton.kernels import configs
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv, run
 from fused_inr._backends.triton.kernels.sines import sine, sine_cosine
-from fused_inr._backends.triton.kernels.siren_forward import MOST_INPUTS, dense, is_shared, product
+from fused_inr._backends.triton.kernels.siren_forward import MAX_INPUTS, dense, is_shared, product
 from fused_inr.primitives.memory_format import batch_stride
 
 SUMMING_PROGRAMS = 528  # of the weight gradient kernel: 4 for each of an H100's 132 multiprocessors
@@ -168,7 +168,7 @@ def layer(
         "bias_sample": 0 if bias is None else batch_stride(bias),
         "omega": omega,
         "EPILOGUE": epilogue,
-        "FEW_INPUTS": x.dtype == torch.float32 and x.shape[2] <= MOST_INPUTS,
+        "FEW_INPUTS": x.dtype == torch.float32 and x.shape[2] <= MAX_INPUTS,
         "PRECISION": configs.input_precision(weight.dtype),
     }
     programs = batch * cdiv(points, blocks["BLOCK_M"]) * cdiv(outputs, blocks["BLOCK_N"])
@@ -209,9 +209,9 @@ def _products(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 def _input(coords: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return coordinates as the kernels take them: float32 if there are at most `MOST_INPUTS`, else in `dtype`."""
+    """Return coordinates as the kernels take them: float32 if there are at most `MAX_INPUTS`, else in `dtype`."""
     coords = dense(coords)
-    if coords.shape[2] <= MOST_INPUTS:
+    if coords.shape[2] <= MAX_INPUTS:
         return coords
     return (coords[:1] if is_shared([coords]) else coords).to(dtype)
 

@@ -17,7 +17,7 @@ from fused_inr._backends.triton.kernels.fourier_features import pixels_of_tile, 
 from fused_inr._backends.triton.kernels.launch import Launch, power_of_two
 from fused_inr.primitives.memory_format import batch_stride
 
-LEAST_COLOURS = 16  # smallest block of colours in a matrix product
+MIN_COLOURS = 16  # smallest block of colours in a matrix product
 
 
 @triton.jit
@@ -125,7 +125,7 @@ def arguments(
         "rgb_clip": batch_stride(weight),
         "colours": weight.shape[1],
         "IMAGE_RATIO": scale // canvas.scale,
-        "COLOURS": max(LEAST_COLOURS, power_of_two(weight.shape[1])),
+        "COLOURS": max(MIN_COLOURS, power_of_two(weight.shape[1])),
     }
 
 

@@ -158,7 +158,7 @@ def test_identities_keep_the_bits(instruction_set):
 
 
 @ORDERS
-def test_large_means_cost_no_digits(instruction_set, color_last):
+def test_large_means_lose_no_precision(instruction_set, color_last):
     x = 1000 + normal(2, 1, 3, 64, 64)
     contrast = torch.tensor([0.5, 1.5])
     with fi.backend("cpu"):
@@ -168,7 +168,7 @@ def test_large_means_cost_no_digits(instruction_set, color_last):
     assert (actual - exact).abs().max() <= 1.3e-4
 
 
-def test_one_call_gives_the_bits_of_two(instruction_set):
+def test_color_last_has_the_bits_of_two_calls(instruction_set):
     """Color last equals color applied to the shifted frame, including its mean."""
     shape, hole = CASES["N2-T2-C3-H20-W37"]
     draw, x = draw_for(shape, hole, 0.3), normal(*shape)

@@ -192,7 +192,7 @@ FLOATS = {
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("name", FLOATS)
-def test_halves_are_rounded_to_nearest_even(instruction_set, name, dtype):
+def test_results_in_half_precision_are_rounded_to_nearest_even(instruction_set, name, dtype):
     bias = torch.cat([FLOATS[name](), -FLOATS[name]()])
     with fi.backend("cpu"):
         actual = fi.bias_act(torch.zeros(1, len(bias), dtype=dtype), bias)
@@ -205,7 +205,7 @@ def test_halves_are_rounded_to_nearest_even(instruction_set, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
-def test_every_half_is_read_exactly(instruction_set, dtype):
+def test_every_half_precision_number_is_read_exactly(instruction_set, dtype):
     x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     if dtype == torch.bfloat16:
         x = x[(x.abs() >= torch.finfo(dtype).tiny) | x.isnan() | (x == 0)]  # AVX-512 converts subnormal numbers to 0
@@ -240,7 +240,7 @@ def test_slopes_at_infinities_as_in_pytorch(instruction_set, act):
 
 
 @pytest.mark.parametrize("act", ["sigmoid", "softplus", "swish"])
-def test_small_results_keep_their_digits(instruction_set, act):
+def test_small_results_lose_no_precision(instruction_set, act):
     x = torch.linspace(-80, -1, 500)
     with fi.backend("cpu"):
         actual = fi.bias_act(x, None, act, gain=1)

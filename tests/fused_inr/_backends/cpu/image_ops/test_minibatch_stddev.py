@@ -86,13 +86,13 @@ def test_groups_of_equal_samples(instruction_set, value):
     assert torch.equal(torch.autograd.grad(y[:, 2:].sum(), x)[0], torch.zeros_like(x))
 
 
-def test_large_means_cost_no_digits(instruction_set, check_derivatives):
+def test_large_means_lose_no_precision(instruction_set, check_derivatives):
     x = (1000 + normal(4, 3, 5, 7)).requires_grad_()
     # Measured: 5.0e-5. As mean of squares minus square of the mean, the plane alone would be off by 1.4e-3.
     check_derivatives(lambda x: fi.minibatch_stddev(x)[:, 3:], [x], 1, 1e-4)
 
 
-def test_special_values_reach_their_group_alone(instruction_set):
+def test_special_values_affect_only_their_group(instruction_set):
     x = normal(4, 2, 5, 5)
     x[1, 0, 2, 3] = math.nan
     x[2, 1, 0, 0] = math.inf

@@ -165,7 +165,7 @@ def test_results_and_gradients_have_the_layout_of_the_input(layout, gradient, as
 
 @by_layout
 @pytest.mark.parametrize("special", [math.nan, math.inf], ids=str)
-def test_special_values_stay_under_the_filter(instruction_set, special, layout):
+def test_special_values_affect_only_pixels_under_the_filter(instruction_set, special, layout):
     x = normal(1, 2, 20, 40)
     x[0, 1, 9, 21] = special
     with fi.backend("cpu"):

@@ -1,7 +1,7 @@
 """Tests of the Triton kernels: on a GPU if there is one, or on the CPU in Triton's interpreter.
 
 Triton decides whether to interpret a kernel when the kernel is defined, so interpreting needs a process of its own:
-`TRITON_INTERPRET=1 pytest tests/fused_inr/_backends/triton/kernels`. `test_backend.py` starts one. In other processes,
+`TRITON_INTERPRET=1 pytest tests/fused_inr/_backends/triton/kernels`. `test_backend.py` starts some. In other processes,
 nothing is collected here without a GPU.
 """
 

@@ -73,7 +73,7 @@ def test_one_change_alone_or_left_out(color_last, compare, device):
 
 def test_many_tiles_and_loops_over_their_sums(monkeypatch, compare, device):
     monkeypatch.setattr(augment_kernels, "_TILE_PIXELS", 8)
-    monkeypatch.setattr(augment_kernels, "_MOST_SUMS", 4)
+    monkeypatch.setattr(augment_kernels, "_MAX_SUMS", 4)
     shape, hole = CASES["N3-T2-C3-7x5"]
     for color_last in (False, True):
         compare(torch.randn(shape, device=device), draw_for(shape, device), hole, color_last)

@@ -101,9 +101,16 @@ def test_nothing_to_do(n, t, d, device):
 
 
 def test_tiles_cover_every_frame_once():
-    for height, width, most in [(1, 1, 64), (128, 128, 128), (3, 500, 64), (500, 3, 64), (33, 17, 128), (1, 9, 128)]:
-        tiles, count = fourier_features.tiles_of(height, width, most)
+    for height, width, max_pixels in [
+        (1, 1, 64),
+        (128, 128, 128),
+        (3, 500, 64),
+        (500, 3, 64),
+        (33, 17, 128),
+        (1, 9, 128),
+    ]:
+        tiles, count = fourier_features.tiles_of(height, width, max_pixels)
         block, patch = tiles["BLOCK_M"], tiles["PATCH_W"]
-        assert 16 <= block <= most
+        assert 16 <= block <= max_pixels
         assert block % patch == 0
         assert count * block >= height * width

@@ -49,7 +49,7 @@ def test_values_and_gradients(case, where, dtype, lay_out, check, exactly):
 
 def test_many_tiles_and_loops_over_them(check, exactly, monkeypatch, device):
     monkeypatch.setattr(stddev_kernels, "TILE_ELEMENTS", 8)
-    monkeypatch.setattr(stddev_kernels, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(stddev_kernels, "MAX_AT_ONCE", 4)
     x = torch.randn(4, 6, 3, 5, device=device)
     check("y", minibatch_stddev(x, 2, 1), reference.minibatch_stddev(exactly(x), 2, 1))
 

@@ -85,7 +85,7 @@ def test_half_precision(activation, dtype, make_layered_inr, by_reference, by_ke
 
 
 def test_many_splits_of_the_pixels(make_layered_inr, by_reference, by_kernels, errors, monkeypatch):
-    monkeypatch.setattr(layers_backward, "_LEAST_PIXELS", 16)
+    monkeypatch.setattr(layers_backward, "_MIN_PIXELS", 16)
     inr, grid = make_layered_inr(n=1, t=2, scales=(1, 2), widths=(9, 8)), fi.Grid(7, 5)
     assert layers_backward.pixel_splits(2 * 7 * 5, 1, 32) == (3, 32)
     actual = by_kernels(inr, grid, torch.float32)

@@ -131,17 +131,6 @@ def test_opcheck(make_layered_inr, device):
     torch.library.opcheck(torch.ops.fused_inr.triton_render_backward.default, (gradient, plain, *options, []))
 
 
-def test_supports(make_layered_inr):
-    inr, grid = make_layered_inr(1, 1, scales=(1,)), fi.Grid(2, 2)
-    assert render.supports(inr, grid, torch.bfloat16) == (True, "")
-    wide = inr.mapped(torch.Tensor.double)
-    reason = "it computes in float32, bfloat16 or float16, not in torch.float64"
-    assert render.supports(wide, grid, torch.float64) == (False, reason)
-    layer = fi.Layer(torch.randn(1, 5, 12), torch.randn(5), to_rgb=(torch.randn(1, 65, 5), torch.randn(65)))
-    colours = fi.INR([fi.Stage(1, [layer], inr.stages[0].fourier)])
-    assert render.supports(colours, grid, torch.float32) == (False, "it reads out at most 64 colours, not 65")
-
-
 def test_memory_matches_the_allocations(make_layered_inr, device):
     inr, grid = on(make_layered_inr(1, 2, scales=(1, 4), widths=(40, 48)), device), fi.Grid(20, 30)
     frames = 4 * 2 * 3 * 80 * 120

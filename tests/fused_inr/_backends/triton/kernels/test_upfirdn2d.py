@@ -46,7 +46,7 @@ def test_values_and_gradients(rates, taps, where, dtype, lay_out, check, exactly
 
 @pytest.mark.parametrize("where", LAYOUTS)
 @pytest.mark.parametrize("taps", ["4", "1x1"])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 63, 3), (1, 100, 5, 1), (2, 2, 3, 30)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 63, 3), (1, 66, 3, 1), (2, 2, 3, 30)], ids=str)
 def test_odd_sizes(shape, taps, where, lay_out, check, exactly, device):
     x, taps = lay_out(image(*shape), where), torch.randn(FILTERS[taps])
     for up, down in (((1, 1), (2, 2)), ((2, 2), (1, 1))):

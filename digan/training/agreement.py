@@ -1,0 +1,54 @@
+"""What the processes of a run compare before the first step, each value under the name that a user knows it by."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import fields
+from typing import Any
+
+import accelerate
+import av
+import numpy as np
+import torch
+
+import fused_inr as fi
+from digan.config import PROCESSES_MAY_DIFFER, TrainConfig, flag
+from digan.data.training_data import TrainingData
+from digan.digests import tensor_digest
+from digan.training.trainer import Trainer
+
+
+def option_facts(config: TrainConfig) -> dict[str, Any]:
+    """Return the options that must not differ, keyed by flag, and the versions that decide numbers."""
+    options = {flag(f.name): getattr(config, f.name) for f in fields(config) if f.name not in PROCESSES_MAY_DIFFER}
+    versions = {
+        "the version of digan": fi.__version__,
+        "the version of Python": platform.python_version_tuple()[:2],
+        "the version of torch": torch.__version__,
+        "the version of accelerate": accelerate.__version__,
+        "the version of numpy": np.__version__,
+        "the version of av": av.__version__,
+    }
+    return {**options, **versions}
+
+
+def state_facts(trainer: Trainer, data: TrainingData) -> dict[str, Any]:
+    """Return what decides the first step: devices, data, counters, networks and optimizers."""
+    accelerator = trainer.accelerator
+    networks = [tensor for net in trainer.networks().values() for tensor in net.state_dict().values()]
+    return {
+        "--mixed-precision": accelerator.mixed_precision,
+        "the type of device": trainer.device.type,
+        "the kernels": [name for name, state in fi.backends().items() if state == "ready"],
+        "--data": data.identity(),
+        "the state to start from": f"{trainer.iteration} iterations, {trainer.clips_seen} clips seen, networks "
+        f"{tensor_digest(networks)}, optimizers {tensor_digest(_tensors(trainer.optimizer_state()))}",
+    }
+
+
+def _tensors(state: Any) -> list[torch.Tensor]:
+    """Return the tensors of a nested state, in its order."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return [tensor for value in values for tensor in _tensors(value)]

@@ -1,0 +1,168 @@
+"""Generator files that cannot be used are refused with the reason, and a name that is not here costs no time."""
+
+import json
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from digan import Generator
+from digan.cli.main import main
+from digan.config import GeneratorConfig
+from digan.errors import NetworkError, NetworkNotFound
+from digan.models import hub as hub_module
+from digan.models.hub import filled, find_network, read_network
+
+CONFIG = GeneratorConfig(resolution=32, z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8)
+WEIGHT = "mapping.w_avg"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("network") / "g.safetensors"
+    Generator(CONFIG).save(path)
+    return path
+
+
+@pytest.fixture
+def write(saved, tmp_path):
+    """Writes a network with changed tensors, configuration and metadata."""
+
+    def make(tensors=None, config=None, text=None, **metadata):
+        path = tmp_path / "network.safetensors"
+        values = text or json.dumps({**asdict(CONFIG), **(config or {})})
+        header = {"config": values, **{name: json.dumps(value) for name, value in metadata.items()}}
+        save_file({**load_file(saved), **(tensors or {})}, path, metadata=header)
+        return path
+
+    return make
+
+
+def refusal(path):
+    with pytest.raises(NetworkError) as error:
+        Generator.from_pretrained(path)
+    text = str(error.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.int64, torch.complex64, torch.bool], ids=str)
+def test_weights_of_types_that_float32_does_not_hold_are_refused(write, dtype):
+    name = str(dtype).removeprefix("torch.")
+    assert f"{WEIGHT} is of type {name}, not float32" in refusal(write({WEIGHT: torch.zeros(8, dtype=dtype)}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_weights_are_read_exactly(write, dtype):
+    values = torch.randn(8).to(dtype)
+    assert torch.equal(Generator.from_pretrained(write({WEIGHT: values})).mapping.w_avg, values.float())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_but_can_be_described(write, value):
+    path = write({WEIGHT: torch.full([8], value)})
+    assert f"{WEIGHT} holds values that are not finite" in refusal(path)
+    assert not Generator.from_file(path, finite=False).mapping.w_avg.isfinite().any()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"resolution": 32.0}, "resolution must be of type int, not 32.0"),
+        ({"resolution": True}, "resolution"),
+        ({"resolution": "32"}, "resolution"),
+        ({"z_dim": None}, "z_dim"),
+        ({"z_dim": -8}, "z_dim"),
+        ({"z_dim": 10**30}, "z_dim"),
+        ({"mapping_layers": 10**9}, "mapping_layers"),
+        ({"fourier_dim": 10**6}, "size mismatch|Error"),
+        ({"w_avg_beta": float("nan")}, "w_avg_beta"),
+        ({"space_frequency": [1]}, "space_frequency"),
+        ({"unknown": 1}, "unknown"),
+    ],
+    ids=lambda v: str(v)[:30],
+)
+def test_a_configuration_with_a_wrong_value_is_refused(write, config, words):
+    text = refusal(write(config=config))
+    assert any(word in text for word in words.split("|"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, "[1]", "1", "null", '"x"', "{"], ids=lambda v: v[:5])
+def test_a_configuration_that_is_no_object_is_refused(write, text):
+    refusal(write(text=text))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"data": [1]},
+        {"data": {"frames": "16"}},
+        {"data": {"frames": 10**12}},
+        {"data": {"class_names": 5}},
+        {"data": {"class_names": [1]}},
+        {"data": {"split": 3}},
+        {"clips_seen": "many"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["sample", "evaluate", "info"])
+def test_malformed_metadata_is_refused_by_every_command(write, metadata, command, tmp_path, capsys):
+    words = {"info": [], "sample": ["--outdir", str(tmp_path / "out")], "evaluate": ["--metrics", "ris4_4f"]}[command]
+    path = str(write(**metadata))
+    assert main([command, *([path] if command == "info" else ["--network", path]), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"digan {command}: {path} is not a generator saved by this project (")
+    assert error.count("\n") == 1
+
+
+def test_other_metadata_may_hold_anything(write):
+    assert Generator.from_pretrained(write(note=[1], other="text")).metadata == {"note": [1], "other": "text"}
+
+
+def test_a_state_that_does_not_fit_is_found_before_memory_is_taken(saved):
+    network = read_network(saved)
+    huge = GeneratorConfig(**{**asdict(CONFIG), "w_dim": 10**8})  # the mapping alone would take 40 PB
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        filled(lambda: Generator(huge), network.tensors)
+
+
+class TestNames:
+    """`owner/name` that may be on the hub; the hub here is an address where nothing answers."""
+
+    @pytest.fixture
+    def unreachable(self, monkeypatch):
+        monkeypatch.setattr(hub_module.constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port
+        monkeypatch.setattr(hub_module.urllib.request, "getproxies", dict)
+        asked = []
+
+        def download(name, file, **options):
+            asked.append(options)
+            raise OSError("not in the cache")
+
+        monkeypatch.setattr(hub_module, "hf_hub_download", download)
+        return asked
+
+    def test_offline_only_the_cache_is_asked_and_at_once(self, unreachable, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        start = time.monotonic()
+        with pytest.raises(NetworkNotFound, match=r"me/sky does not exist here.*127\.0\.0\.1 cannot be reached"):
+            find_network("me/sky")
+        assert time.monotonic() - start < 3
+        assert [options["local_files_only"] for options in unreachable] == [True]
+
+    def test_a_proxy_is_left_to_the_client(self, unreachable, monkeypatch):
+        monkeypatch.setattr(hub_module.urllib.request, "getproxies", lambda: {"http": "http://proxy"})
+        with pytest.raises(NetworkNotFound, match="not in the cache"):
+            find_network("me/sky")
+        assert unreachable == [{}]
+
+    def test_a_local_folder_of_that_name_comes_first(self, unreachable, saved, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "me/sky").mkdir(parents=True)
+        (tmp_path / "me/sky/model.safetensors").symlink_to(saved)
+        assert find_network("me/sky").name == "model.safetensors"
+        assert not unreachable

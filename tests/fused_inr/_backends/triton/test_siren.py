@@ -1,0 +1,67 @@
+"""`siren` of the Triton backend without a GPU: the calls it declines, and the kernels that it chooses."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fused_inr._backends.triton import siren
+
+ONE_KERNEL, WIDE, ONE_LAYER = (2, 16, 16, 3), (2, 300, 3), (2, 3)
+
+
+def network(sizes: tuple[int, ...], device: str = "meta") -> tuple[torch.Tensor, list, list]:
+    """Return coordinates [2, 9, K], weights and biases of two networks."""
+    weights = [torch.empty(2, outputs, inputs, device=device) for inputs, outputs in pairwise(sizes)]
+    return torch.empty(2, 9, sizes[0], device=device), weights, [torch.empty(2, n, device=device) for n in sizes[1:]]
+
+
+@pytest.fixture
+def launched(monkeypatch) -> list[str]:
+    """Collect the names of kernels instead of running them."""
+    pytest.importorskip("triton")
+    from fused_inr._backends.triton.kernels import launch, siren_layers
+
+    names: list[str] = []
+
+    def collect(launches, device) -> None:
+        names.extend(each.kernel.__name__ for each in launches)
+
+    monkeypatch.setattr(launch, "run", collect)
+    monkeypatch.setattr(siren_layers, "run", collect)
+    return names
+
+
+def test_supports():
+    arguments = (*network((2, 16, 3), "cpu"), 30.0, 30.0, "linear")
+    assert siren.supports(*arguments, torch.float16) == (True, "")
+    wide = (arguments[0].double(), *arguments[1:])
+    refusal = "it computes in float32, bfloat16 or float16, not in torch.float64"
+    assert siren.supports(*wide, torch.float64) == (False, refusal)
+
+
+VALUES = {ONE_KERNEL: ["siren_kernel"], WIDE: ["siren_layer_kernel"] * 2, ONE_LAYER: ["siren_layer_kernel"]}
+
+
+@pytest.mark.parametrize("sizes", VALUES, ids=str)
+def test_networks_that_fit_are_one_kernel(sizes, launched):
+    values = siren._values(*network(sizes), 30.0, 20.0, False, torch.float32)
+    assert (values.shape, values.dtype) == ((2, 9, 3), torch.float32)
+    assert launched == VALUES[sizes]
+
+
+@pytest.mark.parametrize("with_coords", [False, True], ids=["without-coords", "with-coords"])
+@pytest.mark.parametrize("sizes", VALUES, ids=str)
+def test_gradients_have_the_shapes_of_the_tensors(sizes, with_coords, launched):
+    coords, weights, biases = network(sizes)
+    gradient = torch.empty(2, 9, 3, device="meta")
+    results = siren._gradients(gradient, coords, weights, biases, 30.0, 20.0, True, torch.float16, with_coords)
+    expected = [coords.shape if with_coords else (0,), *(tensor.shape for tensor in (*weights, *biases))]
+    assert [tensor.shape for tensor in results] == expected
+    assert all(tensor.dtype == torch.float32 for tensor in results)
+    if sizes == ONE_KERNEL:
+        assert launched == ["siren_backward_kernel"]
+    else:
+        assert launched.count("siren_weight_gradient_kernel") == len(weights)
+        # Each layer forward; each but the first backward, and the first one for the coordinates.
+        assert launched.count("siren_layer_kernel") == 2 * len(weights) - (0 if with_coords else 1)

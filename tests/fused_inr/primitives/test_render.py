@@ -25,9 +25,7 @@ def differentiate(inr, grid, gradient, dtype, kept):
     options = (*structure, flattening.frames_shape(inr, grid), [*grid.x, *grid.y], dtype)
     needs = [True] * len(leaves)
     with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
-        gradients = thread.submit(
-            composed.gradients, gradient.detach(), leaves, *options, [True] * len(leaves)
-        ).result()
+        gradients = thread.submit(composed.gradients, gradient.detach(), leaves, *options, needs).result()
     return [gradient.detach().contiguous() for gradient in gradients]
 
 

@@ -128,6 +128,12 @@ def test_types_layouts_and_empty_batches(dtype, layout):
 X = torch.zeros(1, 2, 4, 4)
 
 
+@pytest.mark.parametrize(("shape", "factor"), [((1,), 4.0), ((1, 1), 2.0)], ids=["separable", "one by one"])
+def test_a_single_tap_scales(shape, factor):
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(fi.upfirdn2d(x, torch.full(shape, 2.0)), factor * x)
+
+
 def test_a_filter_as_large_as_the_padded_image_gives_one_pixel():
     low = fi.upfirdn2d(torch.ones(1, 1, 3, 4), torch.ones(5, 9), up=(2, 1), padding=(1, 0, 2, 0))
     assert low.tolist() == [[[[12.0]]]]
@@ -140,6 +146,7 @@ ERRORS = {
     "down": (lambda: fi.upfirdn2d(X, FIR, down=[1, 2, 3]), r"down must be an integer .*, not \[1, 2, 3\]"),
     "padding": (lambda: fi.upfirdn2d(X, FIR, padding=[1, 2, 3]), r"padding must be an integer, \[x, y\] or"),
     "filter": (lambda: fi.upfirdn2d(X, torch.zeros(1, 1, 3, 3)), r"filter must have shape \[h, w\], or \[n\]"),
+    "empty": (lambda: fi.upfirdn2d(X, torch.zeros(0)), r"or \[n\] if separable, not \[0\]"),
     "device": (lambda: fi.upfirdn2d(X, FIR.to("meta")), "filter is on meta but x on cpu; move the filter"),
     "small": (lambda: fi.upfirdn2d(X, torch.zeros(5, 5)), r"padded image, 4 x 4 .*, is smaller than the filter, 5 x 5"),
     "low": (

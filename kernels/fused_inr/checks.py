@@ -133,6 +133,36 @@ def choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{owner} {name} must be one of {', '.join(choices)}, not {_short(value)}.")
 
 
+def agree(message: str, values: Iterable[Any]) -> None:
+    """Check that values are equal. They may be the symbolic sizes of `torch.export`, which cannot be hashed.
+
+    Args:
+        message: the error, to which the different values are appended.
+        values: the values.
+
+    Raises:
+        ValueError: they are not.
+    """
+    different: list[Any] = []
+    for value in values:
+        if not any(value == other for other in different):
+            different.append(value)
+    if len(different) > 1:
+        shown = sorted(str(value) if isinstance(value, torch.device) else value for value in different)
+        raise ValueError(f"{message} {shown}.")
+
+
+def batch(owner: str, tensors: Iterable[Tensor]) -> int:
+    """Return N, the size of the first axis of tensors in which 1 means that all share the tensor.
+
+    Raises:
+        ValueError: the tensors do not agree.
+    """
+    sizes = [tensor.shape[0] for tensor in tensors if tensor.shape[0] != 1]
+    agree(f"{owner} must agree in N (or be shared, 1), not have", sizes)
+    return sizes[0] if sizes else 1
+
+
 def result(owner: str, shape: Iterable[int], dtype: torch.dtype, arguments: str) -> None:
     """Check that a result can exist in memory.
 
@@ -145,6 +175,8 @@ def result(owner: str, shape: Iterable[int], dtype: torch.dtype, arguments: str)
         ValueError: it would take more than `MAX_BYTES`.
     """
     sizes = list(shape)
+    if any(isinstance(size, torch.SymInt) for size in sizes):  # torch.export: nothing is allocated
+        return
     if math.prod(sizes) * dtype.itemsize > MAX_BYTES:
         raise ValueError(f"{owner}: a result of shape {sizes} exceeds all memory; use smaller {arguments}.")
 

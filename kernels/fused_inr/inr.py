@@ -259,27 +259,14 @@ class INR:
             scale, channels = stage.scale, stage.layers[-1].outputs
 
     def _check_sizes(self) -> None:
-        batches, times, colours, devices = set(), set(), set(), set()
-        for stage in self.stages:
-            if stage.fourier is not None:
-                times.add(stage.fourier.phase.shape[1])
-            for layer in stage.layers:
-                if layer.bias.ndim == 3:
-                    times.add(layer.bias.shape[1])
-                if layer.to_rgb is not None:
-                    colours.add(layer.to_rgb[0].shape[1])
-        for tensor, per_video in self._tensors():
-            devices.add(tensor.device)
-            if per_video:
-                batches.add(tensor.shape[0])
-        if len(batches - {1}) > 1:
-            raise ValueError(f"The tensors of an INR must agree in N (or be shared, 1), not have {sorted(batches)}.")
-        if len(times) > 1:
-            raise ValueError(f"The phases and biases of an INR must agree in T, not have {sorted(times)}.")
-        if len(colours) > 1:
-            raise ValueError(f"The to_rgb layers of an INR must agree in C, not have {sorted(colours)}.")
-        if len(devices) > 1:
-            raise ValueError(f"The tensors of an INR must be on one device, not {sorted(map(str, devices))}.")
+        layers = [layer for stage in self.stages for layer in stage.layers]
+        times = [stage.fourier.phase.shape[1] for stage in self.stages if stage.fourier is not None]
+        times += [layer.bias.shape[1] for layer in layers if layer.bias.ndim == 3]
+        colors = [layer.to_rgb[0].shape[1] for layer in layers if layer.to_rgb is not None]
+        checks.batch("The tensors of an INR", (tensor for tensor, per_video in self._tensors() if per_video))
+        checks.agree("The phases and biases of an INR must agree in T, not have", times)
+        checks.agree("The to_rgb layers of an INR must agree in C, not have", colors)
+        checks.agree("The tensors of an INR must be on one device, not", (tensor.device for tensor in self.tensors()))
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor of the INR."""

@@ -185,6 +185,10 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Imp
 
 def call(op: str, device: str, args: tuple, backend: str | None = None) -> Any:
     """Run an op on the backend that serves it, with autocast off, because ops choose their own precision."""
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            f"fused_inr cannot be traced by torch.jit.trace, which loses the rules of {op}: use torch.export."
+        )
     run = select(op, device, args, backend).run
     if not autocast_enabled(device):
         return run(*args)

@@ -38,15 +38,9 @@ def _check_siren(coords: Tensor, weights: list[Tensor], biases: list[Tensor]) ->
                 f"siren biases[{index}] must have {weight.shape[1]} entries, one per row, not {bias.shape[1]}."
             )
         inputs = weight.shape[1]
-    sizes = {tensor.shape[0] for tensor in (coords, *weights, *biases)} - {1}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"siren coords, weights and biases must agree in N (or be shared, 1), not have {sorted(sizes)}."
-        )
-    devices = {tensor.device for tensor in (coords, *weights, *biases)}
-    if len(devices) > 1:
-        raise ValueError(f"siren coords, weights and biases must be on one device, not {sorted(map(str, devices))}.")
-    return sizes.pop() if sizes else 1
+    tensors = (coords, *weights, *biases)
+    checks.agree("siren coords, weights and biases must be on one device, not", (tensor.device for tensor in tensors))
+    return checks.batch("siren coords, weights and biases", tensors)
 
 
 def siren(

@@ -72,17 +72,37 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
     Raises:
         UserError: the options, the data or the checkpoint cannot be used.
     """
-    checkpoint_dir = checkpoint.find(options["resume"], _outdir(options)) if options.get("resume") else None
-    config = resolve(options, checkpoint.read_state(checkpoint_dir)["config"] if checkpoint_dir else None)
+    notes: list[str] = []
+    resume = options.get("resume")
+    checkpoint_dir = checkpoint.find(resume, _outdir(options), notes.append) if resume else None
+    state = checkpoint.read_state(checkpoint_dir) if checkpoint_dir else {}
+    config = resolve(options, state.get("config"))
     check_trackers(config)
     accelerator = make_accelerator(config.mixed_precision, config.threads)
     if keep_memory and accelerator.device.type == "cpu":
         keep_freed_memory()
     data = TrainingData(config, accelerator)
+    if (trained_on := state.get("data")) not in (None, data.index.fingerprint):
+        notes.append(_other_data(config, data, trained_on))
     trainer = trainer_class(config, accelerator, data.num_classes)
     if accelerator.is_main_process:
         print(summary.start(trainer, data, checkpoint_dir), flush=True)
-    return None if config.dry_run else train(trainer, data, checkpoint_dir)
+        for note in notes if config.dry_run else ():  # a run writes them to its log
+            print(note, flush=True)
+    return None if config.dry_run else train(trainer, data, checkpoint_dir, notes)
+
+
+def _other_data(config: TrainConfig, data: TrainingData, trained_on: str) -> str:
+    """Return a note that a run is resumed with other videos than its own.
+
+    Raises:
+        ConfigError: the options don't allow that.
+    """
+    text = f"{data.index.source.path} holds other videos than the run was trained on"
+    text += f" (fingerprint {data.index.fingerprint}, not {trained_on})"
+    if not config.other_data:
+        raise ConfigError(f"--data {text}: name the data of the run, or add --other-data to go on with these.")
+    return f"--other-data: {text}."
 
 
 def _outdir(options: dict[str, Any]) -> str:
@@ -112,14 +132,17 @@ def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> T
         ConfigError: options are out of range, or contradict each other or the resumed run.
     """
     if resumed is not None:
-        changed = [n for n in options if n not in RESUME_MAY_CHANGE and n in resumed and options[n] != resumed[n]]
+        stored = TrainConfig(**{**known_fields(TrainConfig, resumed), "other_data": False})
+        changed = [n for n in options if n not in RESUME_MAY_CHANGE and options[n] != getattr(stored, n)]
         if changed:
-            name = changed[0]
+            differences = [
+                f"{flag(n)} {options[n]} differs from the resumed run's {getattr(stored, n)}" for n in changed
+            ]
             raise ConfigError(
-                f"{flag(name)} {options[name]} differs from the resumed run's {resumed[name]}: leave it out, "
-                "or start a new run without --resume."
+                f"{', '.join(differences)}: leave {'it' if len(changed) == 1 else 'them'} out, or start a new run "
+                "without --resume."
             )
-        return _check(TrainConfig(**{**known_fields(TrainConfig, resumed), **options}))
+        return _check(replace(stored, **options))
     preset = options.get("cfg") or (None if options.get("data") else "demo")
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"--cfg {preset} is not one of {', '.join(PRESETS)}.")

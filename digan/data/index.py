@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,10 @@ from digan.data.sources import SPLITS, Entry, Place, Scan, Source, list_key, ope
 from digan.data.timing import READ_ERRORS, Timing, UnreadableVideo, probe, reason
 from digan.data.video import Video, VideoIndex, counted
 from digan.errors import DataError
-from digan.files import atomic_path
+from digan.files import seal, unseal, write_atomic
 
 CACHE_FOLDER = ".index"  # for indices, decoded frames and features, under --outdir
-_FORMAT = 2  # version of the cache file; a file of another version is rebuilt
+_FORMAT = 3  # version of the cache file; a file of another version is rebuilt
 
 
 def load_index(
@@ -233,7 +234,7 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
     ]
     timings = [v.timing for v in videos if v.timing]
     empty = np.zeros(0, np.int64)
-    text = json.dumps({"format": _FORMAT, "videos": facts}).encode()
+    text = json.dumps({"format": _FORMAT, "name": file.stem, "videos": facts}).encode()
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -242,17 +243,19 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
         seek_frames=np.concatenate([empty, *(t.seek_frames for t in timings)]),
         seek_times=np.concatenate([empty.reshape(0, 2), *(t.seek_times for t in timings)]),
     )
-    with atomic_path(file) as draft:
-        draft.write_bytes(buffer.getvalue())
+    try:
+        write_atomic(file, seal(buffer.getvalue()))
+    except OSError as error:
+        warnings.warn(f"the index is not kept in {file}: {reason(error)}", stacklevel=4)
 
 
 def _load(file: Path) -> dict[tuple[str, str], Video]:
-    """Return the cached videos by (name, kind): none if the file is absent, damaged or of another version."""
+    """Return the cached videos by (name, kind): none if the file is absent, damaged, foreign or of another version."""
     try:
-        with np.load(file) as data:
+        with np.load(io.BytesIO(unseal(file.read_bytes()))) as data:
             content = json.loads(data["facts"].tobytes())
             arrays = {name: data[name] for name in _ARRAYS}
-        if content["format"] != _FORMAT:
+        if content["format"] != _FORMAT or content["name"] != file.stem:
             return {}
         videos: dict[tuple[str, str], Video] = {}
         frame = key = 0
@@ -272,5 +275,5 @@ def _load(file: Path) -> dict[tuple[str, str], Video]:
                 frame, key = frame + count, key + keys
             videos[facts["name"], facts["kind"]] = Video(timing=timing, **facts)
         return videos
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -14,15 +14,14 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import GeneratorConfig
-from digan.files import atomic_path
 from digan.models.hub import CONFIG_FILE, MODEL_CARD, WEIGHTS_FILE, find_network, not_a_generator, read_network
 from digan.models.layers import FullyConnected, channels_at
 from digan.models.mapping import Mapping
+from digan.tensor_files import write_tensors
 
 _RESOLUTIONS = (32, 64, 128, 256, 512)
 _MOTION_SLOPE = 0.01  # the motion code's own leaky ReLU, not the 0.2 of every other layer
@@ -263,11 +262,12 @@ class Generator(
         return times.to(slots)
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically."""
+        """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically.
+
+        The bytes of the file depend on these alone, and include a checksum that `from_pretrained` compares.
+        """
         header = {"config": asdict(self.config), **metadata}
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        with atomic_path(path) as partial:
-            save_file(tensors, partial, metadata={key: json.dumps(value) for key, value in header.items()})
+        write_tensors(path, self.state_dict(), {key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
     def from_pretrained(  # type: ignore[override] # the file holds the configuration: it takes no model_kwargs
@@ -311,7 +311,7 @@ class Generator(
             generator = cls(network.config)
             generator.load_state_dict(network.tensors)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise not_a_generator(file) from error
+            raise not_a_generator(file, str(error)) from error
         generator.metadata = network.metadata
         return generator.eval()
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from digan.config import GeneratorConfig
 from digan.errors import NetworkError, NetworkNotFound
 from digan.run_dir import known_fields, list_snapshots
+from digan.tensor_files import read_tensors
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # the hub's names
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -87,21 +87,22 @@ def read_network(file: Path) -> Network:
         NetworkError: the configuration is missing, or the file is damaged.
     """
     try:
-        with safe_open(file, framework="pt") as reader:
-            header = reader.metadata() or {}
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+        tensors, header = read_tensors(file)
         metadata = {name: _value(text) for name, text in header.items() if name != "format"}
         config = metadata.pop("config", None)
         if config is None:
             config = known_fields(GeneratorConfig, json.loads((file.parent / CONFIG_FILE).read_text()))
         return Network(GeneratorConfig(**config), tensors, metadata)
-    except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
-        raise not_a_generator(file) from error
+    except (OSError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise not_a_generator(file, str(error)) from error
 
 
-def not_a_generator(file: Path) -> NetworkError:
-    """Return the error for a file that is not a generator."""
-    return NetworkError(f"{file} is not a generator saved by this project; give a network-snapshot file.")
+def not_a_generator(file: Path, reason: str) -> NetworkError:
+    """Return the error for a file that is not a generator, or a damaged one."""
+    return NetworkError(
+        f"{file} is not a generator saved by this project, or is damaged ({reason.partition(chr(10))[0].rstrip('.')}); "
+        "give a network-snapshot file."
+    )
 
 
 def _value(text: str) -> Any:

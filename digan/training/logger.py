@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import sys
 import time
@@ -24,12 +26,17 @@ from digan.config import TrainConfig
 from digan.data import choose
 from digan.data.clips import content_key
 from digan.data.training_data import TrainingData
-from digan.errors import ConfigError
+from digan.errors import ConfigError, NetworkError
+from digan.files import remove_drafts, write_atomic
 from digan.models.generator import Generator
 from digan.run_dir import (
     CHECKPOINTS,
+    CONFIG,
     SAMPLES,
+    SNAPSHOTS,
     STATISTICS,
+    append_record,
+    clean,
     drop_records,
     is_own,
     list_metrics,
@@ -50,6 +57,7 @@ from digan.training.flops import forward_macs, matmul_peak, step_flops
 from digan.training.trainer import Trainer
 
 SAMPLE_FPS = 8
+_ABANDONED = 86400  # seconds after which a draft in the folder that all runs share belongs to a killed process
 
 
 def make_run_dir(config: TrainConfig, accelerator: Accelerator) -> Path:
@@ -133,19 +141,26 @@ class RunLogger:
         self._clips_at_tick = self._clips_at_snapshot = trainer.clips_seen
         self._bar: tqdm | None = None
 
-    def start(self) -> None:
-        """Measure the devices, write the configuration and the command, and drop records that will be written again."""
+    def start(self, notes: Sequence[str] = ()) -> None:
+        """Measure the devices, write the configuration and the command, and drop records that will be written again.
+
+        Args:
+            notes: sentences for the log; empty ones are left out.
+
+        Raises:
+            ConfigError: the run folder cannot be written.
+        """
         device = self.accelerator.device
         # All processes measure at the same time, as they do in training.
         peak = matmul_peak(device, COMPUTE_TYPES[self.accelerator.mixed_precision])
         self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
         if self.is_main:
             self._clip_flops = step_flops(forward_macs(self.config, self.data.num_classes)).weighted(self.config)
-            (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1))
-            with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
-                file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
-            for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
-                drop_records(path, self.trainer.clips_seen)
+            try:
+                self._prepare(notes)
+            except OSError as error:
+                where = error.filename or self.folder
+                raise ConfigError(f"the run folder cannot be written: {where}: {error.strerror}.") from None
             if sys.stderr.isatty():
                 clips = self.trainer.clips_seen
                 self._bar = tqdm(total=self.total_clips, initial=clips, unit="clip", dynamic_ncols=True, smoothing=0.05)
@@ -189,8 +204,7 @@ class RunLogger:
         if not self.is_main:
             return
         record = self._record(losses, speed)
-        with open(self.folder / STATISTICS, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(self.folder / STATISTICS, record)
         self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
         mean_losses = "  ".join(f"{k} {v:.3g}" for k, v in losses.items())
         line = (
@@ -244,7 +258,8 @@ class RunLogger:
         with self.stopwatch.paused():
             if self.is_main:
                 folder = self.folder / CHECKPOINTS
-                checkpoint.save(self.trainer, folder, asdict(self.config), self.config.checkpoints)
+                config, fingerprint = asdict(self.config), self.data.index.fingerprint
+                checkpoint.save(self.trainer, folder, config, self.config.checkpoints, fingerprint)
             self.accelerator.wait_for_everyone()
 
     def evaluate_missing(self) -> None:
@@ -255,8 +270,13 @@ class RunLogger:
             names = [m for m in self.config.metric_names() if not self._has(m, snapshots[-1].name)]
             missing = [snapshots[-1], names]
         snapshot, names = broadcast_object_list(missing)
-        if names:
+        if not names:
+            return
+        try:
             g = Generator.from_pretrained(snapshot).to(self.accelerator.device)
+        except NetworkError as error:
+            self.log(f"metrics of the last snapshot are missing and cannot be computed: {error}")
+        else:
             self.evaluate(g, g.metadata["clips_seen"], snapshot.name, names)
 
     def evaluate(self, g: Generator, clips: int, snapshot: str, names: Sequence[str] | None = None) -> None:
@@ -286,6 +306,22 @@ class RunLogger:
     def _passed(self, before: int, interval: int) -> bool:
         clips = self.trainer.clips_seen
         return clips // interval > before // interval or clips >= self.total_clips
+
+    def _prepare(self, notes: Sequence[str]) -> None:
+        """Bring the files of the run folder to the state of the trainer's counters."""
+        for folder in (self.folder / name for name in (SAMPLES, SNAPSHOTS, CHECKPOINTS)):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "it is not a folder; move it away", str(folder))
+        for note in filter(None, notes):
+            self.log(note)
+        if drafts := clean(self.folder):
+            self.log(f"removed {drafts} unfinished file(s) of an earlier process.")
+        remove_drafts(self.data.cache, age=_ABANDONED)
+        write_atomic(self.folder / CONFIG, json.dumps(asdict(self.config), indent=1))
+        with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
+            file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
+        for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
+            drop_records(path, self.trainer.clips_seen, self.log)
 
     def _append_to_log(self, text: str) -> None:
         with open(self.folder / "log.txt", "a") as file:
@@ -345,7 +381,7 @@ class RunLogger:
 
     def _has(self, metric: str, snapshot: str) -> bool:
         records = read_records(metric_path(self.folder, metric))
-        return any(is_own(record) and record["snapshot"] == snapshot for record in records)
+        return any(is_own(record) and record.get("snapshot") == snapshot for record in records)
 
     def _progress(self, name: str) -> Callable[[int, int], None] | None:
         """Return a callback that shows the progress of a metric on the progress bar; None without a bar."""

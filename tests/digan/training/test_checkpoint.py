@@ -65,7 +65,7 @@ def test_latest_is_the_newest_run_that_has_one(trainer, tmp_path):
 
 
 def test_refusals_name_the_checkpoint(trainer, tiny, tmp_path):
-    with pytest.raises(ConfigError, match="neither 'latest' nor a run folder"):
+    with pytest.raises(ConfigError, match="nothing to resume under"):
         checkpoint.find(str(tmp_path), "unused")
     saved = save(trainer, tmp_path, 8)
     other = Trainer(tiny(channel_max=4), trainer.accelerator)

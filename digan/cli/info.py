@@ -196,7 +196,7 @@ def _run(folder: Path) -> Report:
     checkpoints = checkpoint.list_all(folder / CHECKPOINTS)
     # If a run was stopped between two ticks, its checkpoint is newer than its statistics.
     clips = max([last.get("clips", 0), *_counts(checkpoints, problems)])
-    samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.stat().st_mtime_ns)
+    samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.lstat().st_mtime_ns)
     snapshots = list_snapshots(folder)
     metric_files = list_metrics(folder).items()
     results = {name: result for name, file in metric_files if (result := _metric(name, file, problems))}

@@ -210,7 +210,8 @@ def _probe(source: Source, entry: Entry) -> Video | str:
 
 def _cache_file(source: Source, cache_dir: str | os.PathLike[str]) -> Path:
     folder = Path(cache_dir).expanduser().absolute()
-    if folder.resolve().is_relative_to(source.path.resolve()):
+    # Not Path.resolve, which raises at a loop of links.
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source.path)):
         raise DataError(f"the cache folder {folder} lies inside --data {source.path}: choose an --outdir outside it.")
     digest = hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16]
     return folder / f"index-{digest}.npz"

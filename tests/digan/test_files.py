@@ -1,8 +1,10 @@
 """Files that appear whole or not at all."""
 
+import os
+
 import pytest
 
-from digan.files import atomic_path
+from digan.files import atomic_folder, atomic_path, remove_drafts, seal, unseal
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -28,3 +30,66 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
         fail(temporary)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("before", ["nothing", "folder", "file", "link"])
+def test_a_folder_replaces_what_stood_there(tmp_path, before):
+    target = tmp_path / "folder"
+    if before == "folder":
+        target.mkdir()
+        (target / "old").touch()
+    elif before == "file":
+        target.touch()
+    elif before == "link":
+        target.symlink_to("nowhere")
+    with atomic_folder(target) as draft:
+        (draft / "new").touch()
+        assert (before == "folder") == (target / "old").exists()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_error_leaves_the_old_folder_and_no_other(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()
+
+    def fail(draft):
+        (draft / "new").touch()
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"), atomic_folder(target) as draft:
+        fail(draft)
+    assert list(tmp_path.rglob("*")) == [target]
+
+
+def test_the_content_and_then_the_name_reach_the_disk(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    with atomic_folder(tmp_path / "folder") as draft:
+        (draft / "file").touch()
+    assert calls == [str(draft / "file"), str(draft), "replace", str(tmp_path)]
+    calls.clear()
+    with atomic_path(tmp_path / "file") as draft:
+        draft.touch()
+    assert calls == [str(draft), "replace", str(tmp_path)]
+
+
+def test_drafts_are_known_by_their_names_and_fresh_ones_may_be_left(tmp_path):
+    with atomic_path(tmp_path / "a.b.txt") as file, atomic_folder(tmp_path / "folder-1") as folder:
+        file.touch()
+        assert remove_drafts(tmp_path, age=60) == []
+        assert remove_drafts(tmp_path) == sorted([file, folder])
+        file.touch()
+        folder.mkdir()
+    assert remove_drafts(tmp_path) == []
+    assert remove_drafts(tmp_path / "nowhere") == []
+
+
+def test_a_seal_shows_every_change():
+    sealed = seal(b"content")
+    assert unseal(sealed) == b"content"
+    for damaged in (b"", sealed[:-1], sealed + b"x", b"x" + sealed[1:], sealed[:-1] + bytes([sealed[-1] ^ 1])):
+        with pytest.raises(ValueError, match="checksum"):
+            unseal(damaged)

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 KINDS = {  # name: (module with `trial`, number of trials in the long version)
+    "run-files": ("tests.endurance.run_files", 10_000),
 }
 
 

@@ -133,7 +133,8 @@ def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> T
     """
     if resumed is not None:
         stored = TrainConfig(**{**known_fields(TrainConfig, resumed), "other_data": False})
-        changed = [n for n in options if n not in RESUME_MAY_CHANGE and options[n] != getattr(stored, n)]
+        fixed = [f.name for f in fields(TrainConfig) if f.name in options and f.name not in RESUME_MAY_CHANGE]
+        changed = [n for n in fixed if options[n] != getattr(stored, n)]
         if changed:
             differences = [
                 f"{flag(n)} {options[n]} differs from the resumed run's {getattr(stored, n)}" for n in changed

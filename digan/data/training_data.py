@@ -16,9 +16,9 @@ from digan.data.demo import make_demo_videos
 from digan.data.index import CACHE_FOLDER, load_index
 from digan.data.loader import on_device, pair_loader
 from digan.data.store import FrameStore
-from digan.wording import counted
 from digan.digests import tensor_digest
 from digan.sharding import BatchSharding
+from digan.wording import counted
 
 _COMPARED_PAIRS = 4  # pairs of frames whose pixels processes compare
 DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data folder

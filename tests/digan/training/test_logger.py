@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from digan import Generator, metrics
 from digan.errors import ConfigError
@@ -202,15 +201,14 @@ def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run, monkeypat
 
 
 def test_runs_are_numbered_and_named(tiny, tmp_path):
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
     config = tiny(outdir=str(tmp_path), cfg="sky", desc="first", frames=4)
-    assert logger.make_run_dir(config, accelerator) == tmp_path / "00000-sky-32x4-batch8-first"
+    assert logger.make_run_dir(config) == tmp_path / "00000-sky-32x4-batch8-first"
     (tmp_path / "00041-other").mkdir()
     (tmp_path / "notes").mkdir()
     config = tiny(outdir=str(tmp_path), data="some/videos.zip", frames=4)
-    folder = logger.make_run_dir(config, accelerator)
+    folder = logger.make_run_dir(config)
     assert folder == tmp_path / "00042-videos-32x4-batch8"
     assert folder.is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--outdir .*file: .* cannot be created: Not a directory"):
-        logger.make_run_dir(tiny(outdir=str(tmp_path / "file")), accelerator)
+        logger.make_run_dir(tiny(outdir=str(tmp_path / "file")))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from digan import Generator, metrics
+from digan.errors import ConfigError
 from digan.run_dir import STATISTICS, TICK_FACTS, drop_records, list_snapshots, metric_path, read_records
 from digan.training import summary
 from digan.training.flops import forward_macs, step_flops
@@ -76,6 +77,27 @@ def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):
     again, trainer = make_run(run.folder, 16, metrics=METRIC)
     again.evaluate_missing()
     assert [(clips, name) for clips, name, _ in results(again)] == [(16, "network-snapshot-000000.016.safetensors")]
+
+
+def test_a_damaged_snapshot_does_not_keep_a_run_from_resuming(make_run):
+    run, trainer = make_run(metrics="none")
+    snapshot(run, trainer, 16)
+    (file,) = list_snapshots(run.folder)
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    again, trainer = make_run(run.folder, 16, metrics=METRIC)
+    again.evaluate_missing()
+    assert results(again) == []
+    assert f"{file} is not a generator" in (run.folder / "log.txt").read_text()
+    assert "its checksum differs" in (run.folder / "log.txt").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(make_run):
+    run, _ = make_run()
+    (run.folder / "snapshots").touch()
+    with pytest.raises(ConfigError, match=f"{run.folder / 'snapshots'}: it is not a folder"):
+        make_run(run.folder)
 
 
 def test_a_tick_reports_the_fraction_of_peak(make_run, real_batch):

@@ -292,7 +292,8 @@ def _to_folder(path, _, rng):
 
 
 def _to_link(path, group, rng):
-    target = rng.choice(["nowhere", path.name, str(rng.choice(group)), str(path.parent)])
+    others = [other for other in group if not other.name.startswith(".")]  # a link would bring a removed draft back
+    target = rng.choice(["nowhere", path.name, str(path.parent), *map(str, others)])
     remove(path)
     path.symlink_to(target)
 

@@ -109,6 +109,27 @@ def test_a_stopwatch_leaves_out_pauses(clock):
     assert watch.elapsed() == 2
 
 
+def test_a_damaged_snapshot_does_not_keep_a_run_from_resuming(make_run):
+    run, trainer = make_run(metrics="none")
+    snapshot(run, trainer, 16)
+    (file,) = list_snapshots(run.folder)
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    again, trainer = make_run(run.folder, 16, metrics=METRIC)
+    again.evaluate_missing()
+    assert results(again) == []
+    assert f"{file} is not a generator" in (run.folder / "log.txt").read_text()
+    assert "its checksum differs" in (run.folder / "log.txt").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(make_run):
+    run, _ = make_run()
+    (run.folder / "snapshots").touch()
+    with pytest.raises(ConfigError, match=f"{run.folder / 'snapshots'}: it is not a folder"):
+        make_run(run.folder)
+
+
 def test_a_tick_reports_speed_and_fraction_of_peak(make_run, real_batch, clock):
     run, trainer = make_run(gamma=1.0, kimg=1.0)
     trainer.update_d([trainer.reals(real_batch(8, 0))])

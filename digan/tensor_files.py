@@ -72,11 +72,14 @@ def write_object(path: str | os.PathLike, value: Any) -> None:
         except RuntimeError:  # about a file position, whatever the file's own error was
             if file.error is None:
                 raise
-            raise file.error from None
+        # Not in the handler: an error that leads to the frames of torch.save would keep its writer alive, which may crash
+        # when Python ends.
+        if file.error is not None:
+            raise file.error
 
 
 class _ErrorKeepingFile(io.FileIO):
-    """An unbuffered file that writes every block completely and keeps the error of a write that failed."""
+    """An unbuffered file that writes every block completely and keeps the error of a write that failed, without frames."""
 
     error: OSError | None = None
 
@@ -87,7 +90,7 @@ class _ErrorKeepingFile(io.FileIO):
             while written < len(view):
                 written += super().write(view[written:]) or 0
         except OSError as error:
-            self.error = error
+            self.error = OSError(error.errno, error.strerror)
             raise
         return written
 

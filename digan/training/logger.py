@@ -25,7 +25,7 @@ from digan.config import TrainConfig
 from digan.data import choose
 from digan.data.clips import content_key
 from digan.data.training_data import TrainingData
-from digan.errors import ConfigError, DivergenceError, NetworkError
+from digan.errors import ConfigError, DivergenceError, NetworkError, sentence
 from digan.files import remove_drafts, write_atomic
 from digan.models.generator import Generator
 from digan.run_dir import (
@@ -158,8 +158,8 @@ class RunLogger:
             try:
                 self._prepare(notes)
             except OSError as error:
-                where = error.filename or self.folder
-                raise ConfigError(f"the run folder cannot be written: {where}: {error.strerror}.") from None
+                why = sentence(error) or str(error)
+                raise ConfigError(f"the run folder cannot be written: {why.rstrip('.')}.") from None
             if sys.stderr.isatty():
                 clips = self.trainer.clips_seen
                 self._bar = tqdm(total=self.total_clips, initial=clips, unit="clip", dynamic_ncols=True, smoothing=0.05)

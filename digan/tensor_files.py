@@ -72,14 +72,14 @@ def write_object(path: str | os.PathLike, value: Any) -> None:
         except RuntimeError:  # about a file position, whatever the file's own error was
             if file.error is None:
                 raise
-        # Not in the handler: an error that leads to the frames of torch.save would keep its writer alive, which may crash
-        # when Python ends.
+        # Not in the handler: an error that leads to the frames of torch.save would keep its writer alive, which may
+        # crash when Python ends.
         if file.error is not None:
             raise file.error
 
 
 class _ErrorKeepingFile(io.FileIO):
-    """An unbuffered file that writes every block completely and keeps the error of a write that failed, without frames."""
+    """An unbuffered file that writes every block completely and keeps the error of a failed write, without frames."""
 
     error: OSError | None = None
 

@@ -119,6 +119,7 @@ class TrainConfig:
     outdir: str = _run("runs", "folder in which run folders are created")
     desc: str = _run("", "text appended to the name of the run folder")
     resume: str | None = _run(None, "'latest' under --outdir, a run folder, or one of its checkpoints")
+    other_data: bool = _run(False, "with --resume: continue on videos that are not those of the run")
     config: str | None = _run(None, "YAML file of options; the command line takes precedence")
     dry_run: bool = _run(False, "print configuration, parameters, MACs and data, then exit (also -n)")
     start_timeout: float = _run(10.0, "minutes to wait at the start for the processes of all machines", above=0)
@@ -239,8 +240,8 @@ ALIASES = {
 
 # A resumed run continues the same experiment: options that affect its numbers must not change, these may.
 RESUME_MAY_CHANGE = frozenset(
-    "outdir data desc resume config dry_run start_timeout cfg batch_gpu workers threads kimg compile tick snap "
-    "checkpoints metrics detector samples report_to nonfinite_limit".split()
+    "outdir data desc resume other_data config dry_run start_timeout cfg batch_gpu workers threads kimg compile tick "
+    "snap checkpoints metrics detector samples report_to nonfinite_limit".split()
 )
 
 # Options that may differ between the processes of a run: places of files, whose contents are compared instead, and what

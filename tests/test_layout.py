@@ -17,11 +17,9 @@ PENDING = {
     "digan/data/timing.py",
     "digan/data/training_data.py",
     "digan/data/video.py",
-    "digan/errors.py",
     "digan/metrics/clip_sets.py",
     "digan/metrics/extraction.py",
     "digan/metrics/precision.py",
-    "digan/models/hub.py",
     "digan/models/layers.py",
 }
 

@@ -25,6 +25,7 @@ from digan.cli.train import resolve
 from digan.config import GeneratorConfig, TrainConfig, option_range
 from digan.data import make_demo_videos
 from digan.errors import ConfigError
+from digan.run_dir import clean
 from digan.train import train
 
 ROOT = Path(__file__).parents[3]
@@ -265,7 +266,7 @@ def test_a_disk_that_fills_up_during_training_ends_it_with_a_sentence(inputs, tm
     assert "File too large; raise the limit" in error
     assert "Traceback" not in error
     (run,) = (tmp_path / "runs").glob("0*")
-    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+    assert clean(run) == 0
     assert not list(run.glob("checkpoints/*"))
 
 

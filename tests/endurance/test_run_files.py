@@ -1,0 +1,10 @@
+"""A small part of the trials on damaged files of a run."""
+
+from tests.endurance import run_files
+
+
+def test_a_damaged_run_gives_the_right_content_or_one_sentence(tmp_path):
+    for seed in range(25):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        run_files.trial(seed, folder)

@@ -13,6 +13,7 @@ from digan.data.decode import FrameReader
 from digan.data.image import to_square
 from digan.data.index import load_index
 from digan.data.store import FrameStore
+from digan.data.timing import open_indexed, open_video
 from digan.errors import UnreadableVideo
 
 FORMATS = {
@@ -203,3 +204,21 @@ def test_the_error_for_a_broken_picture_names_it(tmp_path, frame_folder):
     (tmp_path / "clip" / "frame_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(UnreadableVideo, match=r"clip/frame_1\.png cannot be read"):
         FrameReader(index, 32).read(index.videos[0], [1])
+
+
+@pytest.mark.parametrize("name", ["h264-mp4", "h264-mkv-variable-rate", "h264-mp4-open-gop", "h264-ts"])
+def test_opening_an_indexed_file_decodes_nothing(tmp_path, video, name):
+    """The reordering delay equals the one found by decoding frames."""
+    file, arguments = FORMATS[name]
+    path = video(tmp_path / file, **arguments)
+    _, entry = single(path)
+    usual, stream = open_video(str(path))
+    with usual:
+        delay = stream.codec_context.reorder_depth
+        assert (entry.timing.reorder == delay) == (name != "h264-ts")  # MPEG-TS times need guessing too
+    opened, stream = open_indexed(lambda: str(path), entry.codec, entry.timing)
+    with opened:
+        assert stream.codec_context.reorder_depth == delay
+        assert stream.codec_context.thread_count == 1
+        # The pixel format is known only once frames were decoded.
+        assert (stream.codec_context.pix_fmt is None) == (name != "h264-ts")

@@ -55,6 +55,7 @@ def test_a_snapshot_records_its_training_data(make_run, cond, names):
             "frames": 4,
             "stride": 2,
             "overlap": 1,
+            "resize": "antialias",
             "split": "train",
             "fingerprint": run.data.index.fingerprint,
             "class_names": names,

@@ -116,11 +116,11 @@ def test_disagreements_end_both_processes_with_one_sentence(videos, tmp_path):
     said = {name: text for name, (text, _) in main.items()}
     assert "--lr is 0.0025 in process 0 but 0.5 in process 1" in said["options"]
     assert "--seed is 0 in process 0 but 1 in process 1" in said["options"]
-    assert said["data"].startswith('the processes do not agree: --data is "8 videos of')
+    assert said["data"].startswith("the processes do not agree: --data is 8 videos of")
     assert said["no data"].startswith(f"process 1 of 2: --data {tmp_path / 'nowhere'} ")
     assert said["group"].startswith("--batch 4 on 2 process(es)")
     assert said["nothing"] == "runs/00000-videos-32x16-batch8"
     newest = Path("runs/00000-videos-32x16-batch8/checkpoints/checkpoint-000000016")
     assert f"process 1 of 2: --resume: {tmp_path / 'machine-1' / newest}, from which" in said["unreadable"]
-    assert 'the state to start from is "2 iterations, 16 clips seen' in said["older"]
-    assert 'but "1 iterations, 8 clips seen' in said["older"]
+    assert "the state to start from is 2 iterations, 16 clips seen" in said["older"]
+    assert "but 1 iterations, 8 clips seen" in said["older"]

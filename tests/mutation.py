@@ -81,6 +81,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "kernels/fused_inr/ops/siren.py",
         "for index, (weight, bias) in enumerate(zip(weights, biases, strict=False)):",
     ): "the lengths are compared before",
+    ("kernels/fused_inr/render.py", "middle = (low + high + 2) // 2"): "the bisection takes other steps to its end",
+    (
+        "digan/training/flops.py",
+        "while duration < seconds / 40 and size != 16384:  # a product must take longer than its launch",
+    ): "sizes are doubled from 512, so none is larger",
+    ("digan/models/layers.py", "spread = self.fir.shape[ 1] // 2"): "the filter is square",
     ("digan/training/augment.py", "@dataclass(frozen=False)"): "nothing assigns to its fields",
     ("digan/models/mapping.py", "if z_dim == 0 and num_classes <= 0:"): "a number of classes is not negative",
 }

@@ -231,13 +231,8 @@ class VideoReader:
                         index = int(np.searchsorted(labels, frame.pts))
                         if index in indices and labels[index] == frame.pts:
                             pictures[index] = self._squares.of_frame(frame, self.video)
-            except (
-                *READ_ERRORS,
-                StopIteration,
-                KeyError,
-                TypeError,
-            ):  # KeyError, TypeError: a frame without its packet
-                return {}
+            except (*READ_ERRORS, StopIteration, KeyError, TypeError):
+                return {}  # KeyError and TypeError: a frame whose time is that of no packet, or that has none
         lost = [time for time in fed if time is None or time >= first]
         return {} if lost or len(pictures) < len(indices) else pictures
 

@@ -59,7 +59,8 @@ def augment(
     if cutout is not None or cutout_size is not None:
         if not isinstance(cutout_size, Sequence):
             raise ValueError(f"augment cutout_size must be (rows, columns), not {checks.described(cutout_size)}.")
-        size = checks.integers("augment", "cutout_size", cutout_size, 0, (2,), "(rows, columns)")
+        rows, columns = checks.integers("augment", "cutout_size", cutout_size, 0, (2,), "(rows, columns)")
+        size = (rows, columns)
     color_last = checks.flag("augment", "color_last", color_last)
     if all(value is None for value in (amounts | positions).values()):
         return x

@@ -259,6 +259,7 @@ def test_fakes_of_other_shapes_need_a_resolution(evaluate, videos, tmp_path, cap
     assert evaluate(*options, "--resolution", 24)["rfvd8_4f"][0]["resolution"] == 24
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_number_of_one(evaluate, network, videos, tmp_path):
     options = ("--network", network, "--data", videos, "--metrics", "rfvd9_4f", "--trials", 2)
     (alone,) = evaluate(*options)["rfvd9_4f"]

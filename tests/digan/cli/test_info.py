@@ -166,7 +166,7 @@ class TestData:
         assert problem.startswith("train/square/")
         text = info(videos)
         assert problem in text
-        assert "val split    1 videos, 1 clips" in text
+        assert "val split    1 video, 1 clip" in text
         assert sorted(videos.rglob("*")) == before
 
     def test_zip_is_as_its_folder_and_a_video_is_data(self, videos, tmp_path, info):

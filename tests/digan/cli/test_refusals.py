@@ -137,7 +137,7 @@ def test_every_option_in_a_file_with_every_type_of_value(command, kind, monkeypa
 
 
 def test_the_least_tick_and_length_are_one_clip():
-    assert round(option_range("tick").least * 1000) == round(option_range("kimg").least * 1000) == 1
+    assert round(option_range("tick").minimum * 1000) == round(option_range("kimg").minimum * 1000) == 1
 
 
 @pytest.mark.parametrize("name", [name for name, f in TrainConfig.__dataclass_fields__.items() if "float" in f.type])

@@ -94,6 +94,8 @@ def test_interpolation_fills_the_time_of_a_training_clip(model):
     assert torch.equal(clips["generator"][1], rendered(model, [0.25])[0])
     blend = few[:2].float().mean(0)
     assert (clips["frames blended"][1].float() - blend).abs().max() <= 0.5
+    for number, neighbours in ((1, few[:2]), (3, few[1:])):
+        assert any(torch.equal(clips["frames repeated"][number], frame) for frame in neighbours)
     with pytest.raises(ConfigError, match="rfvd4_12f"):
         rows(model, EXPERIMENTS["interpolate"], "rfvd4_3f")
 

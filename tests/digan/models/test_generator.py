@@ -389,6 +389,21 @@ class TestHub:
         assert again.metadata == {"clips_seen": 25_000}
         assert_same(again, tiny)
 
+    @pytest.mark.parametrize(
+        "given",
+        [{}, dict(revision="v2", token="t", cache_dir="folder", force_download=True, local_files_only=True)],
+        ids=["defaults", "all"],
+    )
+    def test_options_reach_the_hub(self, monkeypatch, given):
+        def download(repo_id, filename, **options):
+            defaults = dict(revision=None, token=None, cache_dir=None, force_download=False, local_files_only=False)
+            assert options == {**defaults, **given}
+            raise LocalEntryNotFoundError("not there")
+
+        monkeypatch.setattr(hub_module, "hf_hub_download", download)
+        with pytest.raises(NetworkNotFound):
+            Generator.from_pretrained("me/sky", **given)
+
     def test_weights_alone_are_enough(self, tiny, hub, tmp_path):
         tiny.save(tmp_path / "hub/me/sky/model.safetensors")
         assert Generator.from_pretrained("me/sky").config == TINY

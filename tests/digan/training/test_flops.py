@@ -9,8 +9,8 @@ from digan import Discriminator, Generator
 from digan.config import TrainConfig
 from digan.models.discriminator import motion_input
 from digan.training import flops, losses
-from digan.training.flops import counter, forward_macs, matmul_peak, step_flops
-from fused_inr import composed
+from digan.training.flops import count_macs, counter, forward_macs, matmul_peak, naive_render_macs, step_flops
+from fused_inr import composed, reference
 
 CLIPS = 4
 
@@ -130,3 +130,25 @@ def test_the_peak_is_the_fastest_product_that_takes_longer_than_its_launch(monke
     assert flops.matmul_peak(torch.device("meta"), None, seconds=0.04) == pytest.approx(2 * 2048**3 / 0.001)
     assert sizes[:2] == [1024, 2048]  # 0.25 and 2 milliseconds, of which 1 is a fortieth
     assert set(sizes[2:]) == {2048}
+
+
+def test_networks_are_unconditional_unless_classes_are_given(tiny):
+    assert forward_macs(tiny()) == forward_macs(tiny(), 0)
+    assert forward_macs(tiny()).generator < forward_macs(tiny(), 1).generator
+
+
+def test_naive_rendering_is_counted_as_pytorch_computes_it(tiny):
+    networks = Networks(tiny())
+    inr = networks.g.inr(networks.z[:1], networks.z[:1], networks.times[:1, :1])
+    grid = networks.g.grid()
+    assert naive_render_macs(inr, grid) == count_macs(lambda: reference.render(inr, grid, None))
+
+
+def test_filters_of_resampling_are_not_counted():
+    one, many = torch.empty(2, 1, 8, 8, device="meta"), torch.empty(2, 4, 8, 8, device="meta")
+    with counter() as flops:
+        torch.conv2d(many, torch.empty(4, 1, 3, 3, device="meta"), groups=4)
+    assert flops.get_total_flops() == 0
+    with counter() as flops:
+        torch.conv2d(one, torch.empty(5, 1, 3, 3, device="meta"), padding=1)  # of one channel, as of a grey image
+    assert flops.get_total_flops() == 2 * (2 * 8 * 8) * 5 * 9

@@ -34,3 +34,30 @@ def test_a_duration_shows_its_two_largest_units(seconds, text):
 
 def test_speed_of_an_older_record_is_clips_alone():
     assert summary.speed({"clips_per_second": 4.25}) == "4.25 clips/s"
+
+
+def test_a_finished_run_resumes_for_twice_its_length(tiny):
+    config = tiny(kimg=12.5)
+    assert summary.resume_options("runs/00000-demo", config, 12_499) == "--resume runs/00000-demo"
+    assert summary.resume_options("runs/00000-demo", config, 12_500) == "--resume runs/00000-demo --kimg 25"
+
+
+def test_one_line_says_what_is_trained(tiny):
+    assert summary.task(tiny(kimg=12.5, frames=4)) == "DIGAN at 32x32, clips of 4 frames, 12.5 kimg in batches of 8"
+    lines = summary.options(tiny(batch_gpu=4)).splitlines()
+    assert "  --batch-gpu         4" in lines
+    assert "  --resolution        32" in lines
+
+
+def test_speed_names_the_share_of_the_peak():
+    record = {"clips_per_second": 4.21, "tflops_per_second": 0.7123, "share_of_peak": 0.384}
+    assert summary.speed(record) == "4.21 clips/s, 0.712 TFLOP/s (38% of peak)"
+
+
+def test_the_table_has_one_line_for_each_part():
+    rows = [summary.Row("G", "mapping", 1_234_567, 2_500_000), summary.Row("", "rendering a frame", 0, 1_234_000_000)]
+    head, *lines = summary.table(rows).splitlines()
+    assert head.split() == ["part", "parameters", "MMAC"]
+    assert [line.split("  ")[-1].strip() for line in lines] == ["2.5", "1,234.0"]
+    assert "1,234,567" in lines[0]
+    assert len({len(line) for line in (head, *lines)}) == 1

@@ -230,6 +230,7 @@ def test_checkpoint_restores_every_bit(tiny, accelerator, real_batch, tmp_path):
     assert trainer.counters() == resumed.counters() == {"iteration": 4, "clips_seen": 32}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tiny, accelerator, real_batch, tmp_path):
     trainer = Trainer(tiny(), accelerator)
     reals = whole(trainer, real_batch(8, 5))

@@ -128,6 +128,12 @@ def test_types_layouts_and_empty_batches(dtype, layout):
 X = torch.zeros(1, 2, 4, 4)
 
 
+@pytest.mark.parametrize(("shape", "factor"), [((1,), 4.0), ((1, 1), 2.0)], ids=["separable", "one by one"])
+def test_a_single_tap_scales(shape, factor):
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(fi.upfirdn2d(x, torch.full(shape, 2.0)), factor * x)
+
+
 def test_a_filter_as_large_as_the_padded_image_gives_one_pixel():
     low = fi.upfirdn2d(torch.ones(1, 1, 3, 4), torch.ones(5, 9), up=(2, 1), padding=(1, 0, 2, 0))
     assert low.tolist() == [[[[12.0]]]]
@@ -144,6 +150,7 @@ ERRORS = {
         "filter must be a tensor of real numbers",
     ),
     "device": (lambda: fi.upfirdn2d(X, FIR.to("meta")), "filter is on meta but x on cpu; move it"),
+    "empty": (lambda: fi.upfirdn2d(X, torch.zeros(0)), r"filter must"),
     "small": (lambda: fi.upfirdn2d(X, torch.zeros(5, 5)), r"padded image, 4 x 4 .*, is smaller than the filter, 5 x 5"),
     "low": (
         lambda: fi.upfirdn2d(torch.zeros(1, 1, 3, 9), torch.zeros(5, 2), padding=(1, 1, 1, 0)),

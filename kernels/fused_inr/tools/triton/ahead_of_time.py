@@ -1,5 +1,6 @@
 """Compile launches without a GPU, and read the resources they need from the machine code."""
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -84,14 +85,15 @@ def compiled(launch: Launch, target: str) -> Any:
 def resources(kernel: Any) -> Resources:
     """Return the resources of a kernel that `compiled` returned."""
     if "cubin" in kernel.asm:
-        return _nvidia_resources(kernel)
+        return _nvidia_resources(kernel.asm["cubin"], kernel.metadata.shared)
     return _amd_resources(kernel.asm["amdgcn"], kernel.metadata.shared)
 
 
-def _nvidia_resources(kernel: Any) -> Resources:
+@functools.cache  # the disassembler takes half a second, and many cases share kernels
+def _nvidia_resources(cubin: bytes, shared: int) -> Resources:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(kernel.asm["cubin"])
+        path.write_bytes(cubin)
         command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", str(path)]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
@@ -99,7 +101,7 @@ def _nvidia_resources(kernel: Any) -> Resources:
     opcodes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)", text, re.MULTILINE)
     return Resources(
         registers=int(usage["REG"]),
-        shared=kernel.metadata.shared,
+        shared=shared,
         local=int(usage["STACK"]) + int(usage["LOCAL"]),
         spills=sum(opcode in ("LDL", "STL") for opcode in opcodes),
         instructions=len(opcodes),

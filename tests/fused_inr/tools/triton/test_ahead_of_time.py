@@ -28,19 +28,34 @@ with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET"):
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
 
 
-def case_names() -> list[str]:
+QUICK_CASES = {
+    "bias_act_slope-lrelu-bfloat16-channels_last",
+    "render_backward-lrelu-bfloat16",
+    "render_backward-lrelu-bfloat16-sums",
+    "siren-bfloat16-W64",
+    "siren_backward-bfloat16-W64",
+}
+
+
+def cases() -> list:
+    """Return the names of all cases; all but the quick ones, of which there are many, are marked as slow."""
     if importlib.util.find_spec("triton") is None:
         return ["none"]
     from fused_inr.tools.triton.cases import CASES
 
-    return [case.name for case in CASES]
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    assert set(names) > QUICK_CASES
+    return [pytest.param(name, marks=[] if name in QUICK_CASES else [pytest.mark.slow]) for name in names]
 
 
-def check_resources(case_name: str, target: str) -> None:
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize("name", cases())
+def test_resources_of_every_kernel(name, target, triton):
     from fused_inr.tools.triton import ahead_of_time
     from fused_inr.tools.triton.cases import CASES
 
-    (case,) = (case for case in CASES if case.name == case_name)
+    (case,) = (case for case in CASES if case.name == name)
     for launch in case.launches_on(target):
         needs = ahead_of_time.resources(ahead_of_time.compiled(launch, target))
         where = f"{launch.kernel.__name__} for {target}: {needs}"
@@ -49,28 +64,6 @@ def check_resources(case_name: str, target: str) -> None:
         assert needs.instructions > 20, where
         assert (needs.matrix_instructions > 0) == (target in case.matrix_instructions), where
         assert case.matrix_instructions or needs.registers <= MAX_REGISTERS, where
-
-
-QUICK_CASES = (
-    "bias_act_slope-lrelu-bfloat16-channels_last",
-    "render_backward-lrelu-bfloat16",
-    "render_backward-lrelu-bfloat16-sums",
-    "siren-bfloat16-W64",
-    "siren_backward-bfloat16-W64",
-)
-
-
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-@pytest.mark.parametrize("case", QUICK_CASES)
-def test_resources_on_every_target(case, target, triton):
-    check_resources(case, target)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
-@pytest.mark.parametrize("case", case_names())
-def test_resources_of_every_kernel(case, target, triton):
-    check_resources(case, target)
 
 
 @pytest.mark.parametrize(

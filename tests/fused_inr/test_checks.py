@@ -274,8 +274,8 @@ OTHER_WORDS = {
     ("backend", "name"): "backend",
     ("siren", "weights"): "bias per weight|weights",
     ("siren", "biases"): "bias per weight|biases",
-    ("INR", "stages"): "[Ss]tage",
-    ("Stage", "layers"): "[Ll]ayer",
+    ("INR", "stages"): "stage|Stage",
+    ("Stage", "layers"): "layer|Layer",
 }
 
 

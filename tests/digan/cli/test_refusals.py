@@ -299,7 +299,7 @@ def test_a_second_interrupt_ends_at_once_without_a_traceback(inputs, tmp_path):
     assert error.splitlines()[-1] == "digan train: interrupted"
     assert "Traceback" not in error
     (run,) = (tmp_path / "runs").glob("0*")
-    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+    assert clean(run) == 0
 
 
 @pytest.mark.slow
@@ -313,7 +313,7 @@ def test_output_that_nobody_can_read(inputs, target):
         assert (process.returncode, error.count("\n")) == (2, 1)
         assert "No space left on device" in error
     else:
-        process = start(*words)
-        process.stdout.close()
-        error = process.stderr.read()
-        assert (process.wait(), error) == (141, "")
+        with start(*words) as process:
+            process.stdout.close()
+            error = process.stderr.read()
+        assert (process.returncode, error) == (141, "")

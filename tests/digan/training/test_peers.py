@@ -1,6 +1,7 @@
 """A process that ends without leaving ends the others; here all of them are threads on one store."""
 
 import socket
+import threading
 
 import pytest
 
@@ -21,6 +22,10 @@ def watches(monkeypatch):
         return started
 
     yield start
+    for thread in threading.enumerate():
+        if thread.name == "peers":
+            thread.join(10)
+            assert not thread.is_alive()  # else it would end the process of the tests after this one
     for watch in started:
         for connection in watch._connections.values():
             connection.close()

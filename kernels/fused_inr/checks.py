@@ -83,22 +83,24 @@ def integer(owner: str, name: str, value: Any, low: int, high: int = LARGEST) ->
     return value if symbolic else int(value)
 
 
-def integers(owner: str, name: str, value: Any, low: int, lengths: Sequence[int], expected: str) -> tuple[int, ...]:
+def integers(
+    owner: str, name: str, value: Any, low: int, lengths: Sequence[int], expected: str, high: int = LARGEST
+) -> tuple[int, ...]:
     """Return a sequence of integers as a tuple; a single integer stands for two.
 
     Args:
         owner, name, value: as for `floating`.
-        low: the smallest value of an entry.
+        low, high: the smallest and the largest value of an entry.
         lengths: the accepted numbers of entries.
         expected: what the error says is accepted.
 
     Raises:
-        ValueError: an entry is not an integer from `low` to `LARGEST`, or their number is not in `lengths`.
+        ValueError: an entry is not an integer from `low` to `high`, or their number is not in `lengths`.
     """
     entries = value if isinstance(value, Sequence) else (value, value)
     if len(entries) not in lengths or not all(isinstance(entry, _INTEGERS) for entry in entries):
         raise ValueError(f"{owner} {name} must be {expected}, not {_short(value)}.")
-    return tuple(integer(owner, name, entry, low) for entry in entries)
+    return tuple(integer(owner, name, entry, low, high) for entry in entries)
 
 
 def number(owner: str, name: str, value: Any, low: float = -math.inf) -> float:

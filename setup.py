@@ -11,6 +11,7 @@ Environment:
 import os
 import platform
 import runpy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -79,20 +80,27 @@ class BuildExt(build_ext):
         return str(Path(*fullname.split(".")).with_suffix(".pyd" if os.name == "nt" else ".so"))
 
     def build_extension(self, ext: Extension) -> None:
-        """Build one library with the flags of its sources."""
+        """Build one library, each source with its own flags, and as many at a time as there are cores."""
         if ext.name == CUDA:
             return self.build_cuda(ext)
-        compile_one = self.compiler._compile
+        compile_one, link = self.compiler._compile, self.compiler.link_shared_object
+        running = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def with_flags(obj, src, suffix, cc_args, extra, pp_opts):
-            extra = [*extra, *COMMON, *ISA_FLAGS[Path(src).name]]
-            return compile_one(obj, src, suffix, cc_args, extra, pp_opts)
+            def compile_later(obj, src, suffix, cc_args, extra, pp_opts):
+                flags = [*extra, *COMMON, *ISA_FLAGS[Path(src).name]]
+                running.append(pool.submit(compile_one, obj, src, suffix, cc_args, flags, pp_opts))
 
-        self.compiler._compile = with_flags
-        try:
-            super().build_extension(ext)
-        finally:
-            self.compiler._compile = compile_one
+            def link_when_compiled(*args, **options):
+                for future in running:
+                    future.result()
+                link(*args, **options)
+
+            self.compiler._compile, self.compiler.link_shared_object = compile_later, link_when_compiled
+            try:
+                super().build_extension(ext)
+            finally:
+                self.compiler._compile, self.compiler.link_shared_object = compile_one, link
 
     def build_cuda(self, ext: Extension) -> None:
         """Build the CUDA library.

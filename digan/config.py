@@ -25,8 +25,8 @@ class Range:
     """
 
     above: float | None = None
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     def problem(self, value: float) -> str:
         """Return why a value is out of range, as the rest of a sentence after the value; "" if it is not."""
@@ -34,16 +34,16 @@ class Range:
             return "must be a finite number"
         if self.above is not None and not value > self.above:
             return f"must be more than {self.above:,}"
-        most = self.most if self.most is not None else 1e12 if isinstance(value, float) else 2**31 - 1
-        least = self.least if self.least is not None else -most
-        if value < least:
-            return f"must be at least {least:,}"
-        return f"must be at most {most:,}" if value > most else ""
+        maximum = self.maximum if self.maximum is not None else 1e12 if isinstance(value, float) else 2**31 - 1
+        minimum = self.minimum if self.minimum is not None else -maximum
+        if value < minimum:
+            return f"must be at least {minimum:,}"
+        return f"must be at most {maximum:,}" if value > maximum else ""
 
 
-_LAYERS = {"range": Range(least=0, most=256)}
-SEED = Range(least=0, most=2**63 - 1)  # what PyTorch and NumPy accept, and room for the seeds of further trials
-FRACTION = Range(least=0, most=1)
+_LAYERS = {"range": Range(minimum=0, maximum=256)}
+SEED = Range(minimum=0, maximum=2**63 - 1)  # what PyTorch and NumPy accept, and room for the seeds of further trials
+FRACTION = Range(minimum=0, maximum=1)
 _CLIP = 0.001  # kimg
 _MAX_WORKERS = 4096  # processes or threads
 _MAX_WIDTH = 2**16  # features or channels of a layer
@@ -92,19 +92,19 @@ def _option(
     *,
     range: Range | None = None,
     above: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
     choices: Any = None,
 ) -> Any:
     """Return a field with its help text and its `Range`, or the limits of one."""
-    metadata = {"help": help, "group": group, "range": range or Range(above, least, most), "choices": choices}
+    metadata = {"help": help, "group": group, "range": range or Range(above, minimum, maximum), "choices": choices}
     return field(default=default, metadata=metadata)
 
 
 _run = partial(_option, group="what to train")
 _data = partial(_option, group="data")
 _fit = partial(_option, group="optimisation")
-_net = partial(_option, group="networks", above=0, most=_MAX_WIDTH)
+_net = partial(_option, group="networks", above=0, maximum=_MAX_WIDTH)
 _speed = partial(_option, group="speed")
 _out = partial(_option, group="output")
 _G, _D = GeneratorConfig, DiscriminatorConfig
@@ -119,6 +119,7 @@ class TrainConfig:
     outdir: str = _run("runs", "folder in which run folders are created")
     desc: str = _run("", "text appended to the name of the run folder")
     resume: str | None = _run(None, "'latest' under --outdir, a run folder, or one of its checkpoints")
+    other_data: bool = _run(False, "with --resume: continue on videos that are not those of the run")
     config: str | None = _run(None, "YAML file of options; the command line takes precedence")
     dry_run: bool = _run(False, "print configuration, parameters, MACs and data, then exit (also -n)")
     start_timeout: float = _run(10.0, "minutes to wait at the start for the processes of all machines", above=0)
@@ -133,22 +134,22 @@ class TrainConfig:
     )
     frames: int = _data(16, "frames per clip", above=0)
     stride: int = _data(1, "frame stride; a window of frames*stride frames yields this many clips", above=0)
-    overlap: int = _data(0, "raw frames shared by consecutive windows; frames*stride-1: every window", least=0)
+    overlap: int = _data(0, "raw frames shared by consecutive windows; frames*stride-1: every window", minimum=0)
     mirror: bool = _data(True, "flip real clips horizontally with probability 1/2")
     cond: bool = _data(False, "condition on class labels (class subfolders)")
-    workers: int = _data(4, "data loading processes per training process", least=0, most=_MAX_WORKERS)
+    workers: int = _data(4, "data loading processes per training process", minimum=0, maximum=_MAX_WORKERS)
 
     batch: int = _fit(64, "clips per step, over all processes", above=0)
     batch_gpu: int | None = _fit(None, "clips per micro-batch in one process; gradients accumulate", above=0)
-    kimg: float = _fit(25000.0, "length of the run, in thousands of real clips", least=_CLIP)
+    kimg: float = _fit(25000.0, "length of the run, in thousands of real clips", minimum=_CLIP)
     lr: float = _fit(0.0025, "learning rate of Adam, before the correction for lazy regularisation", above=0)
-    gamma: float = _fit(1.0, "weight of the R1 penalty on each discriminator", least=0)
+    gamma: float = _fit(1.0, "weight of the R1 penalty on each discriminator", minimum=0)
     r1_interval: int = _fit(16, "steps between R1 penalties", above=0)
-    pl_weight: float = _fit(0.0, "weight of the path length penalty (published model: 0)", least=0)
+    pl_weight: float = _fit(0.0, "weight of the path length penalty (published model: 0)", minimum=0)
     pl_interval: int = _fit(4, "steps between path length penalties; corrects Adam of G even at weight 0", above=0)
     style_mixing: float = _fit(0.0, "probability of style mixing (published model: 0)", range=FRACTION)
     aug: str = _fit("color,translation", "DiffAugment policy: any of color,translation,cutout, or none")
-    ema_kimg: float = _fit(20.0, "half-life of the moving average of G", least=0)
+    ema_kimg: float = _fit(20.0, "half-life of the moving average of G", minimum=0)
     ema_rampup: float = _fit(0.05, "upper limit of the half-life, as a fraction of the clips seen", above=0)
     nonfinite_limit: int = _fit(
         50, "stop after this many updates in a row whose losses or gradients are not finite", above=0
@@ -168,10 +169,12 @@ class TrainConfig:
         "compute type of the large discriminator layers [from accelerate's configuration]",
         choices=("no", "bf16", "fp16"),
     )
-    threads: int | None = _speed(None, "threads per process [on CPUs: cores / processes]", above=0, most=_MAX_WORKERS)
+    threads: int | None = _speed(
+        None, "threads per process [on CPUs: cores / processes]", above=0, maximum=_MAX_WORKERS
+    )
     compile: bool = _speed(False, "apply torch.compile to the main passes (the penalties stay eager)")
 
-    tick: float = _out(4.0, "kimg between log lines", least=_CLIP)
+    tick: float = _out(4.0, "kimg between log lines", minimum=_CLIP)
     snap: int = _out(100, "ticks between snapshots, samples, metrics and checkpoints", above=0)
     checkpoints: int = _out(2, "number of complete checkpoints to keep; older ones are removed", above=0)
     metrics: str = _out("rfvd256_16f", "metrics computed at every snapshot, comma separated, or none")
@@ -239,8 +242,8 @@ ALIASES = {
 
 # A resumed run continues the same experiment: options that affect its numbers must not change, these may.
 RESUME_MAY_CHANGE = frozenset(
-    "outdir data desc resume config dry_run start_timeout cfg batch_gpu workers threads kimg compile tick snap "
-    "checkpoints metrics detector samples report_to nonfinite_limit".split()
+    "outdir data desc resume other_data config dry_run start_timeout cfg batch_gpu workers threads kimg compile tick "
+    "snap checkpoints metrics detector samples report_to nonfinite_limit".split()
 )
 
 # Options that may differ between the processes of a run: places of files, whose contents are compared instead, and what
@@ -280,7 +283,7 @@ def check_values(config: Any, spell: Callable[[str], str] = str) -> None:
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"{spell(f.name)} must be of type {kind.__name__}, not {value!r}")
-        if kind in (int, float) and (problem := f.metadata.get("range", Range(least=0)).problem(value)):
+        if kind in (int, float) and (problem := f.metadata.get("range", Range(minimum=0)).problem(value)):
             raise ValueError(f"{spell(f.name)} {value} {problem}")
 
 

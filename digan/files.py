@@ -1,95 +1,146 @@
-"""File writes that leave the old file, a complete new one or an `OSError`, whichever library writes."""
+"""Files and folders that appear whole or not at all, the names of their drafts, checksums, and JSON from files."""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
 import json
 import os
 import re
+import shutil
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+# Names of drafts, also those of earlier versions and of the safetensors library.
+_DRAFT = re.compile(r"\.tmp.*|\..+\.[0-9a-f]{8}(\.\w+)?|\..+\.partial")
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
 
-    A reader therefore sees either the old file or the complete new one. Missing parent folders are created. The file
-    gets the default permissions of a new file, whatever permissions its writer set.
+    A reader therefore sees either the old file or the complete new one, even after a power failure. Missing parent
+    folders are created. The file gets the default permissions of a new file, whatever permissions its writer set.
 
     Raises:
         OSError: the file cannot be written; `filename` is `path`, not the temporary path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    draft = _draft_of(path)
     try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, str(temporary)):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        with _errors_name(path, draft):
+            yield draft
+            mask = os.umask(0)
+            os.umask(mask)
+            draft.chmod(0o666 & ~mask)
+            _sync(draft)
+            os.replace(draft, path)
+            _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to a safetensors file.
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path` for files; on success it replaces `path`, whatever stood there.
+
+    On an error it is removed, and `path` stays as it was.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: it cannot be written; `filename` is `path` or the file in it, not a temporary path.
     """
+    path = Path(path)
+    draft = _draft_of(path)
     try:
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path, metadata=metadata)
-    except SafetensorError as error:
-        code = re.search(r"\(os error (\d+)\)", str(error))
-        if code is None:
+        with _errors_name(path, draft):
+            draft.mkdir(parents=True)
+            yield draft
+            for file in draft.iterdir():
+                _sync(file)
+            _sync_folder(draft)
+            if os.path.lexists(path):
+                old = _draft_of(path)
+                os.replace(path, old)
+                os.replace(draft, path)
+                remove(old)
+            else:
+                os.replace(draft, path)
+            _sync_folder(path.parent)
+    finally:
+        remove(draft)
+
+
+@contextlib.contextmanager
+def _errors_name(path: Path, draft: Path) -> Iterator[None]:
+    """Let system errors name `path`, or what lies in it, where they name the draft or nothing."""
+    try:
+        yield
+    except OSError as error:
+        named = draft if error.filename is None else Path(os.fsdecode(error.filename))
+        if error.errno is None or not named.is_relative_to(draft):
             raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise OSError(error.errno, error.strerror, str(path / named.relative_to(draft))) from error
 
 
-def save_object(value: Any, path: Path) -> None:
-    """Write a value with `torch.save`.
+def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
+    """Write a file atomically; text is encoded as UTF-8."""
+    with atomic_path(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with its content, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def remove_drafts(folder: Path, age: float = 0) -> list[Path]:
+    """Remove drafts that killed processes left in a folder.
+
+    Args:
+        folder: the folder; it need not exist.
+        age: seconds for which a draft must be unchanged, where other processes may be writing.
+
+    Returns:
+        The removed paths.
+    """
+    removed = []
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if _DRAFT.fullmatch(path.name) and path.lstat().st_mtime <= time.time() - age:
+                remove(path)
+                removed.append(path)
+    return removed
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(content: bytes) -> bytes:
+    """Return the content followed by its SHA-256, for `unseal`."""
+    return content + hashlib.sha256(content).digest()
+
+
+def unseal(sealed: bytes) -> bytes:
+    """Return the content of a result of `seal`.
 
     Raises:
-        OSError: the file cannot be written.
+        ValueError: it is damaged, or something else.
     """
-    with _ErrorKeepingFile(path, "w") as file:
-        try:
-            torch.save(value, file)
-        except RuntimeError:  # about a file position, whatever the file's own error was
-            if file.error is None:
-                raise
-            raise OSError(file.error.errno, file.error.strerror, str(path)) from file.error
-
-
-class _ErrorKeepingFile(io.FileIO):
-    """An unbuffered file that writes every block completely and keeps the error of a write that failed."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        written = 0
-        try:
-            while written < len(view):
-                written += super().write(view[written:]) or 0
-        except OSError as error:
-            self.error = error
-            raise
-        return written
+    content = sealed[: -hashlib.sha256().digest_size]
+    if seal(content) != sealed:
+        raise ValueError("the checksum differs")
+    return content
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -102,3 +153,22 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+
+
+def _sync(file: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, on systems that can."""
+    with contextlib.suppress(OSError):
+        _sync(folder)

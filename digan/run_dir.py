@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from digan.files import atomic_path, parse_json
+from digan.config import TrainConfig, check
+from digan.errors import ConfigError
+from digan.files import parse_json, remove_drafts, write_atomic
+from digan.wording import counted, some
 
+CONFIG = "config.json"
 STATISTICS = "stats.jsonl"
 # Fields of a record of the statistics, apart from the mean losses and the number of non-finite gradient values.
 TICK_FACTS = (
@@ -81,8 +87,7 @@ def list_runs(outdir: str | Path) -> list[Path]:
 
 def mark_launch(run: Path, launch: str) -> None:
     """Note in a run folder which launch trains it, so that processes that its launcher restarts find the run."""
-    with atomic_path(run / _LAUNCH) as draft:
-        draft.write_text(launch)
+    write_atomic(run / _LAUNCH, launch)
 
 
 def run_of_launch(outdir: str | Path, launch: str) -> Path | None:
@@ -93,27 +98,96 @@ def run_of_launch(outdir: str | Path, launch: str) -> Path | None:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder was created by a training run."""
-    return (folder / "config.json").is_file() and (folder / "command.sh").is_file()
+    return (folder / CONFIG).is_file() and (folder / "command.sh").is_file()
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def clean(run: Path) -> int:
+    """Remove the drafts of files that killed processes left in a run folder, and return their number."""
+    folders = (run, *(run / name for name in (SAMPLES, SNAPSHOTS, CHECKPOINTS, DIVERGED)))
+    return sum(len(remove_drafts(folder)) for folder in folders)
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Return the configuration of a run; fields that it lacks have their defaults.
+
+    Raises:
+        ConfigError: config.json is damaged.
+    """
+    path = run / CONFIG
+    try:
+        return check(TrainConfig(**known_fields(TrainConfig, parse_json(path.read_bytes()))))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged or was changed ({str(error).rstrip('.')}).") from None
+
+
+def known_fields(cls: type, values: Any) -> dict[str, Any]:
+    """Return the values for which a configuration class has a field; a stored file may be from another version.
+
+    `digan.config.check_values` checks them.
+
+    Raises:
+        ValueError: there are no values by name.
+    """
+    if not isinstance(values, dict):
+        raise ValueError("it is no object")
+    names = {field.name for field in fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Append a record to a file, on a line of its own even if the last one was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def read_records(path: Path, report: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     """Return the records of a file, or an empty list if it does not exist.
 
-    Reading ends at the first line that is not valid JSON, such as a last line that was cut off.
+    Args:
+        path: the file.
+        report: called with a sentence if lines were skipped because they hold no record, such as a line that was cut
+            off, or if the file cannot be read.
     """
-    records = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    records, skipped = [], []
+    for number, line in enumerate(_lines(path, report), 1):
         try:
-            records.append(parse_json(line))
+            record = parse_json(line) if line.strip() else {}
         except ValueError:
-            break
+            record = None
+        if not _is_record(record):
+            skipped.append(number)
+        elif record:
+            records.append(record)
+    if skipped and report is not None:
+        numbers = some([str(number) for number in skipped])
+        report(f"{path}: {counted(len(skipped), 'line')} without a whole record skipped ({numbers}).")
     return records
 
 
-def known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values for which a configuration class has a field; a stored file may be from another version."""
-    names = {field.name for field in fields(cls)}
-    return {name: value for name, value in values.items() if name in names}
+def _lines(path: Path, report: Callable[[str], None] | None) -> list[bytes]:
+    try:
+        return path.read_bytes().split(b"\n") if os.path.lexists(path) else []
+    except OSError as error:
+        if report is not None:
+            report(f"{path} cannot be read: {error.strerror}.")
+        return []
+
+
+def _is_record(record: Any) -> bool:
+    """Return whether a value is an object, and what other code computes with are numbers."""
+    if not isinstance(record, dict):
+        return False
+    return all(_is_number(record[name]) for name in ("value", *TICK_FACTS) if name in record)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a float, or an integer that a float can hold."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def is_own(record: dict[str, Any]) -> bool:
@@ -121,11 +195,16 @@ def is_own(record: dict[str, Any]) -> bool:
     return "clips" in record and "row" not in record
 
 
-def drop_records(path: Path, clips: int) -> None:
-    """Remove the records of a file beyond `clips` clips, which a resumed run will write again.
+def drop_records(path: Path, clips: int, report: Callable[[str], None] | None = None) -> None:
+    """Remove the records of a file beyond `clips` clips, which a resumed run will write again, and damaged ones.
 
     Results that `digan evaluate` appended stay: each names the network file it belongs to.
+
+    Args:
+        path: the file; it need not exist.
+        clips: number of clips that the resumed run has seen.
+        report: called with a sentence about damaged lines.
     """
     if path.is_file():
-        kept = [record for record in read_records(path) if not is_own(record) or record["clips"] <= clips]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        kept = [record for record in read_records(path, report) if not is_own(record) or record["clips"] <= clips]
+        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -19,12 +20,19 @@ from digan.data.training_data import TrainingData
 from digan.training import checkpoint
 from digan.training.agreement import state_facts
 from digan.training.distributed import StopSignal
-from digan.training.logger import RunLogger, run_folder
+from digan.training.logger import RunLogger, make_run_dir
 from digan.training.processes import ALONE, Processes
+from digan.training.run_lock import run_lock
 from digan.training.trainer import Trainer
 
 
-def train(trainer: Trainer, data: TrainingData, resume: Path | None = None, processes: Processes = ALONE) -> Path:
+def train(
+    trainer: Trainer,
+    data: TrainingData,
+    resume: Path | None = None,
+    processes: Processes = ALONE,
+    notes: Sequence[str] = (),
+) -> Path:
     """Train to the end of the run, or until a signal requests a stop.
 
     Args:
@@ -32,29 +40,45 @@ def train(trainer: Trainer, data: TrainingData, resume: Path | None = None, proc
         data: the real clips.
         resume: checkpoint to continue from, inside its run folder.
         processes: all processes of the launch.
+        notes: sentences for the log.
 
     Returns:
         The run folder.
 
     Raises:
+        ConfigError: another run is writing to the folder, or it cannot be written.
         DivergenceError: training diverged.
     """
-    config, accelerator = trainer.config, trainer.accelerator
-    if resume is not None:
-        processes.together("loading", lambda: checkpoint.load(trainer, resume))
+    if resume is None:
+        _agree(trainer, data, processes)
+    folder = Path(processes.from_main("the run folder", lambda: str(_folder(trainer, resume))))
+    with run_lock(folder, processes) as unlocked:
+        if resume is not None:
+            processes.together("loading", lambda: checkpoint.load(trainer, resume))
+            _agree(trainer, data, processes)
+        return _train(trainer, data, folder, resume is not None, [*notes, unlocked])
+
+
+def _agree(trainer: Trainer, data: TrainingData, processes: Processes) -> None:
     if processes.world > 1:
         processes.agree(state_facts(trainer, data), "give all of them the same videos and checkpoint")
-    folder = Path(processes.from_main("the run folder", lambda: str(run_folder(config, resume))))
+
+
+def _folder(trainer: Trainer, resume: Path | None) -> Path:
+    return make_run_dir(trainer.config) if resume is None else checkpoint.run_of(resume)
+
+
+def _train(trainer: Trainer, data: TrainingData, folder: Path, resumed: bool, notes: Sequence[str]) -> Path:
     log = RunLogger(folder, trainer, data)
-    log.start()
-    if resume is None:
+    log.start(notes)
+    if not resumed:
         log.write_reals()
         log.write_fakes("fakes_init")
         log.evaluate(trainer.g_ema, 0, "untrained")
     else:
         log.evaluate_missing()
 
-    stop = StopSignal(accelerator)
+    stop = StopSignal(trainer.accelerator)
     batches = data.batches(trainer.sharding, trainer.iteration, report=log.log)
     while trainer.clips_seen < log.total_clips:
         trainer.step([trainer.reals(next(batches)) for _ in range(trainer.micro_batches)])

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from digan.cli.options import OptionParser
 from digan.errors import NetworkError
 from digan.official.snapshot import OfficialSnapshot, StoredNetwork, save_discriminators
@@ -83,5 +81,5 @@ def _check_targets(source: Path, targets: list[Path]) -> None:
 def _writing(target: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise NetworkError(f"{target} cannot be written ({error}): name a file in a writable folder.") from error

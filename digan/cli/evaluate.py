@@ -28,7 +28,7 @@ from digan.metrics.experiments import EXPERIMENTS, PLAIN, Maker, Model
 from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.run_dir import is_run
-from digan.sampling.media import MOST_PIXELS
+from digan.sampling.media import MAX_PIXELS
 from digan.training.distributed import make_accelerator
 from digan.training.processes import joined
 from digan.wording import counted
@@ -57,7 +57,7 @@ def configure(parser: OptionParser) -> None:
     what.add_argument("--experiment", choices=EXPERIMENTS, help="an experiment of the paper, see below")
     what.add_argument(
         "--trials",
-        type=number(int, Range(least=1)),
+        type=number(int, Range(minimum=1)),
         default=1,
         help="report mean and standard deviation over this many seeds [1]",
     )
@@ -68,7 +68,7 @@ def configure(parser: OptionParser) -> None:
     data.add_argument("--split-list", nargs="+", help="official split lists of UCF-101, instead of --split")
     data.add_argument(
         "--resolution",
-        type=number(int, Range(least=1, most=MOST_PIXELS)),
+        type=number(int, Range(minimum=1, maximum=MAX_PIXELS)),
         help="pixels per side [the network's; that of square fakes]",
     )
     data.add_argument(
@@ -98,7 +98,7 @@ def configure(parser: OptionParser) -> None:
     fakes.add_argument("--psi", type=float, help="truncation [1: none]")
     fakes.add_argument(
         "--labels",
-        type=number(int, Range(least=0)),
+        type=number(int, Range(minimum=0)),
         nargs="+",
         help="classes to cycle through [as frequent as in --data]",
     )

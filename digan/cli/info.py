@@ -18,11 +18,10 @@ import numpy as np
 
 from digan import metrics
 from digan.cli.options import OptionParser, training_number
-from digan.config import TrainConfig, check_values, flag
+from digan.config import TrainConfig
 from digan.data import ClipWindows, VideoIndex, load_index
 from digan.data.sources import SPLITS, scan
 from digan.errors import ConfigError, DataError, MetricError, NetworkNotFound
-from digan.files import parse_json
 from digan.models.generator import Generator
 from digan.models.hub import WEIGHTS_FILE, find_network
 from digan.run_dir import (
@@ -36,6 +35,7 @@ from digan.run_dir import (
     list_metrics,
     list_runs,
     list_snapshots,
+    read_config,
     read_records,
 )
 from digan.training import checkpoint, summary
@@ -94,6 +94,8 @@ def inspect(
         NetworkNotFound: the path does not exist.
         NetworkError, ConfigError, DataError: it is a damaged network or checkpoint, or holds no video.
     """
+    if checkpoint.is_checkpoint(path) or (path / checkpoint.STATE).is_file():
+        return _checkpoint(path)
     if path.is_file():
         with open(path, "rb") as file:
             start = file.read(9)
@@ -106,13 +108,11 @@ def inspect(
         raise NetworkNotFound(
             f"{path} does not exist: give a network, a checkpoint, a run, or a folder, zip or file of videos."
         )
-    elif (path / checkpoint.STATE).is_file():
-        return _checkpoint(path)
     elif is_run(path):
         return _run(path)
     elif list_snapshots(path) or (path / WEIGHTS_FILE).is_file():
         return _network(find_network(path))
-    elif checkpoints := checkpoint.list_complete(path):
+    elif checkpoints := checkpoint.list_all(path):
         return _checkpoint(checkpoints[-1])
     elif runs := [folder for folder in list_runs(path) if is_run(folder)]:
         return _runs(path, runs)
@@ -164,15 +164,17 @@ def _pickle(file: Path) -> Report:
 
 
 def _checkpoint(folder: Path) -> Report:
+    checked = checkpoint.verify(folder)
     state = checkpoint.read_state(folder)
-    config = _config(state["config"], folder / checkpoint.STATE)
+    config = TrainConfig(**known_fields(TrainConfig, state["config"]))
     counters = state["counters"]
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    sizes = {file.name: file.lstat().st_size for file in sorted(folder.iterdir())}
     facts = {
         "kind": "checkpoint",
         "folder": str(folder),
         "counters": counters,
-        "torch": state["torch"],
+        "torch": state.get("torch"),
+        "checked": checked,
         "files": sizes,
         "config": asdict(config),
         "resume": f"--resume {folder}",
@@ -182,23 +184,25 @@ def _checkpoint(folder: Path) -> Report:
         f"  progress     {counters['clips_seen'] / 1000:g} of {config.kimg:g} kimg, iteration {counters['iteration']}",
         *_training(config),
         f"  files        {', '.join(f'{name} {_size(size)}' for name, size in sizes.items())}",
-        f"  software     torch {state['torch']}",
+        f"  content      {'the checksums are right' if checked else 'unchecked: it is of a version without checksums'}",
+        f"  software     torch {facts['torch']}",
         f"  resume with  {facts['resume']}",
     ]
     return Report(facts, lines)
 
 
 def _run(folder: Path) -> Report:
-    config = _read_config(folder / "config.json")
-    statistics = read_records(folder / STATISTICS)
+    config = read_config(folder)
+    problems: list[str] = []
+    statistics = read_records(folder / STATISTICS, problems.append)
     last = statistics[-1] if statistics else {}
-    checkpoints = checkpoint.list_complete(folder / CHECKPOINTS)
+    checkpoints = checkpoint.list_all(folder / CHECKPOINTS)
     # If a run was stopped between two ticks, its checkpoint is newer than its statistics.
-    counts = [checkpoint.read_state(c)["counters"]["clips_seen"] for c in checkpoints[-1:]]
-    clips = max([last.get("clips", 0), *counts])
-    samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.stat().st_mtime_ns)
+    clips = max([last.get("clips", 0), *_counts(checkpoints, problems)])
+    samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.lstat().st_mtime_ns)
     snapshots = list_snapshots(folder)
-    results = {name: result for name, file in list_metrics(folder).items() if (result := _metric(name, file))}
+    metric_files = list_metrics(folder).items()
+    results = {name: result for name, file in metric_files if (result := _metric(name, file, problems))}
     commands = (folder / "command.sh").read_text(errors="replace").splitlines()
     facts = {
         "kind": "run",
@@ -210,12 +214,13 @@ def _run(folder: Path) -> Report:
         "finished": clips >= round(config.kimg * 1000),
         "seconds_since_last_record": _age(folder / STATISTICS),
         "statistics": last,
-        "nonfinite_at": [record["clips"] for record in statistics if record.get(NONFINITE)],
+        "nonfinite_at": [record["clips"] for record in statistics if "clips" in record and record.get(NONFINITE)],
         "metrics": results,
         "snapshots": [str(file) for file in snapshots],
         "samples": [str(file) for file in samples],
         "checkpoints": [str(file) for file in checkpoints],
         "resume": summary.resume_options(folder, config, clips) if checkpoints else None,
+        "problems": problems,
     }
     return Report(facts, [f"run {folder}", *_training(config), *_run_lines(facts)])
 
@@ -228,7 +233,7 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
         f"  progress     {clips / 1000:g} of {facts['kimg']:g} kimg, {progress}"
         + (f"; last record {summary.clock(age)} ago" if age is not None and not facts["finished"] else ""),
     ]
-    if last:
+    if {"clips_per_second", "memory_gb", "seconds"} <= last.keys():
         losses = "  ".join(
             f"{name} {value:.3g}" for name, value in last.items() if name not in (*TICK_FACTS, NONFINITE)
         )
@@ -250,12 +255,23 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
             f"  problem      gradients were not finite in {len(nonfinite)} ticks, last at {nonfinite[-1] / 1000:g} "
             "kimg: a few are normal in fp16; otherwise lower --lr or raise --gamma in a new run"
         )
+    lines += [f"  problem      {problem}" for problem in facts["problems"]]
     return [*lines, f"  resume with  {facts['resume'] or '(there is no checkpoint yet)'}"]
 
 
-def _metric(name: str, file: Path) -> dict[str, dict[str, Any]]:
+def _counts(checkpoints: list[Path], problems: list[str]) -> list[int]:
+    """Return the number of clips of the newest checkpoint whose state can be read, and describe damaged ones."""
+    for path in reversed(checkpoints):
+        try:
+            return [checkpoint.read_state(path)["counters"]["clips_seen"]]
+        except ConfigError as error:
+            problems.append(str(error))
+    return []
+
+
+def _metric(name: str, file: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
     """Return the first, the best and the last result of a metric that the run itself computed; {} if there is none."""
-    records = [record for record in read_records(file) if is_own(record)]
+    records = [r for r in read_records(file, problems.append) if is_own(r) and "value" in r]
     if not records:
         return {}
     try:
@@ -268,13 +284,19 @@ def _metric(name: str, file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _runs(path: Path, folders: list[Path]) -> Report:
-    reports = [_run(folder) for folder in folders]
-    lines = [f"{counted(len(reports), 'run')} in {path}"]
-    for folder, report in zip(folders, reports, strict=True):
-        facts = report.facts
+    lines = [f"{counted(len(folders), 'run')} in {path}"]
+    runs, problems = [], []
+    for folder in folders:
+        try:
+            facts = _run(folder).facts
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        runs.append(facts)
         values = [f"{name} {result['last']['value']:.5g}" for name, result in facts["metrics"].items()]
         lines.append("  ".join([f"  {folder.name:<40} {facts['clips'] / 1000:g} of {facts['kimg']:g} kimg", *values]))
-    return Report({"kind": "runs", "folder": str(path), "runs": [report.facts for report in reports]}, lines)
+    lines += [f"  problem: {problem}" for problem in problems]
+    return Report({"kind": "runs", "folder": str(path), "runs": runs, "problems": problems}, lines)
 
 
 def _data(path: Path, frames: int, stride: int, overlap: int) -> Report:
@@ -359,25 +381,6 @@ def _training(config: TrainConfig) -> list[str]:
         f"  data         {data}{missing}, split {config.split}, stride {config.stride}, overlap {config.overlap}, "
         f"resize {config.resize}",
     ]
-
-
-def _config(stored: Any, file: Path) -> TrainConfig:
-    """Return the configuration that a file stores."""
-    try:
-        config = TrainConfig(**known_fields(TrainConfig, stored))
-        check_values(config, flag)
-    except (AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{file} does not hold the configuration of a run ({error}): restore it from a copy."
-        ) from None
-    return config
-
-
-def _read_config(file: Path) -> TrainConfig:
-    try:
-        return _config(parse_json(file.read_bytes()), file)
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged ({error}): restore it from a copy.") from None
 
 
 def _quartiles(lengths: np.ndarray) -> dict[str, float]:

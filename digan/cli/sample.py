@@ -25,7 +25,7 @@ from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, motion_grid,
 from digan.sampling.frame_spill import FrameSpill
 from digan.sampling.grids import square_columns
 from digan.sampling.latents import clip_times
-from digan.sampling.media import MOST_PIXELS
+from digan.sampling.media import MAX_PIXELS
 from digan.sampling.render import RENDER_MEMORY, Sampler
 from digan.sampling.writers import FORMATS, Outputs
 from digan.wording import counted
@@ -37,9 +37,9 @@ MODES = {
     "motion-grid": {"contents": 4, "motions": 4, "indices": None, "motion_indices": None},
     "interpolate": {"steps": 8, "indices": None, "motion_indices": None},
 }
-MOST_CLIPS = 10**6
-MOST_FPS = 1000.0
-MOST_SIDE = 2**16  # pixels per side of an image
+MAX_CLIPS = 10**6
+MAX_FPS = 1000.0
+MAX_SIDE = 2**16  # pixels per side of an image
 GRID_PIXELS = 2048 * 2048  # maximum size of a grid's frame: the encoder holds tens of frames
 
 EXAMPLES = """\
@@ -66,7 +66,7 @@ def configure(parser: OptionParser) -> None:
     parser.add_argument("--network", required=True, help="network file, run folder, or owner/name on the hub")
     parser.add_argument("--outdir", required=True, type=Path, help="folder for the results")
 
-    count = number(int, Range(least=1, most=MOST_CLIPS))
+    count = number(int, Range(minimum=1, maximum=MAX_CLIPS))
     which = parser.add_argument_group("which clips")
     which.add_argument("--mode", choices=MODES, default="videos", help="what to generate [videos]")
     which.add_argument("--videos", type=count, help="number of videos [16]")
@@ -74,7 +74,7 @@ def configure(parser: OptionParser) -> None:
     which.add_argument("--motions", type=count, help="number of motions (columns) in a motion-grid [4]")
     which.add_argument(
         "--steps",
-        type=number(int, Range(least=2, most=MOST_CLIPS)),
+        type=number(int, Range(minimum=2, maximum=MAX_CLIPS)),
         help="videos from one content to the next, interpolated in w; both ends count [8]",
     )
     which.add_argument("--indices", type=_indices, help="samples or contents, such as 3,7,10-12 [0, 1, 2, ...]")
@@ -98,7 +98,7 @@ def configure(parser: OptionParser) -> None:
     files.add_argument("--only", choices=("videos", "grid"), help="write only the single videos, or only their grid")
     files.add_argument(
         "--fps",
-        type=number(float, Range(least=0.001, most=MOST_FPS)),
+        type=number(float, Range(minimum=0.001, maximum=MAX_FPS)),
         default=8.0,
         help="frames per second of playback [8]",
     )
@@ -207,9 +207,9 @@ def _indices(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise argparse.ArgumentTypeError(f"'{text}' is not a list such as 3,7,10-12")
-        start, end = map(number(int, Range(least=0)), (first, last if dash else first))
-        if len(indices) + end - start >= MOST_CLIPS:
-            raise argparse.ArgumentTypeError(f"'{text}' names more than {MOST_CLIPS:,} samples")
+        start, end = map(number(int, Range(minimum=0)), (first, last if dash else first))
+        if len(indices) + end - start >= MAX_CLIPS:
+            raise argparse.ArgumentTypeError(f"'{text}' names more than {MAX_CLIPS:,} samples")
         indices += range(start, end + 1)
     if len(set(indices)) < len(indices):
         raise argparse.ArgumentTypeError(f"'{text}' names a sample twice")
@@ -221,7 +221,7 @@ def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of pixels nor WIDTHxHEIGHT")
-    side = number(int, Range(least=1, most=MOST_SIDE))
+    side = number(int, Range(minimum=1, maximum=MAX_SIDE))
     return side(parts[0]), side(parts[-1])
 
 
@@ -273,8 +273,8 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _check_count(count: int, what: str) -> None:
-    if count > MOST_CLIPS:
-        raise ConfigError(f"{what} is {count:,}, but must be at most {MOST_CLIPS:,}.")
+    if count > MAX_CLIPS:
+        raise ConfigError(f"{what} is {count:,}, but must be at most {MAX_CLIPS:,}.")
 
 
 def _sampler(args: argparse.Namespace, g: Generator) -> Sampler:
@@ -333,9 +333,9 @@ def _classes(args: argparse.Namespace, count: int, names: list[str]) -> list[int
 
 
 def _check_sides(args: argparse.Namespace, height: int, width: int) -> None:
-    if max(height, width) > MOST_PIXELS and {"mp4", "gif"} & set(args.format):
+    if max(height, width) > MAX_PIXELS and {"mp4", "gif"} & set(args.format):
         raise ConfigError(
-            f"--resolution {width}x{height}: videos are at most {MOST_PIXELS} pixels wide and high; lower it, or use "
+            f"--resolution {width}x{height}: videos are at most {MAX_PIXELS} pixels wide and high; lower it, or use "
             "--format png."
         )
 
@@ -349,10 +349,10 @@ def _layout(args: argparse.Namespace, plan: Plan, height: int, width: int) -> tu
     if plan.columns is None:
         in_grid = min(count, capacity)
         return (in_grid, square_columns(in_grid)) if in_grid > 1 or args.only else (0, 1)
-    if count > capacity or plan.columns * width > MOST_PIXELS:
+    if count > capacity or plan.columns * width > MAX_PIXELS:
         raise ConfigError(
             f"--resolution {width}x{height}: a grid of {count} such videos in {plan.columns} columns is larger than "
-            f"{GRID_PIXELS} pixels or wider than {MOST_PIXELS}; lower the resolution, or use --only videos."
+            f"{GRID_PIXELS} pixels or wider than {MAX_PIXELS}; lower the resolution, or use --only videos."
         )
     return count, plan.columns
 

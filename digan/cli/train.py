@@ -78,9 +78,10 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
         UserError: the options, the data or the checkpoint cannot be used.
     """
     with joined(60 * options.get("start_timeout", TrainConfig.start_timeout)) as processes:
-        found = processes.from_main("the checkpoint", lambda: _find_checkpoint(options, processes.attempt))
+        found, notes = processes.from_main("the checkpoint", lambda: _find_checkpoint(options, processes.attempt))
         checkpoint_dir = Path(found) if found else None
-        config = processes.together("the configuration", lambda: _resolve(options, checkpoint_dir))
+        state = processes.together("the checkpoint", lambda: _read_state(checkpoint_dir))
+        config = processes.together("the configuration", lambda: _resolve(options, state.get("config")))
         if processes.world > 1:
             processes.agree(option_facts(config), "start all of them with the same options and versions")
         accelerator = processes.together(
@@ -89,35 +90,64 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
         if keep_memory and accelerator.device.type == "cpu":
             keep_freed_memory()
         data = processes.main_first("the index of the videos", lambda: TrainingData(config, accelerator))
+        notes += processes.together("the data", lambda: _other_data(config, data, state.get("data")))
         trainer = processes.together("the networks", lambda: trainer_class(config, accelerator, data.num_classes))
         if accelerator.is_main_process:
             print(summary.start(trainer, data, checkpoint_dir), flush=True)
-        return None if config.dry_run else train(trainer, data, checkpoint_dir, processes)
+            for note in notes if config.dry_run else ():  # a run writes them to its log
+                print(note, flush=True)
+        return None if config.dry_run else train(trainer, data, checkpoint_dir, processes, notes)
 
 
-def _find_checkpoint(options: dict[str, Any], attempt: int) -> str | None:
-    """Return the checkpoint to continue from: that of `--resume` or, if the launcher restarted this run, its newest."""
+def _find_checkpoint(options: dict[str, Any], attempt: int) -> tuple[str | None, list[str]]:
+    """Return the checkpoint to continue from, and notes for the log.
+
+    It is that of `--resume` or, if the launcher restarted this run, its newest one that is not damaged.
+    """
+    notes: list[str] = []
     outdir = options.get("outdir", TrainConfig.outdir)
     resume, launch = options.get("resume"), launch_identity()
+    found: Path | None = None
     if attempt and launch is not None and (run := run_of_launch(outdir, launch)) is not None:
-        found = checkpoint.newest(run)
+        found = checkpoint.newest(run, notes.append)
         where = f"{run} continues from {found}" if found else f"{run} had no checkpoint yet: it starts anew"
-        print(f"The launcher has restarted the processes; {where}.", flush=True)
-        return str(found) if found else None
-    found = checkpoint.find(resume, outdir) if resume else None
-    return str(found) if found else None
+        notes.append(f"The launcher has restarted the processes; {where}.")
+    elif resume:
+        found = checkpoint.find(resume, outdir, notes.append)
+    return str(found) if found else None, notes
 
 
-def _resolve(options: dict[str, Any], checkpoint_dir: Path | None) -> TrainConfig:
-    """Return the configuration of the run; `checkpoint_dir` was found by the main process."""
-    if checkpoint_dir is not None and not checkpoint_dir.is_dir():
+def _read_state(checkpoint_dir: Path | None) -> dict[str, Any]:
+    """Return the facts of a checkpoint that the main process found, or none."""
+    if checkpoint_dir is None:
+        return {}
+    if not checkpoint_dir.is_dir():
         raise ConfigError(
             f"--resume: {checkpoint_dir.absolute()}, from which the main process continues, does not exist here: all "
             "machines must share --outdir."
         )
-    config = resolve(options, checkpoint.read_state(checkpoint_dir)["config"] if checkpoint_dir else None)
+    return checkpoint.read_state(checkpoint_dir)
+
+
+def _resolve(options: dict[str, Any], resumed: dict[str, Any] | None) -> TrainConfig:
+    config = resolve(options, resumed)
     check_trackers(config)
     return config
+
+
+def _other_data(config: TrainConfig, data: TrainingData, trained_on: str | None) -> list[str]:
+    """Return a note if a run is resumed with other videos than its own.
+
+    Raises:
+        ConfigError: the options don't allow that.
+    """
+    if trained_on in (None, data.index.fingerprint):
+        return []
+    text = f"{data.index.source.path} holds other videos than the run was trained on"
+    text += f" (fingerprint {data.index.fingerprint}, not {trained_on})"
+    if not config.other_data:
+        raise ConfigError(f"--data {text}: name the data of the run, or add --other-data to go on with these.")
+    return [f"--other-data: {text}."]
 
 
 def parse_options(argv: Sequence[str]) -> dict[str, Any]:
@@ -143,14 +173,18 @@ def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> T
         ConfigError: options are out of range, or contradict each other or the resumed run.
     """
     if resumed is not None:
-        changed = [n for n in options if n not in RESUME_MAY_CHANGE and n in resumed and options[n] != resumed[n]]
+        stored = TrainConfig(**{**known_fields(TrainConfig, resumed), "other_data": False})
+        fixed = [f.name for f in fields(TrainConfig) if f.name in options and f.name not in RESUME_MAY_CHANGE]
+        changed = [n for n in fixed if options[n] != getattr(stored, n)]
         if changed:
-            name = changed[0]
+            differences = [
+                f"{flag(n)} {options[n]} differs from the resumed run's {getattr(stored, n)}" for n in changed
+            ]
             raise ConfigError(
-                f"{flag(name)} {options[name]} differs from the resumed run's {resumed[name]}: leave it out, "
-                "or start a new run without --resume."
+                f"{', '.join(differences)}: leave {'it' if len(changed) == 1 else 'them'} out, or start a new run "
+                "without --resume."
             )
-        return _check(TrainConfig(**{**known_fields(TrainConfig, resumed), **options}))
+        return _check(replace(stored, **options))
     preset = options.get("cfg") or (None if options.get("data") else "demo")
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"--cfg {preset} is not one of {', '.join(PRESETS)}.")

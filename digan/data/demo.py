@@ -11,7 +11,7 @@ from typing import Literal
 import av
 import numpy as np
 
-from digan.files import atomic_path
+from digan.files import atomic_path, parse_json
 from digan.wording import counted
 
 SHAPES = ("disc", "square", "triangle")
@@ -136,7 +136,7 @@ def _write(path: Path, pictures: np.ndarray) -> None:
 
 def _read_manifest(file: Path) -> dict:
     try:
-        return json.loads(file.read_text())
+        return parse_json(file.read_bytes())
     except (OSError, ValueError):
         return {}
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,11 +35,11 @@ from digan.data.sources import (
 from digan.data.timing import READ_ERRORS, Timing, probe
 from digan.data.video import Video, VideoIndex, damage_line
 from digan.errors import DataError, UnreadableVideo
-from digan.files import atomic_path
+from digan.files import parse_json, seal, unseal, write_atomic
 from digan.wording import counted, reason, some
 
 CACHE_FOLDER = ".index"  # for indices, decoded frames and features, under --outdir
-_FORMAT = 3  # version of the cache file; a file of another version is rebuilt
+_FORMAT = 4  # version of the cache file; a file of another version is rebuilt
 
 
 def load_index(
@@ -242,7 +243,8 @@ def _probe(source: Source, entry: Entry) -> Video | str:
 
 def _cache_file(source: Source, cache_dir: str | os.PathLike[str]) -> Path:
     folder = Path(cache_dir).expanduser().absolute()
-    if folder.resolve().is_relative_to(source.path.resolve()):
+    # Not Path.resolve, which raises at a loop of links.
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(source.path)):
         raise DataError(f"the cache folder {folder} lies inside --data {source.path}: choose an --outdir outside it.")
     digest = hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16]
     return folder / f"index-{digest}.npz"
@@ -269,7 +271,7 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
     ]
     timings = [v.timing for v in videos if v.timing]
     empty = np.zeros(0, np.int64)
-    text = json.dumps({"format": _FORMAT, "videos": facts}).encode()
+    text = json.dumps({"format": _FORMAT, "name": file.stem, "videos": facts}).encode()
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -278,17 +280,19 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
         seek_frames=np.concatenate([empty, *(t.seek_frames for t in timings)]),
         seek_times=np.concatenate([empty.reshape(0, 2), *(t.seek_times for t in timings)]),
     )
-    with atomic_path(file) as draft:
-        draft.write_bytes(buffer.getvalue())
+    try:
+        write_atomic(file, seal(buffer.getvalue()))
+    except OSError as error:
+        warnings.warn(f"the index is not kept in {file}: {reason(error)}", stacklevel=4)
 
 
 def _load(file: Path) -> dict[tuple[str, str], Video]:
-    """Return the cached videos by (name, kind): none if the file is absent, damaged or of another version."""
+    """Return the cached videos by (name, kind): none if the file is absent, damaged, foreign or of another version."""
     try:
-        with open(file, "rb") as opened, np.load(opened) as data:  # numpy leaves a damaged file open
-            content = json.loads(data["facts"].tobytes())
+        with np.load(io.BytesIO(unseal(file.read_bytes()))) as data:
+            content = parse_json(data["facts"].tobytes())
             arrays = {name: data[name] for name in _ARRAYS}
-        if content["format"] != _FORMAT:
+        if content["format"] != _FORMAT or content["name"] != file.stem:
             return {}
         videos: dict[tuple[str, str], Video] = {}
         frame = key = 0
@@ -308,5 +312,5 @@ def _load(file: Path) -> dict[tuple[str, str], Video]:
                 frame, key = frame + count, key + keys
             videos[facts["name"], facts["kind"]] = Video(timing=timing, **facts)
         return videos
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}

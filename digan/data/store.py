@@ -30,7 +30,7 @@ except ImportError:  # Windows
 
 BUDGET = 4 << 30  # bytes of disk for all stores of a folder together
 PRIVATE_BUDGET = 1 << 28  # bytes for the store of a single process
-_FORMAT = 2  # version of the file, and part of its name, so that another version starts a new file
+_FORMAT = 3  # version of the file, and part of its name, so that another version starts a new file
 _FREE_SHARE = 0.05  # fraction of the disk that is left free
 _CHECKED_EVERY = 64  # frames written between two checks of the free space
 _MARK = 4  # bytes of a frame's checksum
@@ -44,8 +44,9 @@ class FrameStore:
     """Decoded frames of the videos of an index at one resolution, uint8 RGB `[R, R, 3]`.
 
     The file holds a CRC-32 per frame, 0 where the frame is not stored yet, followed by the frames at fixed places. A
-    frame counts as stored only if its bytes match its checksum, so processes can read and write without locks, and a
-    frame left half written by a crash or a full disk is decoded again. Stored frames depend on the video alone: a frame
+    frame counts as stored only if its bytes match its checksum, which also depends on the name of the file and the
+    place, so processes can read and write without locks, and a frame that a crash or a full disk left half written, or
+    that belongs to another file, is decoded and stored again. Stored frames depend on the video alone: a frame
     from the store equals one decoded anew.
 
     If not all frames fit into the budget, the videos whose frames are the costliest to decode get the places. Frames
@@ -75,9 +76,9 @@ class FrameStore:
         if budget is None:
             budget = PRIVATE_BUDGET if folder is None else BUDGET
         self.resolution, self.budget = resolution, budget
-        self.path = (
-            None if folder is None else Path(folder) / f"frames-{_digest(index, resolution, budget, resize)}.bin"
-        )
+        digest = _digest(index, resolution, budget, resize)
+        self._origin = zlib.crc32(digest.encode())
+        self.path = None if folder is None else Path(folder) / f"frames-{digest}.bin"
         self._size = 3 * resolution**2
         self._first: dict[str, int] = {}  # video -> number of its first frame in the file
         self._count = 0
@@ -133,8 +134,10 @@ class FrameStore:
                 mark = os.pread(file, _MARK, (first + i) * _MARK)
                 if any(mark):
                     data = os.pread(file, self._size, self._place(first + i))
-                    if _checksum(data) == mark:
+                    if _checksum(data, self._origin + first + i) == mark:
                         pictures[i] = np.frombuffer(data, np.uint8).reshape(shape)
+                    else:
+                        os.pwrite(file, bytes(_MARK), (first + i) * _MARK)
         return pictures
 
     def absent(self, video: Video) -> np.ndarray:
@@ -197,7 +200,7 @@ class FrameStore:
                     raise OSError(f"less than {_FREE_SHARE:.0%} of the disk is free")
             data = picture.tobytes()
             os.pwrite(file, data, self._place(first + index))
-            os.pwrite(file, _checksum(data), (first + index) * _MARK)
+            os.pwrite(file, _checksum(data, self._origin + first + index), (first + index) * _MARK)
             self._written += 1
         except OSError as error:
             self._give_up(error)
@@ -251,9 +254,9 @@ class FrameStore:
         warnings.warn(f"decoded frames are not kept in {place}: {reason(error)}", stacklevel=3)
 
 
-def _checksum(data: bytes) -> bytes:
-    """Return a checksum of four bytes that are never all zero."""
-    return (zlib.crc32(data) or 1).to_bytes(_MARK, "little")
+def _checksum(data: bytes, start: int) -> bytes:
+    """Return a checksum of four bytes that are never all zero; `start` identifies the file and the place."""
+    return (zlib.crc32(data, start % 2**32) or 1).to_bytes(_MARK, "little")
 
 
 def _cost(video: Video) -> float:

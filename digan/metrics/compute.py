@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import statistics
 import time
@@ -22,7 +21,7 @@ from digan.metrics.extraction import Drawn, Extraction, Gather, ProgressCallback
 from digan.metrics.features import Extractor, RandomFeatures
 from digan.metrics.inception_score import inception_score
 from digan.metrics.protocol import MetricProtocol
-from digan.run_dir import metric_path
+from digan.run_dir import append_record, metric_path
 
 Detectors = Extractor | str | Path | Mapping[str, Extractor | str | Path]
 
@@ -125,10 +124,8 @@ def append_result(folder: str | Path, result: dict[str, Any], **context: Any) ->
         The path of the file.
     """
     path = metric_path(Path(folder), result["metric"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     versions = {"digan": _version(), "torch": torch.__version__, "python": platform.python_version()}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**result, "versions": versions, **context}) + "\n")
+    append_record(path, {**result, "versions": versions, **context})
     return path
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from digan.files import atomic_path
 from digan.metrics.clip_sets import ClipSet
 from digan.metrics.features import Extractor
 from digan.metrics.protocol import MetricProtocol
+from digan.tensor_files import DamagedFile, read_tensors, write_tensors
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 ProgressCallback = Callable[[int, int], None]
@@ -78,8 +77,10 @@ class Extraction:
     def keep(self, path: Path, features: torch.Tensor) -> None:
         """Write features for `kept`, in the first process only."""
         if self._rank == 0:
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(save({"features": features.contiguous()}))
+            try:
+                write_tensors(path, {"features": features}, {"name": path.stem})
+            except OSError as error:
+                warnings.warn(f"features are not kept in {path}: {error.strerror}", stacklevel=3)
 
 
 class Drawn:
@@ -140,11 +141,11 @@ class Drawn:
 
 
 def _read(path: Path | None) -> torch.Tensor | None:
-    """Return cached features, or None if there is no file or it is damaged; features are then computed again."""
+    """Return cached features; None if there is no file, or it is damaged or of other features."""
     if path is None or not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("features")
-    except (SafetensorError, OSError):
+        tensors, metadata = read_tensors(path)
+    except (DamagedFile, OSError):
         return None
+    return tensors.get("features") if metadata.get("name") == path.stem else None

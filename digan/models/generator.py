@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import GeneratorConfig, check_values
-from digan.files import atomic_path, save_tensors
 from digan.models.hub import CONFIG_FILE, MODEL_CARD, WEIGHTS_FILE, filled, find_network, not_a_generator, read_network
 from digan.models.layers import FullyConnected, channels_at
 from digan.models.mapping import Mapping
+from digan.tensor_files import write_tensors
 
 _RESOLUTIONS = (32, 64, 128, 256, 512)
 _MOTION_SLOPE = 0.01  # the motion code's own leaky ReLU, not the 0.2 of every other layer
@@ -262,10 +262,12 @@ class Generator(
         return times.to(slots)
 
     def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
-        """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically."""
+        """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically.
+
+        The bytes of the file depend on these alone, and include a checksum that `from_pretrained` compares.
+        """
         header = {"config": asdict(self.config), **metadata}
-        with atomic_path(path) as partial:
-            save_tensors(self.state_dict(), partial, {key: json.dumps(value) for key, value in header.items()})
+        write_tensors(path, self.state_dict(), {key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
     def from_pretrained(  # type: ignore[override] # the file holds the configuration: it takes no model_kwargs

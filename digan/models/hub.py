@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -23,6 +22,7 @@ from digan.config import GeneratorConfig, option_range
 from digan.errors import NetworkError, NetworkNotFound
 from digan.files import parse_json
 from digan.run_dir import known_fields, list_snapshots
+from digan.tensor_files import read_tensors
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -97,9 +97,7 @@ def read_network(file: Path) -> Network:
         NetworkError: the configuration is missing or malformed, or the file is damaged.
     """
     try:
-        with safe_open(file, framework="pt") as reader:
-            header = reader.metadata() or {}
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+        tensors, header = read_tensors(file)
         metadata = {name: _value(text) for name, text in header.items() if name != "format"}
         values = metadata.pop("config", None)
         if values is None:
@@ -107,14 +105,16 @@ def read_network(file: Path) -> Network:
         config = GeneratorConfig(**values)
         _check_metadata(metadata, config.num_classes)
         return Network(config, tensors, metadata)
-    except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, TypeError, AttributeError, ValueError) as error:
         raise not_a_generator(file, str(error)) from error
 
 
 def not_a_generator(file: Path, reason: str) -> NetworkError:
     """Return the error for a file that is not a usable generator, for a reason of which the first line is used."""
     reason = reason.strip().partition("\n")[0].rstrip(".:")
-    return NetworkError(f"{file} is not a generator saved by this project ({reason}); give a network-snapshot file.")
+    return NetworkError(
+        f"{file} is not a generator saved by this project, or is damaged ({reason}); give a network-snapshot file."
+    )
 
 
 class _WithoutValues(TorchFunctionMode):

@@ -11,18 +11,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from digan.config import DiscriminatorConfig
 from digan.errors import NetworkError
-from digan.files import atomic_path, parse_json, save_tensors
+from digan.files import parse_json
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, Discriminator
 from digan.models.generator import Generator
 from digan.models.hub import filled
 from digan.official import names
 from digan.official.policy import PERSISTENT_OBJECT, StoredTensor, load
 from digan.official.unpickle import Record
+from digan.tensor_files import read_tensors, write_tensors
 
 NETWORKS = ("G_ema", "G", "D")
 DISCRIMINATORS = {"d_image": IMAGE_CHANNELS, "d_motion": MOTION_CHANNELS}  # name in checkpoints -> image channels
@@ -139,8 +139,7 @@ def save_discriminators(networks: dict[str, Discriminator], path: str | os.PathL
     tensors = {
         f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()
     }
-    with atomic_path(path) as partial:
-        save_tensors(tensors, partial, {key: json.dumps(value) for key, value in header.items()})
+    write_tensors(path, tensors, {key: json.dumps(value) for key, value in header.items()})
 
 
 def load_discriminators(path: str | os.PathLike[str]) -> dict[str, Discriminator]:
@@ -150,15 +149,14 @@ def load_discriminators(path: str | os.PathLike[str]) -> dict[str, Discriminator
         NetworkError: The file is something else.
     """
     try:
-        with safe_open(path, framework="pt") as reader:
-            config = DiscriminatorConfig(**parse_json((reader.metadata() or {})["config"]))
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118 (not a mapping)
+        tensors, metadata = read_tensors(path)
+        config = DiscriminatorConfig(**parse_json(metadata["config"]))
         networks = {}
         for name, channels in DISCRIMINATORS.items():
             state = {key.removeprefix(f"{name}."): x for key, x in tensors.items() if key.startswith(f"{name}.")}
             networks[name] = filled(lambda channels=channels: Discriminator(config, channels), state)
         return networks
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise NetworkError(
             f"{path} holds no discriminators: give a file that `digan convert --discriminators` wrote."
         ) from error

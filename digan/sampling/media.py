@@ -17,7 +17,7 @@ from PIL import Image
 
 from digan.files import atomic_path
 
-MOST_PIXELS = 8192  # maximum width and height of a video that players accept
+MAX_PIXELS = 8192  # maximum width and height of a video that players accept
 Frames = torch.Tensor | np.ndarray
 # CRF 18 is visually lossless; the usual range is 18 to 28 (visibly compressed). The thread count is fixed and the
 # macroblock tree is off so that equal frames give equal files: the output depends on the number of threads, and the

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import sys
 import time
@@ -23,14 +25,18 @@ from digan.config import TrainConfig
 from digan.data import choose
 from digan.data.clips import content_key
 from digan.data.training_data import TrainingData
-from digan.errors import ConfigError, DivergenceError
-from digan.files import atomic_path
+from digan.errors import ConfigError, DivergenceError, NetworkError, sentence
+from digan.files import remove_drafts, write_atomic
 from digan.models.generator import Generator
 from digan.run_dir import (
     CHECKPOINTS,
+    CONFIG,
     DIVERGED,
     SAMPLES,
+    SNAPSHOTS,
     STATISTICS,
+    append_record,
+    clean,
     drop_records,
     is_own,
     list_metrics,
@@ -53,6 +59,7 @@ from digan.training.launch import launch_identity
 from digan.training.trainer import Trainer
 
 SAMPLE_FPS = 8
+_ABANDONED = 86400  # seconds after which a draft in the folder that all runs share belongs to a killed process
 
 
 def make_run_dir(config: TrainConfig) -> Path:
@@ -70,15 +77,6 @@ def make_run_dir(config: TrainConfig) -> Path:
         folder.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"--outdir {config.outdir}: {folder} cannot be created: {error.strerror}.") from None
-    return folder
-
-
-def run_folder(config: TrainConfig, resume: Path | None) -> Path:
-    """Return the folder of the run: that of the checkpoint to resume, or a new one; mark it as this launch's."""
-    folder = resume.parents[1] if resume else make_run_dir(config)
-    launch = launch_identity()
-    if launch is not None:
-        mark_launch(folder, launch)
     return folder
 
 
@@ -142,20 +140,26 @@ class RunLogger:
         self._clips_at_tick = self._clips_at_snapshot = trainer.clips_seen
         self._bar: tqdm | None = None
 
-    def start(self) -> None:
-        """Measure the devices, write the configuration and the command, and drop records that will be written again."""
+    def start(self, notes: Sequence[str] = ()) -> None:
+        """Measure the devices, write the configuration and the command, and drop records that will be written again.
+
+        Args:
+            notes: sentences for the log; empty ones are left out.
+
+        Raises:
+            ConfigError: the run folder cannot be written.
+        """
         device = self.accelerator.device
         # All processes measure at the same time, as they do in training.
         peak = matmul_peak(device, COMPUTE_TYPES[self.accelerator.mixed_precision])
         self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
         if self.is_main:
             self._clip_flops = step_flops(forward_macs(self.config, self.data.num_classes)).weighted(self.config)
-            with atomic_path(self.folder / "config.json") as path:
-                path.write_text(json.dumps(asdict(self.config), indent=1))
-            with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
-                file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
-            for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
-                drop_records(path, self.trainer.clips_seen)
+            try:
+                self._prepare(notes)
+            except OSError as error:
+                why = sentence(error) or str(error)
+                raise ConfigError(f"the run folder cannot be written: {why.rstrip('.')}.") from None
             if sys.stderr.isatty():
                 clips = self.trainer.clips_seen
                 self._bar = tqdm(total=self.total_clips, initial=clips, unit="clip", dynamic_ncols=True, smoothing=0.05)
@@ -199,8 +203,7 @@ class RunLogger:
         if not self.is_main:
             return
         record = self._record(losses, speed)
-        with open(self.folder / STATISTICS, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(self.folder / STATISTICS, record)
         self.accelerator.log({k: v for k, v in record.items() if k != "clips"}, step=trainer.clips_seen)
         mean_losses = "  ".join(f"{k} {v:.3g}" for k, v in losses.items())
         line = (
@@ -252,7 +255,7 @@ class RunLogger:
             return
         folder = self.folder / DIVERGED
         if self.is_main:
-            folder = checkpoint.save(self.trainer, folder, asdict(self.config), keep=1)
+            folder = self._save(DIVERGED, keep=1)
         message = f"training diverged: {problem}; lower --lr or raise --gamma in a new run. The state is in {folder}"
         if self.is_main:
             self._append_to_log(message)
@@ -281,9 +284,12 @@ class RunLogger:
     def _write_checkpoint(self) -> None:
         with self.stopwatch.paused():
             if self.is_main:
-                folder = self.folder / CHECKPOINTS
-                checkpoint.save(self.trainer, folder, asdict(self.config), self.config.checkpoints)
+                self._save(CHECKPOINTS, self.config.checkpoints)
             self.accelerator.wait_for_everyone()
+
+    def _save(self, folder: str, keep: int) -> Path:
+        config, fingerprint = asdict(self.config), self.data.index.fingerprint
+        return checkpoint.save(self.trainer, self.folder / folder, config, keep, fingerprint)
 
     def evaluate_missing(self) -> None:
         """Compute the metrics of the last snapshot that are missing because the run ended too early."""
@@ -293,8 +299,13 @@ class RunLogger:
             names = [m for m in self.config.metric_names() if not self._has(m, snapshots[-1].name)]
             missing = [snapshots[-1], names]
         snapshot, names = broadcast_object_list(missing)
-        if names:
+        if not names:
+            return
+        try:
             g = Generator.from_pretrained(snapshot).to(self.accelerator.device)
+        except NetworkError as error:
+            self.log(f"metrics of the last snapshot are missing and cannot be computed: {error}")
+        else:
             self.evaluate(g, g.metadata["clips_seen"], snapshot.name, names)
 
     def evaluate(self, g: Generator, clips: int, snapshot: str, names: Sequence[str] | None = None) -> None:
@@ -327,6 +338,25 @@ class RunLogger:
     def _passed(self, before: int, interval: int) -> bool:
         clips = self.trainer.clips_seen
         return clips // interval > before // interval or clips >= self.total_clips
+
+    def _prepare(self, notes: Sequence[str]) -> None:
+        """Bring the files of the run folder to the state of the trainer's counters."""
+        for folder in (self.folder / name for name in (SAMPLES, SNAPSHOTS, CHECKPOINTS)):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "it is not a folder; move it away", str(folder))
+        launch = launch_identity()
+        if launch is not None:
+            mark_launch(self.folder, launch)
+        for note in filter(None, notes):
+            self.log(note)
+        if drafts := clean(self.folder):
+            self.log(f"removed {drafts} unfinished file(s) of an earlier process.")
+        remove_drafts(self.data.cache, age=_ABANDONED)
+        write_atomic(self.folder / CONFIG, json.dumps(asdict(self.config), indent=1))
+        with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
+            file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
+        for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
+            drop_records(path, self.trainer.clips_seen, self.log)
 
     def _append_to_log(self, text: str) -> None:
         with open(self.folder / "log.txt", "a") as file:
@@ -386,7 +416,7 @@ class RunLogger:
 
     def _has(self, metric: str, snapshot: str) -> bool:
         records = read_records(metric_path(self.folder, metric))
-        return any(is_own(record) and record["snapshot"] == snapshot for record in records)
+        return any(is_own(record) and record.get("snapshot") == snapshot for record in records)
 
     def _progress(self, name: str) -> Callable[[int, int], None] | None:
         """Return a callback that shows the progress of a metric on the progress bar; None without a bar."""

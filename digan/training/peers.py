@@ -103,7 +103,7 @@ class PeerWatch:
     def _serve(self, listener: socket.socket, token: str) -> None:
         """Accept the connections of the others, and tell all of them which one ended first."""
         expected = set(range(1, self.processes.world))
-        with selectors.DefaultSelector() as selector:
+        with listener, selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             while expected:
                 for key, _ in selector.select():
@@ -122,7 +122,6 @@ class PeerWatch:
                         self._tell_and_end(key.data)
                         return
         self._all_left.set()
-        listener.close()
 
     def _tell_and_end(self, lost: int) -> None:
         for rank, other in self._connections.items():

@@ -79,7 +79,7 @@ def clock(seconds: float) -> str:
 def speed(record: Mapping[str, float]) -> str:
     """Return the speed in a record of the statistics, such as "4.2 clips/s, 0.71 TFLOP/s (38% of peak)"."""
     text = f"{record['clips_per_second']:.3g} clips/s"
-    if "share_of_peak" not in record:  # records of an older version
+    if not {"share_of_peak", "tflops_per_second"} <= record.keys():  # records of an older version
         return text
     return f"{text}, {record['tflops_per_second']:.3g} TFLOP/s ({record['share_of_peak']:.0%} of peak)"
 

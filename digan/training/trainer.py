@@ -25,6 +25,7 @@ from digan.training.divergence import NonfiniteWatch
 from digan.training.optimizer import lazy_adam, load_adam, replace_nonfinite
 
 PATH_LENGTH_DECAY = 0.01
+NETWORKS = ("g", "g_ema", "d_image", "d_motion")  # attributes of the trainer, and names in checkpoints
 NONFINITE = "nonfinite"  # statistic that counts non-finite gradient values
 
 RandomNumbers = TypeVar("RandomNumbers", torch.Tensor, AugmentDraw)
@@ -257,7 +258,7 @@ class Trainer:
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks, keyed by their names in checkpoints."""
-        return {"g": self.g, "g_ema": self.g_ema, "d_image": self.d_image, "d_motion": self.d_motion}
+        return {name: getattr(self, name) for name in NETWORKS}
 
     def optimizer_state(self) -> dict[str, Any]:
         """Return the state of both optimizers and the running mean of the path length."""

@@ -13,7 +13,8 @@ FLOATING_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LARGEST = 2**31 - 1  # kernels take sizes, steps and paddings as 32-bit integers
 MAX_BYTES = 2**46  # of a result: half of the addresses that a process has
-_INTEGERS = (int, torch.SymInt, numbers.Integral)
+_INTEGERS: Any = (int, torch.SymInt, numbers.Integral)
+_NUMBERS: Any = (int, float, torch.SymFloat, numbers.Real)
 
 
 def described(value: Any) -> str:
@@ -78,25 +79,28 @@ def integer(owner: str, name: str, value: Any, low: int, high: int = LARGEST) ->
         raise ValueError(f"{owner} {name} must be an integer of at least {low}, not {_short(value)}.")
     if value > high:
         raise ValueError(f"{owner} {name} must be an integer of at most {high}, not {_short(value)}.")
-    return value if isinstance(value, (int, torch.SymInt)) else int(value)
+    symbolic = isinstance(value, torch.SymInt)
+    return value if symbolic else int(value)
 
 
-def integers(owner: str, name: str, value: Any, low: int, lengths: Sequence[int], expected: str) -> tuple[int, ...]:
+def integers(
+    owner: str, name: str, value: Any, low: int, lengths: Sequence[int], expected: str, high: int = LARGEST
+) -> tuple[int, ...]:
     """Return a sequence of integers as a tuple; a single integer stands for two.
 
     Args:
         owner, name, value: as for `floating`.
-        low: the smallest value of an entry.
+        low, high: the smallest and the largest value of an entry.
         lengths: the accepted numbers of entries.
         expected: what the error says is accepted.
 
     Raises:
-        ValueError: an entry is not an integer from `low` to `LARGEST`, or their number is not in `lengths`.
+        ValueError: an entry is not an integer from `low` to `high`, or their number is not in `lengths`.
     """
     entries = value if isinstance(value, Sequence) else (value, value)
     if len(entries) not in lengths or not all(isinstance(entry, _INTEGERS) for entry in entries):
         raise ValueError(f"{owner} {name} must be {expected}, not {_short(value)}.")
-    return tuple(integer(owner, name, entry, low) for entry in entries)
+    return tuple(integer(owner, name, entry, low, high) for entry in entries)
 
 
 def number(owner: str, name: str, value: Any, low: float = -math.inf) -> float:
@@ -105,7 +109,7 @@ def number(owner: str, name: str, value: Any, low: float = -math.inf) -> float:
     Raises:
         ValueError: it is not a finite number of at least `low`.
     """
-    if not isinstance(value, (int, float, torch.SymFloat, numbers.Real)) or not abs(value) <= sys.float_info.max:
+    if not isinstance(value, _NUMBERS) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{owner} {name} must be a finite number, not {_short(value)}.")
     if value < low:
         raise ValueError(f"{owner} {name} must be at least {low}, not {value}.")

@@ -1,5 +1,7 @@
-"""A training configuration that is small enough for tests, batches for it, and where real video lies."""
+"""A training configuration that is small enough for tests, batches for it, a full disk, and where real video lies."""
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,17 @@ def real_batch():
         return {"frames": frames, "delta_t": torch.rand(n, generator=generator), "label": labels}
 
     return make
+
+
+@pytest.fixture
+def little_space():
+    """Writes beyond 64 KiB of a file fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.fixture(scope="session")

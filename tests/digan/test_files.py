@@ -1,14 +1,11 @@
 """Files that appear whole or not at all."""
 
 import errno
-import resource
-import signal
+import os
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from digan.files import atomic_path, parse_json, save_object, save_tensors
+from digan.files import atomic_folder, atomic_path, parse_json, remove_drafts, seal, unseal, write_atomic
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -36,34 +33,15 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.fixture
-def little_space(monkeypatch):
-    """Writes beyond 64 KiB of a file fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
-
-
-LARGE = {"a": torch.arange(100_000.0)}  # 400 kB
-
-
-@pytest.mark.parametrize("save", [save_tensors, save_object])
-def test_every_writer_reports_a_full_disk_alike_and_leaves_nothing(little_space, tmp_path, save):
+def test_a_full_disk_is_an_error_about_the_target_which_leaves_nothing(little_space, tmp_path):
     target = tmp_path / "x.bin"
-    with pytest.raises(OSError, match="File too large") as failed, atomic_path(target) as draft:
-        save(LARGE, draft)
+    with pytest.raises(OSError, match="File too large") as failed:
+        write_atomic(target, bytes(400_000))
     assert (failed.value.errno, failed.value.filename) == (errno.EFBIG, str(target))
+    with pytest.raises(OSError, match="File too large") as failed, atomic_folder(target) as draft:
+        write_atomic(draft / "in it", bytes(400_000))
+    assert (failed.value.errno, failed.value.filename) == (errno.EFBIG, str(target / "in it"))
     assert not list(tmp_path.iterdir())
-
-
-def test_what_is_saved_is_read(tmp_path):
-    save_tensors({"a": LARGE["a"][::2]}, tmp_path / "a")
-    save_object(LARGE, tmp_path / "b")
-    assert torch.equal(load_file(tmp_path / "a")["a"], LARGE["a"][::2])
-    assert torch.equal(torch.load(tmp_path / "b", weights_only=True)["a"], LARGE["a"])
 
 
 def test_an_error_of_another_file_keeps_its_name(tmp_path):
@@ -76,3 +54,66 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
 def test_json_that_cannot_be_read_is_a_value_error(text):
     with pytest.raises(ValueError):  # noqa: PT011 - of Python or of this project
         parse_json(text)
+
+
+@pytest.mark.parametrize("before", ["nothing", "folder", "file", "link"])
+def test_a_folder_replaces_what_stood_there(tmp_path, before):
+    target = tmp_path / "folder"
+    if before == "folder":
+        target.mkdir()
+        (target / "old").touch()
+    elif before == "file":
+        target.touch()
+    elif before == "link":
+        target.symlink_to("nowhere")
+    with atomic_folder(target) as draft:
+        (draft / "new").touch()
+        assert (before == "folder") == (target / "old").exists()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_error_leaves_the_old_folder_and_no_other(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()
+
+    def fail(draft):
+        (draft / "new").touch()
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"), atomic_folder(target) as draft:
+        fail(draft)
+    assert list(tmp_path.rglob("*")) == [target]
+
+
+def test_the_content_and_then_the_name_reach_the_disk(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    with atomic_folder(tmp_path / "folder") as draft:
+        (draft / "file").touch()
+    assert calls == [str(draft / "file"), str(draft), "replace", str(tmp_path)]
+    calls.clear()
+    with atomic_path(tmp_path / "file") as draft:
+        draft.touch()
+    assert calls == [str(draft), "replace", str(tmp_path)]
+
+
+def test_drafts_are_known_by_their_names_and_fresh_ones_may_be_left(tmp_path):
+    with atomic_path(tmp_path / "a.b.txt") as file, atomic_folder(tmp_path / "folder-1") as folder:
+        file.touch()
+        assert remove_drafts(tmp_path, age=60) == []
+        assert remove_drafts(tmp_path) == sorted([file, folder])
+        file.touch()
+        folder.mkdir()
+    assert remove_drafts(tmp_path) == []
+    assert remove_drafts(tmp_path / "nowhere") == []
+
+
+def test_a_seal_shows_every_change():
+    sealed = seal(b"content")
+    assert unseal(sealed) == b"content"
+    for damaged in (b"", sealed[:-1], sealed + b"x", b"x" + sealed[1:], sealed[:-1] + bytes([sealed[-1] ^ 1])):
+        with pytest.raises(ValueError, match="checksum"):
+            unseal(damaged)

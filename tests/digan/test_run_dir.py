@@ -3,6 +3,7 @@
 import pytest
 
 from digan import run_dir
+from digan.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -30,11 +31,49 @@ def test_runs_are_listed_oldest_first(tmp_path):
     assert [p.name for p in run_dir.list_runs(str(tmp_path))] == ["00000-a", "00001-b", "00002"]
 
 
-def test_records_end_at_a_line_that_was_cut_off(tmp_path):
-    file = tmp_path / "stats.jsonl"
-    assert run_dir.read_records(file) == []
-    file.write_text('{"clips": 8}\n{"clips": 16}\n{"cl')
+def test_records_around_damaged_lines_are_kept_and_the_damage_is_reported(tmp_path):
+    file, reports = tmp_path / "stats.jsonl", []
+    assert run_dir.read_records(file, reports.append) == []
+    assert not reports
+    damaged = [b'{"clips": 1', b"\x80\xff", b"[1]", b"null", b'{"clips": "8"}', b'{"seconds": [1]}', b"[" * 100_000]
+    file.write_bytes(b'{"clips": 8}\n' + b"\n".join(damaged) + b'\n\n{"clips": 16}\n{"cl')
+    assert run_dir.read_records(file, reports.append) == [{"clips": 8}, {"clips": 16}]
+    assert reports == [f"{file}: 8 lines without a whole record skipped (2, 3, 4, 5, 6, …)."]
+
+
+def test_a_record_after_a_line_that_was_cut_off_has_its_own_line(tmp_path):
+    file = tmp_path / "new" / "stats.jsonl"
+    run_dir.append_record(file, {"clips": 8})
+    with file.open("a") as stream:
+        stream.write('{"cl')
+    run_dir.append_record(file, {"clips": 16})
     assert run_dir.read_records(file) == [{"clips": 8}, {"clips": 16}]
+
+
+def test_a_file_that_cannot_be_read_is_reported(tmp_path):
+    reports = []
+    assert run_dir.read_records(tmp_path, reports.append) == []
+    assert reports == [f"{tmp_path} cannot be read: Is a directory."]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\x80", b'{"data": "x", "batch": "8"}', b'{"data": "x", "kimg": 1e999}', b'{"data": 1}']
+)
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.json is damaged or was changed"):
+        run_dir.read_config(tmp_path)
+
+
+def test_drafts_of_killed_runs_are_removed_and_nothing_else(tmp_path):
+    drafts = ["samples/.fakes000400.0123abcd.mp4", "snapshots/.tmpAb1c2D", "checkpoints/.checkpoint-000000016.partial"]
+    drafts += ["snapshots/.network-snapshot-000400.89abcdef.safetensors", ".stats.0123abcd.jsonl"]
+    kept = ["samples/fakes000400.mp4", "samples/.DS_Store", ".lock", ".gitignore", "snapshots/.keep.txt", "stats.jsonl"]
+    for name in drafts + kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert run_dir.clean(tmp_path) == len(drafts)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(kept)
 
 
 def test_metrics_are_named_by_their_files(tmp_path):

@@ -268,7 +268,7 @@ def run(name: str, arguments: dict, backend: str | None) -> tuple[Tensor, list[T
     if not (tensors and result.requires_grad):
         return result, []
     upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return result, list(torch.autograd.grad(result, tensors, upstream.to(result.dtype), allow_unused=True))
+    return result, list(torch.autograd.grad(result, tensors, upstream.to(result), allow_unused=True))
 
 
 def check_sentence(error: Exception) -> None:

@@ -14,6 +14,7 @@ KINDS = {  # name: (module with `trial`, number of trials in the long version)
     "calls": ("tests.endurance.calls", 6000),
     "videos": ("tests.endurance.videos", 20_000),
     "kills": ("tests.endurance.kills", 100),
+    "run-files": ("tests.endurance.run_files", 10_000),
 }
 
 

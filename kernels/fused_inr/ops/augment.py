@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fused_inr import checks
@@ -59,7 +60,9 @@ def augment(
     if cutout is not None or cutout_size is not None:
         if not isinstance(cutout_size, Sequence):
             raise ValueError(f"augment cutout_size must be (rows, columns), not {checks.described(cutout_size)}.")
-        size = checks.integers("augment", "cutout_size", cutout_size, 0, (2,), "(rows, columns)")
+        expected = "(rows, columns)"
+        rows, columns = checks.integers("augment", "cutout_size", cutout_size, 0, (2,), expected, high=2**63 - 1)
+        size = (rows, columns)
     color_last = checks.flag("augment", "color_last", color_last)
     if all(value is None for value in (amounts | positions).values()):
         return x
@@ -69,6 +72,7 @@ def augment(
 def _check(name: str, value: Tensor, x: Tensor, integer: bool) -> None:
     shape = [x.shape[0], 2] if integer else [x.shape[0]]
     dtypes = checks.INTEGER_TYPES if integer else checks.FLOATING_TYPES
-    if not isinstance(value, Tensor) or list(value.shape) != shape or value.dtype not in dtypes:
+    valid = isinstance(value, Tensor) and value.layout == torch.strided and value.dtype in dtypes
+    if not valid or list(value.shape) != shape:
         kind = "integer" if integer else "floating point"
         raise ValueError(f"augment {name} must be {kind} {shape}, not {checks.described(value)}.")

@@ -43,9 +43,9 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tens
         checks.integer("conv2d", "stride", stride, 1),
         checks.integer("conv2d", "padding", padding, 0),
     )
-    for name, tensor, sizes in (("x", x, x.shape[2:]), ("weight", weight, (weight.shape[0], *weight.shape[2:]))):
-        if 0 in sizes:  # PyTorch refuses them
-            raise ValueError(f"conv2d {name} may only be empty in N and I, not have shape {list(tensor.shape)}.")
+    for name, sizes in (("x", x.shape[1:]), ("weight", weight.shape)):
+        if 0 in sizes:  # PyTorch refuses them, some of them only in the backward pass
+            raise ValueError(f"conv2d {name} may be empty only in N, not have the sizes {list(sizes)}.")
     if min(x.shape[2] - weight.shape[2], x.shape[3] - weight.shape[3]) + 2 * padding < 0:
         raise ValueError(
             f"conv2d kernel {list(weight.shape[2:])} is larger than the image {list(x.shape[2:])} with padding "

@@ -13,7 +13,7 @@ from digan.errors import ConfigError
 @pytest.fixture
 def parser():
     parser = OptionParser("test")
-    parser.add_argument("--frame-count", type=number(int, Range(least=1)), default=16)
+    parser.add_argument("--frame-count", type=number(int, Range(minimum=1)), default=16)
     parser.add_argument("--labels", type=int, nargs="+")
     parser.add_argument("--name", required=True)
     parser.add_argument("--precision", choices=("no", "bf16"))

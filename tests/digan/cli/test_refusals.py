@@ -25,6 +25,7 @@ from digan.cli.train import resolve
 from digan.config import GeneratorConfig, TrainConfig, option_range
 from digan.data import make_demo_videos
 from digan.errors import ConfigError
+from digan.run_dir import clean
 from digan.train import train
 
 ROOT = Path(__file__).parents[3]
@@ -136,7 +137,7 @@ def test_every_option_in_a_file_with_every_type_of_value(command, kind, monkeypa
 
 
 def test_the_least_tick_and_length_are_one_clip():
-    assert round(option_range("tick").least * 1000) == round(option_range("kimg").least * 1000) == 1
+    assert round(option_range("tick").minimum * 1000) == round(option_range("kimg").minimum * 1000) == 1
 
 
 @pytest.mark.parametrize("name", [name for name, f in TrainConfig.__dataclass_fields__.items() if "float" in f.type])
@@ -265,7 +266,7 @@ def test_a_disk_that_fills_up_during_training_ends_it_with_a_sentence(inputs, tm
     assert "File too large; raise the limit" in error
     assert "Traceback" not in error
     (run,) = (tmp_path / "runs").glob("0*")
-    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+    assert clean(run) == 0
     assert not list(run.glob("checkpoints/*"))
 
 
@@ -298,7 +299,7 @@ def test_a_second_interrupt_ends_at_once_without_a_traceback(inputs, tmp_path):
     assert error.splitlines()[-1] == "digan train: interrupted"
     assert "Traceback" not in error
     (run,) = (tmp_path / "runs").glob("0*")
-    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+    assert clean(run) == 0
 
 
 @pytest.mark.slow
@@ -312,7 +313,7 @@ def test_output_that_nobody_can_read(inputs, target):
         assert (process.returncode, error.count("\n")) == (2, 1)
         assert "No space left on device" in error
     else:
-        process = start(*words)
-        process.stdout.close()
-        error = process.stderr.read()
-        assert (process.wait(), error) == (141, "")
+        with start(*words) as process:
+            process.stdout.close()
+            error = process.stderr.read()
+        assert (process.returncode, error) == (141, "")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from digan.cli import train as command
 from digan.config import TrainConfig
 from digan.data import make_demo_videos
 from digan.errors import ConfigError
+from digan.run_dir import read_records
 from digan.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
@@ -49,8 +51,54 @@ def test_the_file_names_the_outdir_and_the_run_to_resume(options, tmp_path):
     assert resumed == folder
     assert Counting.steps == 3
     assert json.loads((folder / "config.json").read_text())["kimg"] == 0.024
-    with pytest.raises(ConfigError, match=r"--lr 0\.5 differs from the resumed run's"):
-        command.start(options(f"outdir: {outdir}\nresume: latest\nlr: 0.5\n"), keep_memory=False)
+    with pytest.raises(
+        ConfigError, match=r"--lr 0\.5 differs from the resumed run's 0\.0025, --gamma 3\.0 .*: leave them"
+    ):
+        command.start(options(f"outdir: {outdir}\nresume: latest\ngamma: 3\nlr: 0.5\nkimg: 1\n"), keep_memory=False)
+
+
+def test_other_data_is_refused_without_its_flag(options, tmp_path, capsys):
+    outdir = tmp_path / "runs"
+    start = partial(command.start, keep_memory=False)
+    folder = start(options("", *SMALL.split(), "--outdir", str(outdir)))
+    other = make_demo_videos(tmp_path / "other", videos=3)
+    resume = ["--outdir", str(outdir), "--resume", "latest", "--kimg", "0.024"]
+    with pytest.raises(ConfigError, match=f"--data {other} holds other videos than the run .* add --other-data"):
+        start(options("", "--data", str(other), *resume))
+    moved = (tmp_path / "videos").rename(tmp_path / "moved")
+    assert start(options("", "--data", str(moved), *resume, "-n")) is None
+    assert start(options("", "--data", str(other), "--other-data", *resume)) == folder
+    assert f"--other-data: {other} holds other videos" in (folder / "log.txt").read_text()
+    capsys.readouterr()
+    with pytest.raises(ConfigError, match="add --other-data"):  # the flag holds for one start
+        start(options("", "--data", str(moved), *resume, "-n"))
+
+
+def test_a_run_from_a_damaged_checkpoint_says_so_and_replaces_it(options, tmp_path):
+    outdir = tmp_path / "runs"
+    start = partial(command.start, keep_memory=False)
+    every = SMALL.replace("--snap 1000", "--snap 1").replace("--tick 0.016", "--tick 0.008").split()
+    folder = start(options("", *every, "--outdir", str(outdir)))
+    newest = folder / "checkpoints" / "checkpoint-000000016"
+    files = {file: file.read_bytes() for file in [*newest.glob("*.safetensors"), *folder.glob("snapshots/*")]}
+    (newest / "optimizers.pt").write_bytes(b"")
+    (folder / "samples" / ".fakes000000.016.0123abcd.mp4").touch()
+    with (folder / "stats.jsonl").open("ab") as file:
+        file.write(b'\x80\n{"cl')
+    assert start(options("", "--resume", str(folder))) == folder
+    log = (folder / "log.txt").read_text()
+    assert f"the checkpoint {newest} is damaged (optimizers.pt: its checksum differs); checkpoint-000000008" in log
+    assert f"{folder / 'stats.jsonl'}: 2 lines without a whole record skipped (3, 4)." in log
+    assert "removed 1 unfinished file(s)" in log
+    assert len(files) == 6
+    assert all(file.read_bytes() == content for file, content in files.items())
+    assert [record["clips"] for record in read_records(folder / "stats.jsonl")] == [8, 16]
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+
+
+def test_nothing_to_resume_is_said_in_the_log(options, tmp_path, capsys):
+    command.start(options("", *SMALL.split(), "--outdir", str(tmp_path / "new"), "--resume", "latest", "-n"))
+    assert f"nothing to resume under {tmp_path / 'new'}: a new run starts." in capsys.readouterr().out
 
 
 def test_every_option_can_stand_in_a_file():

@@ -219,3 +219,36 @@ def test_a_file_with_sound_only_is_unusable(tmp_path):
         container.mux(stream.encode())
     with pytest.raises(DataError, match=r"sound\.mp4: has no video stream"):
         load_index(tmp_path, None)
+
+
+def test_every_flipped_bit_of_the_cache_is_noticed(data, tmp_path):
+    expected = load_index(data, tmp_path / "cache").videos
+    (cache,) = (tmp_path / "cache").iterdir()
+    content = cache.read_bytes()
+    assert len(index_module._load(cache)) == len(expected)
+    for position in range(0, len(content), 3):
+        cache.write_bytes(content[:position] + bytes([content[position] ^ 1 << position % 8]) + content[position + 1 :])
+        assert index_module._load(cache) == {}
+    same(load_index(data, tmp_path / "cache").videos, expected)
+    assert cache.read_bytes() == content
+
+
+def test_the_cache_of_other_data_is_rebuilt(data, tmp_path, probed):
+    load_index(data, tmp_path / "cache")
+    (cache,) = (tmp_path / "cache").iterdir()
+    copy = data.rename(tmp_path / "copy")
+    load_index(copy, tmp_path / "cache")
+    (other,) = set((tmp_path / "cache").iterdir()) - {cache}
+    cache.replace(other)
+    probed.clear()
+    load_index(copy, tmp_path / "cache")
+    assert len(probed) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_named(data, tmp_path):
+    expected = load_index(data, tmp_path / "cache")
+    (cache,) = (tmp_path / "cache").iterdir()
+    cache.unlink()
+    cache.mkdir()
+    with pytest.warns(UserWarning, match=f"the index is not kept in {cache}: Is a directory"):
+        same(load_index(data, tmp_path / "cache").videos, expected.videos)

@@ -81,6 +81,26 @@ def test_half_written_frames_are_not_returned(tmp_path):
     assert np.array_equal(stored[2], picture(2))
 
 
+def test_damaged_frames_are_stored_again(tmp_path):
+    entry = video("a", 4)
+    store = FrameStore(index_of(entry), SIDE, tmp_path)
+    store.path.write_bytes(b"\x55" * store.bytes)  # something else
+    assert not store.get(entry, range(4))
+    assert store.absent(entry).tolist() == [0, 1, 2, 3]
+    store.put(entry, 2, picture(2))
+    assert list(store.get(entry, range(4))) == [2]
+
+
+def test_frames_of_another_store_are_not_returned(tmp_path):
+    entry = video("a", 4)
+    store, other = (FrameStore(index_of(replace(entry, signature=text)), SIDE, tmp_path) for text in "st")
+    for frame in range(4):
+        store.put(entry, frame, picture(frame))
+    other.path.write_bytes(store.path.read_bytes())
+    assert not other.get(entry, range(4))
+    assert len(store.get(entry, range(4))) == 4
+
+
 def test_the_costliest_videos_get_the_places():
     videos = [video("pictures", 10), video("short-gop", 10, 2), video("long-gop", 10, 10), video("large", 10, 2, 64)]
     store = FrameStore(index_of(*videos), SIDE, budget=25 * RECORD)

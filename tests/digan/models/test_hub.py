@@ -115,7 +115,7 @@ def test_malformed_metadata_is_refused_by_every_command(write, metadata, command
     path = str(write(**metadata))
     assert main([command, *([path] if command == "info" else ["--network", path]), *words]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"digan {command}: {path} is not a generator saved by this project (")
+    assert error.startswith(f"digan {command}: {path} is not a generator saved by this project, or is damaged (")
     assert error.count("\n") == 1
 
 

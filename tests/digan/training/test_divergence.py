@@ -68,10 +68,10 @@ def test_a_diverged_run_stops_and_names_iteration_and_tensor(make_run, step):
     assert "4 such updates" in message
     assert "--lr" in message
     assert message.count("\n") == 0
-    (state,) = checkpoint.list_complete(run.folder / DIVERGED)
+    (state,) = checkpoint.list_all(run.folder / DIVERGED)
     assert str(state) in message
     assert checkpoint.read_state(state)["counters"] == trainer.counters()
-    assert [c.name for c in checkpoint.list_complete(run.folder / CHECKPOINTS)] == ["checkpoint-000000000"]
+    assert [c.name for c in checkpoint.list_all(run.folder / CHECKPOINTS)] == ["checkpoint-000000000"]
     assert "diverged" in (run.folder / "log.txt").read_text()
 
 
@@ -92,4 +92,4 @@ def test_networks_that_are_not_finite_are_never_saved_in_place_of_finite_ones(ma
         getattr(run, save)()
     assert not list_snapshots(run.folder)
     assert not (run.folder / CHECKPOINTS).exists()
-    assert checkpoint.list_complete(run.folder / DIVERGED)
+    assert checkpoint.list_all(run.folder / DIVERGED)

@@ -56,7 +56,7 @@ def assert_same(one, other):
         assert (values - other[1][name]).norm() <= 1e-5 * values.norm(), name
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_machines_with_two_processes_give_the_numbers_of_one_process(videos, alone, tmp_path):
     port = free_port()
     torchrun = f"-m torch.distributed.run --nnodes 2 --nproc-per-node 2 --master-addr 127.0.0.1 --master-port {port}"
@@ -68,7 +68,7 @@ def test_two_machines_with_two_processes_give_the_numbers_of_one_process(videos,
     assert_same(alone, numbers(tmp_path / "runs"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_launcher_restarts_a_run_whose_process_was_killed(videos, alone, tmp_path):
     words = [*ACCELERATE.split(), "--max_restarts", "1", SCRIPT, *options(videos, tmp_path / "runs")]
     with started([words], tmp_path, [{launches.KILLED: "1 3"}]) as (processes, alive):
@@ -82,7 +82,7 @@ def test_the_launcher_restarts_a_run_whose_process_was_killed(videos, alone, tmp
     assert_same(alone, numbers(tmp_path / "runs"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_killed_main_process_ends_all_and_the_run_goes_on_with_another_number(videos, alone, tmp_path):
     outdir = tmp_path / "runs"
     commands = [[SCRIPT, *options(videos, outdir)]] * 2
@@ -99,7 +99,7 @@ def test_a_killed_main_process_ends_all_and_the_run_goes_on_with_another_number(
     assert_same(alone, numbers(outdir))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_disagreements_end_both_processes_with_one_sentence(videos, tmp_path):
     (tmp_path / "videos").symlink_to(videos)
     make_demo_videos(tmp_path / "other", videos=8, seed=1)
@@ -116,11 +116,11 @@ def test_disagreements_end_both_processes_with_one_sentence(videos, tmp_path):
     said = {name: text for name, (text, _) in main.items()}
     assert "--lr is 0.0025 in process 0 but 0.5 in process 1" in said["options"]
     assert "--seed is 0 in process 0 but 1 in process 1" in said["options"]
-    assert said["data"].startswith('the processes do not agree: --data is "8 videos of')
+    assert said["data"].startswith("the processes do not agree: --data is 8 videos of")
     assert said["no data"].startswith(f"process 1 of 2: --data {tmp_path / 'nowhere'} ")
     assert said["group"].startswith("--batch 4 on 2 process(es)")
     assert said["nothing"] == "runs/00000-videos-32x16-batch8"
     newest = Path("runs/00000-videos-32x16-batch8/checkpoints/checkpoint-000000016")
     assert f"process 1 of 2: --resume: {tmp_path / 'machine-1' / newest}, from which" in said["unreadable"]
-    assert 'the state to start from is "2 iterations, 16 clips seen' in said["older"]
-    assert 'but "1 iterations, 8 clips seen' in said["older"]
+    assert "the state to start from is 2 iterations, 16 clips seen" in said["older"]
+    assert "but 1 iterations, 8 clips seen" in said["older"]

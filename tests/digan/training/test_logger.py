@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from digan import Generator, metrics
 from digan.errors import ConfigError
@@ -56,6 +55,7 @@ def test_a_snapshot_records_its_training_data(make_run, cond, names):
             "frames": 4,
             "stride": 2,
             "overlap": 1,
+            "resize": "antialias",
             "split": "train",
             "fingerprint": run.data.index.fingerprint,
             "class_names": names,
@@ -108,6 +108,27 @@ def test_a_stopwatch_leaves_out_pauses(clock):
     watch.restart()
     clock.now += 2
     assert watch.elapsed() == 2
+
+
+def test_a_damaged_snapshot_does_not_keep_a_run_from_resuming(make_run):
+    run, trainer = make_run(metrics="none")
+    snapshot(run, trainer, 16)
+    (file,) = list_snapshots(run.folder)
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    again, trainer = make_run(run.folder, 16, metrics=METRIC)
+    again.evaluate_missing()
+    assert results(again) == []
+    assert f"{file} is not a generator" in (run.folder / "log.txt").read_text()
+    assert "its checksum differs" in (run.folder / "log.txt").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(make_run):
+    run, _ = make_run()
+    (run.folder / "snapshots").touch()
+    with pytest.raises(ConfigError, match=f"{run.folder / 'snapshots'}: it is not a folder"):
+        make_run(run.folder)
 
 
 def test_a_tick_reports_speed_and_fraction_of_peak(make_run, real_batch, clock):
@@ -202,15 +223,14 @@ def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run, monkeypat
 
 
 def test_runs_are_numbered_and_named(tiny, tmp_path):
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
     config = tiny(outdir=str(tmp_path), cfg="sky", desc="first", frames=4)
-    assert logger.make_run_dir(config, accelerator) == tmp_path / "00000-sky-32x4-batch8-first"
+    assert logger.make_run_dir(config) == tmp_path / "00000-sky-32x4-batch8-first"
     (tmp_path / "00041-other").mkdir()
     (tmp_path / "notes").mkdir()
     config = tiny(outdir=str(tmp_path), data="some/videos.zip", frames=4)
-    folder = logger.make_run_dir(config, accelerator)
+    folder = logger.make_run_dir(config)
     assert folder == tmp_path / "00042-videos-32x4-batch8"
     assert folder.is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--outdir .*file: .* cannot be created: Not a directory"):
-        logger.make_run_dir(tiny(outdir=str(tmp_path / "file")), accelerator)
+        logger.make_run_dir(tiny(outdir=str(tmp_path / "file")))

@@ -55,7 +55,7 @@ def check(actual: list[ahead_of_time.Resources]) -> None:
         assert (needs.matrix_instructions > 0) == needs.kernel.startswith("siren"), name
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_hopper(for_hopper):
     assert {needs.target for needs in for_hopper} == {"9.0a"}
     check(for_hopper)

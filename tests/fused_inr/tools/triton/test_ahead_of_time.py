@@ -38,7 +38,7 @@ QUICK_CASES = {
 
 
 def cases() -> list:
-    """Return the names of all cases; all but the quick ones, of which there are many, are marked as slow."""
+    """Return the names of all cases; all but the quick ones, of which there are many, are left to CI."""
     if importlib.util.find_spec("triton") is None:
         return ["none"]
     from fused_inr.tools.triton.cases import CASES
@@ -46,7 +46,7 @@ def cases() -> list:
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
     assert set(names) > QUICK_CASES
-    return [pytest.param(name, marks=[] if name in QUICK_CASES else [pytest.mark.slow]) for name in names]
+    return [pytest.param(name, marks=[] if name in QUICK_CASES else [pytest.mark.ci]) for name in names]
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])

@@ -75,14 +75,23 @@ CASES = {
         {
             "x": (*NOT_A_TENSOR, *NOT_FLOATING, CLIPS[0], torch.tensor(1.0)),
             **{
-                name: ([1.0, 1.0], 1.0, PLACES, AMOUNTS.long(), AMOUNTS[:1], torch.tensor(1.0), elsewhere(AMOUNTS))
+                name: (
+                    [1.0, 1.0],
+                    1.0,
+                    PLACES,
+                    AMOUNTS.long(),
+                    AMOUNTS[:1],
+                    AMOUNTS.to_sparse(),
+                    torch.tensor(1.0),
+                    elsewhere(AMOUNTS),
+                )
                 for name in ("brightness", "saturation", "contrast")
             },
             **{
                 name: ([[0, 0]], 1, AMOUNTS, PLACES.double(), PLACES.bool(), PLACES[:1], elsewhere(PLACES))
                 for name in ("translation", "cutout")
             },
-            "cutout_size": (None, 2, (2,), (2, -1), (1.5, 2), (2, 2**32), "22", (2, 2, 2)),
+            "cutout_size": (None, 2, (2,), (2, -1), (1.5, 2), (2, 2**63), "22", (2, 2, 2)),
             "color_last": ("yes", None, 2),
         },
     ),
@@ -119,6 +128,7 @@ CASES = {
                 KERNEL.long(),
                 KERNEL[0],
                 KERNEL[..., :0],
+                KERNEL[:0],
                 torch.ones(2, 3, 9, 9),
                 elsewhere(KERNEL),
             ),
@@ -274,8 +284,8 @@ OTHER_WORDS = {
     ("backend", "name"): "backend",
     ("siren", "weights"): "bias per weight|weights",
     ("siren", "biases"): "bias per weight|biases",
-    ("INR", "stages"): "[Ss]tage",
-    ("Stage", "layers"): "[Ll]ayer",
+    ("INR", "stages"): "stage|Stage",
+    ("Stage", "layers"): "layer|Layer",
 }
 
 

@@ -46,7 +46,7 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 def product(weight: Tensor, x: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tensor:
     """Multiply a weight `[N, O, I]` or `[1, O, I]`, copied to every frame, by x `[N T, I, H, W]`: `[N T, O, H, W]`."""
-    weight = weight.expand(batch, -1, -1).repeat_interleave(times, dim=0)  # [N T, O, I]
+    weight = weight[:, None].expand(batch, times, -1, -1).flatten(0, 1)  # [N T, O, I]
     y = torch.bmm(weight.to(dtype), x.flatten(2).to(dtype))  # [N T, O, H W]
     return y.unflatten(2, x.shape[2:])
 

@@ -17,7 +17,9 @@ class Siren(torch.nn.Module):
 
 
 class Renderer(torch.nn.Module):
-    def forward(self, frequency: Tensor, phase: Tensor, first: Tensor, last: Tensor, rgb: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        self, frequency: Tensor, phase: Tensor, first: Tensor, last: Tensor, rgb: Tensor, bias: Tensor
+    ) -> Tensor:
         stages = [
             fi.Stage(1, [fi.Layer(first, torch.zeros(5))], fi.Fourier(frequency, phase)),
             fi.Stage(2, [fi.Layer(last, bias, to_rgb=(rgb, torch.zeros(3)))]),
@@ -60,7 +62,7 @@ def test_exported_programs_take_any_size(model, backend):
         torch.testing.assert_close(program.module()(*arguments), module(*arguments), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
 def test_the_exported_renderer_is_compiled_ahead_of_time(tmp_path):
     module, make, dynamic = MODELS["renderer"]

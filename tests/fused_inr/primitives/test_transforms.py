@@ -69,7 +69,7 @@ CASES: dict[str, tuple[Function, list[tuple[int, ...]]]] = {  # id: (function, s
 def test_every_public_op_has_a_case():
     ops = {name.split("-")[0] for name in CASES}
     missing = set(fi.__all__) - NOT_OPS - ops
-    assert not missing, f"add a case for {missing} to {__name__}.CASES, or name it in NOT_OPS"
+    assert not missing, f"add a case for {missing} to CASES, or name it in NOT_OPS"
 
 
 class _Module(torch.nn.Module):

@@ -72,6 +72,7 @@ def test_the_exported_renderer_is_compiled_ahead_of_time(tmp_path):
     torch.testing.assert_close(torch._inductor.aoti_load_package(package)(*arguments), module(*arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the exporter and its packages
 def test_onnx_of_the_reference(model):
     onnxruntime = pytest.importorskip("onnxruntime")

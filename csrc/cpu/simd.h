@@ -37,7 +37,8 @@ static inline vf splat(float x) { return x - vf{}; }
 static inline uint16_t to_bf16(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // round to nearest, ties to even
+  const uint16_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  return x != x ? rounded | 0x7fc0 : rounded;                           // rounding carries some NaN over to -0
 }
 
 static inline float from_bf16(uint16_t h) {
@@ -60,7 +61,8 @@ static inline void store(uint16_t* p, vf v) {
   __builtin_memcpy(p, &h, sizeof h);
 #else
   const vu bits = (vu)v;
-  const vh h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, vh);
+  const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const vh h = __builtin_convertvector(rounded | ((vu)(v != v) & 0x7fc0), vh);
   __builtin_memcpy(p, &h, sizeof h);
 #endif
 }

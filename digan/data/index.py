@@ -281,6 +281,10 @@ def _save(file: Path, videos: Iterable[Video]) -> None:
         seek_times=np.concatenate([empty.reshape(0, 2), *(t.seek_times for t in timings)]),
     )
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the cache folder {file.parent} cannot be created ({reason(error)}): name another.") from error
+    try:
         write_atomic(file, seal(buffer.getvalue()))
     except OSError as error:
         warnings.warn(f"the index is not kept in {file}: {reason(error)}", stacklevel=4)

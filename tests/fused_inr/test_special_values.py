@@ -106,3 +106,14 @@ def test_padding_of_odd_widths_does_not_spread_infinities(special, activation, w
 
 
 BIAS = torch.zeros(2)
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", [1, 3, 16, 33])
+def test_every_nan_stays_nan_in_bfloat16(length):
+    """NaN from float16 has mantissa bits that rounding to bfloat16 carries over to the sign."""
+    nan = torch.tensor([0x7FFFFFFF] * length, dtype=torch.int32).view(torch.float32)
+    zeros = torch.zeros(1, length, dtype=torch.bfloat16)
+    assert fi.bias_act(zeros, nan).isnan().all()
+    layers = [nan[:, None], torch.ones(1, length)], [torch.zeros(length), torch.zeros(1)]
+    assert fi.siren(torch.ones(5, 1), *layers, dtype=torch.bfloat16, backend="cpu").isnan().all()

@@ -36,7 +36,7 @@ SMALL += "--samples 2 --metrics none --tick 0.016 --snap 1000 --workers 0 --repo
 FILES = {"data", "outdir", "resume", "config", "split_list", "detector", "network", "fake", "cache", "official", "out"}
 FILES |= {"discriminators", "path"}
 TEXTS = {"cfg", "desc", "split", "aug", "mixed_precision", "metrics", "report_to", "mode", "classes", "only", "dtype"}
-TEXTS |= {"device", "fake_split", "experiment"}
+TEXTS |= {"device", "fake_split", "experiment", "resize"}
 IMPOSSIBLE = ["nan", "inf", "-inf", "1e308", "-1e308", str(10**30), str(-(10**30)), "9" * 5000, "x", ""]
 WRONG_TYPES = {
     "true": True,

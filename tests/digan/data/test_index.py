@@ -252,3 +252,9 @@ def test_a_cache_that_cannot_be_written_is_named(data, tmp_path):
     cache.mkdir()
     with pytest.warns(UserWarning, match=f"the index is not kept in {cache}: Is a directory"):
         same(load_index(data, tmp_path / "cache").videos, expected.videos)
+
+
+def test_a_cache_folder_that_cannot_be_created_is_refused(data, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"the cache folder .*/file/cache cannot be created \(Not a directory\)"):
+        load_index(data, tmp_path / "file" / "cache")

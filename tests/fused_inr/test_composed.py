@@ -139,7 +139,8 @@ def test_gradients_of_a_flattened_inr(fixed, make_inr, tensors_of, assert_close)
     frames = reference.render(inr, grid)
     gradient = torch.randn(frames.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     shape, window = frames_shape(inr, grid), [-1.0, 0.7, -2.0, 1.0]
-    actual = composed.gradients(gradient, tensors, structure, numbers, shape, window, torch.float64)
+    needs = [tensor.requires_grad for tensor in tensors]
+    actual = composed.gradients(gradient, tensors, structure, numbers, shape, window, torch.float64, needs)
     assert_same_to_second_order(by_pytorch(frames, tensors, gradient), actual, tensors, assert_close)
 
 
@@ -153,5 +154,6 @@ def test_gradients_of_a_siren(fixed, final, assert_close):
         tensor.requires_grad_(number != fixed)
     values = reference.siren(tensors[0], tensors[1:3], tensors[3:], 2.0, 3.0, final, torch.float64)
     gradient = torch.randn(values.shape, dtype=torch.float64, generator=generator)
-    actual = composed.siren_gradients(gradient, tensors, 2.0, 3.0, final == "sine", torch.float64)
+    needs = [tensor.requires_grad for tensor in tensors]
+    actual = composed.siren_gradients(gradient, tensors, 2.0, 3.0, final == "sine", torch.float64, needs)
     assert_same_to_second_order(by_pytorch(values, tensors, gradient), actual, tensors, assert_close)

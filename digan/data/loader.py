@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -156,6 +157,7 @@ def _worker_context() -> BaseContext:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all processes; the reader ends its workers
     threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
 
 

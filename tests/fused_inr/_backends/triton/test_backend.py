@@ -15,10 +15,10 @@ KERNEL_TESTS = Path(__file__).with_name("kernels")
 # The files test_*.py of a group share a process. The groups take about equally long, so that workers can share them.
 GROUPS = {
     "images": ("augment", "bias_act", "large_images", "minibatch_stddev", "registration"),
-    "render-backward": ("fourier_features", "large_render_backward", "render_backward"),
-    "render-forward": ("fused_stages", "layers", "render_forward"),
-    "siren": ("configs", "large_siren", "sines", "siren_forward"),
-    "upfirdn2d": ("upfirdn2d",),
+    "render-backward": ("fourier_features", "fourier_features_backward", "large_render_backward", "render_backward"),
+    "render-forward": ("fused_stages", "layers", "layers_backward", "render_forward", "render_layers"),
+    "siren": ("configs", "large_siren", "siren_backward", "siren_forward", "siren_layers"),
+    "upfirdn2d": ("activations", "launch", "sines", "to_rgb", "upfirdn2d"),
 }
 
 

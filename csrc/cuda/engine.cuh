@@ -16,8 +16,8 @@ namespace fused_inr {
 
 constexpr float TWO_PI = 6.28318530717958648f, TWO_PI_LOW = -1.74845553e-7f, TURNS_PER_RADIAN = 0.159154943091895336f;
 
-// Returns a minus a multiple of 2 pi, in about -pi .. pi, for |a| up to FAR. Adding 1.5 * 2^23 rounds to an integer; the
-// rounding instruction would compete with the sine for the same unit.
+// Returns a minus a multiple of 2 pi, in about -pi .. pi, for |a| up to FAR. Adding 1.5 * 2^23 rounds to an integer;
+// the rounding instruction would compete with the sine for the same unit.
 constexpr float FAR = 1e6f;
 __device__ inline float remainder_of(float a) {
   const float turns = fma(a, TURNS_PER_RADIAN, 12582912.0f) - 12582912.0f;

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,8 @@ from digan.data import (
 )
 from digan.sharding import BatchSharding
 from tests.digan.training.launches import GONE, left_after, started
+
+ROOT = Path(__file__).parents[3]
 
 
 def take(sharding, iterations, start=0):
@@ -189,13 +195,13 @@ def test_two_processes_read_the_items_of_one(pairs):
 def test_a_worker_ends_with_the_process_that_reads_from_it(tmp_path):
     """The fork server, not the reader, is the parent of a worker, and lives as long as a worker does."""
     code = (
-        "import os, signal, sys\n"
+        "import multiprocessing, os, signal, sys\n"
         "from digan.data import FramePairs, ClipWindows, load_index, pair_loader\n"
         "from digan.sharding import BatchSharding\n"
         "pairs = FramePairs(ClipWindows(load_index(sys.argv[1], None), 4), 32, seed=1)\n"
         "loader = pair_loader(pairs, BatchSharding(4), workers=2)\n"
         "next(loader)\n"
-        "print([w.pid for w in loader._workers], flush=True)\n"
+        "print([w.pid for w in multiprocessing.active_children()], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     data = make_demo_videos(tmp_path / "videos", videos=1)
@@ -203,6 +209,26 @@ def test_a_worker_ends_with_the_process_that_reads_from_it(tmp_path):
         assert processes[0].wait(240) == -9
         assert not left_after(GONE, alive)
     assert (tmp_path / "out-0.txt").read_text().count(",") == 1  # there were two workers
+
+
+def test_workers_import_what_their_reader_imports(tmp_path):
+    """The fork server must not preload an installed package where a script runs another one."""
+    (tmp_path / "installed" / "digan").mkdir(parents=True)
+    (tmp_path / "installed" / "digan" / "__init__.py").write_text("raise SystemExit('the installed package')")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = {[str(ROOT), str(ROOT / 'kernels')]}\n"
+        "from digan.data import loader\n"
+        "if __name__ == '__main__':\n"
+        "    process = loader._worker_context().Process(target=loader._as_they_are, args=(None,))\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    sys.exit(process.exitcode)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run([sys.executable, script], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_global_random_state_is_touched(pairs):

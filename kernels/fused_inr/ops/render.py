@@ -29,7 +29,7 @@ def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: s
 
     Each stage is evaluated on `grid.scaled(stage.scale)`. The result is the running image (the sum of all to_rgb
     read-outs) at the scale of the last stage, or the output of the last layer if no layer has to_rgb. Differentiable in
-    every tensor of the INR, to any order on the reference backend.
+    every tensor of the INR, to any order, under every transform of `torch.func` and in forward mode.
 
     Args:
         inr: N videos at T times; N = 0 and T = 0 are allowed.

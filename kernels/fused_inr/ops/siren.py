@@ -56,8 +56,8 @@ def siren(
 ) -> Tensor:
     """Evaluate N sinusoidal networks at P points: x <- sin(omega (W x + b)), layer by layer (SIREN, NeurIPS 2020).
 
-    Differentiable in every tensor, including the coordinates, to any order, under every transform of `torch.func` and in
-    forward mode.
+    Differentiable in every tensor, including the coordinates, to any order, under every transform of `torch.func` and
+    in forward mode.
 
     Modulated SIRENs are evaluated by folding the modulation into the weights and biases. For frequencies gamma and
     phases beta `[N, O]` per sample (FiLM-SIREN, pi-GAN), sin(gamma (W x + b) + beta) is a layer with omega = 1 and

@@ -75,6 +75,7 @@ def _prepare(x: Tensor, *others: Any) -> tuple:
 
 def _composed(x: Tensor, *others: Any) -> Tensor:
     """Return what the op returns, as a composition of PyTorch calls."""
+    options: list[Any]
     *options, adjoint = Options(*others)
     if not adjoint:
         return reference.augment(x, *options)
@@ -92,7 +93,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
     x, *tensors = ctx.saved_tensors
     options = ctx.hole_size, ctx.color_last
     of_x, *of_amounts = ctx.needs_input_grad[:4]
-    dx, amounts = None, [None] * 3
+    dx = None
+    amounts: list[Tensor | None] = [None] * 3
     if of_x:
         run = _composed if forward_mode() else _augment
         dx = run(gradient, None, *tensors[1:], *options, not ctx.adjoint)

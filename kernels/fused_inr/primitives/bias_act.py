@@ -145,7 +145,7 @@ def _slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
         gradient, sums = slope(grad_dx, grad_shift, saved, bias, ctx.from_output, needs[1], *ctx.options)
         return (gradient if needs[0] else None, sums if needs[1] else None, *[None] * 9)
 
-    def curved_slope(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def curved_slope(*tensors: Any) -> tuple[Tensor, Tensor]:
         return _composed_slope(*tensors, ctx.from_output, ctx.with_sums, *ctx.options)
 
     return (*composed.vjp(curved_slope, ctx.saved_tensors, (grad_dx, grad_sums), needs), *[None] * 7)

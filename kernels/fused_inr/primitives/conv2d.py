@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from fused_inr.primitives import memory_format
 from fused_inr.primitives.transforms import forward_mode
@@ -115,11 +116,11 @@ def _pytorch_convolve(x: Tensor, weight: Tensor, stride: int, padding: int) -> T
 
 
 def _pytorch_back(dy: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
-    return torch.nn.grad.conv2d_input(shape, weight, dy, stride, padding)
+    return conv2d_input(shape, weight, dy, stride, padding)
 
 
 def _pytorch_weight(x: Tensor, dy: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
-    return torch.nn.grad.conv2d_weight(x, shape, dy, stride, padding)
+    return conv2d_weight(x, shape, dy, stride, padding)
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -65,8 +65,8 @@ def _save_gradient(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward_of_gradient(ctx: Any, grad_dx: Tensor) -> tuple:
-    def gradient(*tensors: Tensor) -> Tensor:
-        return _composed_gradient(*tensors, *ctx.options)
+    def gradient(gradient: Tensor, x: Tensor) -> Tensor:
+        return _composed_gradient(gradient, x, *ctx.options)
 
     return *composed.vjp(gradient, ctx.saved_tensors, grad_dx, ctx.needs_input_grad[:2]), None, None
 

@@ -84,7 +84,7 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         kept: Sequence[Tensor] = (),
     ) -> list[Tensor | None]:
         if forward_mode():
-            return composed.gradients(gradient, tensors, *options, needs)
+            return composed.gradients(gradient, tensors, *options, needs=needs)
         return backward_op(gradient, list(tensors), *options, list(kept))
 
     def backward(ctx: Any, gradient: Tensor) -> tuple:
@@ -152,7 +152,7 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     needed = [True] * len(cotangents)
 
     def gradients(gradient: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(composed.gradients(gradient, tensors, *ctx.options, needed))
+        return tuple(composed.gradients(gradient, tensors, *ctx.options, needs=needed))
 
     of_gradient, of_tensors = ctx.needs_input_grad[:2]
     results = composed.vjp(gradients, ctx.saved_tensors, tuple(cotangents), [of_gradient, *of_tensors])

@@ -77,7 +77,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         count = len(parameters) // 2
         if forward_mode():
             flat = [needs[0], *needs[1], *needs[2]]
-            of_coords, *others = composed.siren_gradients(gradient, ctx.saved_tensors, *ctx.options, flat)
+            of_coords, *others = composed.siren_gradients(gradient, ctx.saved_tensors, *ctx.options, needs=flat)
         else:
             needed = needs[0], any(needs[1]) or any(needs[2])
             results = backward_op(gradient, coords, parameters[:count], parameters[count:], *ctx.options, *needed)
@@ -136,7 +136,7 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     needed = [ctx.with_coords, *[ctx.with_parameters] * parameters]
 
     def gradients(gradient: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        results = composed.siren_gradients(gradient, others, *ctx.options, needed)
+        results = composed.siren_gradients(gradient, others, *ctx.options, needs=needed)
         return tuple(result for result in results if result is not None)
 
     of_gradient, of_coords, of_weights, of_biases = ctx.needs_input_grad[:4]

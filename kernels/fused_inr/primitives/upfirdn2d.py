@@ -82,13 +82,11 @@ def _prepare(x: Tensor, *others: Any) -> tuple:
 
 def _composed(x: Tensor, taps: Tensor, *others: Any) -> Tensor:
     """Return what the op returns, as a composition of PyTorch calls."""
-    up, down, pad, size = Options(*others)
-    right, bottom = (
-        (size[1 - axis] - 1) * down[axis] + taps.shape[1 - axis] - x.shape[3 - axis] * up[axis] - pad[axis]
-        for axis in (0, 1)
-    )
-    padding = (pad[0], right, pad[1], bottom)
-    return reference.upfirdn2d(x.float(), taps, tuple(up), tuple(down), padding, True, 1.0).to(x.dtype)
+    (up_x, up_y), (down_x, down_y), (left, top), size = Options(*others)
+    right = (size[1] - 1) * down_x + taps.shape[1] - x.shape[3] * up_x - left
+    bottom = (size[0] - 1) * down_y + taps.shape[0] - x.shape[2] * up_y - top
+    y = reference.upfirdn2d(x.float(), taps, (up_x, up_y), (down_x, down_y), (left, right, top, bottom), True, 1.0)
+    return y.to(x.dtype)
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:

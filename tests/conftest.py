@@ -15,7 +15,8 @@ THREADS = torch.get_num_threads()
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests first, so that none of them is left to a single worker at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    slow = ("slow", "ci")
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, slow)))
 
 
 @pytest.hookimpl(optionalhook=True)

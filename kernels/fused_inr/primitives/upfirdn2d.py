@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.transforms import Op, folded, forward_mode
+from fused_inr.primitives.transforms import Op, folded, forward_mode, transforming
 
 torch.library.define(
     "fused_inr::upfirdn2d",
@@ -93,6 +93,7 @@ def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, taps, *options = inputs
     ctx.options = Options(*options)
     ctx.size = x.shape[2:]
+    ctx.memory_format = None if transforming() else memory_format.format_of(x)
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, taps)
 
 
@@ -102,6 +103,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
     dx = dtaps = None
     if ctx.needs_input_grad[0]:
         pad = (taps.shape[1] - 1 - pad[0], taps.shape[0] - 1 - pad[1])
+        if ctx.memory_format is not None and not transforming():
+            gradient = gradient.contiguous(memory_format=ctx.memory_format)  # dx then has the format of x
         run = _composed if forward_mode() else _upfirdn2d
         dx = run(gradient, taps.flip([0, 1]), down, up, pad, ctx.size)
     if ctx.needs_input_grad[1]:

@@ -229,7 +229,7 @@ def test_inception_score_needs_no_reals(evaluate, network, tmp_path, capsys):
         ("--network {network} --data {videos} --metrics fvd8_4f", "--detector"),
         ("--network {network} --data {videos} --metrics rfvd8_64f", "rfvd8_64f needs clips of 64 frames at stride 2"),
         ("--network {network} --data {videos} --metrics rfvd8_4f --labels 0", "no classes"),
-        ("--network {network} --data {videos} --metrics rfvd8_4f --resolution 0", "--resolution: 0 is less than 1"),
+        ("--network {network} --data {videos} --metrics rfvd8_4f --resolution 0", "--resolution 0 must be at least 1"),
         ("--network {network} --data {videos} --metrics rfvd8_4f --split test", "test split"),
         ("--network {network} --data {videos} --metrics rfvd8_4f --fake-stride 2", "--fake-stride"),
         ("--network {network}x --data {videos}", "does not exist"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import copyreg
+import gc
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ import sys
 import time
 import tracemalloc
 import types
+import warnings
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 
@@ -115,8 +117,11 @@ def snapshot(tmp_path, data):
 
 def is_live(data, marker):
     """Return whether Python's unpickler lets the payload touch the marker, and remove it."""
-    with contextlib.suppress(Exception):  # many payloads fail after their effect
-        pickle.loads(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a payload may open the marker and leave it open
+        with contextlib.suppress(Exception):  # many payloads fail after their effect
+            pickle.loads(data)
+        gc.collect()
     live = marker.exists()
     marker.unlink(missing_ok=True)
     return live

@@ -47,7 +47,7 @@ def test_every_file_of_kernels_is_in_one_group():
     assert files == sorted(name for names in GROUPS.values() for name in names)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("group", GROUPS)
 def test_kernels_in_the_interpreter(group):
     """Run tests of the folder `kernels` in a process in which Triton interprets its kernels."""

@@ -17,6 +17,7 @@ from digan.data.index import CACHE_FOLDER, load_index
 from digan.data.loader import on_device, pair_loader
 from digan.data.store import FrameStore
 from digan.digests import tensor_digest
+from digan.files import remove
 from digan.sharding import BatchSharding
 from digan.wording import counted
 
@@ -38,6 +39,8 @@ class TrainingData:
         self.config, self.accelerator = config, accelerator
         outdir = Path(config.outdir)
         self.cache = outdir / CACHE_FOLDER
+        if not self.cache.is_dir():
+            remove(self.cache)  # whatever took the place of this project's own folder
         path = Path(config.data) if config.data else make_demo_videos(outdir / DEMO_FOLDER)
         self.index = load_index(path, self.cache, split=config.split, labels=config.cond, split_list=config.split_list)
         self.num_classes = len(self.index.class_names) if config.cond else 0

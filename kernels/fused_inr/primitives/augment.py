@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.transforms import Op, folded, forward_mode
+from fused_inr.primitives.transforms import Op, folded
 
 torch.library.define(
     "fused_inr::augment",
@@ -46,8 +46,7 @@ def augment(
     color_last: bool,
 ) -> Tensor:
     """Augment clips; arguments as for `reference.augment`."""
-    run = _composed if forward_mode() else _augment
-    return run(x, brightness, saturation, contrast, offset, hole, hole_size, color_last, False)
+    return _augment(x, brightness, saturation, contrast, offset, hole, hole_size, color_last, False)
 
 
 def supports(
@@ -96,8 +95,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
     dx = None
     amounts: list[Tensor | None] = [None] * 3
     if of_x:
-        run = _composed if forward_mode() else _augment
-        dx = run(gradient, None, *tensors[1:], *options, not ctx.adjoint)
+        dx = _augment(gradient, None, *tensors[1:], *options, not ctx.adjoint)
     if any(of_amounts):
 
         def clips(*amounts: Tensor | None) -> Tensor:
@@ -114,4 +112,4 @@ def _batch(op: Op, size: int, dims: tuple, x: Tensor, *others: Any) -> tuple[Ten
     return op(clips, *per_clip, hole_size, color_last, adjoint).unflatten(0, (size, len(clips) // size)), 0
 
 
-_augment = Op(torch.ops.fused_inr.augment.default, _save, _backward, _batch, _prepare)
+_augment = Op(torch.ops.fused_inr.augment.default, _save, _backward, _batch, _composed, _prepare)

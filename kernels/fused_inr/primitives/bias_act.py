@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.transforms import Op, batched, folded, forward_mode
+from fused_inr.primitives.transforms import Op, batched, folded
 
 PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
@@ -52,9 +52,6 @@ def bias_act(
     residual: Tensor | None = None,
 ) -> Tensor:
     """Apply bias and activation; arguments as for `reference.bias_act`."""
-    if forward_mode():
-        wide = None if residual is None else residual.float()
-        return reference.bias_act(x.float(), bias, act, alpha, gain, clamp, dim, wide).to(x.dtype)
     if x.ndim == 0:
         return bias_act(x[None], bias, act, alpha, gain, clamp, 0, None if residual is None else residual[None])[0]
     if bias is None:
@@ -122,8 +119,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
     with_x, with_bias, with_residual = ctx.needs_input_grad[:3]
     dx = sums = None
     if with_x or with_bias:
-        slope = _composed_slope if forward_mode() else _slope
-        dx, sums = slope(gradient, None, saved, bias, ctx.from_output, with_bias, *ctx.options)
+        dx, sums = _slope(gradient, None, saved, bias, ctx.from_output, with_bias, *ctx.options)
     return (dx if with_x else None, sums if with_bias else None, gradient if with_residual else None, *[None] * 5)
 
 
@@ -141,14 +137,19 @@ def _slope_backward(ctx: Any, grad_dx: Tensor, grad_sums: Tensor) -> tuple:
         _, _, saved, bias = ctx.saved_tensors
         if not any(needs[:2]):
             return (None,) * 11
-        slope = _composed_slope if forward_mode() else _slope
-        gradient, sums = slope(grad_dx, grad_shift, saved, bias, ctx.from_output, needs[1], *ctx.options)
+        gradient, sums = _slope(grad_dx, grad_shift, saved, bias, ctx.from_output, needs[1], *ctx.options)
         return (gradient if needs[0] else None, sums if needs[1] else None, *[None] * 9)
 
     def curved_slope(*tensors: Any) -> tuple[Tensor, Tensor]:
         return _composed_slope(*tensors, ctx.from_output, ctx.with_sums, *ctx.options)
 
     return (*composed.vjp(curved_slope, ctx.saved_tensors, (grad_dx, grad_sums), needs), *[None] * 7)
+
+
+def _composed(x: Tensor, bias: Tensor | None, residual: Tensor | None, *options: Any) -> Tensor:
+    """Return what the op returns, as a composition of PyTorch calls."""
+    wide = None if residual is None else residual.float()
+    return reference.bias_act(x.float(), bias, *options, residual=wide).to(x.dtype)
 
 
 def _composed_slope(
@@ -167,7 +168,7 @@ def _composed_slope(
         upstream = upstream + shift.reshape([-1 if axis == options.dim else 1 for axis in range(saved.ndim)])
     if options.act in PIECEWISE_LINEAR:
         ones = torch.ones_like(saved)
-        dx = upstream * _slope(ones, None, saved, bias, from_output, False, *options)[0].float()
+        dx = upstream * _slope.without_tangents(ones, None, saved, bias, from_output, False, *options)[0].float()
     else:
         (dx,) = composed.vjp(lambda x: reference.bias_act(x, bias, *options), [saved.float()], upstream, [True])
     axes = [axis for axis in range(saved.ndim) if axis != options.dim]
@@ -222,5 +223,12 @@ def _batch_slope(
     return (dx.unflatten(axis, (size, length)), sums), (axis, 0 if with_sums else None)
 
 
-_forward = Op(torch.ops.fused_inr.bias_act.default, _save_forward, _backward, _batch, _prepare)
-_slope = Op(torch.ops.fused_inr.bias_act_slope.default, _save_slope, _slope_backward, _batch_slope, _prepare_slope)
+_forward = Op(torch.ops.fused_inr.bias_act.default, _save_forward, _backward, _batch, _composed, _prepare)
+_slope = Op(
+    torch.ops.fused_inr.bias_act_slope.default,
+    _save_slope,
+    _slope_backward,
+    _batch_slope,
+    _composed_slope,
+    _prepare_slope,
+)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.transforms import Op, batched, forward_mode
+from fused_inr.primitives.transforms import Op, batched
 
 torch.library.define("fused_inr::minibatch_stddev", "(Tensor x, SymInt group, int channels) -> Tensor")
 torch.library.define(
@@ -17,8 +17,7 @@ torch.library.define(
 
 def minibatch_stddev(x: Tensor, group: int, channels: int) -> Tensor:
     """Append the planes; arguments as for `reference.minibatch_stddev`."""
-    run = reference.minibatch_stddev if forward_mode() else _forward
-    return run(x, group, channels)
+    return _forward(x, group, channels)
 
 
 def supports(x: Tensor, group: int, channels: int) -> tuple[bool, str]:
@@ -50,8 +49,7 @@ def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple:
-    run = _composed_gradient if forward_mode() else _gradient
-    return run(gradient, *ctx.saved_tensors, *ctx.options), None, None
+    return _gradient(gradient, *ctx.saved_tensors, *ctx.options), None, None
 
 
 def _composed_gradient(gradient: Tensor, x: Tensor, group: int, channels: int) -> Tensor:
@@ -95,11 +93,14 @@ def _batch_gradient(
     return _separated(op(*inputs, group, channels), size, group), 0
 
 
-_forward = Op(torch.ops.fused_inr.minibatch_stddev.default, _save, _backward, _batch, _prepare)
+_forward = Op(
+    torch.ops.fused_inr.minibatch_stddev.default, _save, _backward, _batch, reference.minibatch_stddev, _prepare
+)
 _gradient = Op(
     torch.ops.fused_inr.minibatch_stddev_backward.default,
     _save_gradient,
     _backward_of_gradient,
     _batch_gradient,
+    _composed_gradient,
     _prepare_gradient,
 )

@@ -77,22 +77,17 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         return _gradients_like(tensors)
 
     def gradients(
-        gradient: Tensor,
-        tensors: Sequence[Tensor],
-        options: Sequence[Any],
-        needs: Sequence[bool],
-        kept: Sequence[Tensor] = (),
-    ) -> list[Tensor | None]:
-        if forward_mode():
-            return composed.gradients(gradient, tensors, *options, needs=needs)
+        gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
         return backward_op(gradient, list(tensors), *options, list(kept))
 
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        needs = ctx.needs_input_grad[0]
-        return gradients(gradient, ctx.saved_tensors, ctx.options, needs), None, None, None, None, None
+        return gradients(gradient, ctx.saved_tensors, ctx.options), None, None, None, None, None
 
-    forward_op = Op(frames._opoverload, _save, backward, _batch)
-    backward_op = Op(frames_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward)
+    forward_op = Op(frames._opoverload, _save, backward, _batch, _composed)
+    backward_op = Op(
+        frames_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward, _composed_backward
+    )
 
     def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
         """Return frames `[N, T, C, H, W]` float32, differentiable in every tensor to any order.
@@ -101,13 +96,11 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         (`fi.store_activations`). Higher derivatives and those of forward mode come from the lowered form in PyTorch
         calls.
         """
-        if forward_mode():
-            return composed.render(inr, grid, dtype)
         tensors, structure, numbers = flatten(inr)
         shape = frames_shape(inr, grid)
         options = (structure, numbers, shape, [*grid.x, *grid.y], dtype)
         needs_gradients = may_need_gradients(tensors)
-        eager = not (torch.compiler.is_compiling() or transforming())
+        eager = not (torch.compiler.is_compiling() or transforming() or forward_mode())
         if needs_gradients and activation_storage.stored() and eager and 0 not in shape:
             return _StoringRender.apply(evaluate, gradients, options, *tensors)
         return forward_op(tensors, *options)
@@ -132,7 +125,7 @@ class _StoringRender(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         tensors, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        return None, None, None, *ctx.gradients(gradient, tensors, ctx.options, ctx.needs_input_grad[3:], kept)
+        return None, None, None, *ctx.gradients(gradient, tensors, ctx.options, kept)
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -157,6 +150,24 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     of_gradient, of_tensors = ctx.needs_input_grad[:2]
     results = composed.vjp(gradients, ctx.saved_tensors, tuple(cotangents), [of_gradient, *of_tensors])
     return results[0], results[1:], *[None] * 5, [None] * ctx.num_kept
+
+
+def _composed(
+    tensors: list[Tensor],
+    structure: list[int],
+    numbers: list[float],
+    shape: list[int],
+    window: list[float],
+    *dtype: Any,
+) -> Tensor:
+    inr = unflatten(tensors, structure, numbers)
+    return composed.render(inr, grid_of(inr, shape, window), *dtype)
+
+
+def _composed_backward(gradient: Tensor, tensors: list[Tensor], *options: Any) -> list[Tensor]:
+    *frames_options, _ = options  # the stored outputs have no tangents
+    results = composed.gradients(gradient, tensors, *frames_options, needs=[True] * len(tensors))
+    return [result for result in results if result is not None]
 
 
 def _batch(

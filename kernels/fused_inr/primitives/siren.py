@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fused_inr import composed, reference
-from fused_inr.primitives.transforms import Op, batched, folded, forward_mode
+from fused_inr.primitives.transforms import Op, batched, folded
 
 Values = Callable[[Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype], Tensor]
 Gradients = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype, bool], list[Tensor]]
@@ -75,17 +75,15 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         (coords, *parameters), needs = ctx.saved_tensors, ctx.needs_input_grad
         count = len(parameters) // 2
-        if forward_mode():
-            flat = [needs[0], *needs[1], *needs[2]]
-            of_coords, *others = composed.siren_gradients(gradient, ctx.saved_tensors, *ctx.options, needs=flat)
-        else:
-            needed = needs[0], any(needs[1]) or any(needs[2])
-            results = backward_op(gradient, coords, parameters[:count], parameters[count:], *ctx.options, *needed)
-            of_coords, *others = results if needed[1] else [results[0], *[None] * len(parameters)]
+        needed = needs[0], any(needs[1]) or any(needs[2])
+        results = backward_op(gradient, coords, parameters[:count], parameters[count:], *ctx.options, *needed)
+        of_coords, *others = results if needed[1] else [results[0], *[None] * len(parameters)]
         return of_coords if needs[0] else None, others[:count], others[count:], None, None, None, None
 
-    forward_op = Op(network._opoverload, _save, backward, _batch)
-    backward_op = Op(network_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward)
+    forward_op = Op(network._opoverload, _save, backward, _batch, _composed)
+    backward_op = Op(
+        network_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward, _composed_backward
+    )
 
     def siren(
         coords: Tensor,
@@ -97,8 +95,6 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         dtype: torch.dtype,
     ) -> Tensor:
         """Return the values `[N, P, C]` float32; arguments as for `reference.siren`."""
-        if forward_mode():
-            return reference.siren(coords, weights, biases, omega, first_omega, final, dtype)
         return forward_op(coords, weights, biases, omega, first_omega, final == "sine", dtype)
 
     return siren
@@ -144,6 +140,21 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     results = composed.vjp(gradients, tensors, tuple(cotangents), [of_gradient, of_coords, *of_weights, *of_biases])
     middle = 2 + parameters // 2
     return results[0], results[1], results[2:middle], results[middle:], *[None] * 6
+
+
+def _composed(coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
+    omega, first_omega, final_sine, dtype = options
+    return reference.siren(coords, weights, biases, omega, first_omega, "sine" if final_sine else "linear", dtype)
+
+
+def _composed_backward(
+    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
+) -> list[Tensor]:
+    *network_options, with_coords, with_parameters = options
+    tensors = (coords, *weights, *biases)
+    needs = [with_coords, *[with_parameters] * (len(tensors) - 1)]
+    results = composed.siren_gradients(gradient, tensors, *network_options, needs=needs)
+    return [coords.new_empty(0) if result is None else result for result in results]
 
 
 def _batch(

@@ -46,22 +46,34 @@ class Op:
         batch: `batch(op, size, dims, *args)` returns the op's result with an additional axis of `size` entries, and the
             position of this axis in each tensor of the result. `dims` has the structure of `args`: the position of the
             additional axis of each tensor, or None. `op` is this object.
+        composed: a composition of PyTorch calls with the op's arguments and result, which runs in forward mode.
         prepare: `prepare(*args)` returns the arguments in the form that kernels take, such as contiguous tensors. It
             never sees the tensors of a transform, whose memory format cannot be asked for.
     """
 
     def __init__(
-        self, overload: Any, save: Save, backward: Backward, batch: Batch, prepare: Callable[..., tuple] | None = None
+        self,
+        overload: Any,
+        save: Save,
+        backward: Backward,
+        batch: Batch,
+        composed: Callable[..., Any],
+        prepare: Callable[..., tuple] | None = None,
     ) -> None:
         torch.library.register_autograd(overload, backward, setup_context=save)
         returns = overload._schema.returns
         self._overload = overload
+        self._composed = composed
         self._prepare = prepare
         self._returns_list = len(returns) == 1 and str(returns[0].type) == "List[Tensor]"
         self._function = self._autograd_function(save, backward, batch)
 
     def __call__(self, *args: Any) -> Any:
-        """Run the op."""
+        """Run the op; in forward mode, its composition."""
+        return self._composed(*args) if forward_mode() else self.without_tangents(*args)
+
+    def without_tangents(self, *args: Any) -> Any:
+        """Run the op, whose result is then constant in forward mode."""
         if not transforming():
             return self._run(*args)
         leaves, structure = _flatten(args)

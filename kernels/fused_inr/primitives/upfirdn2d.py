@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.transforms import Op, folded, forward_mode, transforming
+from fused_inr.primitives.transforms import Op, folded, transforming
 
 torch.library.define(
     "fused_inr::upfirdn2d",
@@ -54,8 +54,7 @@ def upfirdn2d(
         taps = taps.flip([0, 1])
     height = (x.shape[2] * up[1] + padding[2] + padding[3] - taps.shape[0]) // down[1] + 1
     width = (x.shape[3] * up[0] + padding[0] + padding[1] - taps.shape[1]) // down[0] + 1
-    run = _composed if forward_mode() else _upfirdn2d
-    return run(x, taps, up, down, (padding[0], padding[2]), (height, width))
+    return _upfirdn2d(x, taps, up, down, (padding[0], padding[2]), (height, width))
 
 
 def supports(x: Tensor, filter: Tensor, *others: Any) -> tuple[bool, str]:
@@ -105,8 +104,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
         pad = (taps.shape[1] - 1 - pad[0], taps.shape[0] - 1 - pad[1])
         if ctx.memory_format is not None and not transforming():
             gradient = gradient.contiguous(memory_format=ctx.memory_format)  # dx then has the format of x
-        run = _composed if forward_mode() else _upfirdn2d
-        dx = run(gradient, taps.flip([0, 1]), down, up, pad, ctx.size)
+        dx = _upfirdn2d(gradient, taps.flip([0, 1]), down, up, pad, ctx.size)
     if ctx.needs_input_grad[1]:
         (dtaps,) = composed.vjp(lambda taps: _composed(x, taps, *ctx.options), [taps], gradient, [True])
     return dx, dtaps, None, None, None, None
@@ -119,4 +117,4 @@ def _batch(op: Op, size: int, dims: tuple, x: Tensor, taps: Tensor, *options: An
     return op(images, taps, *options).unflatten(0, (size, len(images) // size)), 0
 
 
-_upfirdn2d = Op(torch.ops.fused_inr.upfirdn2d.default, _save, _backward, _batch, _prepare)
+_upfirdn2d = Op(torch.ops.fused_inr.upfirdn2d.default, _save, _backward, _batch, _composed, _prepare)

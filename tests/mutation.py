@@ -44,13 +44,13 @@ ROOMS = {  # the modules of each
 # Test files of a module besides the one that mirrors it; an op and its derivatives are tested together.
 ALSO = {
     "digan/training/trainer.py": ["tests/digan/training/test_iteration.py"],
-    "kernels/fused_inr/ops/precision.py": ["tests/fused_inr/ops/test_render.py", "tests/fused_inr/ops/test_siren.py"],
+    "kernels/fused_inr/ops/precision.py": ["tests/fused_inr/ops/test_render.py", "tests/fused_inr/ops/test_mlp.py"],
     **{
         f"kernels/fused_inr/primitives/{op}.py": [
             "tests/fused_inr/primitives/test_shapes.py",
             f"tests/fused_inr/ops/test_{op}.py",
         ]
-        for op in ("augment", "bias_act", "conv2d", "minibatch_stddev", "render", "siren", "upfirdn2d")
+        for op in ("augment", "bias_act", "conv2d", "minibatch_stddev", "mlp", "render", "upfirdn2d")
     },
     **{
         f"digan/data/{name}.py": ["tests/digan/data/test_sources.py", "tests/digan/data/test_clips.py"]
@@ -78,7 +78,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "def backward(ctx: Any, gradient: Tensor) -> tuple:",
     ): "PyTorch takes it from the class, where a static method is a plain function",
     (
-        "kernels/fused_inr/ops/siren.py",
+        "kernels/fused_inr/ops/mlp.py",
         "for index, (weight, bias) in enumerate(zip(weights, biases, strict=False)):",
     ): "the lengths are compared before",
     ("kernels/fused_inr/render.py", "middle = (low + high + 2) // 2"): "the bisection takes other steps to its end",

@@ -2,7 +2,7 @@
 
 from fused_inr.activation_storage import store_activations
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
-from fused_inr.networks import siren
+from fused_inr.networks import mlp, mlp_jet, siren
 from fused_inr.ops import (
     augment,
     bias_act,
@@ -34,6 +34,8 @@ __all__ = [
     "downsample2d",
     "fmm_weight",
     "minibatch_stddev",
+    "mlp",
+    "mlp_jet",
     "no_weight_gradients",
     "render",
     "render_chunks",

@@ -115,22 +115,21 @@ def gradients(
     return vjp(frames, tensors, gradient, needs)
 
 
-def siren_gradients(
+def mlp_gradients(
     gradient: Tensor,
     tensors: Sequence[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
+    activations: list[str],
+    omegas: list[float],
+    skips: list[bool],
     dtype: torch.dtype,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return differentiable gradients for the coordinates, weights and biases of a SIREN; None where not needed."""
+    """Return differentiable gradients for the coordinates, weights and biases of an `mlp`; None where not needed."""
 
     def values(coords: Tensor, *parameters: Tensor) -> Tensor:
         middle = len(parameters) // 2
-        final = "sine" if final_sine else "linear"
         weights, biases = list(parameters[:middle]), list(parameters[middle:])
-        return reference.siren(coords, weights, biases, omega, first_omega, final, dtype)
+        return reference.mlp(coords, weights, biases, activations, omegas, skips, dtype)
 
     return vjp(values, tensors, gradient, needs)
 

@@ -1,5 +1,5 @@
 """Networks that are evaluated at points instead of grids."""
 
-from fused_inr.ops.siren import siren
+from fused_inr.ops.mlp import mlp, mlp_jet, siren
 
-__all__ = ["siren"]
+__all__ = ["mlp", "mlp_jet", "siren"]

@@ -59,13 +59,23 @@ def frame_bias(bias: Tensor, batch: int, times: int, dtype: torch.dtype) -> Tens
 
 
 def activation(x: Tensor, name: str, omega: float) -> Tensor:
-    """Apply the activation of a `Layer`, without its gain."""
+    """Apply the activation of a layer, without its gain; `omega` is the frequency or scale of those that have one."""
     if name == "lrelu":
         return F.leaky_relu(x, LRELU_SLOPE)
     if name == "relu":
         return F.relu(x)
+    if name == "gelu":
+        return F.gelu(x)
+    if name == "silu":
+        return F.silu(x)
+    if name == "tanh":
+        return torch.tanh(x)
     if name == "sine":
         return torch.sin(omega * x)
+    if name == "gauss":
+        return torch.exp(-(omega * x).square())
+    if name == "finer":
+        return torch.sin(omega * (x.abs() + 1) * x)
     return x
 
 
@@ -99,6 +109,25 @@ def render(inr, grid, dtype: torch.dtype | None = None) -> Tensor:
     return (x if image is None else image).unflatten(0, (n, t))
 
 
+def mlp(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    activations: list[str],
+    omegas: list[float],
+    skips: list[bool],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Evaluate layers with weights `[N, O, I]` and biases `[N, O]` at coordinates `[N, P, K]`: `[N, P, C]`."""
+    x = coords
+    for weight, bias, name, omega, skip in zip(weights, biases, activations, omegas, skips, strict=True):
+        if skip:
+            x = torch.cat([x, coords], dim=2)
+        x = torch.bmm(x.to(dtype), weight.to(dtype).mT)  # [N, P, O]
+        x = activation(x + bias.to(coords.dtype)[:, None], name, omega)
+    return x
+
+
 def siren(
     coords: Tensor,
     weights: list[Tensor],
@@ -108,14 +137,78 @@ def siren(
     final: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Evaluate sine layers with weights `[N, O, I]` and biases `[N, O]` at coordinates `[N, P, K]`: `[N, P, C]`."""
-    x = coords
-    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        x = torch.bmm(x.to(dtype), weight.to(dtype).mT)  # [N, P, O]
-        x = x + bias.to(coords.dtype)[:, None]
-        if index < len(weights) - 1 or final == "sine":
-            x = torch.sin((first_omega if index == 0 else omega) * x)
-    return x
+    """Evaluate sine layers, the first with its own frequency and the last with activation `final`: `[N, P, C]`."""
+    count = len(weights)
+    activations = [*["sine"] * (count - 1), final]
+    return mlp(coords, weights, biases, activations, [first_omega, *[omega] * (count - 1)], [False] * count, dtype)
+
+
+def activation_jet(x: Tensor, name: str, omega: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the value and the first two derivatives of an activation."""
+    y = activation(x, name, omega)
+    zero = torch.zeros_like(x)
+    if name in ("relu", "lrelu"):
+        return y, torch.where(x > 0, torch.ones_like(x), 0.0 if name == "relu" else LRELU_SLOPE), zero
+    if name == "gelu":
+        density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+        return y, torch.special.ndtr(x) + x * density, density * (2 - x.square())
+    if name == "silu":
+        s = torch.sigmoid(x)
+        return y, s * (1 + x * (1 - s)), s * (1 - s) * (2 + x * (1 - 2 * s))
+    if name == "tanh":
+        return y, 1 - y.square(), -2 * y * (1 - y.square())
+    if name == "sine":
+        return y, omega * torch.cos(omega * x), -(omega**2) * y
+    if name == "gauss":
+        return y, -2 * omega**2 * x * y, (4 * omega**4 * x.square() - 2 * omega**2) * y
+    if name == "finer":
+        cosine = torch.cos(omega * (x.abs() + 1) * x)
+        rate = omega * (2 * x.abs() + 1)
+        return y, cosine * rate, 2 * omega * x.sign() * cosine - rate.square() * y
+    return y, torch.ones_like(x), zero
+
+
+def mlp_jet(
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    activations: list[str],
+    omegas: list[float],
+    skips: list[bool],
+    dtype: torch.dtype,
+    order: int,
+    hessian: bool,
+) -> list[Tensor]:
+    """Return values `[N, P, C]`, Jacobians `[N, P, C, K]`, and for order 2 Laplacians `[N, P, C]` of an `mlp`.
+
+    With `hessian`, Hessians `[N, P, C, K, K]` follow. Derivatives are those by the coordinates.
+    """
+    n, points, k = coords.shape
+    identity = torch.eye(k, dtype=coords.dtype, device=coords.device).expand(n, points, k, k)
+    # Directional derivatives of the layer's input: first ones along each axis; second ones along each pair of axes,
+    # or their sum over equal pairs.
+    x, first = coords, identity  # [N, P, I], [N, P, K, I]
+    second = coords.new_zeros(n, points, (k * k if hessian else 1) if order == 2 else 0, k)  # [N, P, S, I]
+    for weight, bias, name, omega, skip in zip(weights, biases, activations, omegas, skips, strict=True):
+        if skip:
+            zeros = second.new_zeros(*second.shape[:3], k)
+            x, first = torch.cat([x, coords], dim=2), torch.cat([first, identity], dim=3)
+            second = torch.cat([second, zeros], dim=3)
+        rows = torch.cat([x[:, :, None], first, second], dim=2)  # [N, P, 1 + K + S, I]
+        product = torch.bmm(rows.flatten(1, 2).to(dtype), weight.to(dtype).mT)  # [N, P (1 + K + S), O]
+        product = product.to(coords.dtype).unflatten(1, rows.shape[1:3])
+        z = product[:, :, 0] + bias.to(coords.dtype)[:, None]
+        x, slope, curvature = activation_jet(z, name, omega)
+        dz, d2z = product[:, :, 1 : 1 + k], product[:, :, 1 + k :]
+        first, second = slope[:, :, None] * dz, slope[:, :, None] * d2z
+        if order == 2:
+            pairs = (dz[:, :, :, None] * dz[:, :, None]).flatten(2, 3) if hessian else dz.square().sum(2, keepdim=True)
+            second = second + curvature[:, :, None] * pairs
+    results = [x, first.mT]
+    if order == 2:
+        matrix = second.unflatten(2, (k, k)).movedim(4, 2) if hessian else None  # [N, P, C, K, K]
+        results += [second[:, :, 0]] if matrix is None else [matrix.diagonal(dim1=3, dim2=4).sum(3), matrix]
+    return results
 
 
 def fmm_weight(weight: Tensor, left: Tensor, right: Tensor, demodulate: bool) -> Tensor:

@@ -5,7 +5,6 @@ an argument; it never ends the process.
 """
 
 import inspect
-import itertools
 import math
 import random
 import re
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 import fused_inr as fi
+from fused_inr.primitives.mlp import ACTIVATIONS
 
 SIZES = (0, 1, 1, 2, 3, 3, 5, 8, 16, 17)
 FLOATS = (torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -147,23 +147,42 @@ def fmm_weight(draw: Draw) -> dict:
     }
 
 
-def siren(draw: Draw) -> dict:
+def network(draw: Draw, with_skips: bool) -> dict:
     clips, sizes = draw.size(), [draw.size() for _ in range(draw.random.randint(2, 4))]
     dtype = draw.choice(FLOATS)
 
     def batched(*shape: int, scale: float = 1.0) -> Tensor:
         return draw.tensor(*draw.choice(((), (1,), (clips,))), *shape, dtype=dtype, scale=scale)
 
-    weights = [batched(o, i, scale=0.3 / max(1, i) ** 0.5) for i, o in itertools.pairwise(sizes)]
-    return {
+    skips = [index for index in range(1, len(sizes) - 1) if with_skips and draw.random.random() < 0.3]
+    inputs = [size + (sizes[0] if index in skips else 0) for index, size in enumerate(sizes[:-1])]
+    weights = [batched(o, i, scale=0.3 / max(1, i) ** 0.5) for i, o in zip(inputs, sizes[1:], strict=True)]
+    arguments = {
         "coords": batched(draw.size(), sizes[0]),
         "weights": weights,
         "biases": [batched(o) for o in sizes[1:]],
+        "dtype": None if dtype == torch.float64 else draw.choice((None, None, torch.float32, torch.bfloat16)),
+    }
+    return arguments | ({"skips": skips} if with_skips else {})
+
+
+def siren(draw: Draw) -> dict:
+    return network(draw, with_skips=False) | {
         "omega": draw.choice((1.0, 3.0)),
         "first_omega": draw.choice((None, 5.0)),
         "final": draw.choice(("linear", "sine")),
-        "dtype": None if dtype == torch.float64 else draw.choice((None, None, torch.float32, torch.bfloat16)),
     }
+
+
+def mlp(draw: Draw) -> dict:
+    arguments = network(draw, with_skips=True)
+    names = [draw.choice(ACTIVATIONS) for _ in arguments["weights"]]
+    return arguments | {"activations": names, "omegas": draw.choice((None, 1.0, 3.0))}
+
+
+def mlp_jet(draw: Draw) -> dict:
+    order = draw.choice((1, 2))
+    return mlp(draw) | {"order": order, "hessian": order == 2 and draw.choice((False, True))}
 
 
 def inr_and_grid(draw: Draw) -> dict:
@@ -210,6 +229,8 @@ ARGUMENTS: dict[str, Callable[[Draw], dict]] = {
     "downsample2d": downsample2d,
     "fmm_weight": fmm_weight,
     "minibatch_stddev": minibatch_stddev,
+    "mlp": mlp,
+    "mlp_jet": mlp_jet,
     "render": inr_and_grid,
     "render_chunks": render_chunks,
     "siren": siren,
@@ -265,6 +286,8 @@ def run(name: str, arguments: dict, backend: str | None) -> tuple[Tensor, list[T
     if name == "render_chunks":
         frames = list(result)
         return torch.stack(frames, 1) if frames else torch.empty(0), []
+    if name == "mlp_jet":
+        result = torch.cat([part.flatten() for part in result])
     tensors = [tensor for value in arguments.values() for tensor in leaves(value)]
     if not (tensors and result.requires_grad):
         return result, []

@@ -59,6 +59,19 @@ STEPS = (*NOT_A_COUNT, [1, 2, 3], [2, 0], [2, 2**32], [2, 1.5])
 DTYPES = ("float32", 32, torch.int64, torch.float64, torch.ones(2))
 BACKENDS = ("gpu", "", 1, [])
 
+_NETWORK = {  # bad values of the arguments that networks have in common
+    "coords": (*NOT_A_TENSOR, COORDS.long(), COORDS[0], COORDS[:, :1], COORDS.to_sparse(), elsewhere(COORDS)),
+    "weights": (WEIGHT, "w", None, [], [WEIGHT] * 2, [[1.0]], [WEIGHT.long()], [WEIGHT[0]], [elsewhere(WEIGHT)]),
+    "biases": (BIAS, "b", None, [], [BIAS] * 2, [1.0], [BIAS.long()], [BIAS[:2]], [elsewhere(BIAS)]),
+    "dtype": DTYPES,
+    "backend": BACKENDS,
+}
+_LAYERS = {
+    "activations": ("sine", None, [], ["sine", "relu"], ["sin"], [None], [1]),
+    "omegas": (*NOT_A_NUMBER[:4], [1.0, 1.0], ["1"], [math.nan], torch.ones(2)),
+    "skips": (1, "1", None, [0], [1], [-1], [1.5], [None]),
+}
+_ONE_LAYER = {"coords": COORDS, "weights": [WEIGHT], "biases": [BIAS]}
 CASES = {
     "augment": Case(
         fi.augment,
@@ -158,27 +171,14 @@ CASES = {
     ),
     "siren": Case(
         fi.siren,
-        {"coords": COORDS, "weights": [WEIGHT], "biases": [BIAS], "omega": 1.0, "first_omega": 1.0, "final": "linear"},
-        {
-            "coords": (*NOT_A_TENSOR, COORDS.long(), COORDS[0], COORDS[:, :1], COORDS.to_sparse(), elsewhere(COORDS)),
-            "weights": (
-                WEIGHT,
-                "w",
-                None,
-                [],
-                [WEIGHT] * 2,
-                [[1.0]],
-                [WEIGHT.long()],
-                [WEIGHT[0]],
-                [elsewhere(WEIGHT)],
-            ),
-            "biases": (BIAS, "b", None, [], [BIAS] * 2, [1.0], [BIAS.long()], [BIAS[:2]], [elsewhere(BIAS)]),
-            "omega": (*NOT_A_NUMBER, None),
-            "first_omega": NOT_A_NUMBER,
-            "final": ("relu", None, 1),
-            "dtype": DTYPES,
-            "backend": BACKENDS,
-        },
+        _ONE_LAYER | {"omega": 1.0, "first_omega": 1.0, "final": "linear"},
+        _NETWORK | {"omega": (*NOT_A_NUMBER, None), "first_omega": NOT_A_NUMBER, "final": ("relu", None, 1)},
+    ),
+    "mlp": Case(fi.mlp, _ONE_LAYER | {"activations": ["sine"], "omegas": 2.0}, _NETWORK | _LAYERS),
+    "mlp_jet": Case(
+        fi.mlp_jet,
+        _ONE_LAYER | {"activations": ["sine"], "omegas": [2.0]},
+        _NETWORK | _LAYERS | {"order": (0, 3, 1.5, "2", None), "hessian": (2, "yes", None)},
     ),
     "render": Case(
         fi.render,
@@ -279,11 +279,11 @@ WITHOUT_ARGUMENTS = {"backends", "no_weight_gradients", "store_activations"}
 OTHER_WORDS = {
     ("conv2d", "x"): "x|image",
     ("conv2d", "weight"): "weight|kernel",
-    ("siren", "coords"): "coords|weights",
+    **{(name, "coords"): "coords|weights" for name in ("siren", "mlp", "mlp_jet")},
+    **{(name, "weights"): "bias per weight|weights|activations" for name in ("siren", "mlp", "mlp_jet")},
+    **{(name, "biases"): "bias per weight|biases" for name in ("siren", "mlp", "mlp_jet")},
     ("Fourier", "phase"): "phase|frequency",
     ("backend", "name"): "backend",
-    ("siren", "weights"): "bias per weight|weights",
-    ("siren", "biases"): "bias per weight|biases",
     ("INR", "stages"): "stage|Stage",
     ("Stage", "layers"): "layer|Layer",
 }

@@ -9,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import fused_inr as fi
 from fused_inr import composed, reference
 from fused_inr.flattening import flatten, frames_shape
+from fused_inr.primitives.mlp import siren_layers
 
 CASES = {
     "N2-T3-scales1,2": ((5, 7), {}),
@@ -155,5 +156,5 @@ def test_gradients_of_a_siren(fixed, final, assert_close):
     values = reference.siren(tensors[0], tensors[1:3], tensors[3:], 2.0, 3.0, final, torch.float64)
     gradient = torch.randn(values.shape, dtype=torch.float64, generator=generator)
     needs = [tensor.requires_grad for tensor in tensors]
-    actual = composed.siren_gradients(gradient, tensors, 2.0, 3.0, final == "sine", torch.float64, needs)
+    actual = composed.mlp_gradients(gradient, tensors, *siren_layers(2, 2.0, 3.0, final), torch.float64, needs)
     assert_same_to_second_order(by_pytorch(values, tensors, gradient), actual, tensors, assert_close)

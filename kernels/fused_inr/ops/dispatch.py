@@ -35,7 +35,8 @@ def _always(*args: Any) -> tuple[bool, str]:
 
 _REFERENCE: dict[str, Implementation] = {
     "render": Implementation(_always, reference.render, peak_memory.reference_render_memory),
-    "siren": Implementation(_always, reference.siren),
+    "mlp": Implementation(_always, reference.mlp),
+    "mlp_jet": Implementation(_always, reference.mlp_jet),
     "fmm_weight": Implementation(_always, reference.fmm_weight),
     "bias_act": Implementation(_always, reference.bias_act),
     "conv2d": Implementation(_always, reference.conv2d),

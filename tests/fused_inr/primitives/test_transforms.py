@@ -35,12 +35,35 @@ def _siren(coords: Tensor, first: Tensor, last: Tensor, first_bias: Tensor, last
     return fi.siren(coords, [first, last], [first_bias, last_bias], omega=2.0)
 
 
+def _mlp(*activations: str) -> Function:
+    def mlp(coords: Tensor, *tensors: Tensor) -> Tensor:
+        return fi.mlp(coords, tensors[:3], tensors[3:], activations=activations, omegas=1.5, skips=[1])
+
+    return mlp
+
+
+def _jet(result: int, **options: object) -> Function:
+    def jet(coords: Tensor, first: Tensor, last: Tensor, first_bias: Tensor, last_bias: Tensor) -> Tensor:
+        arguments = coords, [first, last], [first_bias, last_bias]
+        return fi.mlp_jet(*arguments, activations=["sine", "silu"], omegas=1.5, **options)[result]
+
+    return jet
+
+
+_SIREN = [(2, 3, 2), (2, 4, 2), (2, 2, 4), (2, 4), (2,)]
+_MLP = [(3, 2), (2, 3, 2), (2, 3, 5), (2, 3), (2, 3), (1, 3), (2,)]  # shared coordinates, and a skip connection
 _INR = [(2, 2, 2), (1, 2, 2), (2, 3, 4), (3,), (2, 2, 3), (2, 2, 2), (1, 2, 2), (2,)]  # some tensors are shared
 
 CASES: dict[str, tuple[Function, list[tuple[int, ...]]]] = {  # id: (function, shapes of its tensors)
     "render-lrelu": (_render("lrelu"), _INR),
     "render-sine": (_render("sine"), _INR),
     "siren": (_siren, [(2, 3, 2), (2, 4, 2), (2, 4), (2, 4), (2,)]),
+    "mlp-sine-finer-gauss": (_mlp("sine", "finer", "gauss"), _MLP),
+    "mlp-gelu-silu-tanh": (_mlp("gelu", "silu", "tanh"), _MLP),
+    "mlp-relu-lrelu-linear": (_mlp("relu", "lrelu", "linear"), _MLP),
+    "mlp_jet-jacobian": (_jet(1, order=1), _SIREN),
+    "mlp_jet-laplacian": (_jet(2), _SIREN),
+    "mlp_jet-hessian": (_jet(3, hessian=True), _SIREN),
     "fmm_weight": (fi.fmm_weight, [(3, 2), (2, 3, 2), (2, 2, 2)]),
     "bias_act-lrelu": (lambda x, b: fi.bias_act(x, b, "lrelu", clamp=1.0), [(2, 3, 2, 2), (3,)]),
     "bias_act-swish": (lambda x, b, r: fi.bias_act(x, b, "swish", residual=r), [(2, 3, 2), (3,), (2, 3, 2)]),

@@ -4,7 +4,7 @@ The kernels also compute first derivatives, except those of `render` with sine l
 derivatives, are PyTorch calls (`fused_inr.composed`).
 """
 
-from fused_inr._backends.cpu import image_ops, native, render, siren  # noqa: F401 (image_ops registers its kernels)
+from fused_inr._backends.cpu import image_ops, native, networks, render  # noqa: F401 (image_ops registers its kernels)
 from fused_inr._backends.implementation import Implementation
 from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
@@ -19,7 +19,7 @@ def status() -> str:
 
 KERNELS = {
     "render": Implementation(render.supports, render.render, render.memory),
-    "siren": Implementation(siren.supports, siren.siren),
+    "mlp": Implementation(networks.supports, networks.mlp),
     "bias_act": Implementation(bias_act.supports, bias_act.bias_act),
     "conv2d": Implementation(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Implementation(upfirdn2d.supports, upfirdn2d.upfirdn2d),

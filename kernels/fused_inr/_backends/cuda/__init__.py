@@ -8,7 +8,7 @@ import functools
 
 import torch
 
-from fused_inr._backends.cuda import native, nvcc, siren
+from fused_inr._backends.cuda import native, networks, nvcc
 from fused_inr._backends.implementation import Implementation
 
 # Read once, at import, in milliseconds: torch.compile can trace a constant but not the loading of a library.
@@ -31,12 +31,12 @@ def _state_of(device: int) -> str:
     return _cached_state(device)
 
 
-siren.mark_constant(_state_of)
+networks.mark_constant(_state_of)
 
 
 @functools.cache
 def _cached_state(device: int) -> str:
-    major, minor = siren.limits(device).capability
+    major, minor = networks.limits(device).capability
     if not native.runs_on(_BUILT_FOR, (major, minor)):
         names = ", ".join(f"sm_{name.replace('.', '')}" for name in _BUILT_FOR)
         old = (major, minor) < nvcc.OLDEST
@@ -47,4 +47,4 @@ def _cached_state(device: int) -> str:
     return f"the device cannot run it: {library.fused_inr_error(error).decode()}" if error else "ready"
 
 
-KERNELS = {"siren": Implementation(siren.supports, siren.siren, preferred=siren.preferred)}
+KERNELS = {"mlp": Implementation(networks.supports, networks.mlp, preferred=networks.preferred)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fused_inr._backends.implementation import Implementation
-from fused_inr._backends.triton import render, siren
+from fused_inr._backends.triton import networks, render
 from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, upfirdn2d
 
 MAX_SAMPLES = 64  # largest group of minibatch_stddev: a program holds the whole group at a few positions
@@ -35,7 +35,7 @@ def _supports_stddev(x: torch.Tensor, group: int, channels: int) -> tuple[bool, 
 
 KERNELS = {
     "render": Implementation(render.supports, render.render, render.memory),
-    "siren": Implementation(siren.supports, siren.siren),
+    "mlp": Implementation(networks.supports, networks.mlp),
     "bias_act": Implementation(bias_act.supports, bias_act.bias_act),
     "conv2d": Implementation(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Implementation(upfirdn2d.supports, upfirdn2d.upfirdn2d),

@@ -5,6 +5,7 @@ import torch
 
 import fused_inr as fi
 from fused_inr import flattening
+from fused_inr.primitives.mlp import codes_of, siren_layers
 
 pytestmark = [
     pytest.mark.usefixtures("compiled_library"),
@@ -55,11 +56,12 @@ def test_opcheck_of_the_gradients_of_render(name, strided, make_layered_inr, ten
 
 
 def siren_arguments(n: int, points: int, needs_gradient: bool) -> tuple:
-    """Return the arguments of fused_inr::cpu_siren."""
+    """Return the arguments of fused_inr::cpu_mlp."""
     coords = torch.rand(n, points, 3, requires_grad=needs_gradient)
     weights = [torch.randn(n, *shape, requires_grad=needs_gradient) for shape in ((5, 3), (2, 5))]
     biases = [torch.randn(n, outputs, requires_grad=needs_gradient) for outputs in (5, 2)]
-    return coords, weights, biases, 30.0, 20.0, False, torch.bfloat16
+    activations, *others = siren_layers(2, 30.0, 20.0, "linear")
+    return coords, weights, biases, codes_of(activations), *others, torch.bfloat16
 
 
 SIRENS = pytest.mark.parametrize(
@@ -69,14 +71,14 @@ SIRENS = pytest.mark.parametrize(
 
 @SIRENS
 def test_opcheck_of_siren(n, points):
-    torch.library.opcheck(torch.ops.fused_inr.cpu_siren.default, siren_arguments(n, points, True))
+    torch.library.opcheck(torch.ops.fused_inr.cpu_mlp.default, siren_arguments(n, points, True))
 
 
 @SIRENS
 @pytest.mark.parametrize("with_coords", [False, True], ids=["without-coords", "with-coords"])
 def test_opcheck_of_the_gradients_of_siren(n, points, with_coords):
     arguments = (torch.randn(n, points, 2), *siren_arguments(n, points, False), with_coords, True)
-    torch.library.opcheck(torch.ops.fused_inr.cpu_siren_backward.default, arguments)
+    torch.library.opcheck(torch.ops.fused_inr.cpu_mlp_backward.default, arguments)
 
 
 @pytest.mark.parametrize("activation", ["lrelu", "sine"])

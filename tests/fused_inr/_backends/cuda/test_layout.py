@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fused_inr._backends import cuda
-from fused_inr._backends.cuda import layout, native, siren
+from fused_inr._backends.cuda import layout, native, networks
+from fused_inr.primitives.mlp import siren_layers
 
 A100, H100 = 163 * 1024, 227 * 1024
 
@@ -82,12 +83,12 @@ def test_gradients_that_do_not_fit_are_refused_only_if_needed(monkeypatch):
     needed = layout.Shape(64, 4, 2, 4).backward_shared(1)
     weights = [torch.empty(1, outputs, inputs) for inputs, outputs in itertools.pairwise((2, 64, 64, 64, 3))]
     biases = [torch.empty(1, weight.shape[1]) for weight in weights]
-    supports = cuda.KERNELS["siren"].supports
-    arguments = (torch.empty(1, 9, 2), weights, biases, 30.0, 30.0, "linear", torch.float32)
+    supports = cuda.KERNELS["mlp"].supports
+    arguments = (torch.empty(1, 9, 2), weights, biases, *siren_layers(4, 30.0, 30.0, "linear"), torch.float32)
     weights[0].requires_grad_()
-    monkeypatch.setattr(siren, "limits", lambda device: siren.Limits((8, 6), needed, 84))
+    monkeypatch.setattr(networks, "limits", lambda device: networks.Limits((8, 6), needed, 84))
     assert supports(*arguments) == (True, "")
-    monkeypatch.setattr(siren, "limits", lambda device: siren.Limits((8, 6), needed - 1, 84))
+    monkeypatch.setattr(networks, "limits", lambda device: networks.Limits((8, 6), needed - 1, 84))
     reason = f"its gradients take {needed} bytes of shared memory, and the device has {needed - 1} for a block"
     assert supports(*arguments) == (False, reason)
     with torch.no_grad():
@@ -95,14 +96,15 @@ def test_gradients_that_do_not_fit_are_refused_only_if_needed(monkeypatch):
 
 
 def test_float64_is_refused():
-    arguments = (torch.empty(1, 9, 2, dtype=torch.float64), weights_of(2, 16, 3), [], 1.0, 1.0, "linear", torch.float64)
+    coords = torch.empty(1, 9, 2, dtype=torch.float64)
+    arguments = (coords, weights_of(2, 16, 3), [], *siren_layers(2, 1.0, 1.0, "linear"), torch.float64)
     reason = "it computes in float32, bfloat16 or float16, not in torch.float64"
-    assert cuda.KERNELS["siren"].supports(*arguments) == (False, reason)
+    assert cuda.KERNELS["mlp"].supports(*arguments) == (False, reason)
 
 
 @pytest.mark.parametrize(
     ("dtype", "width", "first"), [(torch.bfloat16, 128, True), (torch.float16, 16, True), (torch.float32, 16, False)]
 )
 def test_precedence_over_triton(dtype, width, first):
-    preferred = cuda.KERNELS["siren"].preferred
-    assert preferred(None, weights_of(2, width, 3), [], 1.0, 1.0, "linear", dtype) is first
+    preferred = cuda.KERNELS["mlp"].preferred
+    assert preferred(None, weights_of(2, width, 3), [], *siren_layers(2, 1.0, 1.0, "linear"), dtype) is first

@@ -8,7 +8,8 @@ import torch
 
 import fused_inr as fi
 from fused_inr._backends import cuda, native_library
-from fused_inr._backends.cuda import native, nvcc, siren
+from fused_inr._backends.cuda import native, networks, nvcc
+from fused_inr.primitives.mlp import siren_layers
 
 ROOT = Path(__file__).parents[4]
 SOURCES = ROOT / "csrc" / "cuda"
@@ -23,7 +24,7 @@ def device(monkeypatch):
     monkeypatch.setattr(cuda, "_STATE", "ready")
     monkeypatch.setattr(cuda, "_BUILT_FOR", ("8.0", "9.0+PTX"))
     cuda._cached_state.cache_clear()
-    yield lambda *capability: monkeypatch.setattr(siren, "limits", lambda device: siren.Limits(capability, 0, 1))
+    yield lambda *capability: monkeypatch.setattr(networks, "limits", lambda device: networks.Limits(capability, 0, 1))
     cuda._cached_state.cache_clear()
 
 
@@ -64,10 +65,10 @@ def test_compiled_code_can_read_the_state(monkeypatch, built_library):
     cuda._cached_state.cache_clear()
 
     def function(x: torch.Tensor) -> torch.Tensor:
-        return x + (siren.limits(-1).shared if cuda._state_of(-1) == "ready" else 0)  # -1: a library on the CPU
+        return x + (networks.limits(-1).shared if cuda._state_of(-1) == "ready" else 0)  # -1: a library on the CPU
 
     compiled = torch.compile(function, fullgraph=True, backend="eager")
-    assert compiled(torch.zeros(1)) == siren.HOST.shared
+    assert compiled(torch.zeros(1)) == networks.HOST.shared
     cuda._cached_state.cache_clear()
 
 
@@ -166,7 +167,7 @@ def test_structs_match_the_header(compile_for_host, tmp_path):
 def test_tensors_on_another_device_are_refused(network):
     tensors = network(1, 4, (2, 8, 3))
     with pytest.raises(RuntimeError, match=r"^The CUDA kernels take no tensors on cpu"):
-        siren.siren(tensors[0], tensors[1:3], tensors[3:], 30.0, 30.0, "linear", torch.float32)
+        networks.mlp(tensors[0], tensors[1:3], tensors[3:], *siren_layers(2, 30.0, 30.0, "linear"), torch.float32)
 
 
 def test_failed_launches_are_errors(host_library):

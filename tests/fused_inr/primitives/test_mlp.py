@@ -1,4 +1,4 @@
-"""The registration of a backend's `siren`: values, two orders of gradients, unused gradients, no points."""
+"""The registration of a backend's `mlp`: values, two orders of gradients, unused gradients, no points."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from fused_inr import composed, reference
-from fused_inr.primitives.siren import register
+from fused_inr.primitives.mlp import register, siren_layers
 
 CALLS = []
 
 
-def values(coords, weights, biases, omega, first_omega, final_sine, dtype):
+def values(*arguments):
     CALLS.append("values")
-    return reference.siren(coords, weights, biases, omega, first_omega, "sine" if final_sine else "linear", dtype)
+    return reference.mlp(*arguments)
 
 
 def gradients(gradient, coords, weights, biases, *options):
@@ -22,12 +22,12 @@ def gradients(gradient, coords, weights, biases, *options):
     leaves = [tensor.detach().requires_grad_() for tensor in (coords, *weights, *biases)]
     needs = [True] * len(leaves)
     with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
-        results = thread.submit(composed.siren_gradients, gradient.detach(), leaves, *options, needs).result()
+        results = thread.submit(composed.mlp_gradients, gradient.detach(), leaves, *options, needs).result()
     of_coords, *others = (result.detach().contiguous() for result in results)
     return [of_coords if with_coords else coords.new_empty(0), *others]
 
 
-siren = register("test", values, gradients)
+mlp = register("test", values, gradients)
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +44,13 @@ def network(points: int) -> list[torch.Tensor]:
 
 def loss_of(function, tensors, final):
     coords, first, last, *biases = tensors
-    return function(coords, [first, last], biases, 2.0, 3.0, final, torch.float32).square().sum()
+    return function(coords, [first, last], biases, *siren_layers(2, 2.0, 3.0, final), torch.float32).square().sum()
 
 
 @pytest.mark.parametrize("final", ["linear", "sine"])
 def test_gradients_of_two_orders(final, calls, assert_close):
     tensors, results = network(5), []
-    for function in (reference.siren, siren):
+    for function in (reference.mlp, mlp):
         loss = loss_of(function, tensors, final)
         first = torch.autograd.grad(loss, tensors, retain_graph=True)
         again = torch.autograd.grad(loss, tensors, create_graph=True)
@@ -63,12 +63,12 @@ def test_gradients_of_two_orders(final, calls, assert_close):
 
 def test_gradient_of_coordinates_is_computed_only_if_needed(calls):
     coords, *others = network(5)
-    torch.autograd.grad(loss_of(siren, [coords.detach(), *others], "linear"), others)
+    torch.autograd.grad(loss_of(mlp, [coords.detach(), *others], "linear"), others)
     assert calls == ["values", ("gradients", False)]
 
 
 def test_nothing_is_called_without_points(calls):
     tensors = network(0)
-    gradients = torch.autograd.grad(loss_of(siren, tensors, "linear"), tensors)
+    gradients = torch.autograd.grad(loss_of(mlp, tensors, "linear"), tensors)
     assert calls == []
     assert all((gradient == 0).all() for gradient in gradients)

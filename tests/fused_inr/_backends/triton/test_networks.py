@@ -1,11 +1,12 @@
-"""`siren` of the Triton backend without a GPU: the calls it declines, and the kernels that it chooses."""
+"""`mlp` of the Triton backend without a GPU: the calls it declines, and the kernels that it chooses."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 
-from fused_inr._backends.triton import siren
+from fused_inr._backends.triton import networks
+from fused_inr.primitives.mlp import siren_layers
 
 ONE_KERNEL, WIDE, ONE_LAYER = (2, 16, 16, 3), (2, 300, 3), (2, 3)
 
@@ -33,11 +34,11 @@ def launched(monkeypatch) -> list[str]:
 
 
 def test_supports():
-    arguments = (*network((2, 16, 3), "cpu"), 30.0, 30.0, "linear")
-    assert siren.supports(*arguments, torch.float16) == (True, "")
+    arguments = (*network((2, 16, 3), "cpu"), *siren_layers(2, 30.0, 30.0, "linear"))
+    assert networks.supports(*arguments, torch.float16) == (True, "")
     wide = (arguments[0].double(), *arguments[1:])
     refusal = "it computes in float32, bfloat16 or float16, not in torch.float64"
-    assert siren.supports(*wide, torch.float64) == (False, refusal)
+    assert networks.supports(*wide, torch.float64) == (False, refusal)
 
 
 VALUES = {ONE_KERNEL: ["siren_kernel"], WIDE: ["siren_layer_kernel"] * 2, ONE_LAYER: ["siren_layer_kernel"]}
@@ -45,7 +46,7 @@ VALUES = {ONE_KERNEL: ["siren_kernel"], WIDE: ["siren_layer_kernel"] * 2, ONE_LA
 
 @pytest.mark.parametrize("sizes", VALUES, ids=str)
 def test_networks_that_fit_are_one_kernel(sizes, launched):
-    values = siren._values(*network(sizes), 30.0, 20.0, False, torch.float32)
+    values = networks._values(*network(sizes), *siren_layers(len(sizes) - 1, 30.0, 20.0, "linear"), torch.float32)
     assert (values.shape, values.dtype) == ((2, 9, 3), torch.float32)
     assert launched == VALUES[sizes]
 
@@ -55,7 +56,8 @@ def test_networks_that_fit_are_one_kernel(sizes, launched):
 def test_gradients_have_the_shapes_of_the_tensors(sizes, with_coords, launched):
     coords, weights, biases = network(sizes)
     gradient = torch.empty(2, 9, 3, device="meta")
-    results = siren._gradients(gradient, coords, weights, biases, 30.0, 20.0, True, torch.float16, with_coords)
+    options = *siren_layers(len(weights), 30.0, 20.0, "sine"), torch.float16, with_coords
+    results = networks._gradients(gradient, coords, weights, biases, *options)
     expected = [coords.shape if with_coords else (0,), *(tensor.shape for tensor in (*weights, *biases))]
     assert [tensor.shape for tensor in results] == expected
     assert all(tensor.dtype == torch.float32 for tensor in results)

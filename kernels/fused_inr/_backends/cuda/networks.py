@@ -9,7 +9,7 @@ from torch import Tensor
 from fused_inr._backends.cuda import layout, native
 from fused_inr._backends.splits import splits_to_fill
 from fused_inr.primitives.memory_format import batch_stride
-from fused_inr.primitives.siren import gradients_like, register, values_like
+from fused_inr.primitives.mlp import as_siren, gradients_like, register, values_like
 from fused_inr.primitives.transforms import may_need_gradients
 
 PREFERRED = {torch.bfloat16: 128, torch.float16: 128, torch.float32: 0}
@@ -60,9 +60,9 @@ class _Call:
         coords: Tensor,
         weights: Sequence[Tensor],
         biases: Sequence[Tensor],
-        omega: float,
-        first_omega: float,
-        final_sine: bool,
+        activations: Sequence[str],
+        omegas: Sequence[float],
+        skips: Sequence[bool],
         dtype: torch.dtype,
     ) -> None:
         self.library = native.load()[0]
@@ -74,7 +74,7 @@ class _Call:
         self._kept: list[Tensor] = []
         coords = self.kept(coords if coords.stride()[1:] == (coords.shape[2], 1) else coords.contiguous())
         layers = []
-        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        for weight, bias, activation, omega in zip(weights, biases, activations, omegas, strict=True):
             weight, bias = self.kept(weight), self.kept(bias)
             layers.append(
                 native.LayerStruct(
@@ -87,8 +87,8 @@ class _Call:
                     bias_row=bias.stride(1),
                     inputs=weight.shape[2],
                     outputs=weight.shape[1],
-                    omega=first_omega if index == 0 else omega,
-                    sine=final_sine or index + 1 < len(weights),
+                    omega=omega,
+                    sine=activation == "sine",
                 )
             )
         shared = all(layer.weight_sample == layer.bias_sample == 0 for layer in layers)
@@ -168,19 +168,21 @@ def _gradients(
     return gradients
 
 
-siren = register("cuda", _values, _gradients)
+mlp = register("cuda", _values, _gradients)
 
 
 def supports(
     coords: Tensor,
     weights: list[Tensor],
     biases: list[Tensor],
-    omega: float,
-    first_omega: float,
-    final: str,
+    activations: list[str],
+    omegas: list[float],
+    skips: list[bool],
     dtype: torch.dtype,
 ) -> tuple[bool, str]:
-    """Return whether the kernels support a call, and if not, why; arguments as in `reference.siren`."""
+    """Return whether the kernels support a call, and if not, why; arguments as in `reference.mlp`."""
+    if as_siren(activations, omegas, skips) is None:
+        return False, "it evaluates only sines and a linear last layer"
     if coords.dtype != torch.float32:
         return False, f"it computes in float32, bfloat16 or float16, not in {coords.dtype}"
     needs_gradients = may_need_gradients((coords, *weights, *biases))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fused_inr as fi
+from fused_inr.primitives.mlp import codes_of, siren_layers
 
 pytestmark = pytest.mark.usefixtures("compiled_library")
 
@@ -187,11 +188,10 @@ def all_calls() -> list[tuple[str, tuple]]:
         weights, biases = rest[: len(rest) // 2], [bias.expand(n, -1) for bias in rest[len(rest) // 2 :]]
         gradient = torch.randn(n, points, sizes[-1], generator=torch.Generator().manual_seed(1))
         for dtype in (torch.float32, torch.bfloat16):
-            arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
-            calls.append(("cpu_siren", arguments))
-            calls += [
-                ("cpu_siren_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)
-            ]
+            activations, *others = siren_layers(len(weights), 30.0, 20.0, "linear")
+            arguments = (coords, weights, biases, codes_of(activations), *others, dtype)
+            calls.append(("cpu_mlp", arguments))
+            calls += [("cpu_mlp_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)]
     return calls
 
 
@@ -212,7 +212,7 @@ def test_unsupported_types_are_refused(dtype):
     tensors = network(1, 3, (2, 4))
     if dtype == torch.float64:
         tensors = [tensor.double() for tensor in tensors]
-    sentence = f"cannot run this siren: it computes in float32 or bfloat16, not in {dtype}."
+    sentence = f"cannot run this mlp: it computes in float32 or bfloat16, not in {dtype}."
     with pytest.raises(RuntimeError, match=f"{re.escape(sentence)}$"):
         values_of(tensors, dtype=dtype, backend="cpu")
     values_of(tensors, dtype=dtype)  # another backend serves it

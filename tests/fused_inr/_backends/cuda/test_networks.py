@@ -10,8 +10,9 @@ import torch
 import fused_inr as fi
 from fused_inr import reference
 from fused_inr._backends import cuda
-from fused_inr._backends.cuda import layout, siren
+from fused_inr._backends.cuda import layout, networks
 from fused_inr.ops.dispatch import DEVICES
+from fused_inr.primitives.mlp import codes_of, siren_layers
 
 pytestmark = pytest.mark.usefixtures("host_library")
 
@@ -52,9 +53,16 @@ def case_of(network, evaluated):
     return make
 
 
+def siren(omega: float, first_omega: float, final: str, dtype: torch.dtype):
+    """Return a function that evaluates SIRENs on the kernels."""
+    return lambda coords, weights, biases: networks.mlp(
+        coords, weights, biases, *siren_layers(len(weights), omega, first_omega, final), dtype
+    )
+
+
 def on_kernels(name: str, dtype: torch.dtype):
     omega, first_omega, final = options_of(name)
-    return lambda *net: siren.siren(*net, omega, first_omega, final, dtype)
+    return siren(omega, first_omega, final, dtype)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,7 +104,7 @@ def test_blocks_and_warps_change_only_the_rounding_of_sums(dtype, network, evalu
     call = on_kernels("N1-P700-2x16x2-many-tiles", DTYPES[dtype])
     results = []
     for processors, shared in ((1, 227 * 1024), (7, 227 * 1024), (2, 25 * 1024)):
-        monkeypatch.setattr(siren, "limits", lambda device, s=shared, p=processors: siren.Limits((9, 0), s, p))
+        monkeypatch.setattr(networks, "limits", lambda device, s=shared, p=processors: networks.Limits((9, 0), s, p))
         shape = layout.Shape(32, 3, 2, DTYPES[dtype].itemsize)
         assert shape.backward_warps(227 * 1024) == 8
         assert shape.backward_warps(25 * 1024) < 8
@@ -126,11 +134,10 @@ def test_every_element_of_the_results_is_written(case_of, check_written):
         weights, biases = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         gradient = torch.ones(coords.shape[0], coords.shape[1], weights[-1].shape[1])
         for dtype in DTYPES.values():
-            arguments = (coords, weights, biases, 30.0, 20.0, False, dtype)
-            calls.append(("cuda_siren", arguments))
-            calls += [
-                ("cuda_siren_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)
-            ]
+            activations, *others = siren_layers(len(weights), 30.0, 20.0, "linear")
+            arguments = (coords, weights, biases, codes_of(activations), *others, dtype)
+            calls.append(("cuda_mlp", arguments))
+            calls += [("cuda_mlp_backward", (gradient, *arguments, with_coords, True)) for with_coords in (False, True)]
     check_written(calls)  # workspaces also come from torch.empty and start as NaN
 
 
@@ -157,7 +164,7 @@ def test_second_order(network, errors):
         first = torch.autograd.grad(values.square().mean(), leaves, create_graph=True)
         return [*first, *torch.autograd.grad(sum(one.square().sum() for one in first), leaves)]
 
-    actual = two_orders(lambda *net: siren.siren(*net, 3.0, 3.0, "linear", torch.float32), tensors)
+    actual = two_orders(siren(3.0, 3.0, "linear", torch.float32), tensors)
     exact = two_orders(
         lambda *net: reference.siren(*net, 3.0, 3.0, "linear", torch.float64), [tensor.double() for tensor in tensors]
     )
@@ -167,8 +174,9 @@ def test_second_order(network, errors):
 
 def test_registration(network):
     coords, *rest = (tensor.requires_grad_() for tensor in network(2, 5, (2, 6, 3)))
-    arguments = (coords, rest[:2], rest[2:], 30.0, 20.0, False, torch.float32)
-    torch.library.opcheck(torch.ops.fused_inr.cuda_siren.default, arguments)
+    activations, *others = siren_layers(2, 30.0, 20.0, "linear")
+    arguments = (coords, rest[:2], rest[2:], codes_of(activations), *others, torch.float32)
+    torch.library.opcheck(torch.ops.fused_inr.cuda_mlp.default, arguments)
 
 
 def test_compiled_without_graph_breaks(network, evaluated):
@@ -187,13 +195,13 @@ def test_through_the_public_function(network, evaluated, monkeypatch):
     def half(coords, weights, biases):
         return fi.siren(coords[0], weights, biases, omega=20.0, dtype=torch.bfloat16)
 
-    expected = evaluated(lambda *net: siren.siren(*net, 20.0, 20.0, "linear", torch.bfloat16), tensors)
+    expected = evaluated(siren(20.0, 20.0, "linear", torch.bfloat16), tensors)
     for function in (half, torch.compile(half, fullgraph=True, backend="aot_eager")):
         actual = evaluated(function, tensors)
         assert torch.equal(actual[0], expected[0])
         assert all(torch.equal(a, b) for a, b in zip(actual[2:], expected[2:], strict=True))
         torch.testing.assert_close(actual[1].sum(0), expected[1].sum(0))
-    with pytest.raises(RuntimeError, match=r"cannot run this siren: it takes at most 16 coordinates, not 17\.$"):
+    with pytest.raises(RuntimeError, match=r"cannot run this mlp: it takes at most 16 coordinates, not 17\.$"):
         fi.siren(torch.zeros(1, 17), [torch.zeros(4, 17), torch.zeros(4, 4)], [torch.zeros(4)] * 2, backend="cuda")
 
 

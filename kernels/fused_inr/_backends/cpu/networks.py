@@ -1,4 +1,4 @@
-"""`siren` on the native kernels."""
+"""`mlp` on the native kernels."""
 
 import ctypes
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from fused_inr._backends.cpu import native
 from fused_inr._backends.cpu.render import KeptTensors, layer_struct
 from fused_inr.inr import Layer
 from fused_inr.primitives.memory_format import batch_stride
-from fused_inr.primitives.siren import gradients_like, register, values_like
+from fused_inr.primitives.mlp import as_siren, gradients_like, register, values_like
 
 
 def _program(
@@ -19,15 +19,14 @@ def _program(
     coords: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
+    activations: Sequence[str],
+    omegas: Sequence[float],
+    skips: Sequence[bool],
     dtype: torch.dtype,
 ) -> native.PointsStruct:
     layers = []
-    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        sine = final_sine or index + 1 < len(weights)
-        layer = Layer(weight, bias, "sine" if sine else "linear", 1.0, first_omega if index == 0 else omega)
+    for weight, bias, activation, omega in zip(weights, biases, activations, omegas, strict=True):
+        layer = Layer(weight, bias, activation, 1.0, omega)
         layers.append(layer_struct(layer, weight, keep))
     coords = keep.keep(coords.contiguous(), 2)
     return native.PointsStruct(
@@ -67,14 +66,21 @@ def _gradients(
     return results
 
 
-siren = register("cpu", _values, _gradients)
+mlp = register("cpu", _values, _gradients)
 
 
 def supports(
-    coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: float | str | torch.dtype
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    activations: list[str],
+    omegas: list[float],
+    skips: list[bool],
+    dtype: torch.dtype,
 ) -> tuple[bool, str]:
-    """Return whether the kernels support a call, and if not, why; arguments as for `reference.siren`."""
-    dtype = options[-1]
+    """Return whether the kernels support a call, and if not, why; arguments as for `reference.mlp`."""
+    if as_siren(activations, omegas, skips) is None:
+        return False, "it evaluates only sines and a linear last layer"
     if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
         return False, f"it computes in float32 or bfloat16, not in {dtype}"
     return True, ""

@@ -1,4 +1,4 @@
-"""The CUDA kernels through `siren` on a GPU; `test_siren.py` runs the same kernels on the CPU."""
+"""The CUDA kernels through `siren` on a GPU; `test_networks.py` runs the same kernels on the CPU."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch
 import fused_inr as fi
 from fused_inr import reference
 from fused_inr._backends import cuda
-from fused_inr._backends.cuda import native, siren
+from fused_inr._backends.cuda import native, networks
 from fused_inr.ops.dispatch import select
+from fused_inr.primitives.mlp import codes_of, siren_layers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,16 +54,17 @@ def test_same_bits_every_time(dtype, network, evaluated):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_element_of_the_results_is_written(dtype, network, check_written):
     coords, *rest = network(2, 150, (3, 40, 40, 5), device="cuda")
-    arguments = (coords, rest[:3], rest[3:], 30.0, 20.0, True, DTYPES[dtype])
+    activations, *others = siren_layers(3, 30.0, 20.0, "sine")
+    arguments = (coords, rest[:3], rest[3:], codes_of(activations), *others, DTYPES[dtype])
     gradient = torch.ones(2, 150, 5, device="cuda")
-    check_written([("cuda_siren", arguments), ("cuda_siren_backward", (gradient, *arguments, True, True))])
+    check_written([("cuda_mlp", arguments), ("cuda_mlp_backward", (gradient, *arguments, True, True))])
 
 
 def test_precedence_by_compute_type(network):
     tensors = network(1, 9, (2, 64, 64, 3), device="cuda")
-    for dtype, widest in siren.PREFERRED.items():
-        arguments = (tensors[0], tensors[1:4], tensors[4:], 30.0, 30.0, "linear", dtype)
-        assert (select("siren", "cuda", arguments) is cuda.KERNELS["siren"]) == (widest >= 64)
+    for dtype, widest in networks.PREFERRED.items():
+        arguments = (tensors[0], tensors[1:4], tensors[4:], *siren_layers(3, 30.0, 30.0, "linear"), dtype)
+        assert (select("mlp", "cuda", arguments) is cuda.KERNELS["mlp"]) == (widest >= 64)
 
 
 def test_cuda_graph(network, check_graph):
@@ -71,9 +73,10 @@ def test_cuda_graph(network, check_graph):
     gradient = torch.randn(2, 500, 3, device="cuda")
 
     def both(coords: torch.Tensor, *rest: torch.Tensor) -> list[torch.Tensor]:
-        arguments = (coords, list(rest[:3]), list(rest[3:]), 30.0, 30.0, False, torch.bfloat16)
+        activations, *others = siren_layers(3, 30.0, 30.0, "linear")
+        arguments = (coords, list(rest[:3]), list(rest[3:]), codes_of(activations), *others, torch.bfloat16)
         ops = torch.ops.fused_inr
-        return [ops.cuda_siren(*arguments), *ops.cuda_siren_backward(gradient, *arguments, True, True)]
+        return [ops.cuda_mlp(*arguments), *ops.cuda_mlp_backward(gradient, *arguments, True, True)]
 
     check_graph(both, tensors, others)
 
@@ -95,7 +98,7 @@ def test_indices_beyond_32_bits(network):
     biases = [torch.zeros(1, 16, device="cuda")] * 2
     coords = torch.linspace(0, 1, points, device="cuda").view(1, points, 1)
     with torch.no_grad():
-        values = siren.siren(coords, weights, biases, 1.0, 1.0, "linear", torch.float16)
+        values = networks.mlp(coords, weights, biases, *siren_layers(2, 1.0, 1.0, "linear"), torch.float16)
         last = coords[:, -77:].contiguous()
         expected = reference.siren(last, weights, biases, 1.0, 1.0, "linear", torch.float32)
     # The rounding of a sum of 16 sines in half precision.

@@ -1,4 +1,4 @@
-"""`siren` as PyTorch ops: schemas, shapes and derivatives, defined once for all backends.
+"""`mlp` as PyTorch ops: schemas, shapes and derivatives, defined once for all backends.
 
 Unlike the other primitives, each backend has its own ops, because two backends serve tensors on the same device.
 """
@@ -12,51 +12,59 @@ from torch import Tensor
 from fused_inr import composed, reference
 from fused_inr.primitives.transforms import Op, batched, folded
 
-Values = Callable[[Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype], Tensor]
-Gradients = Callable[[Tensor, Tensor, list[Tensor], list[Tensor], float, float, bool, torch.dtype, bool], list[Tensor]]
+ACTIVATIONS = ("linear", "lrelu", "relu", "sine", "gelu", "silu", "tanh", "gauss", "finer")
+"""Names of the activations; the ops take positions in this tuple, because an op has no argument for a list of names."""
+FREQUENCIES = ("sine", "gauss", "finer")
+"""Activations that depend on `omega`."""
+
+Values = Callable[[Tensor, list[Tensor], list[Tensor], list[str], list[float], list[bool], torch.dtype], Tensor]
+Gradients = Callable[..., list[Tensor]]
 
 
 def register(backend: str, values: Values, gradients: Gradients) -> Callable[..., Tensor]:
-    """Register fused_inr::<backend>_siren and fused_inr::<backend>_siren_backward, and return `siren` on them.
+    """Register fused_inr::<backend>_mlp and fused_inr::<backend>_mlp_backward, and return `mlp` on them.
 
     Second derivatives come from a composition of PyTorch calls. Neither function is called if the result is empty.
 
     Args:
         backend: name of the backend.
-        values: takes the arguments of the first op and returns the values `[N, P, C]` float32.
-        gradients: takes the arguments of the second op and returns gradients shaped like those of `gradients_like`.
+        values: takes the arguments of `reference.mlp` and returns the values `[N, P, C]` float32.
+        gradients: takes the gradient `[N, P, C]`, the arguments of `reference.mlp` and whether the gradient of the
+            coordinates is needed; returns gradients shaped like those of `gradients_like`.
 
     Returns:
-        A function with the arguments of `reference.siren`, differentiable in every tensor to any order.
+        A function with the arguments of `reference.mlp`, differentiable in every tensor to any order.
     """
 
-    @torch.library.custom_op(f"fused_inr::{backend}_siren", mutates_args=())
+    @torch.library.custom_op(f"fused_inr::{backend}_mlp", mutates_args=())
     def network(
         coords: Tensor,
         weights: list[Tensor],
         biases: list[Tensor],
-        omega: float,
-        first_omega: float,
-        final_sine: bool,
+        activations: list[int],
+        omegas: list[float],
+        skips: list[bool],
         dtype: torch.dtype,
     ) -> Tensor:
         """Return the values `[N, P, C]` at coordinates `[N, P, K]`; `dtype` is that of the matrix products."""
         empty = values_like(coords, weights)
-        return values(coords, weights, biases, omega, first_omega, final_sine, dtype) if empty.numel() else empty
+        if not empty.numel():
+            return empty
+        return values(coords, weights, biases, _names(activations), omegas, skips, dtype)
 
     @network.register_fake
     def _(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
         return values_like(coords, weights)
 
-    @torch.library.custom_op(f"fused_inr::{backend}_siren_backward", mutates_args=())
+    @torch.library.custom_op(f"fused_inr::{backend}_mlp_backward", mutates_args=())
     def network_backward(
         gradient: Tensor,
         coords: Tensor,
         weights: list[Tensor],
         biases: list[Tensor],
-        omega: float,
-        first_omega: float,
-        final_sine: bool,
+        activations: list[int],
+        omegas: list[float],
+        skips: list[bool],
         dtype: torch.dtype,
         with_coords: bool,
         with_parameters: bool,
@@ -65,7 +73,8 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         empty = gradients_like(coords, weights, biases, with_coords, with_parameters)
         if not gradient.numel():
             return [tensor.zero_() for tensor in empty]
-        results = gradients(gradient, coords, weights, biases, omega, first_omega, final_sine, dtype, with_coords)
+        network = coords, weights, biases, _names(activations), omegas, skips, dtype
+        results = gradients(gradient, *network, with_coords)
         return results if with_parameters else [results[0], *empty[1:]]
 
     @network_backward.register_fake
@@ -85,19 +94,44 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         network_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward, _composed_backward
     )
 
-    def siren(
+    def mlp(
         coords: Tensor,
         weights: list[Tensor],
         biases: list[Tensor],
-        omega: float,
-        first_omega: float,
-        final: str,
+        activations: list[str],
+        omegas: list[float],
+        skips: list[bool],
         dtype: torch.dtype,
     ) -> Tensor:
-        """Return the values `[N, P, C]` float32; arguments as for `reference.siren`."""
-        return forward_op(coords, weights, biases, omega, first_omega, final == "sine", dtype)
+        """Return the values `[N, P, C]` float32; arguments as for `reference.mlp`."""
+        return forward_op(coords, weights, biases, codes_of(activations), omegas, skips, dtype)
 
-    return siren
+    return mlp
+
+
+def codes_of(activations: Sequence[str]) -> list[int]:
+    """Return the ops' codes of activations."""
+    return [ACTIVATIONS.index(name) for name in activations]
+
+
+def _names(codes: Sequence[int]) -> list[str]:
+    return [ACTIVATIONS[code] for code in codes]
+
+
+def siren_layers(count: int, omega: float, first_omega: float, final: str) -> tuple[list[str], list[float], list[bool]]:
+    """Return the activations, frequencies and skip connections of a SIREN of `count` layers."""
+    return [*["sine"] * (count - 1), final], [first_omega, *[omega] * (count - 1)], [False] * count
+
+
+def as_siren(
+    activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]
+) -> tuple[float, float, bool] | None:
+    """Return (omega, first_omega, whether the last layer is a sine) of a SIREN; None for other networks."""
+    *hidden, last = activations
+    inner = [omega for name, omega in list(zip(activations, omegas, strict=True))[1:] if name == "sine"]
+    if any(skips) or any(name != "sine" for name in hidden) or last not in ("sine", "linear") or len(set(inner)) > 1:
+        return None
+    return inner[0] if inner else omegas[0], omegas[0], last == "sine"
 
 
 def values_like(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -132,7 +166,7 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     needed = [ctx.with_coords, *[ctx.with_parameters] * parameters]
 
     def gradients(gradient: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        results = composed.siren_gradients(gradient, others, *ctx.options, needs=needed)
+        results = composed.mlp_gradients(gradient, others, *_reference_options(ctx.options), needs=needed)
         return tuple(result for result in results if result is not None)
 
     of_gradient, of_coords, of_weights, of_biases = ctx.needs_input_grad[:4]
@@ -142,9 +176,13 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     return results[0], results[1], results[2:middle], results[middle:], *[None] * 6
 
 
+def _reference_options(options: Sequence[Any]) -> tuple:
+    codes, omegas, skips, dtype = options
+    return _names(codes), omegas, skips, dtype
+
+
 def _composed(coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
-    omega, first_omega, final_sine, dtype = options
-    return reference.siren(coords, weights, biases, omega, first_omega, "sine" if final_sine else "linear", dtype)
+    return reference.mlp(coords, weights, biases, *_reference_options(options))
 
 
 def _composed_backward(
@@ -153,7 +191,7 @@ def _composed_backward(
     *network_options, with_coords, with_parameters = options
     tensors = (coords, *weights, *biases)
     needs = [with_coords, *[with_parameters] * (len(tensors) - 1)]
-    results = composed.siren_gradients(gradient, tensors, *network_options, needs=needs)
+    results = composed.mlp_gradients(gradient, tensors, *_reference_options(network_options), needs=needs)
     return [coords.new_empty(0) if result is None else result for result in results]
 
 

@@ -67,7 +67,7 @@ def activation(x: Tensor, name: str, omega: float) -> Tensor:
     if name == "gelu":
         return F.gelu(x)
     if name == "silu":
-        return F.silu(x)
+        return x * torch.sigmoid(x)  # F.silu has no second derivatives in forward mode
     if name == "tanh":
         return torch.tanh(x)
     if name == "sine":

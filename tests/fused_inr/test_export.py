@@ -1,8 +1,9 @@
-"""Export: `torch.export` with dynamic sizes, AOTInductor, ONNX, and the refusal of `torch.jit.trace`."""
+"""Export: `torch.export` with dynamic sizes, AOTInductor, ONNX, copies and replicas, and the refusal of `torch.jit.trace`."""
 
 import copy
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -99,3 +100,19 @@ def test_tracing_is_refused_with_the_remedy(model):
 def test_plain_data_is_copied_and_pickled(duplicate, make_inr):
     inr, grid = make_inr(dtype=torch.float32), fi.Grid(2, 3)
     torch.testing.assert_close(fi.render(duplicate(inr), duplicate(grid)), fi.render(inr, grid), rtol=0, atol=0)
+
+
+def test_replicas_run_in_threads(model):
+    """Replicas that share parameters run at the same time and add up their gradients, as in `DataParallel`."""
+    module, make, _ = model
+    parameters = [tensor.requires_grad_() for tensor in make(2, 3)]
+    replicas = [copy.deepcopy(module) for _ in range(4)]
+
+    def gradients(replica: torch.nn.Module) -> list[Tensor]:
+        loss = replica(*(parameter * 1.0 for parameter in parameters)).square().sum()
+        return list(torch.autograd.grad(loss, parameters))
+
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(gradients, replicas))
+    for result in results:
+        torch.testing.assert_close(result, gradients(module), rtol=0, atol=0)

@@ -46,7 +46,8 @@ class Op:
         batch: `batch(op, size, dims, *args)` returns the op's result with an additional axis of `size` entries, and the
             position of this axis in each tensor of the result. `dims` has the structure of `args`: the position of the
             additional axis of each tensor, or None. `op` is this object.
-        composed: a composition of PyTorch calls with the op's arguments and result, which runs in forward mode.
+        composed: a composition of PyTorch calls with the op's arguments and result, which runs in forward mode, and
+            under transforms in torch.compile.
         prepare: `prepare(*args)` returns the arguments in the form that kernels take, such as contiguous tensors. It
             never sees the tensors of a transform, whose memory format cannot be asked for.
     """
@@ -69,8 +70,11 @@ class Op:
         self._function = self._autograd_function(save, backward, batch)
 
     def __call__(self, *args: Any) -> Any:
-        """Run the op; in forward mode, its composition."""
-        return self._composed(*args) if forward_mode() else self.without_tangents(*args)
+        """Run the op; in forward mode, and under transforms in torch.compile, its composition."""
+        # Dynamo traces no autograd function that takes lists or options such as a dtype.
+        if forward_mode() or (transforming() and torch.compiler.is_compiling()):
+            return self._composed(*args)
+        return self.without_tangents(*args)
 
     def without_tangents(self, *args: Any) -> Any:
         """Run the op, whose result is then constant in forward mode."""

@@ -37,7 +37,8 @@ def _siren(coords: Tensor, first: Tensor, last: Tensor, first_bias: Tensor, last
 
 def _mlp(*activations: str) -> Function:
     def mlp(coords: Tensor, *tensors: Tensor) -> Tensor:
-        return fi.mlp(coords, tensors[:3], tensors[3:], activations=activations, omegas=1.5, skips=[1])
+        weights = [0.5 * weight for weight in tensors[:3]]  # which keeps the derivatives of finer near 1
+        return fi.mlp(coords, weights, tensors[3:], activations=activations, omegas=0.7, skips=[1])
 
     return mlp
 
@@ -217,3 +218,16 @@ def test_transform(case, transform, dtype, backend):
         assert a.shape == e.shape, f"tensor {index}: {list(a.shape)} instead of {list(e.shape)}"
         difference = (a.double() - e).norm().item()
         assert difference <= tolerance * max(e.norm().item(), 1e-2), f"tensor {index}: {difference:.1e}"
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "vmap-of-grad", "jacrev", "jacfwd"])
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_transform(case, transform):
+    function, shapes = CASES[case]
+    tensors = _tensors(shapes, torch.float32, "cpu")
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *ts: TRANSFORMS[transform](function, ts), backend="eager", fullgraph=True)
+    expected = TRANSFORMS[transform](function, tensors)
+    # Measured on an AMD EPYC: 2e-6.
+    torch.testing.assert_close(compiled(*tensors), expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Export: `torch.export` with dynamic sizes, AOTInductor, ONNX, copies and replicas, and the refusal of `torch.jit.trace`."""
+"""Export by `torch.export`, AOTInductor and ONNX; copies and replicas; the refusal of `torch.jit.trace`."""
 
 import copy
 import io

@@ -1,5 +1,7 @@
 """Evaluation of INRs on grids."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,14 @@ def check_arguments(owner: str, inr: INR, grid: Grid, dtype: torch.dtype | None)
     scale = inr.stages[-1].scale
     shape = (inr.batch, inr.times, inr.channels, grid.height * scale, grid.width * scale)
     checks.result(owner, shape, inr.dtype, "height or width of the grid")
-    return inr, grid, product_dtype(dtype, inr.dtype, inr.device)
+    return inr, grid, product_dtype(dtype, _weight_dtype(inr), inr.device)
+
+
+def _weight_dtype(inr: INR) -> torch.dtype:
+    """Return the type to which PyTorch promotes those of the layers' weights; float64 if any tensor has it."""
+    dtypes = [layer.weight.dtype for stage in inr.stages for layer in stage.layers]
+    promoted = functools.reduce(torch.promote_types, dtypes)
+    return torch.float64 if inr.dtype == torch.float64 else promoted
 
 
 def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: str | None = None) -> Tensor:
@@ -35,8 +44,9 @@ def render(inr: INR, grid: Grid, *, dtype: torch.dtype | None = None, backend: s
         inr: N videos at T times; N = 0 and T = 0 are allowed.
         grid: base grid, on which a stage of scale 1 is evaluated.
         dtype: compute dtype of the matrix products: float32, bfloat16 or float16. None means autocast's dtype if
-            autocast is on, otherwise float32. Angles, sines, accumulation, biases and activations stay float32. If any
-            tensor is float64, everything is computed in float64, and `dtype` must be float64 or None.
+            autocast is on, otherwise the one to which PyTorch promotes those of the layers' weights. Angles, sines,
+            accumulation, biases and activations stay float32. If any tensor is float64, everything is computed in
+            float64, and `dtype` must be float64 or None.
         backend: a key of `fi.backends()`; None for the backend of `with fi.backend(...)`, or else the fastest one that
             supports the call.
 

@@ -87,6 +87,20 @@ def test_half_precision_products(assert_close):
         assert torch.equal(fi.siren(*arguments, omega=3.0), half)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
+def test_dtype_of_the_products_and_of_the_result(half):
+    weights, biases = stacked(networks(2, [2, 32, 3], [3.0, 3.0]))
+    coords, weights, biases = torch.rand(50, 2), [w.to(half) for w in weights], [b.to(half) for b in biases]
+    result = fi.siren(coords.to(half), weights, biases, omega=3.0)
+    assert result.dtype == half
+    wide = [weight.float() for weight in weights], [bias.float() for bias in biases]
+    assert torch.equal(result, fi.siren(coords.to(half).float(), *wide, omega=3.0, dtype=half).to(half))
+    mixed = fi.siren(coords, weights, biases, omega=3.0)  # promoted to float32, as by PyTorch
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, fi.siren(coords, *wide, omega=3.0))
+    assert fi.siren(coords.to(half), weights, biases, dtype=torch.float32).dtype == half
+
+
 def test_gradients():
     weights, biases = stacked(networks(2, [2, 3, 2], [2.0, 2.0]))
     leaves = [tensor.requires_grad_() for tensor in (torch.rand(3, 2).double(), *weights, *biases)]

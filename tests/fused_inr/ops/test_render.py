@@ -126,9 +126,12 @@ def test_autocast_chooses_the_type_of_the_products(make_inr):
     assert torch.equal(exact, fi.render(inr, grid))
 
 
-def test_half_precision_tensors_render_in_float32(make_inr):
-    frames = fi.render(make_inr(dtype=torch.bfloat16), fi.Grid(4, 4))
+def test_half_precision_weights_are_multiplied_as_such_and_summed_in_float32(make_inr):
+    inr, grid = make_inr(dtype=torch.bfloat16), fi.Grid(4, 4)
+    frames = fi.render(inr, grid)
     assert frames.dtype == torch.float32
+    assert torch.equal(frames, fi.render(inr, grid, dtype=torch.bfloat16))
+    assert not torch.equal(frames, fi.render(inr, grid, dtype=torch.float32))
 
 
 def test_unsupported_types_are_refused(make_inr):

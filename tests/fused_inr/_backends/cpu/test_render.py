@@ -130,7 +130,7 @@ def test_tensors_in_half_precision(make_layered_inr, tensors_of, with_tensors):
     half, grid = [tensor.bfloat16() for tensor in tensors_of(make_layered_inr())], fi.Grid(3, 5)
     wide = [tensor.float() for tensor in half]
     actual = rendered(make_layered_inr(), half, with_tensors, grid, backend="cpu")
-    expected = rendered(make_layered_inr(), wide, with_tensors, grid, backend="cpu")
+    expected = rendered(make_layered_inr(), wide, with_tensors, grid, backend="cpu", dtype=torch.bfloat16)
     assert torch.equal(actual[0], expected[0])
     assert all(torch.equal(a, b.bfloat16()) for a, b in zip(actual[1:], expected[1:], strict=True))
 

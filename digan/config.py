@@ -119,6 +119,7 @@ class TrainConfig:
     outdir: str = _run("runs", "folder in which run folders are created")
     desc: str = _run("", "text appended to the name of the run folder")
     resume: str | None = _run(None, "'latest' under --outdir, a run folder, or one of its checkpoints")
+    init: str | None = _run(None, "start a new run from the weights of a run, checkpoint, snapshot or hub name")
     other_data: bool = _run(False, "with --resume: continue on videos that are not those of the run")
     config: str | None = _run(None, "YAML file of options; the command line takes precedence")
     dry_run: bool = _run(False, "print configuration, parameters, MACs and data, then exit (also -n)")
@@ -248,7 +249,9 @@ RESUME_MAY_CHANGE = frozenset(
 
 # Options that may differ between the processes of a run: places of files, whose contents are compared instead, and what
 # one process has for itself.
-PROCESSES_MAY_DIFFER = frozenset("outdir data split_list detector resume config start_timeout workers threads".split())
+PROCESSES_MAY_DIFFER = frozenset(
+    "outdir data split_list detector resume init config start_timeout workers threads".split()
+)
 
 
 def flag(name: str) -> str:

@@ -23,6 +23,7 @@ from digan.training.agreement import option_facts
 from digan.training.allocator import keep_freed_memory
 from digan.training.augment import draw_augment
 from digan.training.distributed import make_accelerator
+from digan.training.initial_weights import initialise, read_initial_weights
 from digan.training.launch import launch_identity
 from digan.training.logger import check_trackers
 from digan.training.processes import joined
@@ -92,6 +93,8 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
         data = processes.main_first("the index of the videos", lambda: TrainingData(config, accelerator))
         notes += processes.together("the data", lambda: _other_data(config, data, state.get("data")))
         trainer = processes.together("the networks", lambda: trainer_class(config, accelerator, data.num_classes))
+        if config.init is not None and checkpoint_dir is None:
+            notes += processes.together("--init", lambda: initialise(trainer, read_initial_weights(config.init)))
         if accelerator.is_main_process:
             print(summary.start(trainer, data, checkpoint_dir), flush=True)
             for note in notes if config.dry_run else ():  # a run writes them to its log
@@ -181,8 +184,8 @@ def resolve(options: dict[str, Any], resumed: dict[str, Any] | None = None) -> T
                 f"{flag(n)} {options[n]} differs from the resumed run's {getattr(stored, n)}" for n in changed
             ]
             raise ConfigError(
-                f"{', '.join(differences)}: leave {'it' if len(changed) == 1 else 'them'} out, or start a new run "
-                "without --resume."
+                f"{', '.join(differences)}: leave {'it' if len(changed) == 1 else 'them'} out, or start a new run from "
+                "its weights, with --init in place of --resume."
             )
         return _check(replace(stored, **options))
     preset = options.get("cfg") or (None if options.get("data") else "demo")

@@ -6,13 +6,14 @@ import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from digan.data.prediction import Frame, Packet, Prediction, prediction
 from digan.errors import UnreadableVideo
 from digan.wording import reason
 
@@ -71,22 +72,16 @@ class Probe:
     damaged: int  # frames of the table that showed damage, as far as they were decoded
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    dts: int | None
-    key: bool
-    discard: bool  # by an edit list
-    corrupt: bool
+@dataclass
+class _Content:
+    """What demuxing a file and decoding some or all of it yields."""
 
-
-class _Frame(NamedTuple):
-    pts: int | None
-    dts: int | None
-    key: bool
-    corrupt: bool
-    rotation: int
-    width: int
-    height: int
+    packets: list[Packet]
+    frames: list[Frame]  # the decoded ones, in the decoder's output order
+    damaged: int = 0  # decoded frames that showed damage
+    rotation: float = 0  # of the first frame
+    width: int = 0
+    height: int = 0
 
 
 def open_video(file: str | BinaryIO) -> tuple[InputContainer, VideoStream]:
@@ -139,37 +134,55 @@ def _use_one_thread(stream: VideoStream) -> None:
 def probe(open_file: Callable[[], str | BinaryIO]) -> Probe:
     """Build the frame table of the video that `open_file()` opens.
 
-    Demux every packet and decode the first frames; decode the whole file only where the container's times cannot be
-    trusted.
+    Demux every packet and decode the first frames; decode the whole file only where neither the container's times can
+    be trusted nor the decoder's predicted. In a file that is not decoded, a frame that can no longer be decoded has its
+    place in the table and is not counted as damaged: a reader meets the damage when it reads the frame.
 
     Raises:
         UnreadableVideo: the file cannot be opened, or no frame can be decoded.
     """
+    return _probe(open_file, whole=False) or _probe(open_file, whole=True)
+
+
+def _probe(open_file: Callable[[], str | BinaryIO], whole: bool) -> Probe | None:
+    """Return the properties of a file, decoding all of it or the first frames; None if the latter is not enough."""
     container, stream = open_video(open_file())
     with container:
-        reorder = stream.codec_context.reorder_depth  # guessed from the first frames; the decoder may change it later
-        packets, frames = _demux(container, stream, _PROBE)
-        if not frames:
-            raise UnreadableVideo("has no frame that can be decoded")
-        first = frames[0]
-        codec = stream.codec_context.name
+        context, formats = stream.codec_context, container.format.name
+        codec, guessed = context.name, context.reorder_depth  # the decoder may change the delay later
+        timed = bool(_TIMED_CONTAINERS & set(formats.split(","))) and codec not in _HIDDEN_FRAME_CODECS
+        model = None if timed or whole else prediction(formats, context)
+        whole = whole or not (timed or model)
+        content = _demux(container, stream, None if whole else _PROBE, model)
+        packets, frames = content.packets, content.frames
+        timing: Timing | None
+        if whole:
+            if not frames:
+                raise UnreadableVideo("has no frame that can be decoded")
+            timing = _frame_timing(codec, packets, frames)
+        elif model:
+            timing = _predicted_timing(codec, content, model.frames(packets, context.reorder_depth))
+        else:
+            timing = _packet_timing(codec, packets, frames)
+            if timing is not None and codec in _GUESSED_CODECS:
+                timing = replace(timing, reorder=guessed)
+        if timing is None:
+            return None
         fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
-        pixel_aspect = float(stream.sample_aspect_ratio or 0) or 1.0
-        timing = _packet_timing(container.format.name, codec, packets, frames)
-        missing = _missing(stream, packets, fps)
-    if timing is None:
-        container, stream = open_video(open_file())
-        with container:
-            packets, frames = _demux(container, stream, None)
-        timing = _decoded_timing(codec, packets, frames)
-    elif codec in _GUESSED_CODECS:
-        timing = replace(timing, reorder=reorder)
-    rotation = round(first.rotation / 90) * 90 % 360
-    damaged = sum(frame.corrupt for frame in frames)
-    return Probe(timing, first.width, first.height, rotation, pixel_aspect, fps, codec, missing, damaged)
+        return Probe(
+            timing,
+            content.width,
+            content.height,
+            round(content.rotation / 90) * 90 % 360,
+            float(stream.sample_aspect_ratio or 0) or 1.0,
+            fps,
+            codec,
+            _missing(stream, packets, fps),
+            content.damaged,
+        )
 
 
-def _missing(stream: VideoStream, packets: list[_Packet], fps: float) -> int:
+def _missing(stream: VideoStream, packets: list[Packet], fps: float) -> int:
     """Return how many frames the file announces but does not hold; 0 if it announces none."""
     present = sum(not packet.corrupt for packet in packets)
     if stream.frames:  # mp4, mov, avi
@@ -184,10 +197,15 @@ def _missing(stream: VideoStream, packets: list[_Packet], fps: float) -> int:
     return round(missing) if missing > 0.5 else 0
 
 
-def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> tuple[list[_Packet], list[_Frame]]:
-    """Return all packets, and the first `limit` frames (None: all) in the decoder's output order."""
-    packets: list[_Packet] = []
-    frames: list[_Frame] = []
+def _demux(
+    container: InputContainer, stream: VideoStream, limit: int | None, model: Prediction | None = None
+) -> _Content:
+    """Read all packets, and decode the first `limit` frames (None: all).
+
+    A model receives every packet; where it cannot predict the frames, the rest of the file is not read.
+    """
+    content = _Content([], [])
+    packets, frames = content.packets, content.frames
     iterator = container.demux(stream)
     while True:
         try:
@@ -197,12 +215,16 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
         except READ_ERRORS:  # the rest of the file is damaged; what was read so far counts
             break
         if packet.size:
-            packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
+            packets.append(Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
+            if model is not None and not model.feed(bytes(packet)):
+                break
         if limit is None or len(frames) < limit:
-            frames += [
-                _Frame(f.pts, f.dts, f.key_frame, f.is_corrupt, f.rotation, f.width, f.height) for f in decode(packet)
-            ]
-    return packets, frames
+            for frame in decode(packet):
+                if not frames:
+                    content.rotation, content.width, content.height = frame.rotation, frame.width, frame.height
+                frames.append(Frame(frame.pts, frame.dts, frame.key_frame))
+                content.damaged += frame.is_corrupt
+    return content
 
 
 def decode(packet: av.Packet) -> list[av.VideoFrame]:
@@ -221,13 +243,11 @@ def drain(stream: VideoStream) -> list[av.VideoFrame]:
         return []
 
 
-def _packet_timing(formats: str, codec: str, packets: list[_Packet], frames: list[_Frame]) -> Timing | None:
+def _packet_timing(codec: str, packets: list[Packet], frames: list[Frame]) -> Timing | None:
     """Return the table made from the presentation times of packets; None if they cannot be trusted."""
-    if not _TIMED_CONTAINERS & set(formats.split(",")) or codec in _HIDDEN_FRAME_CODECS:
-        return None
     shown = [p for p in packets if not (p.discard or p.corrupt)]
     times = [p.pts for p in shown]
-    if None in times or len(set(times)) < len(times):
+    if not frames or None in times or len(set(times)) < len(times):
         return None
     labels = np.array(sorted(times), np.int64)
     if [f.pts for f in frames[:_PROBE]] != labels[: len(frames)].tolist()[:_PROBE]:
@@ -238,8 +258,18 @@ def _packet_timing(formats: str, codec: str, packets: list[_Packet], frames: lis
     return _timing("pts", labels, [(int(np.searchsorted(labels, p.pts)), p) for p in keys])
 
 
-def _decoded_timing(codec: str, packets: list[_Packet], frames: list[_Frame]) -> Timing:
-    """Return the table made from the times of all decoded frames."""
+def _predicted_timing(codec: str, content: _Content, predicted: list[Frame] | None) -> Timing | None:
+    """Return the table made from the times of predicted frames; None if they cannot be trusted."""
+    decoded = content.frames
+    if not decoded or content.damaged or predicted is None or predicted[: len(decoded)] != decoded:
+        return None
+    if any(packet.discard or packet.corrupt for packet in content.packets):
+        return None
+    return _frame_timing(codec, content.packets, predicted)
+
+
+def _frame_timing(codec: str, packets: list[Packet], frames: list[Frame]) -> Timing:
+    """Return the table made from the times of all frames."""
     keys = [p for p in packets if p.key]
     key_frames = [i for i, f in enumerate(frames) if f.key]
     # Packets can be matched to frames only if every keyframe packet became a key frame.
@@ -265,7 +295,7 @@ def _extrapolated(times: list[int | None]) -> np.ndarray | None:
     return np.concatenate([labels, labels[-1] + np.arange(1, len(times) - known + 1)])
 
 
-def _timing(clock: str, labels: np.ndarray, keys: list[tuple[int, _Packet]]) -> Timing:
+def _timing(clock: str, labels: np.ndarray, keys: list[tuple[int, Packet]]) -> Timing:
     if not keys:
         return Timing(clock, labels, np.zeros(1, np.int64), np.full((1, 2), NO_TIME, np.int64))
     times = [[NO_TIME if t is None else t for t in (p.pts, p.dts)] for _, p in keys]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from av.video.codeccontext import VideoCodecContext
 
@@ -15,22 +16,34 @@ _I, _B, _NOT_CODED = 0, 2, -1  # types of VOPs; the others, 1 and 3, are P-frame
 _SHORT = 7  # bytes up to which the decoder does not look for a VOP to hold
 
 
-class Packet(NamedTuple):
-    """What the frame table needs of a packet."""
+@dataclass
+class Packets:
+    """What the frame table needs of the packets of a file."""
 
-    pts: int | None
-    dts: int | None
-    key: bool
-    discard: bool  # by an edit list
-    corrupt: bool
+    pts: list[int | None] = field(default_factory=list)  # of each packet
+    dts: list[int | None] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)  # numbers of the packets of keyframes
+    discarded: set[int] = field(default_factory=set)  # of those that an edit list leaves out
+    corrupt: set[int] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.pts)
 
 
-class Frame(NamedTuple):
-    """What the frame table needs of a frame, in the decoder's output order."""
+@dataclass
+class Frames:
+    """What the frame table needs of frames, in the decoder's output order."""
 
-    pts: int | None
-    dts: int | None
-    key: bool
+    pts: list[int | None] = field(default_factory=list)  # of each frame
+    dts: list[int | None] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)  # numbers of the keyframes
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    def first(self, count: int) -> Frames:
+        """Return the first frames."""
+        return Frames(self.pts[:count], self.dts[:count], [key for key in self.keys if key < count])
 
 
 class Prediction(Protocol):
@@ -40,7 +53,7 @@ class Prediction(Protocol):
         """Take the next packet; return whether the frames can still be predicted."""
         ...
 
-    def frames(self, packets: list[Packet], delay: int) -> list[Frame] | None:
+    def frames(self, packets: Packets, delay: int) -> Frames | None:
         """Return the frames that the decoder makes of the packets taken; None if they cannot be predicted.
 
         Args:
@@ -69,9 +82,9 @@ class IntraOnly:
         """Take the next packet."""
         return True
 
-    def frames(self, packets: list[Packet], delay: int) -> list[Frame] | None:
+    def frames(self, packets: Packets, delay: int) -> Frames | None:
         """Return a key frame per packet."""
-        return None if delay else [Frame(p.pts, p.dts, True) for p in packets]
+        return None if delay else Frames(packets.pts, packets.dts, list(range(len(packets))))
 
 
 class Mpeg4:
@@ -106,7 +119,7 @@ class Mpeg4:
         self._kinds.append(kind)
         return True
 
-    def frames(self, packets: list[Packet], delay: int) -> list[Frame] | None:
+    def frames(self, packets: Packets, delay: int) -> Frames | None:
         """Return the frames: with a delay, an anchor comes out with the next anchor, a B-frame with its own packet."""
         kinds = self._kinds
         if len(kinds) != len(packets) or not kinds or kinds[-1] == _NOT_CODED:  # a frame is repeated at the end
@@ -115,19 +128,22 @@ class Mpeg4:
         coded = [kind for kind in kinds if kind != _NOT_CODED]
         if coded[0] != _I or _B in (coded[:2] if delay else coded):
             return None
-        frames: list[Frame] = []
-        waiting: tuple[int | None, bool] | None = None  # pts of the latest anchor, and whether it is an I-frame
-        for packet, kind in zip(packets, kinds, strict=True):
+        shown, released = [], []  # the packets that hold each frame's VOP, and those with which it comes out
+        waiting = -1  # the packet of the latest anchor
+        for packet, kind in enumerate(kinds):
             if kind == _NOT_CODED:
                 continue
-            shown: tuple[int | None, bool] | None = (packet.pts, kind == _I)
+            frame = packet
             if delay and kind != _B:
-                shown, waiting = waiting, shown
-            if shown is not None:
-                frames.append(Frame(shown[0], packet.dts, shown[1]))
-        if waiting is not None:
-            frames.append(Frame(waiting[0], None, waiting[1]))
-        return frames
+                frame, waiting = waiting, packet
+            if frame >= 0:
+                shown.append(frame)
+                released.append(packet)
+        dts = [packets.dts[i] for i in released]
+        if waiting >= 0:  # comes out at the end, without a time
+            shown.append(waiting)
+            dts.append(None)
+        return Frames([packets.pts[i] for i in shown], dts, [n for n, i in enumerate(shown) if kinds[i] == _I])
 
     def _read_headers(self, headers: bytes) -> bool:
         """Read what precedes a VOP; return whether the stream stays the same."""
@@ -169,7 +185,7 @@ class Mpeg4:
     def _kind(self, content: bytes, start: int) -> int | None:
         """Return the type of the VOP at `start`; None if unknown."""
         # Type: 2 bits; seconds: as many ones, and a zero; a one; time; a one; whether it is coded.
-        header = int.from_bytes(content[start + 4 : start + 12].ljust(8, b"\0"), "big")
+        header = int.from_bytes(content[start + 4 : start + 12], "big") << 8 * max(start + 12 - len(content), 0)
         zero = (~header & (1 << 62) - 1).bit_length()  # the place of that zero, counted from 1 for the last bit
         coded = zero - 1 - 1 - self._time_bits - 1
         if coded < 1 or not self._time_bits or not header >> coded & 1:

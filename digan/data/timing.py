@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.stream import VideoStream
 
-from digan.data.prediction import Frame, Packet, Prediction, prediction
+from digan.data.prediction import Frames, Packets, Prediction, prediction
 from digan.errors import UnreadableVideo
 from digan.wording import reason
 
@@ -76,8 +77,8 @@ class Probe:
 class _Content:
     """What demuxing a file and decoding some or all of it yields."""
 
-    packets: list[Packet]
-    frames: list[Frame]  # the decoded ones, in the decoder's output order
+    packets: Packets = field(default_factory=Packets)
+    frames: Frames = field(default_factory=Frames)  # the decoded ones
     damaged: int = 0  # decoded frames that showed damage
     rotation: float = 0  # of the first frame
     width: int = 0
@@ -98,7 +99,7 @@ def open_video(file: str | BinaryIO) -> tuple[InputContainer, VideoStream]:
     if not isinstance(stream, VideoStream) or stream.codec_context is None:
         container.close()
         raise UnreadableVideo("has no video stream that can be decoded")
-    _use_one_thread(stream)
+    _prepare(container, stream)
     return container, stream
 
 
@@ -118,15 +119,19 @@ def open_indexed(
             container = av.open(open_file(), mode="r", metadata_errors="replace", options=_WITHOUT_GUESSING)
             videos = container.streams.video  # among several, only decoding tells which one to use
             if len(videos) == 1 and videos[0].codec_context is not None and videos[0].codec_context.name == codec:
-                _use_one_thread(videos[0])
+                _prepare(container, videos[0])
                 videos[0].codec_context.reorder_depth = timing.reorder
                 return container, videos[0]
             container.close()
     return open_video(open_file())
 
 
-def _use_one_thread(stream: VideoStream) -> None:
-    """Use one thread: a decoder's threads restart at every seek and delay its first frame. Workers run in parallel."""
+def _prepare(container: InputContainer, stream: VideoStream) -> None:
+    """Read only one stream, and decode it with one thread."""
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all  # the demuxer skips the sound without reading it
+    # A decoder's threads restart at every seek and delay its first frame. Workers run in parallel.
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
 
@@ -182,13 +187,13 @@ def _probe(open_file: Callable[[], str | BinaryIO], whole: bool) -> Probe | None
         )
 
 
-def _missing(stream: VideoStream, packets: list[Packet], fps: float) -> int:
+def _missing(stream: VideoStream, packets: Packets, fps: float) -> int:
     """Return how many frames the file announces but does not hold; 0 if it announces none."""
-    present = sum(not packet.corrupt for packet in packets)
+    present = len(packets) - len(packets.corrupt)
     if stream.frames:  # mp4, mov, avi
         return max(0, stream.frames - present)
     tag = _DURATION.match(stream.metadata.get("DURATION", ""))  # mkv, webm
-    times = [packet.pts for packet in packets if packet.pts is not None]
+    times = [time for time in packets.pts if time is not None]
     if tag is None or not times:
         return 0
     announced = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
@@ -204,7 +209,7 @@ def _demux(
 
     A model receives every packet; where it cannot predict the frames, the rest of the file is not read.
     """
-    content = _Content([], [])
+    content = _Content()
     packets, frames = content.packets, content.frames
     iterator = container.demux(stream)
     while True:
@@ -215,14 +220,24 @@ def _demux(
         except READ_ERRORS:  # the rest of the file is damaged; what was read so far counts
             break
         if packet.size:
-            packets.append(Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt))
+            if packet.is_keyframe:
+                packets.keys.append(len(packets))
+            if packet.is_discard:
+                packets.discarded.add(len(packets))
+            if packet.is_corrupt:
+                packets.corrupt.add(len(packets))
+            packets.pts.append(packet.pts)
+            packets.dts.append(packet.dts)
             if model is not None and not model.feed(bytes(packet)):
                 break
         if limit is None or len(frames) < limit:
             for frame in decode(packet):
-                if not frames:
+                if not len(frames):
                     content.rotation, content.width, content.height = frame.rotation, frame.width, frame.height
-                frames.append(Frame(frame.pts, frame.dts, frame.key_frame))
+                if frame.key_frame:
+                    frames.keys.append(len(frames))
+                frames.pts.append(frame.pts)
+                frames.dts.append(frame.dts)
                 content.damaged += frame.is_corrupt
     return content
 
@@ -243,42 +258,39 @@ def drain(stream: VideoStream) -> list[av.VideoFrame]:
         return []
 
 
-def _packet_timing(codec: str, packets: list[Packet], frames: list[Frame]) -> Timing | None:
+def _packet_timing(codec: str, packets: Packets, frames: Frames) -> Timing | None:
     """Return the table made from the presentation times of packets; None if they cannot be trusted."""
-    shown = [p for p in packets if not (p.discard or p.corrupt)]
-    times = [p.pts for p in shown]
+    hidden = packets.discarded | packets.corrupt
+    times = [time for i, time in enumerate(packets.pts) if i not in hidden] if hidden else packets.pts
     if not frames or None in times or len(set(times)) < len(times):
         return None
     labels = np.array(sorted(times), np.int64)
-    if [f.pts for f in frames[:_PROBE]] != labels[: len(frames)].tolist()[:_PROBE]:
+    if frames.pts[:_PROBE] != labels[: len(frames)].tolist()[:_PROBE]:
         return None
-    keys = sorted((p for p in shown if p.key), key=lambda p: p.pts)
-    if codec in _CANVAS_CODECS or not keys or keys[0].pts != labels[0]:
+    keys = sorted((i for i in packets.keys if i not in hidden), key=packets.pts.__getitem__)
+    if codec in _CANVAS_CODECS or not keys or packets.pts[keys[0]] != labels[0]:
         keys = []
-    return _timing("pts", labels, [(int(np.searchsorted(labels, p.pts)), p) for p in keys])
+    numbers = np.searchsorted(labels, [packets.pts[i] for i in keys]).tolist()
+    return _timing("pts", labels, numbers, packets, keys)
 
 
-def _predicted_timing(codec: str, content: _Content, predicted: list[Frame] | None) -> Timing | None:
+def _predicted_timing(codec: str, content: _Content, predicted: Frames | None) -> Timing | None:
     """Return the table made from the times of predicted frames; None if they cannot be trusted."""
-    decoded = content.frames
-    if not decoded or content.damaged or predicted is None or predicted[: len(decoded)] != decoded:
+    decoded, packets = content.frames, content.packets
+    if content.damaged or packets.discarded or packets.corrupt or predicted is None or not decoded:
         return None
-    if any(packet.discard or packet.corrupt for packet in content.packets):
-        return None
-    return _frame_timing(codec, content.packets, predicted)
+    return _frame_timing(codec, packets, predicted) if predicted.first(len(decoded)) == decoded else None
 
 
-def _frame_timing(codec: str, packets: list[Packet], frames: list[Frame]) -> Timing:
+def _frame_timing(codec: str, packets: Packets, frames: Frames) -> Timing:
     """Return the table made from the times of all frames."""
-    keys = [p for p in packets if p.key]
-    key_frames = [i for i, f in enumerate(frames) if f.key]
     # Packets can be matched to frames only if every keyframe packet became a key frame.
-    seekable = codec not in _CANVAS_CODECS and len(keys) == len(key_frames) and key_frames[:1] == [0]
-    for clock in ("pts", "dts"):
-        labels = _extrapolated([getattr(f, clock) for f in frames])
+    seekable = codec not in _CANVAS_CODECS and len(packets.keys) == len(frames.keys) and frames.keys[:1] == [0]
+    for clock, times in (("pts", frames.pts), ("dts", frames.dts)):
+        labels = _extrapolated(times)
         if labels is not None:
-            return _timing(clock, labels, list(zip(key_frames, keys, strict=True)) if seekable else [])
-    return _timing("count", np.arange(len(frames)), [])
+            return _timing(clock, labels, frames.keys, packets, packets.keys if seekable else [])
+    return _timing("count", np.arange(len(frames)), [], packets, [])
 
 
 def _extrapolated(times: list[int | None]) -> np.ndarray | None:
@@ -286,17 +298,18 @@ def _extrapolated(times: list[int | None]) -> np.ndarray | None:
 
     Frames that are still in the decoder when the file ends have no times.
     """
-    known = next((i for i, t in enumerate(times) if t is None), len(times))
-    if known == 0 or any(t is not None for t in times[known:]):
+    known = times.index(None) if None in times else len(times)
+    if known == 0 or times.count(None) < len(times) - known:
         return None
     labels = np.array(times[:known], np.int64)
-    if (np.diff(labels) <= 0).any():
+    if (labels[1:] <= labels[:-1]).any():
         return None
     return np.concatenate([labels, labels[-1] + np.arange(1, len(times) - known + 1)])
 
 
-def _timing(clock: str, labels: np.ndarray, keys: list[tuple[int, Packet]]) -> Timing:
+def _timing(clock: str, labels: np.ndarray, frames: Sequence[int], packets: Packets, keys: list[int]) -> Timing:
+    """Return the table with the packets `keys`, which hold the keyframes `frames`, as seek points."""
     if not keys:
         return Timing(clock, labels, np.zeros(1, np.int64), np.full((1, 2), NO_TIME, np.int64))
-    times = [[NO_TIME if t is None else t for t in (p.pts, p.dts)] for _, p in keys]
-    return Timing(clock, labels, np.array([i for i, _ in keys], np.int64), np.array(times, np.int64))
+    times = [[NO_TIME if t is None else t for t in (packets.pts[i], packets.dts[i])] for i in keys]
+    return Timing(clock, labels, np.array(frames, np.int64), np.array(times, np.int64))

@@ -9,10 +9,11 @@ from typing import Protocol
 from av.video.codeccontext import VideoCodecContext
 
 _START = b"\0\0\1"  # followed by a byte that tells what starts
-_VOP, _SEQUENCE = _START + b"\xb6", _START + b"\xb0"
+_VOP, _GROUP, _SEQUENCE = _START + b"\xb6", _START + b"\xb3", _START + b"\xb0"
 _LAYER = re.compile(rb"\x00\x00\x01[\x20-\x2f](.*?)(?=\x00\x00\x01|\Z)", re.DOTALL)
 _DIVX = re.compile(rb"\x00\x00\x01\xb2DivX\d+(?:Build|b)\d+(p?)")  # ends in "p" for a packed bitstream
-_I, _B, _NOT_CODED = 0, 2, -1  # types of VOPs; the others, 1 and 3, are P-frames
+_I, _B = 0, 2  # types of VOPs; the others, 1 and 3, are P-frames
+_NO_FRAME = -1  # a VOP that is not coded, or a B-frame that is not between its anchors
 _SHORT = 7  # bytes up to which the decoder does not look for a VOP to hold
 
 
@@ -105,7 +106,9 @@ class Mpeg4:
         self._held: int | None = None  # type of the VOP that is decoded with the next packet
         self._packed: bool | None = None
         self._layer: bytes | None = None  # the header that describes the stream
-        self._time_bits = 0  # length of the time in a VOP; 0: unknown
+        self._resolution = 0  # ticks per second; 0: unknown
+        self._second = self._previous_second = 0  # of the latest anchor or group, and of the anchor before
+        self._anchor = self._distance = 0  # ticks at which the latest anchor is shown, and since the one before
         self._read_headers(extradata)
 
     def feed(self, content: bytes) -> bool:
@@ -122,16 +125,16 @@ class Mpeg4:
     def frames(self, packets: Packets, delay: int) -> Frames | None:
         """Return the frames: with a delay, an anchor comes out with the next anchor, a B-frame with its own packet."""
         kinds = self._kinds
-        if len(kinds) != len(packets) or not kinds or kinds[-1] == _NOT_CODED:  # a frame is repeated at the end
+        if len(kinds) != len(packets) or not kinds or kinds[-1] == _NO_FRAME:  # a frame is repeated at the end
             return None
         # The decoder drops a B-frame that does not follow two anchors; without a delay, it starts one at a B-frame.
-        coded = [kind for kind in kinds if kind != _NOT_CODED]
+        coded = [kind for kind in kinds if kind != _NO_FRAME]
         if coded[0] != _I or _B in (coded[:2] if delay else coded):
             return None
         shown, released = [], []  # the packets that hold each frame's VOP, and those with which it comes out
         waiting = -1  # the packet of the latest anchor
         for packet, kind in enumerate(kinds):
-            if kind == _NOT_CODED:
+            if kind == _NO_FRAME:
                 continue
             frame = packet
             if delay and kind != _B:
@@ -154,47 +157,72 @@ class Mpeg4:
                 return False
         if layer := _LAYER.search(headers):
             if self._layer is None:
-                self._layer, self._time_bits = layer[1], _time_bits(layer[1])
-            return layer[1] == self._layer
+                self._layer, self._resolution = layer[1], _resolution(layer[1])
+            elif layer[1] != self._layer:
+                return False
+        group = headers.rfind(_GROUP)
+        if group >= 0:
+            code = int.from_bytes(headers[group + 4 : group + 7], "big")  # 5, 6 and 6 bits, a one before the last
+            self._second = (code >> 19) * 3600 + (code >> 13 & 63) * 60 + (code >> 6 & 63)
         return True
 
     def _decoded(self, content: bytes, start: int) -> int | None:
-        """Return the type of the VOP that is decoded with a packet, whose first VOP is at `start`; None if unknown."""
-        if self._held is not None and content.find(_START) == content.find(_SEQUENCE):
-            self._held = None  # the decoder discards it
+        """Return the type of the VOP that is decoded with a packet, whose first VOP is at `start`.
+
+        Return None if it is unknown, or if the decoder would lose a coded VOP.
+        """
         if self._held is None:
             decoded = self._kind(content, start)
-            if not self._packed or decoded in (None, _NOT_CODED):
-                return decoded
             start = content.find(_VOP, start + 4)
             if start < 0:
                 return decoded
-            if len(content) - start <= _SHORT:  # depends on where the decoder stops reading
+            # What the decoder makes of a short VOP depends on where it stops reading the previous one.
+            if not self._packed or decoded in (None, _NO_FRAME) or len(content) - start <= _SHORT:
                 return None
+        elif content.find(_START) == content.find(_SEQUENCE):  # the decoder would discard the held VOP
+            return None
         else:
             decoded, self._held = self._held, None
             if len(content) <= _SHORT:
                 return decoded
-        kind = self._kind(content, start)
-        if kind is None:
+        header = self._header(content, start)
+        if header is None or content.find(_VOP, start + 4) >= 0:
             return None
-        if not content[start + 4] & 0x40:  # an I- or B-frame, even if it is not coded
-            self._held = kind
-        return decoded
+        kind, coded, *_ = header
+        if kind in (_I, _B) and coded:
+            self._held = self._kind(content, start)
+            return None if self._held == _NO_FRAME else decoded
+        return None if kind in (_I, _B) or coded else decoded
 
     def _kind(self, content: bytes, start: int) -> int | None:
-        """Return the type of the VOP at `start`; None if unknown."""
-        # Type: 2 bits; seconds: as many ones, and a zero; a one; time; a one; whether it is coded.
-        header = int.from_bytes(content[start + 4 : start + 12], "big") << 8 * max(start + 12 - len(content), 0)
-        zero = (~header & (1 << 62) - 1).bit_length()  # the place of that zero, counted from 1 for the last bit
-        coded = zero - 1 - 1 - self._time_bits - 1
-        if coded < 1 or not self._time_bits or not header >> coded & 1:
+        """Return the type of the next VOP in the order of decoding, which is at `start`; None if unknown."""
+        header = self._header(content, start)
+        if header is None:
             return None
-        return header >> 62 if header >> (coded - 1) & 1 else _NOT_CODED
+        kind, coded, seconds, ticks = header
+        if kind == _B:
+            since = (self._previous_second + seconds) * self._resolution + ticks - self._anchor + self._distance
+            return _B if coded and 0 < since < self._distance else _NO_FRAME
+        self._previous_second = self._second
+        self._second += seconds
+        time = self._second * self._resolution + ticks
+        self._distance, self._anchor = time - self._anchor, time
+        return kind if coded else _NO_FRAME
+
+    def _header(self, content: bytes, start: int) -> tuple[int, bool, int, int] | None:
+        """Return the type of a VOP, whether it is coded, and its time in seconds and ticks; None if unreadable."""
+        # Type: 2 bits; as many ones as seconds, a zero, a one; ticks, a one; whether it is coded.
+        bits = int.from_bytes(content[start + 4 : start + 12], "big") << 8 * max(start + 12 - len(content), 0)
+        zero = (~bits & (1 << 62) - 1).bit_length() - 1  # the place of that zero, from the end of the 64 bits
+        place = zero - 1 - max((self._resolution - 1).bit_length(), 1)  # of the last bit of the ticks
+        if not self._resolution or place < 2 or not bits >> (place - 1) & 1:
+            return None
+        ticks = bits >> place & (1 << (zero - 1 - place)) - 1
+        return bits >> 62, bool(bits >> (place - 2) & 1), 61 - zero, ticks
 
 
-def _time_bits(layer: bytes) -> int:
-    """Return the length of the time in a VOP, given the header of a video object layer; 0 if it cannot be read."""
+def _resolution(layer: bytes) -> int:
+    """Return the ticks per second of the time in a VOP, given the header of a layer; 0 if it cannot be read."""
     bits = "".join(f"{byte:08b}" for byte in layer)
     place = 9  # after random access and type
 
@@ -215,4 +243,4 @@ def _time_bits(layer: bytes) -> int:
         return 0
     read(1)
     resolution = read(16)
-    return max((resolution - 1).bit_length(), 1) if resolution and place <= len(bits) else 0
+    return resolution if place <= len(bits) else 0

@@ -43,8 +43,12 @@ def write_video(
     rotation: int | None = None,
     first: int = 0,
     container: dict[str, str] | None = None,
+    packed: bool = False,
 ) -> Path:
-    """Write a video of numbered pictures; `durations` in ms, used in turn, make a variable frame rate."""
+    """Write a video of numbered pictures.
+
+    `durations` in ms, used in turn, make a variable frame rate; `packed` makes an AVI of MPEG-4 a packed bitstream.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=container or {}) as output:
         stream = output.add_stream(codec, rate=25, options=options or {})
@@ -65,7 +69,49 @@ def write_video(
                 time += durations[number % len(durations)]
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+    if packed:
+        write_packets(path, pack(read_packets(path)))
     return path
+
+
+VOP = b"\0\0\1\xb6"
+NOT_CODED = VOP + b"\x50\x4f"  # a P-frame without a picture, at 25 frames per second
+
+
+def read_packets(path: Path) -> list[bytes]:
+    """Return the contents of the packets of a video."""
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def write_packets(path: Path, packets: list[bytes]) -> None:
+    """Replace the packets of an AVI of MPEG-4."""
+    copy = path.with_name(f"copy-{path.name}")
+    with av.open(str(path)) as template, av.open(str(copy), "w") as output:
+        stream = output.add_stream_from_template(template.streams.video[0])
+        for number, content in enumerate(packets):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = content[content.find(VOP) + 4] >> 6 == 0
+            output.mux(packet)
+    copy.replace(path)
+
+
+def pack(packets: list[bytes]) -> list[bytes]:
+    """Pack B-frames as XviD does: the first one goes into the packet of the anchor before it, a VOP without a picture
+    follows the last one, and every keyframe says so."""
+    places = [content.find(VOP) for content in packets]
+    kinds = [content[place + 4] >> 6 for content, place in zip(packets, places, strict=True)]
+    result: list[bytes] = []
+    for i, (content, place, kind) in enumerate(zip(packets, places, kinds, strict=True)):
+        if kind == 2 and kinds[i - 1] != 2:
+            result[-1] += content
+        else:
+            result.append(content if kind else content[:place] + b"\0\0\1\xb2DivX503b1393p" + content[place:])
+        if kind == 2 and kinds[i + 1 : i + 2] != [2]:
+            result.append(NOT_CODED)
+    return result
 
 
 def write_frames(folder: Path, count: int = 20, suffix: str = ".png", **size: int) -> Path:
@@ -91,3 +137,9 @@ def frame_folder() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def number() -> Callable[[np.ndarray], int]:
     return number_of
+
+
+@pytest.fixture(scope="session")
+def packets_of() -> tuple[Callable[[Path], list[bytes]], Callable[[Path, list[bytes]], None]]:
+    """Return functions that read and replace the packets of an AVI of MPEG-4."""
+    return read_packets, write_packets

@@ -29,6 +29,8 @@ FORMATS = {
     "h264-avi": ("a.avi", {}),
     "h264-ts": ("a.ts", {}),
     "mpeg4-avi": ("a.avi", {"codec": "mpeg4", "b_frames": 2}),
+    "mpeg4-avi-packed": ("a.avi", {"codec": "mpeg4", "b_frames": 2, "packed": True}),
+    "mpeg4-avi-simple": ("a.avi", {"codec": "mpeg4", "b_frames": 0}),
     "mpeg2-mpg": ("a.mpg", {"codec": "mpeg2video", "b_frames": 2}),
     "mjpeg-avi": ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
     "vp9-webm": ("a.webm", {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}),

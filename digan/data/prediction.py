@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
 _START = b"\0\0\1"  # followed by a byte that tells what starts
@@ -14,6 +15,7 @@ _LAYER = re.compile(rb"\x00\x00\x01[\x20-\x2f](.*?)(?=\x00\x00\x01|\Z)", re.DOTA
 _DIVX = re.compile(rb"\x00\x00\x01\xb2DivX\d+(?:Build|b)\d+(p?)")  # ends in "p" for a packed bitstream
 _I, _B = 0, 2  # types of VOPs; the others, 1 and 3, are P-frames
 _NO_FRAME = -1  # a VOP that is not coded, or a B-frame that is not between its anchors
+_LEADING_ONES = np.array([8 - (byte ^ 255).bit_length() for byte in range(256)])
 _SHORT = 7  # bytes up to which the decoder does not look for a VOP to hold
 
 
@@ -102,30 +104,42 @@ class Mpeg4:
     """
 
     def __init__(self, extradata: bytes) -> None:
-        self._kinds: list[int] = []  # type of the VOP that is decoded with each packet
-        self._held: int | None = None  # type of the VOP that is decoded with the next packet
+        self._headers: list[bytes] = []  # 8 bytes of each VOP, after its start code
+        self._packets = 0
+        self._pairs: set[int] = set()  # packets with two VOPs
+        self._short: set[int] = set()  # packets that the decoder does not search for a VOP to hold
+        self._sequences: set[int] = set()  # packets that start a sequence
+        self._groups: dict[int, int] = {}  # time in seconds of the groups that start with a VOP
         self._packed: bool | None = None
         self._layer: bytes | None = None  # the header that describes the stream
         self._resolution = 0  # ticks per second; 0: unknown
-        self._second = self._previous_second = 0  # of the latest anchor or group, and of the anchor before
-        self._anchor = self._distance = 0  # ticks at which the latest anchor is shown, and since the one before
         self._read_headers(extradata)
 
     def feed(self, content: bytes) -> bool:
         """Take the next packet."""
         start = content.find(_VOP)
-        if start < 0 or (start and not self._read_headers(content[:start])):
-            return False
-        kind = self._decoded(content, start)
-        if kind is None:
-            return False
-        self._kinds.append(kind)
+        if start:
+            if start < 0 or not self._read_headers(content[:start]):
+                return False
+            if content.find(_START) == content.find(_SEQUENCE):
+                self._sequences.add(self._packets)
+        self._headers.append(content[start + 4 : start + 12].ljust(8, b"\0"))
+        second = content.find(_VOP, start + 4)
+        if second >= 0:
+            # What the decoder makes of a short VOP depends on where it stops reading the previous one.
+            if not self._packed or len(content) - second <= _SHORT or content.find(_VOP, second + 4) >= 0:
+                return False
+            self._headers.append(content[second + 4 : second + 12].ljust(8, b"\0"))
+            self._pairs.add(self._packets)
+        elif len(content) <= _SHORT:
+            self._short.add(self._packets)
+        self._packets += 1
         return True
 
     def frames(self, packets: Packets, delay: int) -> Frames | None:
         """Return the frames: with a delay, an anchor comes out with the next anchor, a B-frame with its own packet."""
-        kinds = self._kinds
-        if len(kinds) != len(packets) or not kinds or kinds[-1] == _NO_FRAME:  # a frame is repeated at the end
+        kinds = self._decoded() if 0 < len(packets) == self._packets else None
+        if kinds is None or kinds[-1] == _NO_FRAME:  # a frame is repeated at the end
             return None
         # The decoder drops a B-frame that does not follow two anchors; without a delay, it starts one at a B-frame.
         coded = [kind for kind in kinds if kind != _NO_FRAME]
@@ -163,62 +177,85 @@ class Mpeg4:
         group = headers.rfind(_GROUP)
         if group >= 0:
             code = int.from_bytes(headers[group + 4 : group + 7], "big")  # 5, 6 and 6 bits, a one before the last
-            self._second = (code >> 19) * 3600 + (code >> 13 & 63) * 60 + (code >> 6 & 63)
+            self._groups[len(self._headers)] = (code >> 19) * 3600 + (code >> 13 & 63) * 60 + (code >> 6 & 63)
         return True
 
-    def _decoded(self, content: bytes, start: int) -> int | None:
-        """Return the type of the VOP that is decoded with a packet, whose first VOP is at `start`.
-
-        Return None if it is unknown, or if the decoder would lose a coded VOP.
-        """
-        if self._held is None:
-            decoded = self._kind(content, start)
-            start = content.find(_VOP, start + 4)
-            if start < 0:
-                return decoded
-            # What the decoder makes of a short VOP depends on where it stops reading the previous one.
-            if not self._packed or decoded in (None, _NO_FRAME) or len(content) - start <= _SHORT:
+    def _decoded(self) -> list[int] | None:
+        """Return the type of the VOP that is decoded with each packet; None if the decoder would lose a coded VOP."""
+        vops = _Vops(self._headers, self._resolution, self._groups)
+        if not vops.readable:
+            return None
+        kinds: list[int] = []
+        held: int | None = None  # the type of a VOP that is decoded with the next packet
+        vop = 0
+        for packet in range(self._packets):
+            candidate = None  # a VOP that the decoder may hold
+            if held is None:
+                kinds.append(vops.kind(vop))
+                if packet in self._pairs:
+                    if kinds[-1] == _NO_FRAME:
+                        return None
+                    vop += 1
+                    candidate = vop
+            elif packet in self._pairs or packet in self._sequences:
                 return None
-        elif content.find(_START) == content.find(_SEQUENCE):  # the decoder would discard the held VOP
-            return None
-        else:
-            decoded, self._held = self._held, None
-            if len(content) <= _SHORT:
-                return decoded
-        header = self._header(content, start)
-        if header is None or content.find(_VOP, start + 4) >= 0:
-            return None
-        kind, coded, *_ = header
-        if kind in (_I, _B) and coded:
-            self._held = self._kind(content, start)
-            return None if self._held == _NO_FRAME else decoded
-        return None if kind in (_I, _B) or coded else decoded
+            else:
+                kinds.append(held)
+                held = None
+                if packet not in self._short:
+                    candidate = vop
+            if candidate is not None:
+                holds = vops.types[candidate] in (_I, _B)  # of the type, the decoder looks at one bit
+                if holds != vops.coded[candidate]:
+                    return None
+                if holds:
+                    held = vops.kind(candidate)
+                    if held == _NO_FRAME:
+                        return None
+            vop += 1
+        return kinds
 
-    def _kind(self, content: bytes, start: int) -> int | None:
-        """Return the type of the next VOP in the order of decoding, which is at `start`; None if unknown."""
-        header = self._header(content, start)
-        if header is None:
-            return None
-        kind, coded, seconds, ticks = header
-        if kind == _B:
-            since = (self._previous_second + seconds) * self._resolution + ticks - self._anchor + self._distance
-            return _B if coded and 0 < since < self._distance else _NO_FRAME
-        self._previous_second = self._second
-        self._second += seconds
-        time = self._second * self._resolution + ticks
-        self._distance, self._anchor = time - self._anchor, time
-        return kind if coded else _NO_FRAME
 
-    def _header(self, content: bytes, start: int) -> tuple[int, bool, int, int] | None:
-        """Return the type of a VOP, whether it is coded, and its time in seconds and ticks; None if unreadable."""
+class _Vops:
+    """The headers of VOPs, and the times that follow from them.
+
+    Args:
+        headers: 8 bytes of each VOP.
+        resolution: ticks per second.
+        groups: time in seconds of the groups that start with a VOP.
+    """
+
+    def __init__(self, headers: list[bytes], resolution: int, groups: dict[int, int]) -> None:
         # Type: 2 bits; as many ones as seconds, a zero, a one; ticks, a one; whether it is coded.
-        bits = int.from_bytes(content[start + 4 : start + 12], "big") << 8 * max(start + 12 - len(content), 0)
-        zero = (~bits & (1 << 62) - 1).bit_length() - 1  # the place of that zero, from the end of the 64 bits
-        place = zero - 1 - max((self._resolution - 1).bit_length(), 1)  # of the last bit of the ticks
-        if not self._resolution or place < 2 or not bits >> (place - 1) & 1:
-            return None
-        ticks = bits >> place & (1 << (zero - 1 - place)) - 1
-        return bits >> 62, bool(bits >> (place - 2) & 1), 61 - zero, ticks
+        bits = np.frombuffer(b"".join(headers), ">u8").astype(np.uint64)
+        seconds = _LEADING_ONES[bits >> np.uint64(54) & np.uint64(255)]
+        length = max((resolution - 1).bit_length(), 1)
+        ticks = bits >> (60 - length - seconds).astype(np.uint64)
+        ones = bits >> (59 - length - seconds).astype(np.uint64) & np.uint64(1)
+        coded = bits >> (58 - length - seconds).astype(np.uint64) & np.uint64(1)
+        self.readable = resolution > 0 and bool(ones.all()) and bool((seconds < 8).all())
+        self.types: list[int] = (bits >> np.uint64(62)).tolist()
+        self.coded: list[bool] = coded.astype(bool).tolist()
+        self._seconds: list[int] = seconds.tolist()
+        self._ticks: list[int] = (ticks & np.uint64((1 << length) - 1)).tolist()
+        self._resolution, self._groups = resolution, groups
+        self._second = self._previous = 0  # of the latest anchor or group, and of the anchor before
+        self._anchor = self._distance = 0  # time of the latest anchor in ticks, and since the one before
+
+    def kind(self, vop: int) -> int:
+        """Return the type of a VOP, or `_NO_FRAME`; to be called in the order of decoding."""
+        kind = self.types[vop]
+        if vop in self._groups:
+            self._second = self._groups[vop]
+        if kind == _B:
+            time = (self._previous + self._seconds[vop]) * self._resolution + self._ticks[vop]
+            between = 0 < time - self._anchor + self._distance < self._distance
+            return _B if between and self.coded[vop] else _NO_FRAME
+        self._previous = self._second
+        self._second += self._seconds[vop]
+        time = self._second * self._resolution + self._ticks[vop]
+        self._distance, self._anchor = time - self._anchor, time
+        return kind if self.coded[vop] else _NO_FRAME
 
 
 def _resolution(layer: bytes) -> int:

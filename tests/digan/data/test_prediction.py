@@ -163,7 +163,7 @@ def test_there_is_no_prediction_where_the_decoder_would_lose_frames(name):
 def test_limits_of_sizes():
     assert predicted([PACKED + KEY, P + vop("B", 1, size=8)]) is not None
     assert predicted([PACKED + KEY, P + B, vop("P", 3, coded=False) + b"\xff" * 2, vop("P", 4)]) is not None
-    assert predicted([PACKED + KEY, P + B, START + b"\xb6" + b"\xff" * 3, vop("P", 4)]) is not None  # not looked at
+    assert predicted([PACKED + KEY, P + B, vop("B", 2, coded=False) + b"\xff", vop("P", 4)]) is not None
 
 
 def test_headers_may_be_repeated_and_come_with_the_first_packet():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,26 @@ def test_damaged_frames_do_not_depend_on_the_order_of_reads(tmp_path, suffix, se
             indices = rng.integers(0, entry.num_frames, 1 + order).tolist()
             for i, frame in zip(indices, kept.read(entry, indices), strict=True):
                 np.testing.assert_array_equal(frame, expected[i], err_msg=f"{order} {i}")
+
+
+@pytest.mark.parametrize("name", ["mpeg4-avi", "mpeg4-avi-packed", "mpeg4-avi-simple", "mjpeg-avi"])
+def test_damage_that_the_index_does_not_see_is_reported(tmp_path, video, number, packets_of, name):
+    file, arguments = FORMATS[name]
+    path = video(tmp_path / file, **arguments)
+    content = packets_of[0](path)[20]
+    # A VOP keeps its type and its time, which come first.
+    kept = 0 if name.startswith("mjpeg") else 6
+    broken = content[:kept] + bytes(len(content) - kept)
+    assert path.read_bytes().count(content) == 1
+    path.write_bytes(path.read_bytes().replace(content, broken))
+    index, entry = single(path)
+    assert (entry.num_frames, entry.damage) == (40, "")
+    reader, reports = FrameReader(index, 32), []
+    reader.report = reports.append
+    numbers = [number(reader.read(entry, [i])[0]) for i in range(40)]
+    assert numbers[:18] == list(range(18))
+    (report,) = reports
+    assert re.match(r"a\.avi is damaged: cannot decode \d of 40 frames correctly", report)
 
 
 def test_a_frame_that_does_not_decode_is_replaced_by_the_previous_one(tmp_path, video, number):

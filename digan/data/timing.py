@@ -19,7 +19,8 @@ from digan.errors import UnreadableVideo
 from digan.wording import reason
 
 # Containers that store a presentation time for every packet, with one shown frame per packet. For others FFmpeg guesses
-# the times (AVI stores none, and with B-frames the guesses are wrong), so such a file is decoded once.
+# the times (AVI stores none, and with B-frames the guesses are wrong), so the table holds the times that the decoder
+# gives its frames: predicted where possible, or else found by decoding the file once.
 _TIMED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 _HIDDEN_FRAME_CODECS = frozenset({"vp8"})  # alternate reference frames are packets without a shown frame
 # Codecs that paint a frame over earlier ones, even if it is flagged as a key frame.

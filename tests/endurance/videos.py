@@ -33,6 +33,7 @@ ENCODINGS = {  # suffix and variant: codec, pixel format, keyframe distance, opt
     "webm": ("libvpx-vp9", "yuv420p", 8, {"deadline": "realtime", "cpu-used": "8"}),
     "webm-vp8": ("libvpx", "yuv420p", 8, {"deadline": "realtime", "cpu-used": "8"}),
     "avi": ("mpeg4", "yuv420p", 8, {}),
+    "avi-b-frames": ("mpeg4", "yuv420p", 8, {"bf": "2"}),
     "avi-mjpeg": ("mjpeg", "yuvj420p", 1, {}),
     "ts": ("libx264", "yuv420p", 8, {}),
     "mpg": ("mpeg2video", "yuv420p", 8, {}),

@@ -16,6 +16,7 @@ _DIVX = re.compile(rb"\x00\x00\x01\xb2DivX\d+(?:Build|b)\d+(p?)")  # ends in "p"
 _I, _B = 0, 2  # types of VOPs; the others, 1 and 3, are P-frames
 _NO_FRAME = -1  # a VOP that is not coded, or a B-frame that is not between its anchors
 _LEADING_ONES = np.array([8 - (byte ^ 255).bit_length() for byte in range(256)])
+_TICKS = 0xFFFF  # the decoder keeps differences of times in 16 bits: they wrap where a file repeats a part of itself
 _SHORT = 7  # bytes up to which the decoder does not look for a VOP to hold
 
 
@@ -249,12 +250,12 @@ class _Vops:
             self._second = self._groups[vop]
         if kind == _B:
             time = (self._previous + self._seconds[vop]) * self._resolution + self._ticks[vop]
-            between = 0 < time - self._anchor + self._distance < self._distance
+            between = 0 < (time - self._anchor + self._distance & _TICKS) < self._distance
             return _B if between and self.coded[vop] else _NO_FRAME
         self._previous = self._second
         self._second += self._seconds[vop]
         time = self._second * self._resolution + self._ticks[vop]
-        self._distance, self._anchor = time - self._anchor, time
+        self._distance, self._anchor = time - self._anchor & _TICKS, time
         return kind if self.coded[vop] else _NO_FRAME
 
 

@@ -66,7 +66,7 @@ def test_without_a_delay_each_packet_is_a_frame():
 @pytest.mark.parametrize("control", ["", "delay", "buffers"])
 @pytest.mark.parametrize("aspect", [False, True])
 @pytest.mark.parametrize("version", [False, True])
-@pytest.mark.parametrize("resolution", [1, 2, 3, 25, 32, 33, 30000, 65535])
+@pytest.mark.parametrize("resolution", [1, 2, 3, 25, 32, 33, 30000, 32767])
 def test_the_time_of_a_vop_is_read_with_any_header(resolution, version, aspect, control):
     header = layer(resolution, version, aspect, control)
     last = resolution - 1
@@ -92,6 +92,12 @@ def test_seconds_count_from_the_start_of_a_group():
     hours, minutes, seconds = later // 3600, later // 60 % 60, later % 60
     frames = predicted([*start, group(hours, minutes, seconds) + vop("I", 5), vop("B", 5), vop("B", 4), vop("P", 6)])
     assert [p for p, _, _ in frames] == [0, 1, 2, 5]  # the keyframe is shown one tick after the anchor before
+
+
+def test_times_that_go_back_wrap():
+    # The latest anchor is 5 ticks before the one before it, and B-frames are taken up to 5 ticks before it.
+    packets = [vop("I", 0), vop("P", 10), vop("P", 5), vop("B", 4), vop("B", 5), vop("B", 7), vop("P", 20)]
+    assert [p for p, _, _ in predicted(packets)] == [0, 1, 3, 2, 6]
 
 
 def test_a_packed_b_frame_is_decoded_with_the_next_packet():

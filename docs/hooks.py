@@ -1,17 +1,30 @@
-"""Hooks of the site's generator: pages that are made from the code instead of being written twice."""
+"""Hooks of the site's generator: the table of options, made from the code, and formulas as MathML."""
 
+import html
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parents[1]
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 _OPTIONS = "<!-- table of the options -->"
 
 
 def on_page_markdown(markdown: str, **others: Any) -> str:
     """Replace the placeholder in options.md by one table for each group of options."""
     return markdown.replace(_OPTIONS, _options()) if _OPTIONS in markdown else markdown
+
+
+def on_page_content(content: str, **others: Any) -> str:
+    """Turn formulas into MathML, which browsers show without a script from another site."""
+    from latex2mathml.converter import convert
+
+    def mathml(match: re.Match[str]) -> str:
+        return convert(html.unescape(match[2]), display="block" if match[1] == "div" else "inline")
+
+    return _FORMULA.sub(mathml, content)
 
 
 def _options() -> str:

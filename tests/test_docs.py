@@ -1,5 +1,6 @@
 """The documents name paths, functions and commands that exist, and the architecture page lists every source file."""
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -12,7 +13,11 @@ from digan.cli.main import COMMANDS
 from digan.cli.options import OptionParser
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted(Path(__file__).parents[1].glob("docs/*.md"))),
+]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # Not preceded by what would make it the end of a longer path.
 MENTION = re.compile(r"(?<![\w/.-])(?:digan|kernels|csrc|tests|benchmarks|docs)/[\w./*<>-]*")
@@ -102,3 +107,27 @@ def test_modules_that_are_run_exist():
     modules = set(re.findall(r"python3? -m ([a-z_]+(?:\.[a-z_]+)*)", text)) - {"venv", "build"}
     assert {"digan", "fused_inr", "fused_inr.tools.triton", "benchmarks.profile_step"} <= modules
     assert {name for name in modules if importlib.util.find_spec(name) is None} == set()
+
+
+def messages() -> list[str]:
+    """Return the texts in the sources, with a placeholder for each value that is filled in."""
+    texts = []
+    for path in [*ROOT.glob("digan/**/*.py"), *ROOT.glob("kernels/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values]
+                texts.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_troubleshooting_quotes_messages_of_the_sources():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^`(.*?)`$", page, re.MULTILINE)
+    assert len(quoted) >= 10
+    texts = messages()
+    patterns = [".*".join(map(re.escape, quote.split("…"))) for quote in quoted]
+    assert [
+        q for q, pattern in zip(quoted, patterns, strict=True) if not any(re.search(pattern, t) for t in texts)
+    ] == []

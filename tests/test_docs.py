@@ -40,7 +40,7 @@ def listed_files() -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_mentioned_paths_exist(document):
     paths = mentioned_paths(document)
-    assert paths
+    assert paths or document.startswith("docs/")
     # In a pattern of git, a star matches slashes too.
     missing = [path for path in paths if not any(ROOT.glob(path)) and not any(ROOT.glob(path.replace("/*", "/**/*")))]
     assert missing == []
@@ -128,6 +128,5 @@ def test_troubleshooting_quotes_messages_of_the_sources():
     assert len(quoted) >= 10
     texts = messages()
     patterns = [".*".join(map(re.escape, quote.split("…"))) for quote in quoted]
-    assert [
-        q for q, pattern in zip(quoted, patterns, strict=True) if not any(re.search(pattern, t) for t in texts)
-    ] == []
+    found = [any(re.search(pattern, text) for text in texts) for pattern in patterns]
+    assert [quote for quote, exists in zip(quoted, found, strict=True) if not exists] == []

@@ -21,7 +21,7 @@ from digan.errors import ConfigError
 from digan.files import atomic_path
 from digan.models.generator import Generator
 from digan.models.hub import find_network
-from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, motion_grid, videos
+from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, mixture, motion_grid, videos
 from digan.sampling.frame_spill import FrameSpill
 from digan.sampling.grids import square_columns
 from digan.sampling.latents import clip_times
@@ -36,6 +36,7 @@ MODES = {
     "videos": {"videos": 16, "indices": None},
     "motion-grid": {"contents": 4, "motions": 4, "indices": None, "motion_indices": None},
     "interpolate": {"steps": 8, "indices": None, "motion_indices": None},
+    "mix": {"weights": None, "indices": None, "motion_indices": None},
 }
 MAX_CLIPS = 10**6
 MAX_FPS = 1000.0
@@ -53,6 +54,8 @@ examples (the frames of a training clip span the times 0 to 1):
   digan sample --network RUN --outdir out --frames 1 --t0 0.37                single frames
   digan sample --network RUN --outdir out --mode motion-grid                  4 contents x 4 motions
   digan sample --network RUN --outdir out --mode interpolate --indices 3,7    from one content to another
+  digan sample --network RUN --outdir out --mode mix --indices 3,7 --weights 0.4 0.6
+                                                                              one content between others
 
 Sample i depends only on --seed and i, bit for bit on one machine: other samples do not affect it.
 sample.json records all settings. Existing files of the same names are overwritten.
@@ -78,6 +81,9 @@ def configure(parser: OptionParser) -> None:
         help="videos from one content to the next, interpolated in w; both ends count [8]",
     )
     which.add_argument("--indices", type=_indices, help="samples or contents, such as 3,7,10-12 [0, 1, 2, ...]")
+    which.add_argument(
+        "--weights", type=float, nargs="+", help="weight in w of each content in --mode mix; their sum should be 1"
+    )
     which.add_argument("--motion-indices", type=_indices, help="samples whose motions are used [0, 1, 2, ...]")
     which.add_argument("--class", dest="classes", nargs="+", help="class numbers or names, taken in turn [all]")
     which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
@@ -261,15 +267,25 @@ def _plan(args: argparse.Namespace) -> Plan:
         rows, columns = samples("indices", "contents"), samples("motion_indices", "motions")
         _check_count(len(rows) * len(columns), "contents times motions")
         return motion_grid(rows, columns)
-    contents = args.indices or [0, 1]
+    contents = args.indices or list(range(len(args.weights or (0, 1))))
     motions = args.motion_indices or contents[:1]
+    if len(motions) != 1:
+        raise ConfigError(f"--motion-indices must name one sample: all videos of --mode {args.mode} share a motion.")
+    if args.mode == "mix":
+        return _mixture(contents, args.weights or [1 / len(contents)] * len(contents), motions[0])
     if len(contents) < 2:
         raise ConfigError("--indices must name at least two samples for --mode interpolate.")
-    if len(motions) != 1:
-        raise ConfigError("--motion-indices must name one sample: all videos of --mode interpolate share a motion.")
     steps = args.steps or defaults["steps"]
     _check_count(len(contents) * steps, "--steps times samples in --indices")
     return interpolation(contents, motions[0], steps)
+
+
+def _mixture(contents: list[int], weights: list[float], motion: int) -> Plan:
+    if len(weights) != len(contents):
+        raise ConfigError(f"--weights has {len(weights)} values, but --indices {len(contents)}; give one for each.")
+    if not any(weights):
+        raise ConfigError("--weights must not all be 0.")
+    return mixture(contents, weights, motion)
 
 
 def _check_count(count: int, what: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -201,10 +201,7 @@ class Generator(
         """
         times = self._check_inputs(slots, z_motion, times)
         stages: list[tuple[int, list[fi.Layer], fi.Fourier | None]] = []
-        slot = 0
-        for name, block in self._named_blocks():
-            block_slots = slots[:, slot : slot + len(block.layers) + 1]
-            slot += len(block.layers)
+        for name, block, block_slots in self._blocks_with_slots(slots):
             layers = block(block_slots)
             scale = max(int(name) // self.config.base_resolution, 1)
             if stages and scale == stages[-1][0]:
@@ -212,6 +209,25 @@ class Generator(
             else:
                 stages.append((scale, layers, block.fourier(block_slots[:, 0], z_motion, times)))
         return fi.INR([fi.Stage(scale, layers, fourier) for scale, layers, fourier in stages])
+
+    def with_motion(self, inr: fi.INR, slots: Tensor, z_motion: Tensor, times: Tensor) -> fi.INR:
+        """Return the INR with another motion or other times, whose weights are those of `inr`.
+
+        Args:
+            inr: what `inr_from_slots` returned for the same slots.
+            slots, z_motion, times: as for `inr_from_slots`, which returns the same INR but computes the weights again.
+        """
+        times = self._check_inputs(slots, z_motion, times)
+        heads = [(block.fourier, block_slots) for _, block, block_slots in self._blocks_with_slots(slots)]
+        fouriers = [head(block_slots[:, 0], z_motion, times) for head, block_slots in heads if head is not None]
+        return fi.INR([replace(stage, fourier=fourier) for stage, fourier in zip(inr.stages, fouriers, strict=True)])
+
+    def _blocks_with_slots(self, slots: Tensor) -> Iterator[tuple[str, SynthesisBlock, Tensor]]:
+        """Yield each block's name, the block, and its slots [N, layers + 1, w_dim]."""
+        slot = 0
+        for name, block in self._named_blocks():
+            yield name, block, slots[:, slot : slot + len(block.layers) + 1]
+            slot += len(block.layers)
 
     def inr(
         self, z_content: Tensor, z_motion: Tensor, times: Tensor, labels: Tensor | None = None, psi: float = 1.0

@@ -13,14 +13,14 @@ class ClipPlan:
 
     Args:
         name: stem of its file names.
-        contents: two samples, whose w are interpolated.
-        mix: interpolation weight; 0 is the first content, 1 the second.
+        contents: the samples whose w are mixed.
+        weights: the weight of each content; the mixed w is the sum of weight times w.
         motion: the sample that provides the motion vector.
     """
 
     name: str
-    contents: tuple[int, int]
-    mix: float
+    contents: tuple[int, ...]
+    weights: tuple[float, ...]
     motion: int
 
 
@@ -34,13 +34,13 @@ class Plan:
 
 def videos(indices: Sequence[int]) -> Plan:
     """Plan one clip per sample, with its own content and motion."""
-    return Plan([ClipPlan(f"video-{i:04d}", (i, i), 0.0, i) for i in indices])
+    return Plan([ClipPlan(f"video-{i:04d}", (i,), (1.0,), i) for i in indices])
 
 
 def motion_grid(contents: Sequence[int], motions: Sequence[int]) -> Plan:
     """Plan every content with every motion: clips in a row share their content, clips in a column their motion."""
     clips = [
-        ClipPlan(f"content-{content:04d}-motion-{motion:04d}", (content, content), 0.0, motion)
+        ClipPlan(f"content-{content:04d}-motion-{motion:04d}", (content,), (1.0,), motion)
         for content in contents
         for motion in motions
     ]
@@ -52,9 +52,16 @@ def interpolation(contents: Sequence[int], motion: int, steps: int) -> Plan:
 
     Each row of the grid holds one interpolation.
     """
+    shares = [step / (steps - 1) for step in range(steps)]
     clips = [
-        ClipPlan(f"content-{a:04d}-to-{b:04d}-step-{step:02d}", (a, b), step / (steps - 1), motion)
+        ClipPlan(f"content-{a:04d}-to-{b:04d}-step-{step:02d}", (a, b), (1 - share, share), motion)
         for a, b in pairwise(contents)
-        for step in range(steps)
+        for step, share in enumerate(shares)
     ]
     return Plan(clips, columns=steps)
+
+
+def mixture(contents: Sequence[int], weights: Sequence[float], motion: int) -> Plan:
+    """Plan one clip, whose content is a weighted sum of contents in w."""
+    name = "-".join(["mix", *(f"{content:04d}" for content in contents), "motion", f"{motion:04d}"])
+    return Plan([ClipPlan(name, tuple(contents), tuple(weights), motion)])

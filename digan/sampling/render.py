@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import torch
 
@@ -13,6 +14,7 @@ from digan.sampling.latents import seeded_latents
 from digan.sampling.media import to_uint8
 
 RENDER_MEMORY = 512 << 20  # bytes that one rendering may use beyond its output
+_CACHED_CONTENTS = 16
 
 
 def clip_frames(
@@ -159,6 +161,7 @@ class Sampler:
         self.classes = list(classes)
         self.device = next(g.parameters()).device
         self.times = times.to(self.device)
+        self.w_of = lru_cache(maxsize=_CACHED_CONTENTS)(self._w)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -188,11 +191,19 @@ class Sampler:
         Contents are interpolated in w and not in z: the weights are affine in w, so even steps change the image evenly,
         and contents of different classes can be interpolated too.
         """
-        first, second = (self._w(index) for index in plan.contents)
-        w = first.lerp(second, plan.mix)  # [1, w_dim]; exact at both ends
-        z_motion = seeded_latents(self.g.config.z_dim, self.seed, [plan.motion])[1].to(self.device)
-        return self.g.inr_from_slots(self.g.broadcast(w), z_motion, self.times)
+        return self.g.inr_from_slots(self.g.broadcast(self.w(plan)), self.z_motion(plan.motion), self.times)
 
+    @torch.no_grad()
+    def w(self, plan: ClipPlan) -> torch.Tensor:
+        """Return the mixed w of a clip's contents, [1, w_dim]: exactly that of a content whose weight is 1."""
+        weighted = zip(plan.contents, plan.weights, strict=True)
+        return sum(self.w_of(index) * weight for index, weight in weighted if weight)  # type: ignore[return-value]
+
+    def z_motion(self, index: int) -> torch.Tensor:
+        """Return the motion vector of a sample, [1, z_dim]."""
+        return seeded_latents(self.g.config.z_dim, self.seed, [index])[1].to(self.device)
+
+    @torch.no_grad()
     def _w(self, index: int) -> torch.Tensor:
         """Return the w of a sample's content, [1, w_dim]."""
         z_content = seeded_latents(self.g.config.z_dim, self.seed, [index])[0].to(self.device)

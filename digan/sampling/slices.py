@@ -1,0 +1,58 @@
+"""x-t slices along any line: the video on a line of its plane, over time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+import fused_inr as fi
+
+Line = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+
+def along(inr: fi.INR, line: Line) -> fi.INR:
+    """Return the INR in coordinates of a line: X runs along it from 0 at its start to 1 at its end, Y across it.
+
+    frequency . (P + X d + Y n) + phase is again of that form, so the slice is rendered from the function itself and not
+    from pixels of its frames.
+    """
+    x0, y0, x1, y1 = line
+    tensor = inr.stages[0].fourier.frequency
+    axes = torch.tensor([[x1 - x0, y0 - y1], [y1 - y0, x1 - x0]], dtype=torch.float64)  # columns d and n
+    start = torch.tensor([x0, y0], dtype=torch.float64)
+    axes, start = axes.to(tensor.device), start.to(tensor.device)
+
+    def turned(fourier: fi.Fourier) -> fi.Fourier:
+        frequency = fourier.frequency.double()  # [N, D, 2]
+        phase = fourier.phase + (frequency @ start).unsqueeze(1)  # [N, T, D]
+        return replace(fourier, frequency=(frequency @ axes).to(tensor.dtype), phase=phase.to(tensor.dtype))
+
+    return fi.INR([stage if stage.fourier is None else replace(stage, fourier=turned(stage.fourier)) for stage in inr.stages])
+
+
+@torch.no_grad()
+def line_slice(inr: fi.INR, line: Line, width: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Render the pixels of a line over time.
+
+    Args:
+        inr: one clip (N = 1) at T times.
+        line: its start and its end; pixel j is at the share j / width of the way.
+        width: pixels along the line, a multiple of the scale of the INR's last stage.
+        dtype: compute type of the matrix products; None for float32.
+
+    Returns:
+        Frames [T, 3, W] in about [-1, 1], of which row t is the line at time t. A horizontal line gives the row of the
+        frames whose window it crosses, for the rows that are the lowest of their pixel of the base grid.
+
+    Raises:
+        ValueError: the width is not such a multiple.
+    """
+    scale = inr.stages[-1].scale
+    if width < scale or width % scale:
+        raise ValueError(f"a slice must have a multiple of {scale} pixels, not {width}.")
+    # One row of the base grid: the lowest of its `scale` rows lies on the line.
+    pixel = math.hypot(line[2] - line[0], line[3] - line[1]) and scale / width
+    grid = fi.Grid(1, width // scale, x=(0.0, 1.0), y=(0.0, pixel or 1.0))
+    return fi.render(along(inr, line), grid, dtype=dtype)[0, :, :, -1]  # [T, 3, W]

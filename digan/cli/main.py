@@ -19,6 +19,7 @@ from digan.errors import MissingPackages, SharedError, sentence
 COMMANDS = {
     "train": ("digan.cli.train", "train a generator on your videos, or on generated demo videos"),
     "sample": ("digan.cli.sample", "generate videos with a trained network"),
+    "explore": ("digan.cli.explore", "explore a trained network in a browser"),
     "evaluate": ("digan.cli.evaluate", "compute metrics of a network, or of two sets of videos"),
     "convert": ("digan.cli.convert", "convert an official snapshot (.pkl) to safetensors; nothing in it is executed"),
     "info": ("digan.cli.info", "describe a network, a checkpoint, a run or a set of videos"),

@@ -32,7 +32,7 @@ from digan.wording import counted
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The options that select the clips of each mode, with their defaults; None where the default depends on others.
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "videos": {"videos": 16, "indices": None},
     "motion-grid": {"contents": 4, "motions": 4, "indices": None, "motion_indices": None},
     "interpolate": {"steps": 8, "indices": None, "motion_indices": None},
@@ -112,6 +112,14 @@ def configure(parser: OptionParser) -> None:
         "--slice-row", type=number(float, FRACTION), default=0.5, help="row of a slice: 0 top, 1 bottom [0.5]"
     )
 
+    files.add_argument(
+        "--slice-line",
+        type=float,
+        nargs=4,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="line that a slice shows instead of a row, in coordinates of the plane, at the width of --resolution",
+    )
+
     speed = parser.add_argument_group("speed")
     speed.add_argument("--dtype", choices=DTYPES, default="fp32", help="type of the matrix products [fp32]")
     speed.add_argument(
@@ -133,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     plan = _plan(args)
     network = find_network(args.network)
     sampler = _sampler(args, Generator.from_pretrained(network))
-    args.format = args.format or (["png"] if len(sampler.times) == 1 else ["mp4", "gif", "png"])
+    args.format = args.format or _default_formats(args, len(sampler.times))
     _check_sides(args, *sampler.size)
     in_grid, columns = _layout(args, plan, *sampler.size)
     requested = len(plan.clips)
@@ -155,6 +163,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _default_formats(args: argparse.Namespace, frames: int) -> list[str]:
+    if args.slice_line:
+        return ["slice"]
+    return ["png"] if frames == 1 else ["mp4", "gif", "png"]
+
+
 def _make(
     args: argparse.Namespace, plan: Plan, sampler: Sampler, in_grid: int, columns: int
 ) -> tuple[list[Path], list[Path]]:
@@ -174,6 +188,7 @@ def _make(
     args.outdir.mkdir(parents=True, exist_ok=True)
     count, frames = len(plan.clips), len(sampler.times)
     height, width = sampler.size
+    height = 1 if args.slice_line else height
     _check_disk_space(args, min(in_grid + 1, count) * frames * height * width * 3)
     files: list[Path] = []
     grid_clips = []
@@ -191,6 +206,8 @@ def _make(
 
 
 def _frames(args: argparse.Namespace, sampler: Sampler, clip: ClipPlan) -> Iterator[torch.Tensor]:
+    if args.slice_line:
+        return sampler.slice(clip, tuple(args.slice_line))
     try:
         return sampler.frames(clip)
     except ValueError as error:
@@ -240,11 +257,16 @@ def _formats(text: str) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise `ConfigError` for a window without extent."""
+    """Raise `ConfigError` for a window or a line without extent, or a line without a slice."""
     for name in ("x", "y"):
         start, end = getattr(args, name)
         if start == end:
             raise ConfigError(f"--{name} {start:g} {end:g} must be two different numbers.")
+    if args.slice_line:
+        if args.format not in (None, ["slice"]):
+            raise ConfigError("--slice-line is for --format slice; leave one of them out.")
+        if args.slice_line[:2] == args.slice_line[2:]:
+            raise ConfigError("--slice-line must lead from one point to another.")
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -293,17 +315,26 @@ def _check_count(count: int, what: str) -> None:
         raise ConfigError(f"{what} is {count:,}, but must be at most {MAX_CLIPS:,}.")
 
 
+def on_device(g: Generator, device: str) -> Generator:
+    """Move a generator to the device of `--device`.
+
+    Raises:
+        ConfigError: the device cannot be used.
+    """
+    try:
+        return g.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"--device {device} cannot be used here ({reason}); leave it out.") from error
+
+
 def _sampler(args: argparse.Namespace, g: Generator) -> Sampler:
     """Return the sampler that renders the clips.
 
     Raises:
         ConfigError: options do not fit the network or the machine.
     """
-    try:
-        g = g.to(torch.device(args.device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ConfigError(f"--device {args.device} cannot be used here ({reason}); leave it out.") from error
+    g = on_device(g, args.device)
     data = g.metadata.get("data")
     data = data if isinstance(data, dict) else {}
     return Sampler(

@@ -85,7 +85,7 @@ class Request:
 
 @dataclass(frozen=True)
 class FramesRequest(Request):
-    """Frames of a window: coarse ones at several times, or one coarse and then sharp if `sharp`."""
+    """Frames of a window: coarse ones at several times, or a single one in full resolution if `sharp`."""
 
     window: Window
     times: tuple[float, ...]
@@ -210,12 +210,12 @@ def parse_request(text: str, num_classes: int) -> Request:
     """
     fields = _Fields(_load(text))
     kind = fields.choice("kind", tuple(_KINDS))
-    common = (
-        fields.number("id", int, _COUNTER),
-        fields.number("generation", int, _COUNTER),
-        fields.content(num_classes),
-        fields.number("motion", int, _INDEX),
-    )
+    common = {
+        "id": fields.number("id", int, _COUNTER),
+        "generation": fields.number("generation", int, _COUNTER),
+        "content": fields.content(num_classes),
+        "motion": fields.number("motion", int, _INDEX),
+    }
     return _KINDS[kind](fields, common)
 
 
@@ -252,35 +252,35 @@ def _load(text: str) -> Any:
         raise ConfigError("a message must be JSON.") from None
 
 
-def _frames(fields: _Fields, common: tuple) -> Request:
+def _frames(fields: _Fields, common: dict[str, Any]) -> Request:
     times = fields.numbers("times", float, _TIME, 1, MAX_TIMES)
     sharp = fields.message.get("sharp")
     if not isinstance(sharp, bool) or (sharp and len(times) > 1):
         raise ConfigError("sharp must be true or false, and is for a single time.")
-    return FramesRequest(*common, fields.window(), times, fields.numbers("size", int, _SIDE, 2), sharp)
-
-
-def _slice(fields: _Fields, common: tuple) -> Request:
-    return SliceRequest(
-        *common, fields.line(), fields.numbers("span", float, _TIME, 2), fields.numbers("size", int, _SIDE, 2)
-    )
-
-
-def _enlarged(fields: _Fields, common: tuple) -> Request:
     size = fields.numbers("size", int, _SIDE, 2)
-    return EnlargedRequest(*common, fields.window(), fields.number("time", float, _TIME), size)
+    return FramesRequest(**common, window=fields.window(), times=times, size=size, sharp=sharp)
 
 
-def _motions(fields: _Fields, common: tuple) -> Request:
+def _slice(fields: _Fields, common: dict[str, Any]) -> Request:
+    span, size = fields.numbers("span", float, _TIME, 2), fields.numbers("size", int, _SIDE, 2)
+    return SliceRequest(**common, line=fields.line(), span=span, size=size)
+
+
+def _enlarged(fields: _Fields, common: dict[str, Any]) -> Request:
+    time, size = fields.number("time", float, _TIME), fields.numbers("size", int, _SIDE, 2)
+    return EnlargedRequest(**common, window=fields.window(), time=time, size=size)
+
+
+def _motions(fields: _Fields, common: dict[str, Any]) -> Request:
     return MotionsRequest(
-        *common,
-        fields.numbers("motions", int, _INDEX, 1, MAX_MOTIONS),
-        fields.numbers("times", float, _TIME, 1, MAX_TIMES),
-        fields.number("side", int, Range(minimum=1, maximum=MAX_THUMBNAIL)),
+        **common,
+        motions=fields.numbers("motions", int, _INDEX, 1, MAX_MOTIONS),
+        times=fields.numbers("times", float, _TIME, 1, MAX_TIMES),
+        side=fields.number("side", int, Range(minimum=1, maximum=MAX_THUMBNAIL)),
     )
 
 
-_KINDS: dict[str, Callable[[_Fields, tuple], Request]] = {
+_KINDS: dict[str, Callable[[_Fields, dict[str, Any]], Request]] = {
     "frames": _frames,
     "slice": _slice,
     "enlarged": _enlarged,

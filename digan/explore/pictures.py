@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,15 @@ import torch
 import torch.nn.functional as F
 
 import fused_inr as fi
-from digan.explore.messages import Content, EnlargedRequest, FramesRequest, MotionsRequest, Request, SliceRequest, Window
+from digan.explore.messages import (
+    Content,
+    EnlargedRequest,
+    FramesRequest,
+    MotionsRequest,
+    Request,
+    SliceRequest,
+    Window,
+)
 from digan.models.generator import Generator
 from digan.models.layers import FullyConnected
 from digan.sampling.latents import clip_times
@@ -58,9 +65,16 @@ class Painter:
                 module.fold_gain()
         self.g, self.dtype = g, dtype
         self.scale = g.config.resolution // g.config.base_resolution
-        self.rate = 0.0  # pixels per second
+        self.rate = 0.0  # rendered pixels per second, a moving average
         self._sampler = lru_cache(maxsize=_CACHED_CONTENTS)(self.sampler)
         self._weights = lru_cache(maxsize=_CACHED_CONTENTS)(self._weights_of)
+
+    def warm_up(self) -> None:
+        """Render a frame, so that the speed is known."""
+        content = Content(0, (0, 0, 0, 0), (0.0, 0.0), 1.0, 0 if self.g.config.num_classes else None)
+        for _ in range(2):  # the first call takes longer
+            self.rate = 0.0
+            self._render(self.inr(content, 0, (0.0,)), self.g.grid())
 
     def steps(self, request: Request) -> Iterator[list[Picture]]:
         """Yield the pictures of a request step by step, coarse ones first."""
@@ -92,10 +106,8 @@ class Painter:
     def coarse_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size at which frames of this size can be rendered smoothly; at least half the training one."""
         side = self.g.config.resolution / 2
-        while 4 * side * side * _SMOOTH <= (self.rate or math.inf) and side < max(size):
+        while 4 * side * side * _SMOOTH <= self.rate and side < max(size):
             side *= 2
-            if not self.rate and side >= self.g.config.resolution:
-                break  # nothing is measured yet
         shrink = min(1.0, side / max(size))
         width, height = (max(1, round(length * shrink)) for length in size)
         return width, height
@@ -111,15 +123,20 @@ class Painter:
     def _frames(self, request: FramesRequest) -> Iterator[list[Picture]]:
         inr = self.inr(request.content, request.motion, request.times)
         full = self.grid(request.window, request.size)
-        coarse = self.grid(request.window, self.coarse_size(request.size))
-        sharpens = request.sharp and full.width > coarse.width
-        frames = self._render(inr, coarse)
+        if request.sharp:
+            return self._bands(request, inr, full)
+        return self._coarse(request, inr, full)
+
+    def _coarse(self, request: FramesRequest, inr: fi.INR, full: fi.Grid) -> Iterator[list[Picture]]:
+        """Yield the frames at the size that is rendered smoothly."""
+        grid = self.grid(request.window, self.coarse_size(request.size))
+        start = time.perf_counter()
+        frames = self._render(inr, grid)
+        seconds = (time.perf_counter() - start) / len(frames)
         yield [
-            _picture(request, frame, final=not sharpens, time=t, x=request.window.x, y=request.window.y)
+            _picture(request, frame, final=grid.width == full.width, time=t, x=grid.x, y=grid.y, seconds=seconds)
             for frame, t in zip(frames, request.times, strict=True)
         ]
-        if sharpens:
-            yield from self._bands(request, inr, full)
 
     def _bands(self, request: FramesRequest, inr: fi.INR, grid: fi.Grid) -> Iterator[list[Picture]]:
         """Yield the rows of a sharp frame from top to bottom."""
@@ -145,9 +162,7 @@ class Painter:
         for top in range(0, height, rows):
             bottom = min(height, top + rows)
             final = bottom == height
-            yield [
-                self._slice_rows(request, width, times[top:bottom], top / height, bottom / height, final=final)
-            ]
+            yield [self._slice_rows(request, width, times[top:bottom], top / height, bottom / height, final=final)]
 
     def _slice_rows(
         self, request: SliceRequest, width: int, times: torch.Tensor, top: float, bottom: float, **header: Any

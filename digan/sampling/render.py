@@ -12,6 +12,7 @@ from digan.models.generator import Generator
 from digan.sampling.clip_plan import ClipPlan
 from digan.sampling.latents import seeded_latents
 from digan.sampling.media import to_uint8
+from digan.sampling.slices import Line, slice_rows
 
 RENDER_MEMORY = 512 << 20  # bytes that one rendering may use beyond its output
 _CACHED_CONTENTS = 16
@@ -183,6 +184,10 @@ class Sampler:
             ValueError: not even one row of pixels fits into `memory`; raised by the call, not by the iterator.
         """
         return clip_frames(self.inr(plan), self.grid, dtype=self.dtype, memory=self.memory)
+
+    def slice(self, plan: ClipPlan, line: Line) -> Iterator[torch.Tensor]:
+        """Render a line of a clip over time: T frames of one row, uint8 [1, W, 3] on the CPU, as wide as a frame."""
+        return slice_rows(self.inr(plan), line, self.size[1], dtype=self.dtype)
 
     @torch.no_grad()
     def inr(self, plan: ClipPlan) -> fi.INR:

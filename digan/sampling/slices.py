@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
 import fused_inr as fi
+from digan.sampling.media import to_uint8
 
 Line = tuple[float, float, float, float]  # x0, y0, x1, y1
+_PIXELS = 128 * 128  # that are rendered in one call
 
 
 def along(inr: fi.INR, line: Line) -> fi.INR:
@@ -29,7 +31,8 @@ def along(inr: fi.INR, line: Line) -> fi.INR:
         phase = fourier.phase + (frequency @ start).unsqueeze(1)  # [N, T, D]
         return replace(fourier, frequency=(frequency @ axes).to(tensor.dtype), phase=phase.to(tensor.dtype))
 
-    return fi.INR([stage if stage.fourier is None else replace(stage, fourier=turned(stage.fourier)) for stage in inr.stages])
+    stages = inr.stages
+    return fi.INR([s if s.fourier is None else replace(s, fourier=turned(s.fourier)) for s in stages])
 
 
 @torch.no_grad()
@@ -53,6 +56,13 @@ def line_slice(inr: fi.INR, line: Line, width: int, *, dtype: torch.dtype | None
     if width < scale or width % scale:
         raise ValueError(f"a slice must have a multiple of {scale} pixels, not {width}.")
     # One row of the base grid: the lowest of its `scale` rows lies on the line.
-    pixel = math.hypot(line[2] - line[0], line[3] - line[1]) and scale / width
-    grid = fi.Grid(1, width // scale, x=(0.0, 1.0), y=(0.0, pixel or 1.0))
+    grid = fi.Grid(1, width // scale, x=(0.0, 1.0), y=(0.0, scale / width))
     return fi.render(along(inr, line), grid, dtype=dtype)[0, :, :, -1]  # [T, 3, W]
+
+
+def slice_rows(inr: fi.INR, line: Line, width: int, *, dtype: torch.dtype | None = None) -> Iterator[torch.Tensor]:
+    """Yield a line at each time, as a frame of one row: uint8 [1, W, 3] on the CPU. See `line_slice`."""
+    at_once = max(1, _PIXELS // (width * inr.stages[-1].scale))
+    for start in range(0, inr.times, at_once):
+        rows = line_slice(inr.at_times(slice(start, start + at_once)), line, width, dtype=dtype)  # [T, 3, W]
+        yield from to_uint8(rows).transpose(1, 2).unsqueeze(1).contiguous().cpu()

@@ -1,0 +1,93 @@
+"""`digan explore`: a trained network as a function of x, y and t, live in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+
+import torch
+import uvicorn
+import websockets  # noqa: F401 (uvicorn serves WebSockets by it; without it they are refused one by one)
+
+from digan.cli.options import OptionParser, number
+from digan.cli.sample import DTYPES, on_device
+from digan.config import Range
+from digan.explore.messages import MAX_MESSAGE
+from digan.explore.server import Explorer, listen
+from digan.models.generator import Generator
+
+_SECONDS_TO_CLOSE = 2
+
+
+def configure(parser: OptionParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--network", required=True, help="network file, run folder, or owner/name on the hub")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all [%(default)s]")
+    parser.add_argument(
+        "--port",
+        type=number(int, Range(minimum=0, maximum=65535)),
+        default=8000,
+        help="port to listen on; 0 for a free one [%(default)s]",
+    )
+    parser.add_argument(
+        "--allow-host", nargs="+", default=[], help="further names by which browsers reach this server, as of a proxy"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="type of the matrix products [%(default)s]")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="device of the network [cuda if available]",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C."""
+    g = on_device(Generator.from_pretrained(args.network), args.device)
+    with listen(args.host, args.port) as listener:
+        names = frozenset({args.host, socket.gethostname(), *args.allow_host})
+        explorer = Explorer(g, args.network, DTYPES[args.dtype], names)
+        server = _Server(_config(explorer), _url(args.host, listener.getsockname()[1]))
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:  # uvicorn has closed everything and raises it again
+            print("stopped")
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Says where the page is, once it can be opened."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then print the address."""
+        await super().startup(sockets)
+        if self.started:
+            print(f"open {self._url} in a browser; Ctrl-C stops the server", flush=True)
+
+
+def _config(explorer: Explorer) -> uvicorn.Config:
+    return uvicorn.Config(
+        explorer.app,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,  # costs more time than raw pixels save
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_SECONDS_TO_CLOSE,
+    )
+
+
+def _url(host: str, port: int) -> str:
+    """Return the address to open; on all interfaces, that of this machine."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        return f"http://{socket.gethostname()}:{port}"
+    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"

@@ -1,0 +1,172 @@
+"""One thread renders for all pages; of each kind of picture, a page has one request at work and one waiting."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from digan.errors import sentence
+
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+def reason(error: BaseException) -> str:
+    """Return one sentence about an error; a defect of the program is logged with its traceback."""
+    text = sentence(error)
+    if text is None:
+        logging.getLogger(__name__).error("rendering failed", exc_info=error)
+        text = f"this could not be rendered ({type(error).__name__}); the terminal of the server shows why."
+    return text
+
+
+@dataclass
+class Job(Generic[Step]):
+    """A request at work.
+
+    Args:
+        generation: as of its `Request`.
+        steps: yields results, each in a short time.
+        deliver: takes each result; called in the rendering thread.
+        fail: takes the error that ended the job, if one did.
+    """
+
+    generation: int
+    steps: Iterator[Step]
+    deliver: Callable[[Step], None]
+    fail: Callable[[BaseException], None]
+
+
+@dataclass
+class _Lane:
+    """The requests of one kind from one page."""
+
+    priority: int
+    running: Job | None = None
+    waiting: Job | None = None
+    served: int = 0  # when it was last served, to take turns
+
+
+@dataclass
+class Channel:
+    """A page: its lanes, and whether it keeps up with what it is sent."""
+
+    has_room: Callable[[], bool] = lambda: True
+    lanes: dict[str, _Lane] = field(default_factory=dict)
+
+
+class Scheduler:
+    """Runs jobs step by step in one thread, the most urgent one first.
+
+    A newer request of the same kind replaces the one that waits. One of another generation also ends the one at work,
+    after its current step: that step is still delivered, so that pictures keep coming while something is dragged.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._channels: list[Channel] = []
+        self._calls: list[tuple[Callable[[], Any], Future]] = []
+        self._turn = itertools.count(1)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="explore-rendering", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current step; calls that wait are cancelled."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join()
+        for _, future in self._calls:
+            future.cancel()
+
+    def open(self, has_room: Callable[[], bool]) -> Channel:
+        """Add a page; nothing is rendered for it while `has_room` returns False."""
+        channel = Channel(has_room)
+        with self._condition:
+            self._channels.append(channel)
+        return channel
+
+    def close(self, channel: Channel) -> None:
+        """Remove a page with all its requests."""
+        with self._condition:
+            self._channels.remove(channel)
+            channel.lanes.clear()
+
+    def wake(self) -> None:
+        """Look at all pages again: one of them has room again."""
+        with self._condition:
+            self._condition.notify()
+
+    def submit(self, channel: Channel, kind: str, priority: int, job: Job) -> None:
+        """Render a job for a page, before jobs of a higher `priority` number."""
+        with self._condition:
+            lane = channel.lanes.setdefault(kind, _Lane(priority))
+            if lane.running is not None and lane.running.generation == job.generation:
+                lane.waiting = job
+            else:
+                lane.running, lane.waiting = job, None
+            self._condition.notify()
+
+    def call(self, function: Callable[[], Result]) -> Future[Result]:
+        """Call a function in the rendering thread when no page waits for a picture."""
+        future: Future[Result] = Future()
+        with self._condition:
+            self._calls.append((function, future))
+            self._condition.notify()
+        return future
+
+    def _run(self) -> None:
+        with torch.no_grad():
+            while True:
+                with self._condition:
+                    self._condition.wait_for(lambda: self._stopping or self._next() is not None or self._calls)
+                    if self._stopping:
+                        return
+                    lane = self._next()
+                    if lane is None:
+                        function, future = self._calls.pop(0)
+                    else:
+                        lane.served, job = next(self._turn), lane.running
+                if lane is None:
+                    _answer(function, future)
+                else:
+                    self._step(lane, job)
+
+    def _next(self) -> _Lane | None:
+        """Return the most urgent lane; among equal ones, that which has waited longest."""
+        lanes = [lane for channel in self._channels if channel.has_room() for lane in channel.lanes.values()]
+        busy = [lane for lane in lanes if lane.running is not None]
+        return min(busy, key=lambda lane: (lane.priority, lane.served), default=None)
+
+    def _step(self, lane: _Lane, job: Job) -> None:
+        done = False
+        try:
+            job.deliver(next(job.steps))
+        except StopIteration:
+            done = True
+        except Exception as error:
+            done = True
+            job.fail(error)
+        with self._condition:
+            if done and lane.running is job:
+                lane.running, lane.waiting = lane.waiting, None
+
+
+def _answer(function: Callable[[], Any], future: Future) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

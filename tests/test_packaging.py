@@ -48,12 +48,14 @@ def test_importing_loads_nothing_of_the_extra():
     assert not modules & {MODULES.get(package, package) for package in extra}
 
 
-def test_commands_name_all_packages_of_the_extra():
-    train = package_names(PROJECT["optional-dependencies"]["train"])
-    sample = run_command(train, "sample", "--network", "none")
-    assert (sample.returncode, sample.stdout) == (2, ""), sample.stderr
-    sentence = r"digan sample needs packages that are not installed \((.*)\): pip install 'digan\[train\]'\n"
-    assert set(re.fullmatch(sentence, sample.stderr)[1].split(", ")) == train
+@pytest.mark.parametrize(("command", "extra"), [("sample", "train"), ("explore", "explore")])
+def test_commands_name_all_packages_of_their_extra(command, extra):
+    extras = PROJECT["optional-dependencies"]
+    packages = package_names(extras["train"]) | package_names(extras[extra])
+    result = run_command(packages, command, "--network", "none")
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    sentence = rf"digan {command} needs packages that are not installed \((.*)\): pip install 'digan\[{extra}\]'\n"
+    assert set(re.fullmatch(sentence, result.stderr)[1].split(", ")) == packages
 
 
 def test_one_missing_package_is_named():

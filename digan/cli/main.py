@@ -1,4 +1,4 @@
-"""The command line: `digan train | sample | evaluate | convert | info`."""
+"""The command line: `digan train | sample | explore | evaluate | convert | info`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ TRAIN_EXTRA = {
     "tqdm": "tqdm",
     "yaml": "pyyaml",
 }
+# Those of the extra `explore`, which includes the extra `train`.
+EXPLORE_EXTRA = TRAIN_EXTRA | {"starlette": "starlette", "uvicorn": "uvicorn", "websockets": "websockets"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,14 +117,15 @@ def _import(name: str) -> ModuleType:
     """Import the module of a command.
 
     Raises:
-        MissingPackages: the module needs packages of the extra `train` that are not installed.
+        MissingPackages: the module needs packages of its extra that are not installed.
     """
+    extra, packages = ("explore", EXPLORE_EXTRA) if name == "explore" else ("train", TRAIN_EXTRA)
     try:
         return importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in TRAIN_EXTRA:
+        if error.name is None or error.name.partition(".")[0] not in packages:
             raise
-        missing = [package for key, package in TRAIN_EXTRA.items() if importlib.util.find_spec(key) is None]
+        missing = [package for key, package in packages.items() if importlib.util.find_spec(key) is None]
         raise MissingPackages(
-            f"needs packages that are not installed ({', '.join(missing)}): pip install 'digan[train]'"
+            f"needs packages that are not installed ({', '.join(missing)}): pip install 'digan[{extra}]'"
         ) from error

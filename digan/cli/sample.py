@@ -274,7 +274,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     defaults = MODES[args.mode]
     for name in {name for options in MODES.values() for name in options} - set(defaults):
         if getattr(args, name) is not None:
-            modes = " and ".join(mode for mode, options in MODES.items() if name in options)
+            modes = " or ".join(mode for mode, options in MODES.items() if name in options)
             raise ConfigError(f"--{name.replace('_', '-')} is for --mode {modes}, not {args.mode}; leave it out.")
 
     def samples(indices: str, count: str) -> list[int]:

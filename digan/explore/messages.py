@@ -28,6 +28,7 @@ _TIME = Range(minimum=-1000.0, maximum=1000.0)
 _POSITION = Range(minimum=-1000.0, maximum=1000.0)
 _PSI = Range(minimum=-10.0, maximum=10.0)
 _SIDE = Range(minimum=1, maximum=MAX_SIDE)
+_DIGITS = 6  # decimals of a weight, for commands that can be read
 _MIN_EXTENT = 1e-5  # of a window: the coordinates are float32
 
 
@@ -55,8 +56,8 @@ class Content:
         weights: dict[int, float] = {}
         corners = ((1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v)
         for content, weight in zip(self.contents, corners, strict=True):
-            if weight:
-                weights[content] = weights.get(content, 0.0) + weight
+            if rounded := round(weight, _DIGITS):
+                weights[content] = round(weights.get(content, 0.0) + rounded, _DIGITS)
         return mixture(list(weights), list(weights.values()), motion).clips[0]
 
 

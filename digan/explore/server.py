@@ -29,7 +29,6 @@ from digan.explore.messages import parse_file_request, parse_request
 from digan.explore.pictures import METHODS, Painter
 from digan.explore.scheduler import Job, Scheduler, reason
 from digan.models.generator import Generator
-from digan.wording import counted
 
 MAX_PAGES = 16
 _MAX_FILES = 2  # rendered at a time
@@ -229,7 +228,7 @@ class Explorer:
         """Serve one page."""
         await socket.accept()
         if self.pages >= MAX_PAGES:
-            return await socket.close(1013, f"{counted(MAX_PAGES, 'page')} are open already; close one.")
+            return await socket.close(1013, f"{MAX_PAGES} pages are open already; close one.")
         self.pages += 1
         try:
             await socket.send_text(json.dumps(self.description()))
@@ -253,7 +252,7 @@ class Explorer:
         try:
             wanted = await self._file_request(request)
             if self.rendering.locked():
-                raise ConfigError(f"{counted(_MAX_FILES, 'file')} are being rendered already; wait for one of them.")
+                raise ConfigError(f"{_MAX_FILES} files are being rendered already; wait for one of them.")
             async with self.rendering:
                 content = await self._rendered(request, wanted)
         except (ConfigError, OSError) as error:

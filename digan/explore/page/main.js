@@ -45,7 +45,8 @@ function open(description) {
   byId("status").classList.remove("off");
   const { resolution } = network;
   const trained = network.trained && `, ${network.trained}`;
-  byId("network").textContent = `${network.network} (${resolution}×${resolution}${trained})`;
+  const name = network.network.replace(/[\\/]+$/, "").split(/[\\/]/).pop();
+  byId("network").textContent = `${name} (${resolution}×${resolution}${trained})`;
   byId("network").title = network.network;
   byId("label-field").hidden = !network.classes.length;
   byId("label").replaceChildren(...network.classes.map((name, value) => new Option(name, value)));

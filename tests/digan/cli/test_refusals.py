@@ -36,7 +36,7 @@ SMALL += "--samples 2 --metrics none --tick 0.016 --snap 1000 --workers 0 --repo
 FILES = {"data", "outdir", "resume", "config", "split_list", "detector", "network", "fake", "cache", "official", "out"}
 FILES |= {"discriminators", "path"}
 TEXTS = {"cfg", "desc", "split", "aug", "mixed_precision", "metrics", "report_to", "mode", "classes", "only", "dtype"}
-TEXTS |= {"device", "fake_split", "experiment", "resize"}
+TEXTS |= {"device", "fake_split", "experiment", "resize", "host", "allow_host"}
 IMPOSSIBLE = ["nan", "inf", "-inf", "1e308", "-1e308", str(10**30), str(-(10**30)), "9" * 5000, "x", ""]
 WRONG_TYPES = {
     "true": True,
@@ -189,6 +189,7 @@ CASES = {
     ("sample", "--network"): ("--outdir {out}", ()),
     ("sample", "--outdir"): ("--network {network} --videos 1 --frames 1", ("missing", "folder")),
     ("sample", "--config"): ("--network {network} --outdir {out} --videos 1 --frames 1", ("empty",)),
+    ("explore", "--network"): ("--port 0", ()),
     ("evaluate", "--network"): ("--data {data} --metrics rfvd4_4f --outdir {out}", ()),
     ("evaluate", "--data"): ("--network {network} --metrics rfvd4_4f --outdir {out}", ()),
     ("evaluate", "--fake"): ("--data {data} --metrics rfvd4_4f --outdir {out}", ()),

@@ -16,7 +16,7 @@ from digan.cli.main import main
 from digan.config import GeneratorConfig
 from digan.sampling.clip_plan import interpolation, motion_grid
 from digan.sampling.latents import clip_times, seeded_latents
-from digan.sampling.render import Sampler, sample_clips
+from digan.sampling.render import Sampler, clip_frames, sample_clips
 
 SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=512, channel_max=8, resolution=64)
 FRAMES = 5
@@ -122,7 +122,7 @@ def test_record_tells_what_was_made(run, network):
     assert record["network"]["clips_seen"] == 7000
     assert len(record["network"]["sha256"]) == 64
     assert record["options"]["resolution"] == [64, 64]
-    assert [clip["classes"] for clip in record["clips"]] == [[0, 0], [1, 1]]
+    assert [clip["classes"] for clip in record["clips"]] == [[0], [1]]
     assert sorted(record["files"]) == sorted(content_of(folder))
     assert len(record["files"]) == 6
 
@@ -193,6 +193,45 @@ def test_contents_are_mixed_in_w(network):
         )
     for a, b in zip(middle.tensors(), expected.tensors(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_mixture_of_contents(run, network):
+    status, folder = run("--mode mix --indices 2,0,1 --weights 0.5 -0.25 0.75 --motion-indices 3 --format png")
+    assert status == 0
+    g = Generator.from_pretrained(network())
+    w = torch.tensor([[0.5, -0.25, 0.75]]) @ g.mapping(seeded_latents(8, 0, [2, 0, 1])[0])
+    inr = g.inr_from_slots(g.broadcast(w), seeded_latents(8, 0, [3])[1], clip_times(FRAMES))
+    expected = torch.stack(list(clip_frames(inr, g.grid()))).numpy()
+    frames = sheet_frames(folder / "mix-0002-0000-0001-motion-0003.png", FRAMES)
+    assert np.abs(frames.astype(int) - expected).max() <= 1  # another order of the sum in w
+
+
+def test_a_mixture_is_even_unless_weights_are_given(run):
+    _, even = run("--mode mix --indices 4,5 --frames 1", name="even")
+    _, equal = run("--mode mix --indices 4,5 --weights 0.5 0.5 --frames 1", name="equal")
+    _, alone = run("--mode mix --weights 0 1 --frames 1", name="alone")
+    _, second = run("--indices 1 --frames 1", name="second")
+    name = "mix-0004-0005-motion-0004.png"
+    assert np.array_equal(read_png(even / name), read_png(equal / name))
+    image = read_png(alone / "mix-0000-0001-motion-0000.png")  # at time 0, motions differ little
+    assert np.abs(image.astype(int) - read_png(second / "video-0001.png")).mean() < 1
+
+
+def test_a_slice_along_a_row_is_that_row_over_time(run):
+    y = -1 + 2 * (63 - 31) / 64  # row 31, the lower one of its two rows of the base grid
+    _, lined = run(f"--indices 1 --format slice --slice-line -1 {y} 1 {y} --frames 7 --t1 2", name="lined")
+    _, rowed = run(f"--indices 1 --format slice --slice-row {31.5 / 64} --frames 7 --t1 2", name="rowed")
+    assert list(content_of(lined)) == list(content_of(rowed)) == ["video-0001-slice.png"]
+    images = [read_png(folder / "video-0001-slice.png").astype(int) for folder in (lined, rowed)]
+    assert images[0].shape == (7, 64, 3)
+    assert np.abs(images[0] - images[1]).max() <= 1  # phases of another origin
+
+
+def test_slices_along_a_line_have_a_grid(run):
+    status, folder = run("--videos 3 --slice-line -1 -1 1 1 --frames 5")
+    assert status == 0
+    assert sorted(content_of(folder)) == ["grid-slice.png", *(f"video-000{i}-slice.png" for i in range(3))]
+    assert np.array_equal(read_png(folder / "grid-slice.png")[:5, :64], read_png(folder / "video-0000-slice.png"))
 
 
 def test_single_frames_are_those_of_the_video(run):
@@ -284,7 +323,13 @@ REFUSED = {
     "--resolution 8194 --videos 1": "at most 8192 pixels",
     "--class 0": "--class: this network was trained without classes",
     "--steps 3": "--steps is for --mode interpolate",
-    "--motion-indices 3": "--motion-indices is for --mode motion-grid and interpolate",
+    "--motion-indices 3": "--motion-indices is for --mode motion-grid or interpolate or mix",
+    "--weights 1": "--weights is for --mode mix",
+    "--mode mix --indices 1,2 --weights 1": "--weights has 1 values, but --indices 2",
+    "--mode mix --weights 0 0": "--weights must not all be 0",
+    "--mode mix --motion-indices 3,4": "--motion-indices must name one",
+    "--slice-line 0 0 0 0": "--slice-line must lead from one point to another",
+    "--slice-line 0 0 1 0 --format png,slice": "--slice-line is for --format slice",
     "--mode interpolate --videos 3": "--videos is for --mode videos",
     "--mode interpolate --steps 1": "--steps 1 must be at least 2",
     "--mode interpolate --indices 3": "at least two samples",

@@ -202,6 +202,19 @@ class TestTimes:
         torch.testing.assert_close(frames[0, 0], frames[1, 0])
         assert not torch.allclose(frames[0, 1], frames[1, 1], atol=1e-3)
 
+    def test_another_motion_and_times_with_the_same_weights(self, tiny):
+        z_content, z_motion = latents(2)
+        slots = tiny.broadcast(tiny.mapping(z_content)) + 0.1 * torch.randn(2, tiny.num_slots, 8)
+        inr = tiny.inr_from_slots(slots, z_motion, torch.zeros(1))
+        other, times = latents(2, seed=1)[1], torch.tensor([[0.5, 2.0], [-1.0, 0.0]])
+        moved = tiny.with_motion(inr, slots, other, times)
+        expected = tiny.inr_from_slots(slots, other, times)
+        for a, b in zip(moved.tensors(), expected.tensors(), strict=True):
+            assert torch.equal(a, b)
+        assert moved.stages[1].layers is inr.stages[1].layers
+        with pytest.raises(ValueError, match=r"z_motion must be \[2, 12\]"):
+            tiny.with_motion(inr, slots, other[:1], times)
+
 
 class TestGrid:
     def test_any_multiple_of_the_last_scale(self, tiny):

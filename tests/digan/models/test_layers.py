@@ -54,6 +54,17 @@ class TestFullyConnected:
         x = random(3, 6)
         torch.testing.assert_close(layer(x), F.linear(x, layer.weight / math.sqrt(6), layer.bias))
 
+    @pytest.mark.parametrize("lr_mult", [1.0, 0.01])
+    @pytest.mark.parametrize("activation", ["linear", "lrelu"])
+    def test_folding_the_gain_changes_no_bit(self, activation, lr_mult):
+        layer = FullyConnected(6, 4, activation, bias_init=0.5, lr_mult=lr_mult)
+        x = torch.randn(3, 6)
+        expected = layer(x)
+        for _ in range(2):
+            layer.fold_gain()
+            assert torch.equal(layer(x), expected)
+        assert layer.weight_gain == 1
+
 
 class TestConv2d:
     def expected(self, layer, x, act, gain=1.0):

@@ -24,9 +24,9 @@ FILES = ("mp4", "gif", "png", "slice")
 
 _INDEX = Range(minimum=0)
 _COUNTER = Range(minimum=0, maximum=2**53)
-_TIME = Range(minimum=-1000.0, maximum=1000.0)
-_POSITION = Range(minimum=-1000.0, maximum=1000.0)
-_PSI = Range(minimum=-10.0, maximum=10.0)
+_TIME = Range(minimum=-1000, maximum=1000)
+_POSITION = Range(minimum=-1000, maximum=1000)
+_PSI = Range(minimum=-10, maximum=10)
 _SIDE = Range(minimum=1, maximum=MAX_SIDE)
 _DIGITS = 6  # decimals of a weight, for commands that can be read
 _MIN_EXTENT = 1e-5  # of a window: the coordinates are float32

@@ -11,6 +11,7 @@ import { Stage, pixelSide } from "./stage.js";
 import { State } from "./state.js";
 
 const MOTION_SIDE = 64;
+const ERROR_TIME = 6000; // ms that a sentence stays
 const LINK_WAIT = 300; // ms; browsers refuse to change the address more often than about three times a second
 
 const state = new State();
@@ -18,6 +19,7 @@ state.fromHash(location.hash);
 let network = null;
 let dirty = true;
 let drawing = false;
+let errorTimer = 0;
 
 const stage = new Stage(byId("canvas"), state);
 const player = new Player(state, {
@@ -66,11 +68,12 @@ function closed(reason) {
 function error(message) {
   byId("message").textContent = message;
   byId("message").hidden = false;
+  clearTimeout(errorTimer);
+  errorTimer = setTimeout(() => (byId("message").hidden = true), ERROR_TIME);
 }
 
 function picture(received) {
   const generation = requests.generation(received.kind);
-  byId("message").hidden = true;
   if (received.kind === "frames") {
     if (received.sharp) {
       if (received.generation === generation && !player.playing) stage.showSharp(received);
@@ -207,6 +210,8 @@ function update() {
     showControls(state);
     stage.canvas.dataset.settled = player.playing || requests.refresh(false) ? "" : stage.canvas.dataset.settled;
     if (player.playing && requests.refresh(true)) player.restart();
+    const slice = byId("slice-canvas").dataset;
+    if (slice.settled !== String(requests.generation("slice"))) slice.settled = "";
     if (state.slice) showLine();
     stage.draw();
     scheduleLink();

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import time
+from itertools import pairwise
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -164,13 +165,14 @@ def test_fields_and_buttons_of_the_content(page):
     images.append(assert_shows(page, seed=5, psi=0.5, a=9))
     page.locator("#pad").click(position={"x": 40, "y": 110})
     u, v = map(float, re.findall(r"[\d.]+", page.inner_text("#mix")))
-    assert (u, v) == (pytest.approx(40 / 152, abs=0.02), pytest.approx(110 / 152, abs=0.02))
+    side = page.locator("#pad").bounding_box()["width"]
+    assert (u, v) == (pytest.approx(40 / side, abs=0.02), pytest.approx(110 / side, abs=0.02))
     images.append(assert_shows(page, seed=5, psi=0.5, a=9, u=u, v=v))
     page.press("#pad", "ArrowRight")
     images.append(assert_shows(page, seed=5, psi=0.5, a=9, u=round(u + 0.05, 3), v=v))
     page.click("#shuffle")
     images.append(assert_shows(page, seed=5, psi=0.5, a=10, b=11, c=12, d=13, u=round(u + 0.05, 3), v=v))
-    for before, after in zip(images, images[1:], strict=False):
+    for before, after in pairwise(images):
         assert not np.array_equal(before, after)
 
 
@@ -191,7 +193,7 @@ def test_motions_and_times(page):
     images.append(assert_shows(page, t=1.5, motion=1))
     page.press("#stage", ",")
     images.append(assert_shows(page, t=1.48, motion=1))
-    for before, after in zip(images, images[1:], strict=False):
+    for before, after in pairwise(images):
         assert not np.array_equal(before, after)
 
 
@@ -282,12 +284,13 @@ def test_a_slice_along_a_drawn_line(page):
     page.mouse.up()
     page.keyboard.up("Shift")
     page.fill("#to", "2")
+    rest(page)
     page.wait_for_selector('#slice-canvas[data-settled]:not([data-settled=""])')
     line = [float(link(page).get(name, 0)) for name in ("x0", "y0", "x1", "y1")]
     assert line == pytest.approx([-0.5, -0.5, 0.5, 0], abs=0.01)
     image = pixels(page, "slice-canvas")
     height, width = image.shape[:2]
-    painter, inr = clip(START, clip_times(height, 0, 2))
+    _, inr = clip(START, clip_times(height, 0, 2))
     with torch.no_grad():
         wanted = to_uint8(line_slice(inr, line, width)).permute(0, 2, 1).numpy()
     assert_same(image, wanted)
@@ -455,7 +458,7 @@ def test_a_wrong_message_is_one_sentence_on_the_page(page):
     expect(page.locator("#message")).to_have_text("psi 99 must be at most 10.")
     page.fill("#t-number", "0.5")
     assert_shows(page, motion=2, t=0.5)
-    expect(page.locator("#message")).to_be_hidden()
+    expect(page.locator("#message")).to_be_hidden(timeout=TIMEOUT)
 
 
 def test_pages_of_other_origins_cannot_connect(page, open_page, server):
@@ -550,7 +553,7 @@ def test_memory_stays_flat(open_page, networks):
 def test_messages_are_json(page):
     """The state has no value that JSON lacks, which the server would refuse."""
     sent = []
-    page.on("websocket", lambda socket: socket.on("framesent", sent.append))
+    page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(text)))
     page.reload()
     rest(page)
     assert sent

@@ -37,9 +37,9 @@ const FIELDS = {
   half: [1, number(6, 0.0001, 100)], // half the width of the window
   compare: [false, flag],
   slice: [false, flag],
-  x0: [-1, position],
+  x0: [-0.9, position],
   y0: [0, position],
-  x1: [1, position],
+  x1: [0.9, position],
   y1: [0, position],
 };
 

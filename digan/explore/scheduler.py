@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ class _Lane:
     priority: int
     running: Job | None = None
     waiting: Job | None = None
-    served: int = 0  # when it was last served, to take turns
+    served: float = 0.0  # when it was last served or began to wait, by the clock
 
 
 @dataclass
@@ -65,15 +65,18 @@ class Channel:
 class Scheduler:
     """Runs jobs step by step in one thread, the most urgent one first.
 
+    What has waited for `patience` seconds is as urgent as anything else, so that playing does not keep the rest waiting
+    on a machine that is always busy with it.
+
     A newer request of the same kind replaces the one that waits. One of another generation also ends the one at work,
     after its current step: that step is still delivered, so that pictures keep coming while something is dragged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0.25) -> None:
+        self._patience = patience
         self._condition = threading.Condition()
         self._channels: list[Channel] = []
-        self._calls: list[tuple[Callable[[], Any], Future]] = []
-        self._turn = itertools.count(1)
+        self._calls: list[tuple[float, Callable[[], Any], Future]] = []
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="explore-rendering", daemon=True)
 
@@ -87,7 +90,7 @@ class Scheduler:
             self._stopping = True
             self._condition.notify()
         self._thread.join()
-        for _, future in self._calls:
+        for _, _, future in self._calls:
             future.cancel()
 
     def open(self, has_room: Callable[[], bool]) -> Channel:
@@ -112,6 +115,8 @@ class Scheduler:
         """Render a job for a page, before jobs of a higher `priority` number."""
         with self._condition:
             lane = channel.lanes.setdefault(kind, _Lane(priority))
+            if lane.running is None:
+                lane.served = time.monotonic()
             if lane.running is not None and lane.running.generation == job.generation:
                 lane.waiting = job
             else:
@@ -119,10 +124,10 @@ class Scheduler:
             self._condition.notify()
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:
-        """Call a function in the rendering thread when no page waits for a picture."""
+        """Call a function in the rendering thread, when no page waits for a picture or the call has waited long."""
         future: Future[Result] = Future()
         with self._condition:
-            self._calls.append((function, future))
+            self._calls.append((time.monotonic(), function, future))
             self._condition.notify()
         return future
 
@@ -130,24 +135,31 @@ class Scheduler:
         with torch.no_grad():
             while True:
                 with self._condition:
-                    self._condition.wait_for(lambda: self._stopping or self._next() is not None or self._calls)
+                    self._condition.wait_for(lambda: self._stopping or self._calls or self._next() is not None)
                     if self._stopping:
                         return
-                    lane = self._next()
-                    if lane is None:
-                        function, future = self._calls.pop(0)
-                    else:
-                        lane.served, job = next(self._turn), lane.running
-                if lane is None:
-                    _answer(function, future)
-                else:
-                    self._step(lane, job)
+                    work = self._take()
+                work()
+
+    def _take(self) -> Callable[[], None]:
+        """Return what to do next: a step of the most urgent lane, or a call."""
+        lane, now = self._next(), time.monotonic()
+        if self._calls and (lane is None or now - self._calls[0][0] > self._patience):
+            _, function, future = self._calls.pop(0)
+            return lambda: _answer(function, future)
+        lane.served, job = now, lane.running
+        return lambda: self._step(lane, job)
 
     def _next(self) -> _Lane | None:
         """Return the most urgent lane; among equal ones, that which has waited longest."""
         lanes = [lane for channel in self._channels if channel.has_room() for lane in channel.lanes.values()]
         busy = [lane for lane in lanes if lane.running is not None]
-        return min(busy, key=lambda lane: (lane.priority, lane.served), default=None)
+        now = time.monotonic()
+
+        def urgency(lane: _Lane) -> tuple[int, float]:
+            return 0 if now - lane.served > self._patience else lane.priority, lane.served
+
+        return min(busy, key=urgency, default=None)
 
     def _step(self, lane: _Lane, job: Job) -> None:
         done = False

@@ -33,8 +33,7 @@ from digan.models.generator import Generator
 MAX_PAGES = 16
 _MAX_FILES = 2  # rendered at a time
 _OUTBOX = 8  # messages that a page may be behind
-# Frames first; slices and the rest when nothing moves.
-_PRIORITIES = {"frames": 0, "enlarged": 1, "slice": 2, "motions": 3}
+_PRIORITIES = {"frames": 0, "enlarged": 0, "slice": 1, "motions": 2}  # the lowest first
 _MEDIA = {"mp4": "video/mp4", "gif": "image/gif", "png": "image/png", "slice": "image/png"}
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _SECURITY = [

@@ -12,7 +12,7 @@ import { State } from "./state.js";
 
 const MOTION_SIDE = 64;
 const ERROR_TIME = 6000; // ms that a sentence stays
-const LINK_WAIT = 300; // ms; browsers refuse to change the address more often than about three times a second
+const LINK_WAIT = 400; // ms; browsers refuse to change the address more often than about three times a second
 
 const state = new State();
 state.fromHash(location.hash);
@@ -83,6 +83,7 @@ function picture(received) {
       stage.showCoarse(received);
     }
     if (!player.playing) settled(received, generation);
+    if (received.final) requests.settle(received.generation);
   } else if (received.kind === "enlarged") {
     put(byId(received.method), toImage(received));
   } else if (received.kind === "slice") {

@@ -3,6 +3,7 @@
 const AHEAD = 0.3; // seconds of frames to have at most
 const AT_ONCE = 2; // frames of a request: they share work; more would delay the answer to a drag
 const REQUESTS = 2; // one at work and one waiting
+const LOST = 10000; // ms after which a request was lost, as by an error
 
 export class Player {
   #started = 0; // when play seconds began, ms
@@ -107,6 +108,7 @@ export class Player {
   }
 
   #ask() {
+    for (const [id, { sent }] of this.#asked) if (performance.now() - sent > LOST) this.#asked.delete(id);
     while (this.playing && this.#asked.size < REQUESTS) {
       const now = this.#now();
       const start = Math.max(this.#next, now + Math.min(this.#delay, AHEAD) * 0.5);

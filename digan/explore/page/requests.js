@@ -53,6 +53,11 @@ export class Requests {
     return changed;
   }
 
+  /** Note that the stage has the full resolution already. */
+  settle(generation) {
+    this.#sharpened = generation;
+  }
+
   /** Ask for frames at several times, for the player. */
   frames(times) {
     const { state, sizes } = this;

@@ -14,8 +14,8 @@ TIMEOUT = 30
 class Bench:
     """A scheduler whose steps wait until they are let go."""
 
-    def __init__(self) -> None:
-        self.scheduler = Scheduler()
+    def __init__(self, patience: float = 1e9) -> None:
+        self.scheduler = Scheduler(patience)
         self.log: list[str] = []
         self.gate = threading.Semaphore(0)
         self.at_work = threading.Semaphore(0)
@@ -44,8 +44,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench():
-    bench = Bench()
+def bench(request):
+    bench = Bench(*getattr(request, "param", ()))
     bench.scheduler.start()
     yield bench
     for _ in range(100):
@@ -103,6 +103,19 @@ def test_calls_wait_for_pictures(bench):
     bench.step(2)
     assert future.result(TIMEOUT) == 5
     assert bench.log == ["a0", "b0", "call"]
+
+
+@pytest.mark.parametrize("bench", [(0.0,)], indirect=True)
+def test_without_patience_all_take_turns(bench):
+    page = bench.scheduler.open(lambda: True)
+    bench.scheduler.submit(page, "frames", 0, bench.job("a", 1, 3))
+    assert bench.at_work.acquire(timeout=TIMEOUT)
+    bench.scheduler.submit(page, "slice", 2, bench.job("b", 1, 2))
+    future = bench.scheduler.call(lambda: bench.log.append("call"))
+    bench.at_work.release()
+    bench.step(5)
+    future.result(TIMEOUT)
+    assert bench.log == ["a0", "call", "a1", "b0", "a2", "b1"]
 
 
 def test_a_call_passes_its_error_on(bench):

@@ -11,3 +11,8 @@ export function showValue(id, value) {
   const field = byId(id);
   if (document.activeElement !== field || field.type === "range") field.value = value;
 }
+
+export function setText(id, text) {
+  const element = byId(id);
+  if (element.textContent !== text) element.textContent = text;
+}

@@ -2,15 +2,16 @@
 
 import { Connection, toImage } from "./connection.js";
 import { bindControls, showControls, showTime } from "./controls.js";
-import { byId, press } from "./dom.js";
+import { byId, press, setText } from "./dom.js";
 import { dragging, onStage } from "./gestures.js";
 import { Player } from "./player.js";
-import { Requests, STRIP } from "./requests.js";
+import { Requests, STRIP, THUMBNAIL_TIMES } from "./requests.js";
 import { Saving } from "./saving.js";
 import { Stage, pixelSide } from "./stage.js";
 import { State } from "./state.js";
 
 const MOTION_SIDE = 64;
+const TIME_STEP = 100; // ms between changes of the time that the page says while playing
 const ERROR_TIME = 6000; // ms that a sentence stays
 const LINK_WAIT = 400; // ms; browsers refuse to change the address more often than about three times a second
 
@@ -20,6 +21,7 @@ let network = null;
 let dirty = true;
 let drawing = false;
 let errorTimer = 0;
+let timeShown = 0;
 
 const stage = new Stage(byId("canvas"), state);
 const player = new Player(state, {
@@ -97,17 +99,22 @@ function picture(received) {
 function settled(received, generation) {
   const whole = received.final && received.generation === generation;
   const { width } = stage.canvas;
-  byId("size").textContent = received.sharp || whole ? `${width}×${width} pixels` : `${received.width}×${received.height} pixels`;
+  setText("size", received.sharp ? `${width}×${width} pixels` : `${received.width}×${received.height} pixels`);
   stage.canvas.dataset.settled = whole ? generation : "";
 }
 
 function showFrame(frame) {
   stage.showCoarse(frame);
-  byId("size").textContent = `${frame.width}×${frame.height} pixels`;
-  if (player.playing) {
-    state.set({ t: frame.time });
-    showTime(state);
-  }
+  if (!player.playing) return;
+  state.tick(frame.time);
+  if (state.compare) requests.refresh(true);
+  scheduleLink();
+  const now = performance.now();
+  if (now - timeShown < TIME_STEP) return; // changing what the page says costs more than the picture
+  timeShown = now;
+  setText("size", `${frame.width}×${frame.height} pixels`);
+  setText("rate", `${player.rate.toFixed(0)} frames/s`);
+  showTime(state);
 }
 
 function put(canvas, image) {
@@ -132,28 +139,29 @@ function showSlice(rows) {
 
 // The strip: small clips that show the time of the stage.
 const strip = new Map(); // motion -> picture
-let stripTime = -1;
+let stripFrame = -1; // that is drawn
 
 function showMotion(clip) {
   strip.set(clip.motion, clip);
-  stripTime = -1;
+  stripFrame = -1;
 }
 
 function drawStrip() {
   const { from, to, t, strip: first } = state;
   if (Number(byId("motions").firstElementChild?.dataset.motion) !== first) buildStrip(first);
-  const share = (t - from) / (to - from || 1);
-  const time = Math.min(0.999, Math.max(0, share));
-  if (time === stripTime) return;
-  stripTime = time;
+  const share = Math.min(0.999, Math.max(0, (t - from) / (to - from || 1)));
+  const frame = Math.floor(share * THUMBNAIL_TIMES);
+  if (frame === stripFrame) return;
+  stripFrame = frame;
   for (const button of byId("motions").children) {
     const clip = strip.get(Number(button.dataset.motion));
-    if (clip) put(button.firstElementChild, toImage(clip, Math.floor(time * clip.frames)));
+    if (clip) put(button.firstElementChild, toImage(clip, frame));
   }
 }
 
 function buildStrip(first) {
   strip.clear();
+  stripFrame = -1;
   const buttons = Array.from({ length: STRIP }, (_, i) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -197,10 +205,7 @@ function update() {
     else player.stop();
     dirty = true;
   }
-  if (player.playing) {
-    player.tick();
-    byId("rate").textContent = `${player.rate.toFixed(0)} frames/s`;
-  }
+  if (player.playing) player.tick();
   if (stage.fit(network.scale, network.max_side)) dirty = true;
   if (dirty) {
     dirty = false;
@@ -228,7 +233,7 @@ function scheduleLink() {
     const hash = state.toHash();
     history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
     if (!player.playing) saving.showCommand();
-  }, LINK_WAIT);
+  }, player.playing ? 5 * LINK_WAIT : LINK_WAIT);
 }
 
 function setDrawing(on) {

@@ -2,7 +2,7 @@
 // generation, by which the server drops what is out of date.
 
 const REST = 150; // ms without a change after which things are at rest
-const THUMBNAIL_TIMES = 6;
+export const THUMBNAIL_TIMES = 6;
 export const STRIP = 8; // motions beside each other
 
 export class Requests {

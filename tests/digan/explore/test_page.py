@@ -87,9 +87,14 @@ def page(open_page, server):
     return open_page(server)
 
 
-def rest(page) -> None:
-    """Wait until the page has seen its last change and shows it in full resolution."""
+def update(page) -> None:
+    """Wait until the page has seen its last change."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def rest(page) -> None:
+    """Wait until the page shows its last change in full resolution."""
+    update(page)
     page.wait_for_selector(SETTLED)
 
 
@@ -141,6 +146,7 @@ def assert_shows(page, classes: int = 0, **changes) -> np.ndarray:
 
 
 def value(page, field: str) -> float:
+    update(page)
     return float(page.input_value(f"#{field}"))
 
 

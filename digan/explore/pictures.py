@@ -77,8 +77,8 @@ class Painter:
             self._render(self.inr(content, 0, (0.0,)), self.g.grid())
 
     def steps(self, request: Request) -> Iterator[list[Picture]]:
-        """Yield the pictures of a request step by step, coarse ones first."""
-        return _STEPS[type(request)](self, request)
+        """Yield the pictures of a request step by step, coarse ones first; nothing is computed before the first step."""
+        yield from _STEPS[type(request)](self, request)
 
     def sampler(self, seed: int, psi: float, label: int | None) -> Sampler:
         """Return the source of the latents."""

@@ -165,6 +165,12 @@ def test_weights_are_computed_once_for_a_content(paint, message, painter, monkey
     assert len(calls) == 2
 
 
+def test_nothing_is_computed_before_the_first_step(message, painter, monkeypatch):
+    monkeypatch.setattr(painter, "inr", lambda *_: pytest.fail("too early"))
+    for kind in ("frames", "slice", "enlarged", "motions"):
+        painter.steps(parse_request(json.dumps(message(kind)), 0))
+
+
 def test_caches_are_bounded(painter):
     for seed in range(20):
         painter.inr(Content(seed, (0, 1, 2, 3), (0.5, 0.5), 1.0, None), 0, (0.0,))

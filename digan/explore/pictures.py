@@ -77,7 +77,7 @@ class Painter:
             self._render(self.inr(content, 0, (0.0,)), self.g.grid())
 
     def steps(self, request: Request) -> Iterator[list[Picture]]:
-        """Yield the pictures of a request step by step, coarse ones first; nothing is computed before the first step."""
+        """Yield the pictures of a request step by step, coarse ones first; nothing is computed before."""
         yield from _STEPS[type(request)](self, request)
 
     def sampler(self, seed: int, psi: float, label: int | None) -> Sampler:

@@ -523,7 +523,8 @@ def test_the_keyboard_is_explained(page):
 @pytest.mark.ci
 def test_memory_stays_flat(open_page, networks):
     with start_server(networks / "0.safetensors", "--device", "cpu") as (process, url):
-        page = open_page(f"{url}/#compare=1&slice=1&play=1&speed=2")
+        page = open_page(f"{url}/#compare=1&slice=1&speed=2")
+        page.click("#play")
         devtools = page.context.new_cdp_session(page)
 
         def sizes() -> tuple[float, float]:

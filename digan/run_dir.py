@@ -53,6 +53,11 @@ def snapshot_path(run: Path, number: str) -> Path:
     return run / SNAPSHOTS / f"{_SNAPSHOT}{number}.safetensors"
 
 
+def number_of(snapshot: Path) -> str:
+    """Return the number in the name of a snapshot, such as "000400"."""
+    return snapshot.stem.removeprefix(_SNAPSHOT)
+
+
 def list_snapshots(folder: Path, until: str | None = None) -> list[Path]:
     """Return the network snapshots of a run folder, or of its snapshots folder, oldest first.
 

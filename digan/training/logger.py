@@ -48,6 +48,7 @@ from digan.run_dir import (
     snapshot_number,
     snapshot_path,
 )
+from digan.run_results import refresh_best
 from digan.sampling.grids import contact_sheet, video_grid
 from digan.sampling.latents import clip_times, paced_times, seeded_latents
 from digan.sampling.media import write_png, write_video
@@ -324,6 +325,8 @@ class RunLogger:
                     metrics.append_result(self.folder, result, clips=clips, snapshot=snapshot)
                     self.accelerator.log({name: result["value"]}, step=clips)
                     self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
+            if self.is_main:
+                refresh_best(self.folder)
 
     def finish(self) -> None:
         """Log where the results are, and close the progress bar and the trackers."""
@@ -357,6 +360,7 @@ class RunLogger:
             file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
         for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
             drop_records(path, self.trainer.clips_seen, self.log)
+        refresh_best(self.folder)
 
     def _append_to_log(self, text: str) -> None:
         with open(self.folder / "log.txt", "a") as file:

@@ -35,6 +35,7 @@ SAMPLES = "samples"
 _LAUNCH = ".launch"  # names the launch that last trained the run
 _SNAPSHOT = "network-snapshot-"
 _METRIC = "metric-"
+_FAKES = re.compile(r"fakes(?:_init|(\d+(?:\.\d+)?))\.png")
 _RUN = re.compile(r"^\d{5}(-.*)?$")
 
 
@@ -73,6 +74,16 @@ def list_snapshots(folder: Path, until: str | None = None) -> list[Path]:
 
 def _digits(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def list_samples(run: Path) -> dict[str, Path]:
+    """Return the still pictures of the samples of a run, keyed by the number of the snapshot, oldest first.
+
+    Those of the untrained generator have the key "".
+    """
+    matches = [(_FAKES.fullmatch(file.name), file) for file in run.glob(f"{SAMPLES}/fakes*.png")]
+    numbered = [(match[1] or "", file) for match, file in matches if match]
+    return dict(sorted(numbered, key=lambda item: _digits(item[0])))
 
 
 def metric_path(run: Path, metric: str) -> Path:

@@ -99,7 +99,7 @@ def add_network(options: argparse._ActionsContainer, required: bool = True, text
         "--which",
         choices=WHICH,
         default=WHICH[0],
-        help="snapshot of a run: its latest, or the best by its metric [latest]",
+        help="snapshot of a run, the best by its metric [latest]",
     )
 
 

@@ -34,9 +34,7 @@ class SnapshotEvaluation(Evaluation):
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
         self.snapshots = {number_of(file): file for file in list_snapshots(Path(args.network))}
         if not self.snapshots:
-            raise ConfigError(
-                f"--snapshots all: {args.network} holds no snapshots; give --network the folder of a run."
-            )
+            raise ConfigError(f"--snapshots all: {args.network} holds no snapshots; give the folder of a run.")
         super().__init__(args, accelerator)
         self._differences = self._compare_with_run()
         self._known = {} if self._differences else {p.name: self._known_results(p) for p in self.protocols}

@@ -54,6 +54,7 @@ from digan.sampling.latents import clip_times, paced_times, seeded_latents
 from digan.sampling.media import write_png, write_video
 from digan.sampling.render import GeneratedClips, sample_clips
 from digan.training import checkpoint, summary
+from digan.training.curves import CurveWriter
 from digan.training.distributed import COMPUTE_TYPES
 from digan.training.flops import forward_macs, matmul_peak, step_flops
 from digan.training.launch import launch_identity
@@ -140,6 +141,7 @@ class RunLogger:
         self._started = time.time()
         self._clips_at_tick = self._clips_at_snapshot = trainer.clips_seen
         self._bar: tqdm | None = None
+        self._curves = CurveWriter(folder, self.log)
 
     def start(self, notes: Sequence[str] = ()) -> None:
         """Measure the devices, write the configuration and the command, and drop records that will be written again.
@@ -264,7 +266,7 @@ class RunLogger:
         raise DivergenceError(f"{message}.")
 
     def snapshot(self) -> None:
-        """Write the averaged generator, samples and a checkpoint, and evaluate the metrics."""
+        """Write the averaged generator, samples and a checkpoint, evaluate the metrics, and draw the curves."""
         self.check_finite(networks=True)
         trainer = self.trainer
         self._clips_at_snapshot = trainer.clips_seen
@@ -276,6 +278,8 @@ class RunLogger:
             self.write_fakes()
             self._write_checkpoint()
             self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
+            if self.is_main:
+                self._curves.write()
 
     def save_checkpoint(self) -> None:
         """Write everything that resuming needs."""

@@ -65,7 +65,7 @@ class RunFacts:
 def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of runs")
-    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="HTML file [report.html]")
+    parser.add_argument("--output", "-o", type=Path, default=Path("report.html"), help="HTML file [report.html]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,7 +141,7 @@ def _cells(run: Path, config: TrainConfig) -> dict[str, str]:
     records = read_records(run / STATISTICS)
     cells = {"kimg": f"{max((r['clips'] for r in records if 'clips' in r), default=0) / 1000:g} of {config.kimg:g}"}
     for name in list_metrics(run):
-        results = own_results(run, name)
+        results = _trained(run, name)
         if best := best_result(results):
             cells[f"best {name}"] = f"{best['value']:.5g} at {best['clips'] / 1000:g} kimg"
             cells[f"last {name}"] = f"{results[-1]['value']:.5g}"
@@ -158,6 +158,11 @@ def _cells(run: Path, config: TrainConfig) -> dict[str, str]:
     return cells
 
 
+def _trained(run: Path, metric: str) -> list[dict[str, Any]]:
+    """Return the results of a metric for the snapshots of a run, without that of the untrained generator."""
+    return [result for result in own_results(run, metric) if result["clips"] > 0]
+
+
 def _total(elapsed: Sequence[float]) -> float:
     """Return the time of a whole run, given the times since its start or the last time that it was resumed."""
     ends = [time for time, later in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if later < time]
@@ -170,11 +175,11 @@ def _strips(run: Path, report: Callable[[str], None]) -> list[Strip]:
     best_numbers = set()
     for name in list_metrics(run):
         results = [(number_of(Path(str(r.get("snapshot")))), r) for r in own_results(run, name)]
-        best = best_result([result for _, result in results])
+        best = best_result(_trained(run, name))
         for number, result in results:
             text = f"{name} {result['value']:.5g}"
-            notes.setdefault(number, []).append(f"{text}, the best" if result is best else text)
-            if result is best:
+            notes.setdefault(number, []).append(f"{text}, the best" if result == best else text)
+            if result == best:
                 best_numbers.add(number)
     strips = []
     for number, file in {"reals": run / SAMPLES / "reals.png", **list_samples(run)}.items():

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 CURVES = "curves.png"
 # Colours of runs that can be told apart on white and on black, also by the colour-blind.
 COLOURS = ("#3b82d6", "#e0752d", "#2fa572", "#c850a0", "#a08a1c", "#8d6fd1", "#d0454c", "#5a9aa8")
-_FACTS = {"clips_per_second": "clips/s", "tflops_per_second": "TFLOP/s", "memory_gb": "memory, GiB"}
-_FACTS |= {"gpu_memory_gb": "GPU memory, GiB"}
+_FACTS = {"clips_per_second": "clips/s", "memory_gb": "memory, GiB", "gpu_memory_gb": "GPU memory, GiB"}
 _SIZE = (4.4, 2.7)  # inches
 _SMOOTHED = 60  # more points than this are drawn faintly, below their moving average
 _WINDOW = 25  # moving averages of a curve span a fraction 1 / _WINDOW of it
@@ -39,10 +38,12 @@ class Chart:
         title: the quantity.
         curves: the points of each run that has any, keyed by the run's position.
         sampled: whether the points are measurements of single snapshots, rather than means of a stretch of training.
+        from_zero: whether the value axis starts at zero.
     """
 
     title: str
     sampled: bool = False
+    from_zero: bool = False
     curves: dict[int, Points] = field(default_factory=dict)
 
     def says_something(self) -> bool:
@@ -66,7 +67,12 @@ def read_charts(runs: Sequence[Path], report: Callable[[str], None] | None = Non
         records = [record for record in read_records(run / STATISTICS, report) if "clips" in record]
         for name in dict.fromkeys(name for record in records for name in record):
             if name not in TICK_FACTS or name in _FACTS:
-                _add(ticks.setdefault(name, Chart(_FACTS.get(name, name))), position, records, name)
+                _add(
+                    ticks.setdefault(name, Chart(_FACTS.get(name, name), from_zero=name in _FACTS)),
+                    position,
+                    records,
+                    name,
+                )
     losses = [chart for name, chart in ticks.items() if name not in _FACTS]
     facts = [ticks[name] for name in _FACTS if name in ticks]
     return [chart for chart in (*metrics.values(), *losses, *facts) if chart.says_something()]
@@ -133,22 +139,22 @@ def _draw(axes: Axes, chart: Chart, ink: str) -> None:
             axes.plot(kimg, values, color=colour, linewidth=0.6, alpha=0.3)
             values = _smoothed(values)
         axes.plot(kimg, values, color=colour, linewidth=1.6, marker="o" if few else "", markersize=3)
-    _scale(axes, [value for _, values in chart.curves.values() for value in values])
+    low, high = _range(chart)
+    if low > 0 and high > _LOG_RATIO * low and not chart.from_zero:
+        axes.set_yscale("log")
+    elif chart.from_zero or 0 <= low <= high / 2:
+        axes.set_ylim(bottom=0)
     axes.grid(color=ink, alpha=0.15, linewidth=0.6)
-    axes.tick_params(colors=ink, labelsize=8, length=0)
+    axes.tick_params(which="both", colors=ink, labelsize=8, length=0)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
         spine.set_edgecolor(ink)
         spine.set_alpha(0.5)
 
 
-def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """Make the value axis logarithmic if values differ by orders of magnitude; else let it start at zero if near."""
-    low, high = min(values), max(values)
-    if low > 0 and high > _LOG_RATIO * low:
-        axes.set_yscale("log")
-    elif 0 <= low <= high / 2:
-        axes.set_ylim(bottom=0)
+def _range(chart: Chart) -> tuple[float, float]:
+    values = [value for _, points in chart.curves.values() for value in points]
+    return min(values), max(values)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -79,3 +79,23 @@ def test_drafts_of_killed_runs_are_removed_and_nothing_else(tmp_path):
 def test_metrics_are_named_by_their_files(tmp_path):
     run_dir.metric_path(tmp_path, "rfvd256_16f").touch()
     assert run_dir.list_metrics(tmp_path) == {"rfvd256_16f": tmp_path / "metric-rfvd256_16f.jsonl"}
+
+
+def test_samples_are_listed_by_number(tmp_path):
+    folder = tmp_path / run_dir.SAMPLES
+    folder.mkdir()
+    for name in (
+        "fakes000010.png",
+        "fakes000009.500.png",
+        "fakes_init.png",
+        "fakes000010.mp4",
+        "reals.png",
+        "fakes1x.png",
+    ):
+        (folder / name).touch()
+    assert list(run_dir.list_samples(tmp_path)) == ["", "000009.500", "000010"]
+    assert run_dir.list_samples(tmp_path)[""].name == "fakes_init.png"
+
+
+def test_the_number_of_a_snapshot_is_that_of_its_name(tmp_path):
+    assert run_dir.number_of(run_dir.snapshot_path(tmp_path, "000000.016")) == "000000.016"

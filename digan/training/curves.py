@@ -67,12 +67,8 @@ def read_charts(runs: Sequence[Path], report: Callable[[str], None] | None = Non
         records = [record for record in read_records(run / STATISTICS, report) if "clips" in record]
         for name in dict.fromkeys(name for record in records for name in record):
             if name not in TICK_FACTS or name in _FACTS:
-                _add(
-                    ticks.setdefault(name, Chart(_FACTS.get(name, name), from_zero=name in _FACTS)),
-                    position,
-                    records,
-                    name,
-                )
+                empty = Chart(_FACTS.get(name, name), from_zero=name in _FACTS)
+                _add(ticks.setdefault(name, empty), position, records, name)
     losses = [chart for name, chart in ticks.items() if name not in _FACTS]
     facts = [ticks[name] for name in _FACTS if name in ticks]
     return [chart for chart in (*metrics.values(), *losses, *facts) if chart.says_something()]

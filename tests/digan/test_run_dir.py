@@ -84,15 +84,9 @@ def test_metrics_are_named_by_their_files(tmp_path):
 def test_samples_are_listed_by_number(tmp_path):
     folder = tmp_path / run_dir.SAMPLES
     folder.mkdir()
-    for name in (
-        "fakes000010.png",
-        "fakes000009.500.png",
-        "fakes_init.png",
-        "fakes000010.mp4",
-        "reals.png",
-        "fakes1x.png",
-    ):
-        (folder / name).touch()
+    for stem in ("fakes000010", "fakes000009.500", "fakes_init", "reals", "fakes1x"):
+        (folder / f"{stem}.png").touch()
+    (folder / "fakes000020.mp4").touch()
     assert list(run_dir.list_samples(tmp_path)) == ["", "000009.500", "000010"]
     assert run_dir.list_samples(tmp_path)[""].name == "fakes_init.png"
 

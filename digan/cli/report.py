@@ -204,5 +204,5 @@ def _picture(file: Path, report: Callable[[str], None]) -> tuple[str, int] | Non
         size = (STRIP_WIDTH, max(1, round(small.height * STRIP_WIDTH / small.width)))
         small = small.resize(size, Image.Resampling.LANCZOS)
     content = io.BytesIO()
-    small.save(content, "JPEG", quality=88, subsampling=0)
+    small.save(content, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}", small.width

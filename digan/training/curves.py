@@ -24,6 +24,7 @@ _FACTS = {"clips_per_second": "clips/s", "memory_gb": "memory, GiB", "gpu_memory
 _SIZE = (4.4, 2.7)  # inches
 _SMOOTHED = 60  # more points than this are drawn faintly, below their moving average
 _WINDOW = 25  # moving averages of a curve span a fraction 1 / _WINDOW of it
+_MARGIN = 0.07  # above the largest value, as a share of it
 _LOG_RATIO = 30  # values of one sign that differ by more than this factor get a logarithmic axis
 _INK = "#010203"  # stands for the colour of the text where an SVG is drawn
 
@@ -139,7 +140,7 @@ def _draw(axes: Axes, chart: Chart, ink: str) -> None:
     if low > 0 and high > _LOG_RATIO * low and not chart.from_zero:
         axes.set_yscale("log")
     elif chart.from_zero or 0 <= low <= high / 2:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, (high or 1) * (1 + _MARGIN))
     axes.grid(color=ink, alpha=0.15, linewidth=0.6)
     axes.tick_params(which="both", colors=ink, labelsize=8, length=0)
     for name, spine in axes.spines.items():

@@ -79,10 +79,10 @@ def _digits(name: str) -> list[int]:
 def list_samples(run: Path) -> dict[str, Path]:
     """Return the still pictures of the samples of a run, keyed by the number of the snapshot, oldest first.
 
-    Those of the untrained generator have the key "".
+    Those of the untrained generator have the key "untrained".
     """
     matches = [(_FAKES.fullmatch(file.name), file) for file in run.glob(f"{SAMPLES}/fakes*.png")]
-    numbered = [(match[1] or "", file) for match, file in matches if match]
+    numbered = [(match[1] or "untrained", file) for match, file in matches if match]
     return dict(sorted(numbered, key=lambda item: _digits(item[0])))
 
 
@@ -115,6 +115,11 @@ def run_of_launch(outdir: str | Path, launch: str) -> Path | None:
 def is_run(folder: Path) -> bool:
     """Return whether a folder was created by a training run."""
     return (folder / CONFIG).is_file() and (folder / "command.sh").is_file()
+
+
+def run_of(folder: Path) -> Path | None:
+    """Return the run that a folder is, or whose snapshots it holds; None if it is neither."""
+    return next((path for path in (folder, folder.absolute().parent) if is_run(path)), None)
 
 
 def clean(run: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from digan.errors import ConfigError, NetworkNotFound
 from digan.files import parse_json, write_atomic
-from digan.run_dir import is_own, is_run, list_metrics, list_snapshots, metric_path, read_config, read_records
+from digan.run_dir import is_own, list_metrics, list_snapshots, metric_path, read_config, read_records, run_of
 
 BEST = "best.json"
 WHICH = ("latest", "best")  # snapshots of a run that can be asked for
@@ -54,7 +54,7 @@ def best_snapshot(folder: Path) -> Path:
     Raises:
         NetworkNotFound: no snapshot has a result.
     """
-    run = next((path for path in (folder, folder.absolute().parent) if is_run(path)), folder)
+    run = run_of(folder) or folder
     files = {file.name: file for file in list_snapshots(folder)}
     for find in (_read_best, _compute_best):
         best = find(run)

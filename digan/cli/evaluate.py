@@ -7,7 +7,7 @@ import textwrap
 
 from digan.cli.evaluation import Evaluation
 from digan.cli.options import OptionParser, add_network, number, training_number
-from digan.cli.snapshot_evaluation import SnapshotEvaluation
+from digan.cli.snapshot_evaluation import SnapshotEvaluation, complete
 from digan.cli.terminal import plain_warnings
 from digan.config import RESIZES, SEED, Range, TrainConfig
 from digan.data.index import CACHE_FOLDER
@@ -28,7 +28,10 @@ def configure(parser: OptionParser) -> None:
     what = parser.add_argument_group("what to evaluate")
     add_network(what, required=False, text="network file, run folder or snapshots folder")
     what.add_argument(
-        "--snapshots", choices=["all"], help="evaluate all snapshots of the run, print the curve and name the best"
+        "--snapshots",
+        choices=["all"],
+        help="evaluate all snapshots of a run, print the curve and name the best; --data, --metrics, --detector and "
+        "--seed are then by default those of the run",
     )
     what.add_argument("--fake", help="folder, zip or file of videos, instead of a network")
     what.add_argument("--fake-split", help="split of the fakes; without --fake, a split of --data instead of a network")
@@ -49,7 +52,7 @@ def configure(parser: OptionParser) -> None:
         default=1,
         help="report mean and standard deviation over this many seeds [1]",
     )
-    what.add_argument("--seed", type=number(int, SEED), default=0, help="seed of the first trial [0]")
+    what.add_argument("--seed", type=number(int, SEED), help="seed of the first trial [0]")
 
     data = parser.add_argument_group("real clips")
     data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
@@ -105,6 +108,9 @@ def configure(parser: OptionParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compute the metrics and return the exit status. Every process takes part; the main one prints and writes."""
     _check(args)
+    if args.snapshots:
+        complete(args)
+    args.seed = args.seed or 0
     with joined(60 * TrainConfig.start_timeout) as processes:
         accelerator = processes.together("the devices", lambda: make_accelerator("no", args.threads, processes))
         try:

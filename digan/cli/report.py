@@ -36,6 +36,7 @@ from digan.run_dir import (
 )
 from digan.run_results import best_result, own_results
 from digan.training import curves, summary
+from digan.wording import counted
 
 TEMPLATE = "report.html"
 STRIP_WIDTH = 400  # pixels of the samples of one snapshot
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--output {args.output} cannot be written: {error.strerror or error}.") from None
     for problem in problems:
         print(f"  problem: {problem}")
-    print(f"{args.output}: {len(runs)} run(s), {len(page.encode()) / 2**20:.1f} MiB")
+    print(f"{args.output}: {counted(len(runs), 'run')}, {len(page.encode()) / 2**20:.1f} MiB")
     return 0
 
 
@@ -139,23 +140,26 @@ def _options(configs: Sequence[TrainConfig]) -> tuple[list[tuple[str, list[Any]]
 def _cells(run: Path, config: TrainConfig) -> dict[str, str]:
     """Return the cells of a run in the table of runs; what its records lack is missing."""
     records = read_records(run / STATISTICS)
-    cells = {"kimg": f"{max((r['clips'] for r in records if 'clips' in r), default=0) / 1000:g} of {config.kimg:g}"}
+    cells = {"kimg": f"{max(_finite(records, 'clips'), default=0) / 1000:g} of {config.kimg:g}"}
     for name in list_metrics(run):
         results = _trained(run, name)
         if best := best_result(results):
             cells[f"best {name}"] = f"{best['value']:.5g} at {best['clips'] / 1000:g} kimg"
             cells[f"last {name}"] = f"{results[-1]['value']:.5g}"
-    speeds = [record for record in records if "clips_per_second" in record]
-    if speeds:
-        middle = statistics.median_low([record["clips_per_second"] for record in speeds])
-        cells["median speed"] = summary.speed(next(r for r in speeds if r["clips_per_second"] == middle))
+    if speeds := _finite(records, "clips_per_second"):
+        middle = statistics.median_low(speeds)
+        cells["median speed"] = summary.speed(next(r for r in records if r.get("clips_per_second") == middle))
     for name, title in (("memory_gb", "peak memory"), ("gpu_memory_gb", "peak GPU memory")):
-        if sizes := [record[name] for record in records if name in record]:
+        if sizes := _finite(records, name):
             cells[title] = f"{max(sizes):.1f} GiB"
-    if elapsed := [record["seconds"] for record in records if "seconds" in record]:
+    if elapsed := _finite(records, "seconds"):
         cells["time"] = summary.clock(_total(elapsed))
     cells["snapshots"] = str(len(list_snapshots(run)))
     return cells
+
+
+def _finite(records: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [record[name] for record in records if curves.is_finite(record.get(name))]
 
 
 def _trained(run: Path, metric: str) -> list[dict[str, Any]]:
@@ -182,11 +186,10 @@ def _strips(run: Path, report: Callable[[str], None]) -> list[Strip]:
             if result == best:
                 best_numbers.add(number)
     strips = []
-    for number, file in {"reals": run / SAMPLES / "reals.png", **list_samples(run)}.items():
-        title = "real clips" if number == "reals" else f"{float(number):g} kimg" if number else "untrained"
-        key = number or "untrained"
+    for number, file in {"real clips": run / SAMPLES / "reals.png", **list_samples(run)}.items():
+        title = f"{float(number):g} kimg" if number[0].isdigit() else number
         if picture := _picture(file, report):
-            strips.append(Strip(title, *picture, notes.get(key, []), key in best_numbers))
+            strips.append(Strip(title, *picture, notes.get(number, []), number in best_numbers))
     return strips
 
 

@@ -14,13 +14,28 @@ from digan import metrics
 from digan.cli.evaluation import Evaluation
 from digan.cli.terminal import value_bars
 from digan.config import flag
+from digan.data.training_data import DEMO_FOLDER
 from digan.errors import ConfigError
 from digan.files import checksum
 from digan.metrics import ClipSource, MetricProtocol, RandomFeatures
 from digan.metrics.experiments import Maker, Model
 from digan.models.generator import Generator
-from digan.run_dir import list_snapshots, number_of, read_config
+from digan.run_dir import list_snapshots, number_of, read_config, run_of
 from digan.run_results import BEST, best_result, own_results, refresh_best
+
+
+def complete(args: argparse.Namespace) -> None:
+    """Set the options that are not given to those by which the run evaluates itself: videos, metrics and seed."""
+    run = run_of(Path(args.network))
+    if run is None:
+        return
+    config = read_config(run)
+    if args.data is None:
+        args.data = config.data or str(run.absolute().parent / DEMO_FOLDER)
+        args.split_list = args.split_list or config.split_list
+    args.metrics = args.metrics or ",".join(config.metric_names()) or None
+    args.detector = args.detector or (config.detector and [config.detector])
+    args.seed = config.seed if args.seed is None else args.seed
 
 
 class SnapshotEvaluation(Evaluation):
@@ -65,7 +80,7 @@ class SnapshotEvaluation(Evaluation):
         results = {str(result.get("snapshot")): result for result in own_results(self.run_folder, protocol.name)}
         numbers = {number: results.get(file.name, {}) for number, file in self.snapshots.items()}
         return {
-            number: {"metric": protocol.name, **result}
+            number: {"metric": protocol.name, "better": protocol.better, **result}
             for number, result in numbers.items()
             if (result.get("features"), result.get("seed")) == (features, self.args.seed)
             and {"n_real", "n_fake", "seconds"} <= result.keys()
@@ -105,24 +120,24 @@ class SnapshotEvaluation(Evaluation):
         return [*super()._opening(tasks), f"snapshots: {len(self.snapshots)}", *known]
 
     def _closing(self) -> list[str]:
-        lines = [line for name, results in self._curves.items() for line in _curve(name, results, list(self.snapshots))]
+        lines = [line for protocol in self.protocols for line in self._curve(protocol)]
         if not self._differences:
             best = refresh_best(self.run_folder)
-            named = f"; {BEST} names {best['snapshot']}, by {best['metric']}" if best else ""
-            return [*lines, "", f"results are in {self.outdir / 'metric-<name>.jsonl'}{named}"]
+            named = [f"{BEST} names {best['snapshot']}, by {best['metric']}"] if best else []
+            return [*lines, "", f"results are in {self.outdir / 'metric-<name>.jsonl'}", *named]
         if self.run_folder is not None and not self.args.outdir:
             lines += ["", f"not as the run evaluates itself ({', '.join(self._differences)}): {BEST} is unchanged"]
         return [*lines, *super()._closing()]
 
-
-def _curve(name: str, results: Sequence[dict[str, Any]], numbers: Sequence[str]) -> list[str]:
-    """Return the curve of a metric, one line for each snapshot, and the best one."""
-    values = [result["value"] for result in results]
-    best = best_result(results)
-    lines = ["", f"{'snapshot':>12}  {name:>12}"]
-    for number, result, bar in zip(numbers, results, value_bars(values), strict=True):
-        lines.append(f"{number:>12}  {result['value']:>12.5g}  {bar}{'  best' if result is best else ''}")
-    if best is not None:
-        at = numbers[results.index(best)]
-        lines.append(f"best {name}: {best['value']:.5g} at snapshot {at} ({results[0].get('better')} is better)")
-    return lines
+    def _curve(self, protocol: MetricProtocol) -> list[str]:
+        """Return the curve of a metric, one line for each snapshot, and the best one."""
+        results, numbers = self._curves[protocol.name], list(self.snapshots)
+        bars = value_bars([result["value"] for result in results])
+        best = best_result(results)
+        lines = ["", f"{'snapshot':>12}  {protocol.name:>12}  ({protocol.better} is better)"]
+        for number, result, bar in zip(numbers, results, bars, strict=True):
+            lines.append(f"{number:>12}  {result['value']:>12.5g}  {bar}{'  best' if result is best else ''}")
+        if best is not None:
+            at = numbers[results.index(best)]
+            lines.append(f"the best by {protocol.name}: {self.snapshots[at]}")
+        return lines

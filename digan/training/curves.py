@@ -77,14 +77,14 @@ def read_charts(runs: Sequence[Path], report: Callable[[str], None] | None = Non
 
 def _add(chart: Chart, position: int, records: Sequence[Mapping[str, Any]], name: str) -> None:
     """Add the numbers of this name in some records to a chart."""
-    points = [(record["clips"] / 1000, record[name]) for record in records if _is_drawable(record.get(name))]
+    points = [(r["clips"] / 1000, r[name]) for r in records if is_finite(r["clips"]) and is_finite(r.get(name))]
     if points:
         kimg, values = map(list, zip(*sorted(points), strict=True))
         chart.curves[position] = kimg, values
 
 
-def _is_drawable(value: Any) -> bool:
-    """Return whether a value is a finite number that charts can hold."""
+def is_finite(value: Any) -> bool:
+    """Return whether a value from a record is a finite number that charts can hold."""
     return type(value) in (int, float) and abs(value) < 2**63
 
 

@@ -133,6 +133,17 @@ def test_damaged_and_foreign_files_are_left_out(run, page):
     assert "fakes000001.png is not shown" in printed
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e300", "9223372036854775807"])
+def test_numbers_of_any_size_are_reported_or_left_out(run, page, value):
+    folder = run("00000-a")
+    names = ("clips", "seconds", "clips_per_second", "memory_gb", "loss_d", "share_of_peak", "tflops_per_second")
+    with (folder / "stats.jsonl").open("a") as file:
+        file.write("\n{" + ", ".join(f'"{name}": {value}' for name in names) + "}\n")
+    with (folder / "metric-rfvd4_4f.jsonl").open("a") as file:
+        file.write(f'\n{{"clips": {value}, "value": {value}, "snapshot": "x"}}\n')
+    assert "5 at 2 kimg" in page(folder)[0] or value == "-1e300"
+
+
 def test_a_run_that_has_only_begun(run, page):
     folder = run("00000-a")
     for file in (*folder.glob("samples/*"), *folder.glob("*.jsonl")):

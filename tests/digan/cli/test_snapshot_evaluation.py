@@ -93,6 +93,14 @@ def test_other_settings_leave_the_results_of_the_run_alone(trained, evaluate, op
     assert len({r["network_sha256"] for r in rows}) == 3
 
 
+def test_the_options_of_the_run_are_the_defaults(trained, capsys):
+    metric_path(trained.folder, METRIC).unlink()
+    for network in (trained.folder, trained.folder / "snapshots"):
+        assert main(["evaluate", "--network", str(network), "--snapshots", "all", "--threads", "1"]) == 0
+    assert len(values(trained)) == lines_of(trained) == 3
+    assert "not computed again: 3 results" in capsys.readouterr().out
+
+
 def test_another_folder_has_all_results(trained, evaluate, tmp_path):
     before = lines_of(trained)
     evaluate("--outdir", tmp_path / "out")

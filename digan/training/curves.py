@@ -25,7 +25,7 @@ _SIZE = (4.4, 2.7)  # inches
 _SMOOTHED = 60  # more points than this are drawn faintly, below their moving average
 _WINDOW = 25  # moving averages of a curve span a fraction 1 / _WINDOW of it
 _MARGIN = 0.07  # above the largest value, as a share of it
-_LOG_RATIO = 30  # values of one sign that differ by more than this factor get a logarithmic axis
+_LOG_RATIO = 20  # positive values whose 5th and 95th percentiles differ by more than this get a logarithmic axis
 _INK = "#010203"  # stands for the colour of the text where an SVG is drawn
 
 Points = tuple[list[float], list[float]]  # kimg, values
@@ -136,11 +136,7 @@ def _draw(axes: Axes, chart: Chart, ink: str) -> None:
             axes.plot(kimg, values, color=colour, linewidth=0.6, alpha=0.3)
             values = _smoothed(values)
         axes.plot(kimg, values, color=colour, linewidth=1.6, marker="o" if few else "", markersize=3)
-    low, high = _range(chart)
-    if low > 0 and high > _LOG_RATIO * low and not chart.from_zero:
-        axes.set_yscale("log")
-    elif chart.from_zero or 0 <= low <= high / 2:
-        axes.set_ylim(0, (high or 1) * (1 + _MARGIN))
+    _scale(axes, chart)
     axes.grid(color=ink, alpha=0.15, linewidth=0.6)
     axes.tick_params(which="both", colors=ink, labelsize=8, length=0)
     for name, spine in axes.spines.items():
@@ -149,9 +145,14 @@ def _draw(axes: Axes, chart: Chart, ink: str) -> None:
         spine.set_alpha(0.5)
 
 
-def _range(chart: Chart) -> tuple[float, float]:
-    values = [value for _, points in chart.curves.values() for value in points]
-    return min(values), max(values)
+def _scale(axes: Axes, chart: Chart) -> None:
+    values = sorted(value for _, points in chart.curves.values() for value in points)
+    low, high = values[0], values[-1]
+    tail = len(values) // 20
+    if low > 0 and values[-1 - tail] > _LOG_RATIO * values[tail] and not chart.from_zero:
+        axes.set_yscale("log")
+    elif chart.from_zero or 0 <= low <= high / 2:
+        axes.set_ylim(0, (high or 1) * (1 + _MARGIN))
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

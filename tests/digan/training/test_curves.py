@@ -70,6 +70,7 @@ def test_an_svg_is_one_element_in_the_colour_of_the_text(run):
     [
         ([1.0, 100.0], False, "log", None),
         ([1.0, 100.0], True, "linear", 0),
+        ([100.0, *[1.0] * 20], False, "linear", 0),  # an outlier
         ([1.0, 3.0], False, "linear", 0),
         ([2.9, 3.0], True, "linear", 0),
         ([2.9, 3.0], False, "linear", None),
@@ -78,7 +79,7 @@ def test_an_svg_is_one_element_in_the_colour_of_the_text(run):
 )
 def test_the_value_axis(values, from_zero, scale, bottom):
     axes = curves._figure(1, 1).add_subplot()
-    curves._draw(axes, Chart("x", from_zero=from_zero, curves={0: ([0, 1], values)}), "#000000")
+    curves._draw(axes, Chart("x", from_zero=from_zero, curves={0: (list(range(len(values))), values)}), "#000000")
     assert axes.get_yscale() == scale
     low = axes.get_ylim()[0]
     assert low == bottom if bottom is not None else low != 0

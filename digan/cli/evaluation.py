@@ -250,8 +250,7 @@ class Evaluation:
     def _opening(self, tasks: Sequence[tuple[MetricProtocol, ClipSource | None]]) -> list[str]:
         """Return lines that describe the comparison, given each metric's protocol and real clips."""
         size = f"{self.resolution}x{self.resolution} pixels"
-        fakes = self.network if self.fakes is None else self.fakes.summary()
-        lines = [f"fakes, at {size}: {fakes}"]
+        lines = [f"fakes, at {size}: {self._fakes_summary()}"]
         if self.reals is not None:
             lines.append(f"reals, at {size}: {self.reals.summary()}")
         for protocol, reals in tasks:
@@ -261,6 +260,9 @@ class Evaluation:
                 if abs(pace - 1) > 0.1:
                     lines[-1] += f", {pace:.2g} times as fast as the generated clips, which also affects the value"
         return lines
+
+    def _fakes_summary(self) -> str:
+        return str(self.network) if self.fakes is None else self.fakes.summary()
 
     def _context(self, protocol: MetricProtocol, row: str) -> dict[str, Any]:
         """Return the settings to record with a result."""

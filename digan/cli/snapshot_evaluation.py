@@ -22,6 +22,7 @@ from digan.metrics.experiments import Maker, Model
 from digan.models.generator import Generator
 from digan.run_dir import list_snapshots, number_of, read_config, run_of
 from digan.run_results import BEST, best_result, own_results, refresh_best
+from digan.wording import counted
 
 
 def complete(args: argparse.Namespace) -> None:
@@ -116,8 +117,11 @@ class SnapshotEvaluation(Evaluation):
 
     def _opening(self, tasks: Sequence[tuple[MetricProtocol, ClipSource | None]]) -> list[str]:
         count = sum(map(len, self._known.values()))
-        known = [f"already in the run folder, not computed again: {count} results"] if count else []
-        return [*super()._opening(tasks), f"snapshots: {len(self.snapshots)}", *known]
+        known = [f"already in the run folder, not computed again: {counted(count, 'result')}"] if count else []
+        return [*super()._opening(tasks), *known]
+
+    def _fakes_summary(self) -> str:
+        return f"{counted(len(self.snapshots), 'snapshot')} of {self.args.network}"
 
     def _closing(self) -> list[str]:
         lines = [line for protocol in self.protocols for line in self._curve(protocol)]

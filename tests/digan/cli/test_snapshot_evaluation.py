@@ -54,6 +54,7 @@ def test_missing_results_are_those_that_the_run_computes(trained, evaluate, monk
     read, batch = [], Clips.batch
     monkeypatch.setattr(Clips, "batch", lambda self, indices: read.extend(indices) or batch(self, indices))
     text = evaluate()
+    assert f"3 snapshots of {trained.folder}" in text
     assert len(read) <= 2  # real clips: once for all snapshots, or not at all where the run has left their features
     assert values(trained) == pytest.approx(expected, rel=1e-6)
     found = parse_json((trained.folder / BEST).read_bytes())

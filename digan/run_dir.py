@@ -35,6 +35,7 @@ SAMPLES = "samples"
 _LAUNCH = ".launch"  # names the launch that last trained the run
 _SNAPSHOT = "network-snapshot-"
 _METRIC = "metric-"
+_FAKES = re.compile(r"fakes(?:_init|(\d+(?:\.\d+)?))\.png")
 _RUN = re.compile(r"^\d{5}(-.*)?$")
 
 
@@ -53,6 +54,11 @@ def snapshot_path(run: Path, number: str) -> Path:
     return run / SNAPSHOTS / f"{_SNAPSHOT}{number}.safetensors"
 
 
+def number_of(snapshot: Path) -> str:
+    """Return the number in the name of a snapshot, such as "000400"."""
+    return snapshot.stem.removeprefix(_SNAPSHOT)
+
+
 def list_snapshots(folder: Path, until: str | None = None) -> list[Path]:
     """Return the network snapshots of a run folder, or of its snapshots folder, oldest first.
 
@@ -68,6 +74,16 @@ def list_snapshots(folder: Path, until: str | None = None) -> list[Path]:
 
 def _digits(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def list_samples(run: Path) -> dict[str, Path]:
+    """Return the still pictures of the samples of a run, keyed by the number of the snapshot, oldest first.
+
+    Those of the untrained generator have the key "untrained".
+    """
+    matches = [(_FAKES.fullmatch(file.name), file) for file in run.glob(f"{SAMPLES}/fakes*.png")]
+    numbered = [(match[1] or "untrained", file) for match, file in matches if match]
+    return dict(sorted(numbered, key=lambda item: _digits(item[0])))
 
 
 def metric_path(run: Path, metric: str) -> Path:
@@ -99,6 +115,11 @@ def run_of_launch(outdir: str | Path, launch: str) -> Path | None:
 def is_run(folder: Path) -> bool:
     """Return whether a folder was created by a training run."""
     return (folder / CONFIG).is_file() and (folder / "command.sh").is_file()
+
+
+def run_of(folder: Path) -> Path | None:
+    """Return the run that a folder is, or whose snapshots it holds; None if it is neither."""
+    return next((path for path in (folder, folder.absolute().parent) if is_run(path)), None)
 
 
 def clean(run: Path) -> int:

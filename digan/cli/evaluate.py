@@ -1,37 +1,22 @@
-"""`digan evaluate`: metrics of a network, of two sets of videos, and of the paper's experiments."""
+"""`digan evaluate`: the options and the processes; `evaluation.py` and `snapshot_evaluation.py` compute."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import hashlib
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import torch
-from accelerate import Accelerator
-
-from digan import metrics
-from digan.cli.options import OptionParser, number, training_number
-from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
-from digan.config import RESIZES, SEED, Range, TrainConfig, flag
-from digan.data import Clips, VideoIndex, choose, load_index
-from digan.data.clips import content_key, cut_clips
+from digan.cli.evaluation import Evaluation
+from digan.cli.options import OptionParser, add_network, number, training_number
+from digan.cli.snapshot_evaluation import SnapshotEvaluation, complete
+from digan.cli.terminal import plain_warnings
+from digan.config import RESIZES, SEED, Range, TrainConfig
 from digan.data.index import CACHE_FOLDER
-from digan.errors import ConfigError, DataError
-from digan.metrics import ClipSource, Detector, MetricProtocol
-from digan.metrics.experiments import EXPERIMENTS, PLAIN, Maker, Model
-from digan.models.generator import Generator
-from digan.models.hub import find_network
-from digan.run_dir import is_run
+from digan.errors import ConfigError
+from digan.metrics.experiments import EXPERIMENTS
+from digan.run_results import WHICH
 from digan.sampling.media import MAX_PIXELS
 from digan.training.distributed import make_accelerator
 from digan.training.processes import joined
-from digan.wording import counted
 
 
 def configure(parser: OptionParser) -> None:
@@ -41,7 +26,13 @@ def configure(parser: OptionParser) -> None:
     parser.epilog = "\n\n".join(texts)
 
     what = parser.add_argument_group("what to evaluate")
-    what.add_argument("--network", help="network file, run folder or snapshots folder")
+    add_network(what, required=False, text="network file, run folder or snapshots folder")
+    what.add_argument(
+        "--snapshots",
+        choices=["all"],
+        help="evaluate all snapshots of a run, print the curve and name the best; --data, --metrics, --detector and "
+        "--seed are then by default those of the run",
+    )
     what.add_argument("--fake", help="folder, zip or file of videos, instead of a network")
     what.add_argument("--fake-split", help="split of the fakes; without --fake, a split of --data instead of a network")
     what.add_argument("--data", help="folder, zip or file of real videos")
@@ -61,7 +52,7 @@ def configure(parser: OptionParser) -> None:
         default=1,
         help="report mean and standard deviation over this many seeds [1]",
     )
-    what.add_argument("--seed", type=number(int, SEED), default=0, help="seed of the first trial [0]")
+    what.add_argument("--seed", type=number(int, SEED), help="seed of the first trial [0]")
 
     data = parser.add_argument_group("real clips")
     data.add_argument("--split", help="train, val, test, or several joined by + [the network's, or train]")
@@ -117,11 +108,15 @@ def configure(parser: OptionParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compute the metrics and return the exit status. Every process takes part; the main one prints and writes."""
     _check(args)
+    if args.snapshots:
+        complete(args)
+    args.seed = args.seed or 0
     with joined(60 * TrainConfig.start_timeout) as processes:
         accelerator = processes.together("the devices", lambda: make_accelerator("no", args.threads, processes))
         try:
             with plain_warnings():
-                evaluation = processes.main_first("the videos", lambda: _Evaluation(args, accelerator))
+                kind = SnapshotEvaluation if args.snapshots else Evaluation
+                evaluation = processes.main_first("the videos", lambda: kind(args, accelerator))
                 if processes.world > 1:
                     processes.agree(evaluation.facts(), "give all of them the same options, network and videos")
                 evaluation.run()
@@ -137,11 +132,16 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(
             "give either --network FILE, or --fake DIR (or --fake-split SPLIT of --data) to compare two sets of videos."
         )
-    network_options = [name for name in ("experiment", "psi", "labels", "frames") if getattr(args, name) is not None]
+    names = ("snapshots", "experiment", "psi", "labels", "frames")
+    network_options = [name for name in names if getattr(args, name) is not None]
+    network_options += ["which"] if args.which != WHICH[0] else []
     if videos and network_options:
         raise ConfigError(
             f"--{network_options[0]} applies only to a --network; leave it out to compare two sets of videos."
         )
+    if args.snapshots and (args.experiment or args.which != WHICH[0]):
+        other = "experiment" if args.experiment else "which"
+        raise ConfigError(f"--snapshots all evaluates plain samples of every snapshot; leave --{other} out.")
     if args.network and args.fake_stride:
         raise ConfigError("--fake-stride applies only to --fake and --fake-split; leave it out with a --network.")
     if args.fake is None and args.fake_split is not None:
@@ -149,248 +149,3 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError("--fake-split without --fake names a split of --data: give --data DIR.")
         if args.fake_split == (args.split or TrainConfig.split):
             raise ConfigError(f"--fake-split {args.fake_split} would be compared with itself: give another --split.")
-
-
-class _OnePerVideo:
-    """One clip of each video that is long enough, drawn with the seed."""
-
-    def __init__(self, clips: Clips, seed: int) -> None:
-        self._clips = clips
-        videos = clips.windows.index.videos
-        self._chosen = choose(clips, len(videos) - clips.windows.too_short, seed)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """Return clips `[N, F, 3, R, R]` uint8."""
-        return self._clips.batch([self._chosen[i] for i in indices])
-
-
-class _Evaluation:
-    """One run of the command: opens the network and the videos, then computes one result after the other."""
-
-    def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
-        self.args, self.accelerator = args, accelerator
-        self.experiment = EXPERIMENTS[args.experiment] if args.experiment else PLAIN
-        self.network = find_network(args.network) if args.network else None
-        g = Generator.from_pretrained(self.network).to(accelerator.device) if self.network else None
-        self.clips_seen = g.metadata.get("clips_seen") if g else None
-        recorded = g.metadata.get("data", {}) if g else {}
-        self.span = args.frames or recorded.get("frames", TrainConfig.frames)
-        names = (args.metrics or self.experiment.metric(self.span)).split(",")
-        self.protocols = [metrics.parse(name.strip()) for name in names]
-        self.detectors = self._detectors()
-        self.outdir, self.cache = self._folders()
-
-        self.split = args.split or recorded.get("split", TrainConfig.split)
-        self.trained_stride = recorded.get("stride", args.stride or TrainConfig.stride)
-        self.stride = args.stride or self.trained_stride
-        self.overlap = recorded.get("overlap", TrainConfig.overlap) if args.overlap is None else args.overlap
-        self.resize = args.resize or recorded.get("resize", TrainConfig.resize)
-        self.reals, self.fakes = self._open_data(g)
-        self.resolution = self._resolution(g)
-        psi = 1.0 if args.psi is None else args.psi
-        self.model = None if g is None else Model(g, self.span, self._labels(g), psi)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the processes must agree in, by flag: all options but places, and digests of what they name."""
-        places = ("config", "network", "data", "fake", "split_list", "detector", "outdir", "cache", "threads")
-        sets = {"--data": self.reals, "--fake": self.fakes}
-        return {
-            **{flag(name): value for name, value in vars(self.args).items() if name not in places},
-            "the digest of --network": self.network and self.network_sha256,
-            **{f"the fingerprint of {name}": videos and videos.fingerprint for name, videos in sets.items()},
-        }
-
-    def run(self) -> None:
-        """Compute all results; print each and append it to its file."""
-        tasks = [(protocol, *self._real_clips(protocol), self._rows(protocol)) for protocol in self.protocols]
-        table = ResultTable([p.name for p in self.protocols], [name for *_, rows in tasks for name in rows])
-        if self.main:
-            print("\n".join(self._opening([(protocol, reals) for protocol, reals, *_ in tasks])), flush=True)
-            table.print_head()
-        for protocol, reals, key, rows in tasks:
-            for name, fakes in rows.items():
-                result = self._compute(protocol, reals, key, name, fakes)
-                if self.main:
-                    metrics.append_result(self.outdir, result, **self._context(protocol, name))
-                    table.print_row(name, result)
-        if self.main:
-            print(f"results appended to {self.outdir / 'metric-<name>.jsonl'}", flush=True)
-
-    def _compute(
-        self, protocol: MetricProtocol, reals: ClipSource | None, key: str | None, name: str, fakes: Maker | ClipSource
-    ) -> dict[str, Any]:
-        accelerator = self.accelerator
-        with ProgressBar(f"{protocol.name} {name}", shown=self.main) as progress:
-            return metrics.compute(
-                protocol,
-                reals,
-                fakes,
-                detector=self.detectors,
-                device=accelerator.device,
-                seed=self.args.seed,
-                trials=self.args.trials,
-                batch=self.args.batch,
-                progress=progress,
-                cache=self.cache if key else None,
-                cache_key=key,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
-                gather=accelerator.gather,
-            )
-
-    @property
-    def main(self) -> bool:
-        """Whether this is the main process."""
-        return self.accelerator.is_main_process
-
-    def _detectors(self) -> dict[str, Detector]:
-        """Load the detectors of all metrics, keyed by kind, so that a wrong file is found before the first metric."""
-        files = metrics.detector_files(self.args.detector or [], self.protocols)
-        kinds = {p.detector for p in self.protocols if p.detector is not None}
-        return {kind: Detector(files[kind], self.accelerator.device, kind) for kind in sorted(kinds)}
-
-    def _folders(self) -> tuple[Path, Path]:
-        """Return the folder of results and that of indices and features, by default those of the network's run."""
-        parents = [] if self.network is None else self.network.resolve().parents[:2]
-        run = next((folder for folder in parents if is_run(folder)), None)
-        outdir = Path(self.args.outdir) if self.args.outdir else run or Path()
-        cache = (run.parent if run and not self.args.outdir else outdir) / CACHE_FOLDER
-        return outdir, Path(self.args.cache) if self.args.cache else cache
-
-    def _open_data(self, g: Generator | None) -> tuple[VideoIndex | None, VideoIndex | None]:
-        """Return the real videos, None without --data, and the fake videos, None with a network."""
-        args = self.args
-        need_reals = [p for p in self.protocols if p.needs_reals]
-        if args.data is None and need_reals:
-            raise ConfigError(f"{need_reals[0].name} compares with real videos: give them with --data DIR.")
-        classes = g is not None and g.config.num_classes > 0 and args.labels is None
-        reals = fakes = None
-        if args.data is not None:
-            options = dict(split=self.split, split_list=args.split_list, labels=classes)
-            reals = load_index(args.data, self.cache, **options)
-        if g is None:
-            fakes = load_index(args.fake or args.data, self.cache, split=args.fake_split or self.split)
-        return reals, fakes
-
-    def _resolution(self, g: Generator | None) -> int:
-        """Return the pixels per side at which clips are compared."""
-        if g is None:
-            sides = {side for v in self.fakes.videos for side in (v.width, v.height)}
-            if self.args.resolution is None and len(sides) > 1:
-                first = self.fakes.videos[0]
-                raise ConfigError(
-                    f"the fake videos are not squares of one size ({first.name} is {first.width}x{first.height}): set "
-                    "the pixels per side of the comparison with --resolution."
-                )
-            return self.args.resolution or sides.pop()
-        resolution = self.args.resolution or g.config.resolution * self.experiment.enlarge
-        try:
-            g.grid(resolution)
-        except ValueError as error:
-            raise ConfigError(f"--resolution {resolution}: {error}") from None
-        return resolution
-
-    def _labels(self, g: Generator) -> torch.Tensor | None:
-        """Return the classes that the fakes cycle through, from --labels or the real clips; None without classes."""
-        labels, classes = self.args.labels, g.config.num_classes
-        if not classes:
-            if labels:
-                raise ConfigError(f"--labels: the network {self.network} has no classes; leave it out.")
-            return None
-        if labels:
-            if max(labels) >= classes:
-                raise ConfigError(f"--labels {max(labels)}: the network {self.network} has classes 0 to {classes - 1}.")
-            return torch.tensor(labels)
-        if self.reals is None:
-            raise ConfigError(f"the network {self.network} has {classes} classes: select some with --labels.")
-        folders, trained = self.reals.class_names, g.metadata.get("data", {}).get("class_names")
-        if len(folders) != classes or (trained and trained != folders):
-            raise ConfigError(
-                f"the {len(folders)} class folders of --data {self.args.data} are not the {classes} classes of the "
-                f"network {self.network}: give the videos that it was trained on, or class numbers with --labels."
-            )
-        shortest = min(self.protocols, key=lambda protocol: protocol.frames)
-        return self._cut(self.reals, shortest, self._real_stride(shortest)).labels()
-
-    def _rows(self, protocol: MetricProtocol) -> Mapping[str, Maker | ClipSource]:
-        """Return the fakes of each result, keyed by the result's name."""
-        if self.model is not None:
-            return self.experiment.rows(self.model, protocol, self.resolution)
-        stride = self.args.fake_stride or (1 if self.args.fake else self.stride)
-        return {"videos": self._chosen(self._cut(self.fakes, protocol, stride))[0]}
-
-    def _real_stride(self, protocol: MetricProtocol) -> int:
-        return max(1, round(self.stride * self.experiment.pace(self.span, protocol.frames)))
-
-    def _real_pace(self, protocol: MetricProtocol) -> float:
-        """Return the speed of motion in the real clips relative to the generated ones; 1 without a network."""
-        if self.model is None:
-            return 1.0
-        step = self.trained_stride * self.experiment.pace(self.span, protocol.frames)
-        return self._real_stride(protocol) / step
-
-    def _real_clips(self, protocol: MetricProtocol) -> tuple[ClipSource | None, str | None]:
-        """Return the real clips that a protocol needs and a cache key for their content; None if it needs none."""
-        if not protocol.needs_reals:
-            return None, None
-        return self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))
-
-    def _cut(self, index: VideoIndex, protocol: MetricProtocol, stride: int) -> Clips:
-        """Cut videos into all clips of the length that a protocol needs."""
-        frames = protocol.frames
-        longest = max(video.num_frames for video in index.videos)
-        if frames * stride > longest:
-            raise DataError(
-                f"{protocol.name} needs clips of {counted(frames, 'frame')} at stride {stride}, which span "
-                f"{counted(frames * stride, 'frame')}, but the longest of the {counted(len(index.videos), 'video')} in "
-                f"{index.source.path} has {longest}: use a metric with fewer frames, or a smaller --stride."
-            )
-        return cut_clips(index, frames, stride, self.overlap, self.resolution, self.resize)
-
-    def _chosen(self, clips: Clips) -> tuple[ClipSource, str]:
-        """Apply --one-per-video; return the clips and a cache key for their content."""
-        if not self.args.one_per_video:
-            return clips, content_key(clips)
-        return _OnePerVideo(clips, self.args.seed), f"{content_key(clips)}-one-per-video-{self.args.seed}"
-
-    def _opening(self, tasks: Sequence[tuple[MetricProtocol, ClipSource | None]]) -> list[str]:
-        """Return lines that describe the comparison, given each metric's protocol and real clips."""
-        size = f"{self.resolution}x{self.resolution} pixels"
-        fakes = self.network if self.fakes is None else self.fakes.summary()
-        lines = [f"fakes, at {size}: {fakes}"]
-        if self.reals is not None:
-            lines.append(f"reals, at {size}: {self.reals.summary()}")
-        for protocol, reals in tasks:
-            if reals is not None:
-                lines.append(f"{protocol.name}: {len(reals):,} real clips at stride {self._real_stride(protocol)}")
-                pace = self._real_pace(protocol)
-                if abs(pace - 1) > 0.1:
-                    lines[-1] += f", {pace:.2g} times as fast as the generated clips, which also affects the value"
-        return lines
-
-    def _context(self, protocol: MetricProtocol, row: str) -> dict[str, Any]:
-        """Return the settings to record with a result."""
-        args = self.args
-        context = {"row": row, "experiment": args.experiment, "protocol": asdict(protocol)}
-        context |= {"resolution": self.resolution, "one_per_video": args.one_per_video}
-        if self.reals is not None:
-            context |= {"data": str(args.data), "split": self.reals.split, "data_fingerprint": self.reals.fingerprint}
-            context |= {"stride": self._real_stride(protocol), "overlap": self.overlap, "resize": self.resize}
-        if self.model is not None:
-            context |= {"network": str(self.network), "network_sha256": self.network_sha256, "span": self.span}
-            context |= {"psi": self.model.psi, "labels": args.labels, "real_pace": self._real_pace(protocol)}
-            if self.clips_seen is not None:
-                context["clips"] = self.clips_seen
-        else:
-            context |= {"fake": str(args.fake or args.data), "fake_split": self.fakes.split}
-            context |= {"fake_fingerprint": self.fakes.fingerprint}
-        return context | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
-
-    @functools.cached_property
-    def network_sha256(self) -> str:
-        """SHA-256 digest of the network file."""
-        with self.network.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()

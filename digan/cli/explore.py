@@ -10,19 +10,21 @@ import torch
 import uvicorn
 import websockets  # noqa: F401 (uvicorn serves WebSockets by it; without it they are refused one by one)
 
-from digan.cli.options import OptionParser, number
+from digan.cli.options import OptionParser, add_network, number
 from digan.cli.sample import DTYPES, on_device
 from digan.config import Range
 from digan.explore.messages import MAX_MESSAGE
 from digan.explore.server import Explorer, listen
 from digan.models.generator import Generator
+from digan.models.hub import find_network
+from digan.run_results import WHICH
 
 _SECONDS_TO_CLOSE = 2
 
 
 def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--network", required=True, help="network file, run folder, or owner/name on the hub")
+    add_network(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all [%(default)s]")
     parser.add_argument(
         "--port",
@@ -43,10 +45,12 @@ def configure(parser: OptionParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    g = on_device(Generator.from_pretrained(args.network), args.device)
+    g = on_device(Generator.from_pretrained(args.network, which=args.which), args.device)
     with listen(args.host, args.port) as listener:
         names = frozenset({args.host, socket.gethostname(), *args.allow_host})
-        explorer = Explorer(g, args.network, DTYPES[args.dtype], names)
+        # In the commands that the page shows, the best snapshot of today has its own name.
+        network = args.network if args.which == WHICH[0] else str(find_network(args.network, args.which))
+        explorer = Explorer(g, network, DTYPES[args.dtype], names)
         server = _Server(_config(explorer), _url(args.host, listener.getsockname()[1]))
         try:
             server.run(sockets=[listener])

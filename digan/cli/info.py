@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from digan import metrics
 from digan.cli.options import OptionParser, training_number
 from digan.config import TrainConfig
 from digan.data import ClipWindows, VideoIndex, load_index
 from digan.data.sources import SPLITS, scan
-from digan.errors import ConfigError, DataError, MetricError, NetworkNotFound
+from digan.errors import ConfigError, DataError, NetworkNotFound
 from digan.models.generator import Generator
 from digan.models.hub import WEIGHTS_FILE, find_network
 from digan.run_dir import (
@@ -29,7 +28,6 @@ from digan.run_dir import (
     SAMPLES,
     STATISTICS,
     TICK_FACTS,
-    is_own,
     is_run,
     known_fields,
     list_metrics,
@@ -38,6 +36,7 @@ from digan.run_dir import (
     read_config,
     read_records,
 )
+from digan.run_results import best_result, own_results
 from digan.training import checkpoint, summary
 from digan.training.trainer import NONFINITE
 from digan.wording import counted
@@ -201,8 +200,7 @@ def _run(folder: Path) -> Report:
     clips = max([last.get("clips", 0), *_counts(checkpoints, problems)])
     samples = sorted(folder.glob(f"{SAMPLES}/*.mp4"), key=lambda file: file.lstat().st_mtime_ns)
     snapshots = list_snapshots(folder)
-    metric_files = list_metrics(folder).items()
-    results = {name: result for name, file in metric_files if (result := _metric(name, file, problems))}
+    results = {name: result for name in list_metrics(folder) if (result := _metric(folder, name, problems))}
     commands = (folder / "command.sh").read_text(errors="replace").splitlines()
     facts = {
         "kind": "run",
@@ -269,18 +267,12 @@ def _counts(checkpoints: list[Path], problems: list[str]) -> list[int]:
     return []
 
 
-def _metric(name: str, file: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
+def _metric(run: Path, name: str, problems: list[str]) -> dict[str, dict[str, Any]]:
     """Return the first, the best and the last result of a metric that the run itself computed; {} if there is none."""
-    records = [r for r in read_records(file, problems.append) if is_own(r) and "value" in r]
-    if not records:
+    results = own_results(run, name, problems.append)
+    if not results:
         return {}
-    try:
-        is_score = not metrics.parse(name).needs_reals  # a score is better when larger, a distance when smaller
-    except MetricError:
-        is_score = False
-    finite = [record for record in records if math.isfinite(record["value"])] or records
-    best = (max if is_score else min)(finite, key=lambda record: record["value"])
-    return {"first": records[0], "best": best, "last": records[-1]}
+    return {"first": results[0], "best": best_result(results) or results[0], "last": results[-1]}
 
 
 def _runs(path: Path, folders: list[Path]) -> Report:

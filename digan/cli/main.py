@@ -1,4 +1,4 @@
-"""The command line: `digan train | sample | explore | evaluate | convert | info`."""
+"""The command line: `digan train | sample | explore | evaluate | report | convert | info`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ COMMANDS = {
     "explore": ("digan.cli.explore", "explore a trained network in a browser"),
     "evaluate": ("digan.cli.evaluate", "compute metrics of a network, or of two sets of videos"),
     "convert": ("digan.cli.convert", "convert an official snapshot (.pkl) to safetensors; nothing in it is executed"),
+    "report": ("digan.cli.report", "compare runs on one page: options, curves and samples, as a single HTML file"),
     "info": ("digan.cli.info", "describe a network, a checkpoint, a run or a set of videos"),
 }
 
-# The packages of the extra `train`, keyed by their import names.
-TRAIN_EXTRA = {
-    "accelerate": "accelerate",
-    "av": "av",
-    "PIL": "pillow",
-    "psutil": "psutil",
-    "tensorboard": "tensorboard",
-    "tqdm": "tqdm",
-    "yaml": "pyyaml",
+# The packages of the extras that commands need, keyed by their import names.
+EXTRAS = {
+    "train": {
+        "accelerate": "accelerate",
+        "av": "av",
+        "PIL": "pillow",
+        "psutil": "psutil",
+        "tensorboard": "tensorboard",
+        "tqdm": "tqdm",
+        "yaml": "pyyaml",
+    },
+    "explore": {"starlette": "starlette", "uvicorn": "uvicorn", "websockets": "websockets"},
+    "report": {"jinja2": "jinja2", "matplotlib": "matplotlib"},
 }
-# Those of the extra `explore`, which includes the extra `train`.
-EXPLORE_EXTRA = TRAIN_EXTRA | {"starlette": "starlette", "uvicorn": "uvicorn", "websockets": "websockets"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,15 +120,16 @@ def _import(name: str) -> ModuleType:
     """Import the module of a command.
 
     Raises:
-        MissingPackages: the module needs packages of its extra that are not installed.
+        MissingPackages: the module needs packages of an extra that are not installed.
     """
-    extra, packages = ("explore", EXPLORE_EXTRA) if name == "explore" else ("train", TRAIN_EXTRA)
     try:
         return importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in packages:
+        package = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+        if extra is None:
             raise
-        missing = [package for key, package in packages.items() if importlib.util.find_spec(key) is None]
+        missing = [package for key, package in EXTRAS[extra].items() if importlib.util.find_spec(key) is None]
         raise MissingPackages(
             f"needs packages that are not installed ({', '.join(missing)}): pip install 'digan[{extra}]'"
         ) from error

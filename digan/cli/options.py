@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from digan.config import Range, TrainConfig, field_type
 from digan.errors import ConfigError
+from digan.run_results import WHICH
 
 Number = TypeVar("Number", int, float)
 
@@ -82,6 +83,24 @@ class OptionParser(argparse.ArgumentParser):
         near = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; --help lists the options."
         raise ConfigError(f"unknown option {word}{hint}")
+
+
+def add_network(options: argparse._ActionsContainer, required: bool = True, text: str = "") -> None:
+    """Add `--network`, and `--which` for the snapshot of a run; `find_network` takes both.
+
+    Args:
+        options: a parser, or a group of its options.
+        required: whether the command needs a network.
+        text: what `--network` takes; by default whatever `find_network` finds.
+    """
+    text = text or "network file, run folder, or owner/name on the hub"
+    options.add_argument("--network", required=required, help=text)
+    options.add_argument(
+        "--which",
+        choices=WHICH,
+        default=WHICH[0],
+        help="snapshot of a run, the best by its metric [latest]",
+    )
 
 
 def parse_bool(text: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import fused_inr as fi
-from digan.cli.options import OptionParser, number
+from digan.cli.options import OptionParser, add_network, number
 from digan.cli.terminal import ProgressBar
 from digan.config import FRACTION, SEED, Range, TrainConfig
 from digan.errors import ConfigError
@@ -66,7 +66,7 @@ def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument("--network", required=True, help="network file, run folder, or owner/name on the hub")
+    add_network(parser)
     parser.add_argument("--outdir", required=True, type=Path, help="folder for the results")
 
     count = number(int, Range(minimum=1, maximum=MAX_CLIPS))
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     """Generate the clips one after the other, then their grid, and return the exit status."""
     _check(args)
     plan = _plan(args)
-    network = find_network(args.network)
+    network = find_network(args.network, args.which)
     sampler = _sampler(args, Generator.from_pretrained(network))
     args.format = args.format or _default_formats(args, len(sampler.times))
     _check_sides(args, *sampler.size)

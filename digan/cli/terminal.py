@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 import warnings
@@ -32,7 +33,7 @@ class ResultTable:
 
     def print_row(self, name: str, result: dict[str, Any]) -> None:
         """Print a result under the name of its row."""
-        deviation = result["std"] if result["std"] is not None else result.get("std_of_splits")
+        deviation = result.get("std_of_splits") if result.get("std") is None else result["std"]
         value = f"{result['value']:.5g}" + ("" if deviation is None else f" ± {deviation:.2g}")
         reals, fakes = (str(result[key] or "-") for key in ("n_real", "n_fake"))
         self._print(result["metric"], name, value, reals, fakes, result["features"], f"{result['seconds']:.0f}")
@@ -40,6 +41,13 @@ class ResultTable:
     def _print(self, metric: str, row: str, value: str, reals: str, fakes: str, features: str, seconds: str) -> None:
         names = f"{metric:<{self._metric}}  {row:<{self._row}}"
         print(f"{names}  {value:>18}  {reals:>6}  {fakes:>6}  {features:<22}  {seconds:>7}", flush=True)
+
+
+def value_bars(values: Sequence[float], width: int = 40) -> list[str]:
+    """Return a bar for each value, whose length is proportional to it; none for values that are not finite."""
+    longest = max((value for value in values if math.isfinite(value)), default=0.0)
+    scale = width / longest if longest > 0 else 0.0
+    return ["#" * round(max(value, 0.0) * scale) if math.isfinite(value) else "" for value in values]
 
 
 class ProgressBar(contextlib.AbstractContextManager):

@@ -73,10 +73,11 @@ def compute(
             `Accelerator.gather` does).
 
     Returns:
-        {"metric", "value", "n_real", "n_fake", "features", "seed", "seconds"}. With `trials`, "value" is the mean over
-        trials, and there are "trials", "values" in order and "std", their sample standard deviation (divided by
-        trials - 1; None for a single trial). An inception score also has "std_of_splits", the population standard
-        deviation over splits, averaged over trials.
+        {"metric", "better", "value", "n_real", "n_fake", "features", "seed", "seconds"}, where "better" is "smaller" or
+        "larger", the direction in which the metric improves. With `trials`, "value" is the mean over trials, and there
+        are "trials", "values" in order and "std", their sample standard deviation (divided by trials - 1; None for a
+        single trial). An inception score also has "std_of_splits", the population standard deviation over splits,
+        averaged over trials.
 
     Raises:
         MetricError: an option, a set of clips or the detector does not fit the protocol.
@@ -108,6 +109,7 @@ def compute(
             measured.append(_measure(protocol, real_features, fake_side.features(trial), splits, trial))
     return {
         "metric": protocol.name,
+        "better": protocol.better,
         **_summary(measured, trials),
         "n_real": 0 if real_side is None else real_side.count(seed),
         "n_fake": fake_side.count(trial),

@@ -19,6 +19,7 @@ class Kind:
         needs_reals: True if it compares two sets, False if it scores the fakes alone.
         count: number of clips if the name gives none; None if the name must give it.
         frames: number of frames, likewise.
+        better: "smaller" or "larger", the direction in which values improve.
     """
 
     description: str
@@ -26,12 +27,13 @@ class Kind:
     needs_reals: bool = True
     count: int | None = None
     frames: int | None = None
+    better: str = "smaller"
 
 
 KINDS = {
     "fvd": Kind("Fréchet distance on the features of an I3D detector", "i3d"),
     "kvd": Kind("kernel distance on the features of an I3D detector", "i3d"),
-    "isv": Kind("inception score of the class probabilities of a C3D detector", "c3d", False, 2048, 16),
+    "isv": Kind("inception score of the class probabilities of a C3D detector", "c3d", False, 2048, 16, "larger"),
     "fid": Kind("Fréchet distance of single frames on the features of an Inception-v3", "inception", True, 2048, 16),
     "rfvd": Kind("Fréchet distance on random features: comparable between runs of this project only", None),
 }
@@ -97,6 +99,11 @@ class MetricProtocol:
     def needs_detector(self) -> bool:
         """Whether the metric needs a detector file."""
         return self.detector is not None
+
+    @property
+    def better(self) -> str:
+        """The direction in which values improve, "smaller" or "larger"."""
+        return KINDS[self.kind].better
 
     @property
     def needs_reals(self) -> bool:

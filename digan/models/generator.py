@@ -290,6 +290,7 @@ class Generator(
         cls,
         path: str | os.PathLike[str],
         *,
+        which: str = "latest",
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -299,8 +300,9 @@ class Generator(
         """Load a generator written by `save` or `save_pretrained`; local files need no network access.
 
         Args:
-            path: a safetensors file; a run folder or its snapshots folder, whose newest network-snapshot is loaded; a
+            path: a safetensors file; a run folder or its snapshots folder, of which a network-snapshot is loaded; a
                 folder with model.safetensors; or `owner/name` of a repository on the Hugging Face hub.
+            which: the snapshot of a run: "latest", or "best" by the first metric of the run, as best.json names it.
             revision: branch, tag or commit of the repository; this and the options below do not affect local files.
             token: for a private repository; default the one of `hf auth login`.
             cache_dir: folder for downloads; default the hub's cache.
@@ -311,11 +313,13 @@ class Generator(
             The generator on the CPU in evaluation mode; the file's other metadata is in `metadata`.
 
         Raises:
-            NetworkNotFound: the path does not exist, and no repository of that name can be reached.
+            NetworkNotFound: the path does not exist, and no repository of that name can be reached; or no snapshot of
+                the run has a result, so that none is the best.
             NetworkError: the file is not a generator written by this project.
         """
         file = find_network(
             path,
+            which,
             revision=revision,
             token=token,
             cache_dir=cache_dir,

@@ -22,6 +22,7 @@ from digan.config import GeneratorConfig, option_range
 from digan.errors import NetworkError, NetworkNotFound
 from digan.files import parse_json
 from digan.run_dir import known_fields, list_snapshots
+from digan.run_results import WHICH, best_snapshot
 from digan.tensor_files import read_tensors
 
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -66,23 +67,31 @@ class Network(NamedTuple):
     metadata: dict[str, Any]  # the file's metadata except the configuration
 
 
-def find_network(path: str | os.PathLike[str], **hub: Any) -> Path:
+def find_network(path: str | os.PathLike[str], which: str = "latest", **hub: Any) -> Path:
     """Return the generator file that `path` refers to, downloading it if it is on the hub.
 
     Args:
-        path: a file; a run folder or its snapshots folder, for the newest snapshot; a folder with a
+        path: a file; a run folder or its snapshots folder, for one of its snapshots; a folder with a
             model.safetensors; or, if no such path exists, `owner/name` of a repository on the Hugging Face hub.
+        which: "latest" for the newest snapshot of a run, "best" for that with the best value of the run's first metric;
+            without effect on other paths.
         hub: passed to `huggingface_hub.hf_hub_download`: revision, token, cache_dir, ...
 
     Raises:
+        NetworkError: `which` is neither of the two.
         NetworkNotFound: there is no such file.
     """
+    if which not in WHICH:
+        raise NetworkError(f"which={which!r} names no snapshot; give {' or '.join(map(repr, WHICH))}.")
     local = Path(path)
     if local.is_file():
         return local
     if not local.is_dir():
         return _download(os.fspath(path), hub)
-    candidates = [*list_snapshots(local), *local.glob(WEIGHTS_FILE)]
+    snapshots = list_snapshots(local)
+    if snapshots and which == "best":
+        return best_snapshot(local)
+    candidates = [*snapshots, *local.glob(WEIGHTS_FILE)]
     if not candidates:
         raise NetworkNotFound(
             f"{path} holds no network-snapshot-*.safetensors, nor does its folder snapshots/, and no {WEIGHTS_FILE}."

@@ -48,11 +48,13 @@ from digan.run_dir import (
     snapshot_number,
     snapshot_path,
 )
+from digan.run_results import refresh_best
 from digan.sampling.grids import contact_sheet, video_grid
 from digan.sampling.latents import clip_times, paced_times, seeded_latents
 from digan.sampling.media import write_png, write_video
 from digan.sampling.render import GeneratedClips, sample_clips
 from digan.training import checkpoint, summary
+from digan.training.curves import CurveWriter
 from digan.training.distributed import COMPUTE_TYPES
 from digan.training.flops import forward_macs, matmul_peak, step_flops
 from digan.training.launch import launch_identity
@@ -139,6 +141,7 @@ class RunLogger:
         self._started = time.time()
         self._clips_at_tick = self._clips_at_snapshot = trainer.clips_seen
         self._bar: tqdm | None = None
+        self._curves = CurveWriter(folder, self.log)
 
     def start(self, notes: Sequence[str] = ()) -> None:
         """Measure the devices, write the configuration and the command, and drop records that will be written again.
@@ -263,7 +266,7 @@ class RunLogger:
         raise DivergenceError(f"{message}.")
 
     def snapshot(self) -> None:
-        """Write the averaged generator, samples and a checkpoint, and evaluate the metrics."""
+        """Write the averaged generator, samples and a checkpoint, evaluate the metrics, and draw the curves."""
         self.check_finite(networks=True)
         trainer = self.trainer
         self._clips_at_snapshot = trainer.clips_seen
@@ -275,6 +278,8 @@ class RunLogger:
             self.write_fakes()
             self._write_checkpoint()
             self.evaluate(trainer.g_ema, trainer.clips_seen, path.name)
+            if self.is_main:
+                self._curves.write()
 
     def save_checkpoint(self) -> None:
         """Write everything that resuming needs."""
@@ -324,6 +329,8 @@ class RunLogger:
                     metrics.append_result(self.folder, result, clips=clips, snapshot=snapshot)
                     self.accelerator.log({name: result["value"]}, step=clips)
                     self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
+            if self.is_main:
+                refresh_best(self.folder)
 
     def finish(self) -> None:
         """Log where the results are, and close the progress bar and the trackers."""
@@ -357,6 +364,7 @@ class RunLogger:
             file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
         for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
             drop_records(path, self.trainer.clips_seen, self.log)
+        refresh_best(self.folder)
 
     def _append_to_log(self, text: str) -> None:
         with open(self.folder / "log.txt", "a") as file:

@@ -79,3 +79,26 @@ def test_drafts_of_killed_runs_are_removed_and_nothing_else(tmp_path):
 def test_metrics_are_named_by_their_files(tmp_path):
     run_dir.metric_path(tmp_path, "rfvd256_16f").touch()
     assert run_dir.list_metrics(tmp_path) == {"rfvd256_16f": tmp_path / "metric-rfvd256_16f.jsonl"}
+
+
+def test_samples_are_listed_by_number(tmp_path):
+    folder = tmp_path / run_dir.SAMPLES
+    folder.mkdir()
+    for stem in ("fakes000010", "fakes000009.500", "fakes_init", "reals", "fakes1x"):
+        (folder / f"{stem}.png").touch()
+    (folder / "fakes000020.mp4").touch()
+    assert list(run_dir.list_samples(tmp_path)) == ["untrained", "000009.500", "000010"]
+    assert run_dir.list_samples(tmp_path)["untrained"].name == "fakes_init.png"
+
+
+def test_the_number_of_a_snapshot_is_that_of_its_name(tmp_path):
+    assert run_dir.number_of(run_dir.snapshot_path(tmp_path, "000000.016")) == "000000.016"
+
+
+def test_the_run_of_a_folder(tmp_path):
+    run = tmp_path / "00000-x"
+    (run / run_dir.SNAPSHOTS).mkdir(parents=True)
+    assert run_dir.run_of(run) is None
+    for name in (run_dir.CONFIG, "command.sh"):
+        (run / name).touch()
+    assert run_dir.run_of(run) == run_dir.run_of(run / run_dir.SNAPSHOTS) == run

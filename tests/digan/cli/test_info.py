@@ -117,8 +117,9 @@ class TestRun:
     def test_a_score_is_best_where_it_is_largest(self, make_run, info):
         run, _ = make_run()
         values = [2.0, 5.0, float("nan"), 3.0]
-        lines = [json.dumps({"value": value, "clips": i * 8, "snapshot": "x"}) for i, value in enumerate(values)]
-        for name in ("isv2048", "rfvd2_4f"):
+        for name, better in (("isv2048", "larger"), ("rfvd2_4f", "smaller")):
+            records = [{"value": v, "clips": i * 8, "snapshot": "x", "better": better} for i, v in enumerate(values)]
+            lines = map(json.dumps, records)
             (run.folder / f"metric-{name}.jsonl").write_text("\n".join(lines))
         found = info(run.folder, json_=True)["metrics"]
         assert {name: result["best"]["value"] for name, result in found.items()} == {"isv2048": 5.0, "rfvd2_4f": 2.0}

@@ -1,5 +1,6 @@
 """The command line: help of every command, errors in one sentence, flags in both spellings."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,22 @@ def test_every_command_has_help(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: digan {command}")
+
+
+@pytest.mark.parametrize(("command", "package", "extra"), [("info", "av", "train"), ("report", "matplotlib", "report")])
+def test_a_missing_package_is_named_with_its_extra(command, package, extra, monkeypatch, capsys):
+    find, load = importlib.util.find_spec, importlib.import_module
+
+    def import_module(name, *args):
+        if name == COMMANDS[command][0]:
+            raise ModuleNotFoundError(name=f"{package}.part")
+        return load(name, *args)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: None if name == package else find(name, *args))
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    assert main([command, "x"]) == 2
+    error = capsys.readouterr().err
+    assert error == f"digan {command} needs packages that are not installed ({package}): pip install 'digan[{extra}]'\n"
 
 
 def test_a_network_that_is_not_there_is_one_sentence_and_status_2(tmp_path, capsys):

@@ -34,9 +34,9 @@ SMALL = "--resolution 32 --batch 8 --z-dim 8 --w-dim 8 --fourier-dim 4 --fmm-ran
 SMALL += "--samples 2 --metrics none --tick 0.016 --snap 1000 --workers 0 --report-to none --frames 4"
 # Options and arguments that name files and folders. All other text is checked when it is parsed, or names something.
 FILES = {"data", "outdir", "resume", "config", "split_list", "detector", "network", "fake", "cache", "official", "out"}
-FILES |= {"discriminators", "path"}
+FILES |= {"discriminators", "path", "runs", "output", "init"}
 TEXTS = {"cfg", "desc", "split", "aug", "mixed_precision", "metrics", "report_to", "mode", "classes", "only", "dtype"}
-TEXTS |= {"device", "fake_split", "experiment", "resize", "host", "allow_host"}
+TEXTS |= {"device", "fake_split", "experiment", "resize", "host", "allow_host", "which", "snapshots"}
 IMPOSSIBLE = ["nan", "inf", "-inf", "1e308", "-1e308", str(10**30), str(-(10**30)), "9" * 5000, "x", ""]
 WRONG_TYPES = {
     "true": True,

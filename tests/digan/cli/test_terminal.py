@@ -1,13 +1,14 @@
 """What commands print: columns that line up, progress with and without a terminal, warnings once."""
 
 import io
+import math
 import warnings
 from types import SimpleNamespace
 
 import pytest
 
 from digan.cli import terminal
-from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings
+from digan.cli.terminal import ProgressBar, ResultTable, plain_warnings, value_bars
 
 RESULT = {"metric": "rfvd4_4f", "value": 1.23456, "std": None, "n_real": 4, "n_fake": 0, "features": "random conv"}
 RESULT["seconds"] = 2.4
@@ -29,6 +30,11 @@ def test_columns_line_up_whatever_the_names(capsys):
 def test_the_deviation_of_splits_stands_for_that_of_trials(capsys):
     ResultTable([], []).print_row("x", {**RESULT, "std_of_splits": 0.25})
     assert "± 0.25" in capsys.readouterr().out
+
+
+def test_bars_are_as_long_as_their_values():
+    assert list(map(len, value_bars([8.0, 2.0, 0.0, -1.0, math.nan, math.inf], width=4))) == [4, 1, 0, 0, 0, 0]
+    assert value_bars([math.nan]) == value_bars([0.0]) == [""]
 
 
 @pytest.fixture

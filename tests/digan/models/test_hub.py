@@ -14,6 +14,7 @@ from digan.config import GeneratorConfig
 from digan.errors import NetworkError, NetworkNotFound
 from digan.models import hub as hub_module
 from digan.models.hub import filled, find_network, read_network
+from digan.run_dir import append_record, metric_path, snapshot_path
 
 CONFIG = GeneratorConfig(resolution=32, z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8)
 WEIGHT = "mapping.w_avg"
@@ -166,3 +167,17 @@ class TestNames:
         (tmp_path / "me/sky/model.safetensors").symlink_to(saved)
         assert find_network("me/sky").name == "model.safetensors"
         assert not unreachable
+
+
+def test_the_snapshot_of_a_run_that_is_asked_for(tmp_path):
+    for number, value in (("000001", 2.0), ("000002", 1.0), ("000003", 3.0)):
+        path = snapshot_path(tmp_path, number)
+        Generator(CONFIG).save(path, clips_seen=int(number) * 1000)
+        append_record(
+            metric_path(tmp_path, "rfvd4_4f"), {"value": value, "clips": int(number) * 1000, "snapshot": path.name}
+        )
+    assert Generator.from_pretrained(tmp_path).metadata["clips_seen"] == 3000
+    assert Generator.from_pretrained(tmp_path, which="best").metadata["clips_seen"] == 2000
+    assert find_network(path, "best") == path
+    with pytest.raises(NetworkError, match="which='newest' names no snapshot; give 'latest' or 'best'"):
+        find_network(tmp_path, "newest")

@@ -9,7 +9,9 @@ import torch
 from digan import Generator, metrics
 from digan.errors import ConfigError
 from digan.run_dir import STATISTICS, TICK_FACTS, drop_records, list_snapshots, metric_path, read_records
+from digan.run_results import BEST
 from digan.training import logger, summary
+from digan.training.curves import CURVES
 from digan.training.flops import forward_macs, step_flops
 from digan.training.logger import Stopwatch
 
@@ -78,6 +80,28 @@ def test_metrics_missing_after_an_interruption_are_computed_once(make_run, monke
     assert results(again)[1:] == [straight]
     again.evaluate_missing()
     assert len(results(again)) == 2
+
+
+def test_the_best_snapshot_and_the_curves_follow_every_snapshot(make_run):
+    run, trainer = make_run(metrics=METRIC)
+    run.evaluate(trainer.g_ema, 0, "untrained")
+    assert not (run.folder / BEST).exists()
+    snapshot(run, trainer, 16)
+    _, (clips, name, value) = results(run)
+    assert json.loads((run.folder / BEST).read_text()) == {
+        "metric": METRIC,
+        "value": value,
+        "kimg": clips / 1000,
+        "snapshot": name,
+    }
+    drawn = (run.folder / CURVES).read_bytes()
+    torch.nn.init.constant_(trainer.g_ema.blocks["32"].to_rgb.bias, 0.2)
+    snapshot(run, trainer, 24)
+    *_, best = sorted(results(run)[1:], key=lambda result: -result[2])
+    assert json.loads((run.folder / BEST).read_text())["snapshot"] == best[1]
+    assert (run.folder / CURVES).read_bytes() != drawn
+    make_run(run.folder, 0, metrics=METRIC)  # resumed before the first snapshot, whose result goes
+    assert not (run.folder / BEST).exists()
 
 
 def test_a_snapshot_that_will_be_made_again_is_not_evaluated(make_run):

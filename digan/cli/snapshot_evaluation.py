@@ -1,0 +1,147 @@
+"""`digan evaluate --snapshots all`: the metrics of every snapshot of a run, as curves, and the best snapshot."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from digan import metrics
+from digan.cli.evaluation import Evaluation
+from digan.cli.terminal import value_bars
+from digan.config import flag
+from digan.data.training_data import DEMO_FOLDER
+from digan.errors import ConfigError
+from digan.files import checksum
+from digan.metrics import ClipSource, MetricProtocol, RandomFeatures
+from digan.metrics.experiments import Maker, Model
+from digan.models.generator import Generator
+from digan.run_dir import list_snapshots, number_of, read_config, run_of
+from digan.run_results import BEST, best_result, own_results, refresh_best
+from digan.wording import counted
+
+
+def complete(args: argparse.Namespace) -> None:
+    """Set the options that are not given to those by which the run evaluates itself: videos, metrics and seed."""
+    run = run_of(Path(args.network))
+    if run is None:
+        return
+    config = read_config(run)
+    if args.data is None:
+        args.data = config.data or str(run.absolute().parent / DEMO_FOLDER)
+        args.split_list = args.split_list or config.split_list
+    args.metrics = args.metrics or ",".join(config.metric_names()) or None
+    args.detector = args.detector or (config.detector and [config.detector])
+    args.seed = config.seed if args.seed is None else args.seed
+
+
+class SnapshotEvaluation(Evaluation):
+    """Evaluates every snapshot of a run on the same real clips.
+
+    If the settings are those of the run, the results are the run's own: the ones that it already has are not computed
+    again, the others are added to them, and best.json is written anew. With other settings, or in another --outdir,
+    every result is computed and recorded as `digan evaluate` records that of a single network.
+    """
+
+    def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
+        self.snapshots = {number_of(file): file for file in list_snapshots(Path(args.network))}
+        if not self.snapshots:
+            raise ConfigError(f"--snapshots all: {args.network} holds no snapshots; give the folder of a run.")
+        super().__init__(args, accelerator)
+        self._differences = self._compare_with_run()
+        self._known = {} if self._differences else {p.name: self._known_results(p) for p in self.protocols}
+        self._curves: dict[str, list[dict[str, Any]]] = {p.name: [] for p in self.protocols}
+
+    def facts(self) -> dict[str, Any]:
+        """Return also the digests of all snapshots, and which results need not be computed."""
+        digests = {number: checksum(file) for number, file in self.snapshots.items()}
+        known = {name: sorted(results) for name, results in self._known.items()}
+        return {**super().facts(), "the digests of the snapshots": digests, "the results in the run folder": known}
+
+    def _compare_with_run(self) -> list[str]:
+        """Return the flags of the settings that are not those by which the run evaluates itself."""
+        if self.run_folder is None or self.args.outdir:
+            return ["--outdir"]
+        config = read_config(self.run_folder)
+        settings = {name: getattr(self, name) for name in ("resolution", "stride", "overlap", "resize", "split")}
+        settings |= {"frames": self.span, "seed": self.args.seed}
+        differences = [flag(name) for name, value in settings.items() if value != getattr(config, name)]
+        plain = {"psi": self.psi == 1, "labels": self.args.labels is None, "trials": self.args.trials == 1}
+        plain |= {"one_per_video": not self.args.one_per_video}
+        plain |= {"data": self.reals is None or self.reals.fingerprint == self.recorded.get("fingerprint")}
+        return differences + [flag(name) for name, same in plain.items() if not same]
+
+    def _known_results(self, protocol: MetricProtocol) -> dict[str, dict[str, Any]]:
+        """Return the results of a metric that the run has, by snapshot number."""
+        features = RandomFeatures.name if protocol.detector is None else self.detectors[protocol.detector].name
+        results = {str(result.get("snapshot")): result for result in own_results(self.run_folder, protocol.name)}
+        numbers = {number: results.get(file.name, {}) for number, file in self.snapshots.items()}
+        return {
+            number: {"metric": protocol.name, "better": protocol.better, **result}
+            for number, result in numbers.items()
+            if (result.get("features"), result.get("seed")) == (features, self.args.seed)
+            and {"n_real", "n_fake", "seconds"} <= result.keys()
+        }
+
+    def _rows(self, protocol: MetricProtocol) -> Mapping[str, Maker | ClipSource]:
+        """Return the clips of every snapshot, by its number; a snapshot is loaded when its clips are made."""
+        return {number: functools.partial(self._clips, file, protocol) for number, file in self.snapshots.items()}
+
+    def _clips(self, file: Path, protocol: MetricProtocol, seed: int) -> ClipSource:
+        if file != self.network:
+            g = Generator.from_pretrained(file).to(self.accelerator.device)
+            self.network, self.clips_seen = file, g.metadata.get("clips_seen")
+            self.model = Model(g, self.span, self.model.labels, self.psi)
+        (maker,) = self.experiment.rows(self.model, protocol, self.resolution).values()
+        return maker(seed)
+
+    def _compute(
+        self, protocol: MetricProtocol, reals: ClipSource | None, key: str | None, name: str, fakes: Maker | ClipSource
+    ) -> dict[str, Any]:
+        known = self._known.get(protocol.name, {}).get(name)
+        return known or super()._compute(protocol, reals, key, name, fakes)
+
+    def _record(self, protocol: MetricProtocol, name: str, result: dict[str, Any]) -> None:
+        if name not in self._known.get(protocol.name, {}):
+            if self._differences:
+                super()._record(protocol, name, result)
+            else:
+                context = {"clips": self.clips_seen, "snapshot": self.snapshots[name].name}
+                metrics.append_result(self.outdir, result, **context)
+                result |= context
+        self._curves[protocol.name].append({"clips": self.clips_seen, **result})
+
+    def _opening(self, tasks: Sequence[tuple[MetricProtocol, ClipSource | None]]) -> list[str]:
+        count = sum(map(len, self._known.values()))
+        known = [f"already in the run folder, not computed again: {counted(count, 'result')}"] if count else []
+        return [*super()._opening(tasks), *known]
+
+    def _fakes_summary(self) -> str:
+        return f"{counted(len(self.snapshots), 'snapshot')} of {self.args.network}"
+
+    def _closing(self) -> list[str]:
+        lines = [line for protocol in self.protocols for line in self._curve(protocol)]
+        if not self._differences:
+            best = refresh_best(self.run_folder)
+            named = [f"{BEST} names {best['snapshot']}, by {best['metric']}"] if best else []
+            return [*lines, "", f"results are in {self.outdir / 'metric-<name>.jsonl'}", *named]
+        if self.run_folder is not None and not self.args.outdir:
+            lines += ["", f"not as the run evaluates itself ({', '.join(self._differences)}): {BEST} is unchanged"]
+        return [*lines, *super()._closing()]
+
+    def _curve(self, protocol: MetricProtocol) -> list[str]:
+        """Return the curve of a metric, one line for each snapshot, and the best one."""
+        results, numbers = self._curves[protocol.name], list(self.snapshots)
+        bars = value_bars([result["value"] for result in results])
+        best = best_result(results)
+        lines = ["", f"{'snapshot':>12}  {protocol.name:>12}  ({protocol.better} is better)"]
+        for number, result, bar in zip(numbers, results, bars, strict=True):
+            lines.append(f"{number:>12}  {result['value']:>12.5g}  {bar}{'  best' if result is best else ''}")
+        if best is not None:
+            at = numbers[results.index(best)]
+            lines.append(f"the best by {protocol.name}: {self.snapshots[at]}")
+        return lines

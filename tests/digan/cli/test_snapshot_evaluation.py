@@ -1,0 +1,117 @@
+"""All snapshots of a run: the values that the run itself computes, once each, and the best of them."""
+
+import pytest
+import torch
+
+from digan.cli.main import main
+from digan.data import Clips
+from digan.files import parse_json
+from digan.run_dir import list_snapshots, metric_path, read_records
+from digan.run_results import BEST, own_results
+
+pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
+METRIC = "rfvd2_4f"
+
+
+@pytest.fixture
+def trained(make_run):
+    """A run with three different snapshots and its own results."""
+    run, trainer = make_run(metrics=METRIC)
+    for clips in (8, 16, 24):
+        trainer.clips_seen = clips
+        torch.nn.init.constant_(trainer.g_ema.blocks["32"].to_rgb.bias, clips / 20 - 1)
+        run.snapshot()
+    return run
+
+
+@pytest.fixture
+def evaluate(trained, capsys):
+    """Evaluates all snapshots with the options given, and returns what is printed."""
+
+    def call(*options, status=0):
+        data = ["--data", trained.config.data, "--metrics", METRIC, "--threads", "1"]
+        network = ["--network", str(trained.folder), "--snapshots", "all"]
+        capsys.readouterr()
+        assert main(["evaluate", *network, *data, *map(str, options)]) == status
+        return "".join(capsys.readouterr())
+
+    return call
+
+
+def values(run):
+    return {result["clips"]: result["value"] for result in own_results(run.folder, METRIC)}
+
+
+def lines_of(run):
+    return len(read_records(metric_path(run.folder, METRIC)))
+
+
+def test_missing_results_are_those_that_the_run_computes(trained, evaluate, monkeypatch):
+    expected, best = values(trained), parse_json((trained.folder / BEST).read_bytes())
+    assert len(set(expected.values())) == 3
+    metric_path(trained.folder, METRIC).unlink()
+    (trained.folder / BEST).unlink()
+    read, batch = [], Clips.batch
+    monkeypatch.setattr(Clips, "batch", lambda self, indices: read.extend(indices) or batch(self, indices))
+    text = evaluate()
+    assert f"3 snapshots of {trained.folder}" in text
+    assert len(read) <= 2  # real clips: once for all snapshots, or not at all where the run has left their features
+    assert values(trained) == pytest.approx(expected, rel=1e-6)
+    found = parse_json((trained.folder / BEST).read_bytes())
+    assert found == {**best, "value": pytest.approx(best["value"], rel=1e-6)}
+    assert f"{BEST} names {best['snapshot']}, by {METRIC}" in text
+    (marked,) = [line for line in text.splitlines() if line.endswith("  best")]
+    assert marked.split()[0] == f"000000.{round(best['kimg'] * 1000):03d}"
+
+
+def test_results_that_the_run_has_are_not_computed_again(trained, evaluate, monkeypatch):
+    metric_path(trained.folder, METRIC).write_text(
+        "\n".join(metric_path(trained.folder, METRIC).read_text().splitlines()[1:]) + '\n{"va'
+    )
+    text = evaluate()
+    assert "not computed again: 2 results" in text
+    assert (lines_of(trained), len(values(trained))) == (3, 3)
+    assert "not computed again: 3 results" in evaluate()
+    assert lines_of(trained) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (["--seed", 1], "--seed"),
+        (["--psi", 0.5], "--psi"),
+        (["--stride", 2], "--stride"),
+        (["--one-per-video"], "--one-per-video"),
+    ],
+)
+def test_other_settings_leave_the_results_of_the_run_alone(trained, evaluate, options, flag):
+    before, best = values(trained), (trained.folder / BEST).read_bytes()
+    text = evaluate(*options)
+    assert f"not as the run evaluates itself ({flag}): {BEST} is unchanged" in text
+    assert (values(trained), (trained.folder / BEST).read_bytes()) == (before, best)
+    rows = [r for r in read_records(metric_path(trained.folder, METRIC)) if "row" in r]
+    assert [(r["row"], r["clips"]) for r in rows] == [("000000.008", 8), ("000000.016", 16), ("000000.024", 24)]
+    assert len({r["network_sha256"] for r in rows}) == 3
+
+
+def test_the_options_of_the_run_are_the_defaults(trained, capsys):
+    metric_path(trained.folder, METRIC).unlink()
+    for network in (trained.folder, trained.folder / "snapshots"):
+        assert main(["evaluate", "--network", str(network), "--snapshots", "all", "--threads", "1"]) == 0
+    assert len(values(trained)) == lines_of(trained) == 3
+    assert "not computed again: 3 results" in capsys.readouterr().out
+
+
+def test_another_folder_has_all_results(trained, evaluate, tmp_path):
+    before = lines_of(trained)
+    evaluate("--outdir", tmp_path / "out")
+    assert lines_of(trained) == before
+    assert len(read_records(metric_path(tmp_path / "out", METRIC))) == 3
+
+
+def test_what_does_not_fit_is_refused(trained, evaluate, capsys):
+    assert "leave --which out" in evaluate("--which", "best", status=2)
+    assert "leave --experiment out" in evaluate("--experiment", "upsample", status=2)
+    (first, *_) = list_snapshots(trained.folder)
+    assert main(["evaluate", "--network", str(first), "--snapshots", "all", "--data", "x"]) == 2
+    assert "holds no snapshots; give the folder of a run" in capsys.readouterr().err

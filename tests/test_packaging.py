@@ -48,11 +48,11 @@ def test_importing_loads_nothing_of_the_extra():
     assert not modules & {MODULES.get(package, package) for package in extra}
 
 
-@pytest.mark.parametrize(("command", "extra"), [("sample", "train"), ("explore", "explore")])
+@pytest.mark.parametrize(("command", "extra"), [("sample", "train"), ("explore", "explore"), ("report", "report")])
 def test_commands_name_all_packages_of_their_extra(command, extra):
     extras = PROJECT["optional-dependencies"]
     packages = package_names(extras["train"]) | package_names(extras[extra])
-    result = run_command(packages, command, "--network", "none")
+    result = run_command(packages, command, "none")
     assert (result.returncode, result.stdout) == (2, ""), result.stderr
     sentence = rf"digan {command} needs packages that are not installed \((.*)\): pip install 'digan\[{extra}\]'\n"
     assert set(re.fullmatch(sentence, result.stderr)[1].split(", ")) == packages

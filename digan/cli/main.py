@@ -26,7 +26,8 @@ COMMANDS = {
     "info": ("digan.cli.info", "describe a network, a checkpoint, a run or a set of videos"),
 }
 
-# The packages of the extras that commands need, keyed by their import names.
+# The packages of the extras, keyed by their import names. A command needs the extra of its name, or else `train`, which
+# the others include.
 EXTRAS = {
     "train": {
         "accelerate": "accelerate",
@@ -120,16 +121,16 @@ def _import(name: str) -> ModuleType:
     """Import the module of a command.
 
     Raises:
-        MissingPackages: the module needs packages of an extra that are not installed.
+        MissingPackages: the module needs packages of its extra that are not installed.
     """
     try:
         return importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
-        if extra is None:
+        extra = name if name in EXTRAS else "train"
+        packages = EXTRAS["train"] | EXTRAS[extra]
+        if (error.name or "").partition(".")[0] not in packages:
             raise
-        missing = [package for key, package in EXTRAS[extra].items() if importlib.util.find_spec(key) is None]
+        missing = [package for key, package in packages.items() if importlib.util.find_spec(key) is None]
         raise MissingPackages(
             f"needs packages that are not installed ({', '.join(missing)}): pip install 'digan[{extra}]'"
         ) from error

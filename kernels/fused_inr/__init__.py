@@ -1,5 +1,6 @@
 """Fast evaluation of batches of implicit neural representations, and the fused ops around a StyleGAN2 discriminator."""
 
+from fused_inr import nn
 from fused_inr.activation_storage import store_activations
 from fused_inr.inr import INR, Fourier, Grid, Layer, Stage
 from fused_inr.networks import mlp, mlp_jet, siren
@@ -36,6 +37,7 @@ __all__ = [
     "minibatch_stddev",
     "mlp",
     "mlp_jet",
+    "nn",
     "no_weight_gradients",
     "render",
     "render_chunks",

@@ -40,6 +40,20 @@ def mlp(
     Differentiable in every tensor, including the coordinates, to any order, under every transform of `torch.func` and
     in forward mode.
 
+    A network on Fourier features sin(F x), cos(F x), with frequencies F `[D, K]` in radians per unit, begins with a
+    sine layer whose cosines have a phase of pi/2:
+
+        weights = [torch.cat([F, F]), *weights]    # activations = ["sine", ...]
+        biases = [F.new_tensor([0, torch.pi / 2]).repeat_interleave(D), *biases]
+
+    A NeRF takes the positional encoding of x for `coords`. Its layer after a skip connection sees the encoding of size
+    K first and then the H outputs of the layer before; `skips` appends the coordinates to these outputs instead:
+
+        weights[5] = weights[5].roll(-K, -1)    # [O, K + H] to [O, H + K]; skips=[5]
+
+    Weights that differ by sample, as after a step of gradient descent on each sample's own loss (MAML), are
+    `[N, O, I]`; `torch.func.vmap` over a function of one network makes that axis.
+
     Args:
         coords: `[P, K]` shared by all networks, or `[N, P, K]`; any K.
         weights: one `[N, O, I]` or shared `[O, I]` per layer; the first has I = K.

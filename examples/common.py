@@ -54,7 +54,7 @@ def _status(message: str) -> int:
 
 
 class Progress:
-    """Prints a line about a loop at most once a second, and the last one."""
+    """Prints a line about a loop at most every five seconds, and at the end."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -63,7 +63,7 @@ class Progress:
     def __call__(self, step: int, report: Callable[[], str]) -> None:
         """Print what `report` returns if it is time; `step` counts from 1."""
         moment = time.perf_counter()
-        if step < self.steps and moment - self.printed < 1:
+        if step < self.steps and moment - self.printed < 5:
             return
         self.printed = moment
         remaining = self.elapsed / step * (self.steps - step)

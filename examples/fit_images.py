@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--size", type=positive, default=64, help="pixels per side")
     options.add_argument("--width", type=positive, default=64, help="of the hidden layers")
     options.add_argument("--layers", type=positive, default=4, help="number of hidden layers")
-    options.add_argument("--steps", type=positive, default=200, help="number of updates")
+    options.add_argument("--steps", type=positive, default=100, help="number of updates")
     options.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam")
     options.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the products")
     options.add_argument("--compare", action="store_true", help="train by a loop and by vmap, too, and compare")

@@ -5,7 +5,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -74,6 +74,27 @@ class Progress:
     def elapsed(self) -> float:
         """Return the seconds since the loop began."""
         return time.perf_counter() - self.begun
+
+
+def minimize(loss: Callable[[int], Tensor], parameters: Iterable[Tensor], steps: int, lr: float) -> None:
+    """Take steps of Adam, with a rate that falls to zero along a cosine, and report the loss.
+
+    Args:
+        loss: returns the loss of a step; steps count from 1.
+        parameters: what is trained.
+        steps: their number.
+        lr: the learning rate at the beginning.
+    """
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    progress = Progress(steps)
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        value = loss(step)
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        progress(step, lambda value=value: f"loss {value.item():.4f}")
 
 
 def pixel_centers(size: int, reach: float = 1.0) -> Tensor:

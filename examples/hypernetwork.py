@@ -10,10 +10,12 @@ the top: the images, the SIRENs that the network writes, and these at four times
 latent vector goes from the first image to the last.
 """
 
+import itertools
+from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
-from common import Progress, as_images, made_images, parser, pixel_centers, positive, psnr, run, save_png, sheet
+from common import as_images, made_images, minimize, parser, pixel_centers, positive, psnr, run, save_png, sheet
 from torch import Tensor, nn
 
 import fused_inr as fi
@@ -37,8 +39,8 @@ class HyperNetwork(nn.Module):
         self.siren = fi.nn.Siren(2, 3, (width, width), omega=10.0)  # the average network, to which others are relative
         channels = [3, 16, 32, 64]
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
+        for before, after in itertools.pairwise(channels):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(4, after), nn.SiLU()]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (size // 8) ** 2, latent))
         outputs = self.siren.flat_size if write == "weights" else sum(self.siren.hidden)
         self.writer = nn.Sequential(nn.Linear(latent, 128), nn.SiLU(), nn.Linear(128, outputs))
@@ -83,21 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save_png(args.outdir / "hypernetwork.png", sheet([*coarse, fine, between]))
 
 
-def train(network: HyperNetwork, args) -> None:
+def train(network: HyperNetwork, args: Namespace) -> None:
     """Train on new images in each step."""
     coords = pixel_centers(args.size)
-    optimizer = torch.optim.Adam(network.parameters(), lr=args.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
-    progress = Progress(args.steps)
-    for step in range(1, args.steps + 1):
+
+    def loss(step: int) -> Tensor:
         images = made_images(args.batch, args.size, shapes=1)
-        values = network(network.encoder(images), coords)
-        loss = (values - images.flatten(2).mT).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        progress(step, lambda: f"loss {loss.item():.4f}")
+        return (network(network.encoder(images), coords) - images.flatten(2).mT).square().mean()
+
+    minimize(loss, network.parameters(), args.steps, args.lr)
 
 
 if __name__ == "__main__":

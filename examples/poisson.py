@@ -8,11 +8,12 @@ a harmonic function open, and a gradient a constant, so --fit laplacian also fit
 The picture shows, from the left, the image and what was fitted to, and below what came out of it.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from common import Progress, load_images, made_images, parser, pixel_centers, positive, psnr, run, save_png, sheet
+from common import load_images, made_images, minimize, parser, pixel_centers, positive, psnr, run, save_png, sheet
 from torch import Tensor
 
 import fused_inr as fi
@@ -45,41 +46,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.fit == "gradient":
         found = found + (image - found).mean()
     print(f"psnr of the image {psnr(found[None], image[None]).item():.1f} dB")
-    fitted = (laplacian, curvature.view_as(image)) if args.fit == "laplacian" else (gradient, jacobian.view_as(gradient))
+    fitted = (
+        (laplacian, curvature.view_as(image)) if args.fit == "laplacian" else (gradient, jacobian.view_as(gradient))
+    )
     known, reached = (shown(field, fitted[0]) for field in fitted)
     top, bottom = torch.cat([image[None, None], known]), torch.cat([found[None, None], reached])
     save_png(args.outdir / "poisson.png", sheet([top, bottom], scale=max(1, 192 // args.size)))
 
 
-def fit(network: fi.nn.Siren, image: Tensor, gradient: Tensor, laplacian: Tensor, args) -> None:
-    """Train the network on the derivatives at random pixels."""
-    size = len(image)
-    coords, rim = pixel_centers(size), edge(size)
-    optimizer = torch.optim.Adam(network.parameters(), lr=args.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
-    rate, curvature = gradient.square().mean(), laplacian.square().mean()  # losses in units of what is fitted
-    progress = Progress(args.steps)
-    for step in range(1, args.steps + 1):
-        pixels = torch.randint(size**2, (args.points,))
-        if args.fit == "gradient":
-            _, jacobian = network.jet(coords[pixels], order=1)
-            loss = (jacobian[:, 0] - gradient.flatten(0, 1)[pixels]).square().mean() / rate
-        else:
-            _, _, second = network.jet(coords[pixels])
-            loss = (second[:, 0] - laplacian.flatten()[pixels]).square().mean() / curvature
-            loss = loss + (network(coords[rim])[:, 0] - image.flatten()[rim]).square().mean() / image.var()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        progress(step, lambda: f"relative error {loss.item() ** 0.5:.3f}")
+def fit(network: fi.nn.Siren, image: Tensor, gradient: Tensor, laplacian: Tensor, args: Namespace) -> None:
+    """Train the network on the derivatives at random pixels; losses are relative to what is fitted."""
+    coords, rim = pixel_centers(len(image)), edge(len(image))
+    image, gradient, laplacian = image.flatten(), gradient.flatten(0, 1), laplacian.flatten()
+
+    def gradient_loss(step: int) -> Tensor:
+        pixels = torch.randint(len(coords), (args.points,))
+        _, jacobian = network.jet(coords[pixels], order=1)
+        return (jacobian[:, 0] - gradient[pixels]).square().mean() / gradient.square().mean()
+
+    def laplacian_loss(step: int) -> Tensor:
+        pixels = torch.randint(len(coords), (args.points,))
+        _, _, curvature = network.jet(coords[pixels])
+        inside = (curvature[:, 0] - laplacian[pixels]).square().mean() / laplacian.square().mean()
+        return inside + (network(coords[rim])[:, 0] - image[rim]).square().mean() / image.var()
+
+    loss = gradient_loss if args.fit == "gradient" else laplacian_loss
+    minimize(loss, network.parameters(), args.steps, args.lr)
 
 
 def smooth(images: Tensor) -> Tensor:
     """Return images `[N, H, W]` without the highest frequencies, whose derivatives pixels cannot hold."""
     taps = torch.tensor([1.0, 6.0, 15.0, 20.0, 15.0, 6.0, 1.0]) / 64
     padded = torch.nn.functional.pad(images[:, None], [3] * 4, mode="reflect")
-    return torch.nn.functional.conv2d(torch.nn.functional.conv2d(padded, taps.view(1, 1, 1, 7)), taps.view(1, 1, 7, 1))[:, 0]
+    return torch.nn.functional.conv2d(torch.nn.functional.conv2d(padded, taps.view(1, 1, 1, 7)), taps.view(1, 1, 7, 1))[
+        :, 0
+    ]
 
 
 def derivatives(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,15 +5,17 @@
 
 The network begins as the distance to a sphere (SAL, CVPR 2020). It is fitted to be 0 on the points with the normals as
 gradients, and to have gradients of length 1 everywhere (the eikonal equation), as in IGR (ICML 2020) and with SIRENs
-(NeurIPS 2020, section 4.2); `fi.nn.Siren.jet` gives values and gradients in one pass. The picture shows the distance to the curve, or in a slice of the surface, in
-bands of 0.1, from the left: exact, learned, and ten times their difference. Blue is inside.
+(NeurIPS 2020, section 4.2); `fi.nn.Siren.jet` gives values and gradients in one pass. The picture shows the distance to
+the curve, or in a slice of the surface, in bands of 0.1, from the left: exact, learned, and ten times their difference.
+Blue is inside.
 """
 
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
-from common import Progress, parser, pixel_centers, positive, run, save_png, sheet
+from common import minimize, parser, pixel_centers, positive, run, save_png, sheet
 from torch import Tensor
 
 import fused_inr as fi
@@ -57,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--shape", choices=list(SHAPES), default="flower", help="a curve in 2-D, or a surface in 3-D")
     options.add_argument("--samples", type=positive, default=2000, help="points on the shape")
-    options.add_argument("--points", type=positive, default=512, help="on the shape, and as many elsewhere, in an update")
+    options.add_argument(
+        "--points", type=positive, default=512, help="on the shape, and as many elsewhere, in an update"
+    )
     options.add_argument("--width", type=positive, default=64, help="of the three hidden layers")
     options.add_argument("--omega", type=float, default=3.0, help="frequency of the sines")
     options.add_argument("--steps", type=positive, default=600, help="number of updates")
@@ -85,29 +89,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save_png(args.outdir / "sdf.png", sheet([torch.stack(images).unflatten(2, (args.size, args.size))]))
 
 
-def fit(network: fi.nn.Siren, points: Tensor, normals: Tensor, args) -> None:
+def fit(network: fi.nn.Siren, points: Tensor, normals: Tensor, args: Namespace) -> None:
     """Train the network on points of the shape and on random ones."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=args.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
-    progress = Progress(args.steps)
-    for step in range(1, args.steps + 1):
-        chosen = torch.randint(len(points), (args.points,))
+
+    def loss(step: int) -> Tensor:
         others = torch.rand(args.points, points.shape[1]) * 2 - 1
+        if step <= args.steps // 6:
+            return (network(others)[:, 0] - (others.norm(dim=1) - 0.5)).abs().mean()
+        chosen = torch.randint(len(points), (args.points,))
         values, jacobian = network.jet(torch.cat([points[chosen], others]), order=1)
         value, gradient = values[:, 0], jacobian[:, 0]  # [2 P], [2 P, K]
-        if step <= args.steps // 6:
-            sphere = others.norm(dim=1) - 0.5
-            loss = (value[args.points :] - sphere).abs().mean()
-        else:
-            on_shape = value[: args.points].abs().mean()
-            direction = (gradient[: args.points] - normals[chosen]).norm(dim=1).mean()
-            eikonal = (gradient.norm(dim=1) - 1).abs().mean()
-            loss = 30 * on_shape + direction + eikonal
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        progress(step, lambda: f"loss {loss.item():.4f}")
+        on_shape = value[: args.points].abs().mean()
+        direction = (gradient[: args.points] - normals[chosen]).norm(dim=1).mean()
+        eikonal = (gradient.norm(dim=1) - 1).abs().mean()
+        return 30 * on_shape + direction + eikonal
+
+    minimize(loss, network.parameters(), args.steps, args.lr)
 
 
 def bands(distance: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import fused_inr as fi
 from digan.cli.main import COMMANDS
 from digan.cli.options import OptionParser
 
@@ -20,7 +22,7 @@ DOCUMENTS = [
 ]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # Not preceded by what would make it the end of a longer path.
-MENTION = re.compile(r"(?<![\w/.-])(?:digan|kernels|csrc|tests|benchmarks|docs)/[\w./*<>-]*")
+MENTION = re.compile(r"(?<![\w/.-])(?:digan|kernels|csrc|tests|benchmarks|docs|examples)/[\w./*<>-]*")
 SOURCES = [("digan", "*.py"), ("kernels/fused_inr", "*.py"), ("csrc", "*"), ("benchmarks", "*.py")]
 WALKS = re.findall(r"^### (From .*?)\n(.*?)^(\d+) files", ARCHITECTURE, re.MULTILINE | re.DOTALL)
 
@@ -130,3 +132,21 @@ def test_troubleshooting_quotes_messages_of_the_sources():
     patterns = [".*".join(map(re.escape, quote.split("…"))) for quote in quoted]
     found = [any(re.search(pattern, text) for text in texts) for pattern in patterns]
     assert [quote for quote, exists in zip(quoted, found, strict=True) if not exists] == []
+
+
+PUBLIC = {f"fi.{name}": getattr(fi, name) for name in fi.__all__ if name != "nn"}
+PUBLIC |= {f"fi.nn.{name}": getattr(fi.nn, name) for name in fi.nn.__all__}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_function_of_fused_inr_is_documented(name):
+    """Each has one heading in docs/fused_inr.md, with the parameters and defaults of the code."""
+    text = (ROOT / "docs" / "fused_inr.md").read_text(encoding="utf-8")
+    headings = re.findall(rf"^### `{re.escape(name)}(?:\((.*)\))?`$", text, re.MULTILINE)
+    assert len(headings) == 1
+    if callable(PUBLIC[name]):
+        scope: dict = {}
+        exec(f"def documented({headings[0]}): pass", scope)
+        documented, actual = inspect.signature(scope["documented"]), inspect.signature(PUBLIC[name])
+        described = [(p.name, p.kind, p.default) for p in documented.parameters.values()]
+        assert described == [(p.name, p.kind, p.default) for p in actual.parameters.values()]

@@ -23,7 +23,13 @@ DOCUMENTS = [
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # Not preceded by what would make it the end of a longer path.
 MENTION = re.compile(r"(?<![\w/.-])(?:digan|kernels|csrc|tests|benchmarks|docs|examples)/[\w./*<>-]*")
-SOURCES = [("digan", "*.py"), ("kernels/fused_inr", "*.py"), ("csrc", "*"), ("benchmarks", "*.py")]
+SOURCES = [
+    ("digan", "*.py"),
+    ("kernels/fused_inr", "*.py"),
+    ("csrc", "*"),
+    ("benchmarks", "*.py"),
+    ("examples", "*.py"),
+]
 WALKS = re.findall(r"^### (From .*?)\n(.*?)^(\d+) files", ARCHITECTURE, re.MULTILINE | re.DOTALL)
 
 

@@ -1,13 +1,12 @@
-"""Train a network that writes the weights of SIRENs: one for each image it sees.
+"""Train a network that writes the weights of SIRENs: one for each image of a collection.
 
     python examples/hypernetwork.py
     python examples/hypernetwork.py --write shifts
 
-A small convolutional encoder turns an image into a latent vector, and a linear layer turns this into the weights of a
-SIREN that is that image; --write shifts writes only shifts of its angles, as Functa (ICML 2022) and COIN++ (TMLR 2022)
-do. All is trained end to end, on new made images in each step. The picture is of images that were not trained on, from
-the top: the images, the SIRENs that the network writes, and these at four times the resolution; in the last row, the
-latent vector goes from the first image to the last.
+A small convolutional encoder turns an image into a latent vector, and two layers turn this into the weights of a SIREN
+that is that image; --write shifts writes only shifts of its angles, as Functa (ICML 2022) and COIN++ (TMLR 2022) do.
+All is trained end to end. The picture shows, from the top: images of the collection, the SIRENs that the network
+writes, and these at four times the resolution; in the last row the latent vector goes from the first image to the last.
 """
 
 import itertools
@@ -45,7 +44,7 @@ class HyperNetwork(nn.Module):
         outputs = self.siren.flat_size if write == "weights" else sum(self.siren.hidden)
         self.writer = nn.Sequential(nn.Linear(latent, 128), nn.SiLU(), nn.Linear(128, outputs))
         with torch.no_grad():  # begin near the average network
-            self.writer[-1].weight.mul_(0.1)
+            self.writer[-1].weight.mul_(0.3)
             self.writer[-1].bias.zero_()
 
     def forward(self, latents: Tensor, coords: Tensor) -> Tensor:
@@ -60,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train the network and write the picture."""
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--write", choices=["weights", "shifts"], default="weights", help="what the network writes")
+    options.add_argument("--count", type=positive, default=48, help="images in the collection, which are made")
     options.add_argument("--size", type=int, choices=[16, 32, 64], default=32, help="pixels per side of the images")
     options.add_argument("--latent", type=positive, default=64, help="length of the latent vector")
     options.add_argument("--width", type=positive, default=32, help="of the hidden layers of the SIRENs")
-    options.add_argument("--batch", type=positive, default=32, help="images in an update")
+    options.add_argument("--batch", type=positive, default=16, help="images in an update")
     options.add_argument("--steps", type=positive, default=600, help="number of updates")
     options.add_argument("--lr", type=float, default=2e-3, help="learning rate of Adam at the beginning")
     args = options.parse_args(arguments)
@@ -71,26 +71,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.size, args.batch, args.steps = 16, 8, 30
     torch.manual_seed(args.seed)
     network = HyperNetwork(args.size, args.latent, args.width, args.write)
-    train(network, args)
+    collection = made_images(args.count, args.size, shapes=1)
+    train(network, collection, args)
 
-    images = made_images(SHOWN, args.size, shapes=1)
+    images = collection[:SHOWN]
     with torch.no_grad():
         latents = network.encoder(images)
         found = as_images(network(latents, pixel_centers(args.size)))
-        steps = torch.linspace(0, 1, SHOWN)[:, None]
+        steps = torch.linspace(0, 1, len(images))[:, None]
         path = torch.lerp(latents[:1], latents[-1:], steps)
         fine, between = (as_images(network(z, pixel_centers(4 * args.size))) for z in (latents, path))
-    print(f"psnr of images not trained on {psnr(found, images).mean().item():.1f} dB")
+    print(f"psnr of the images shown {psnr(found, images).mean().item():.1f} dB")
     coarse = [row.repeat_interleave(4, 2).repeat_interleave(4, 3) for row in (images, found)]
     save_png(args.outdir / "hypernetwork.png", sheet([*coarse, fine, between]))
 
 
-def train(network: HyperNetwork, args: Namespace) -> None:
-    """Train on new images in each step."""
+def train(network: HyperNetwork, collection: Tensor, args: Namespace) -> None:
+    """Train on random images of the collection in each step."""
     coords = pixel_centers(args.size)
 
     def loss(step: int) -> Tensor:
-        images = made_images(args.batch, args.size, shapes=1)
+        images = collection[torch.randint(len(collection), (args.batch,))]
         return (network(network.encoder(images), coords) - images.flatten(2).mT).square().mean()
 
     minimize(loss, network.parameters(), args.steps, args.lr)

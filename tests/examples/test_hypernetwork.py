@@ -7,7 +7,7 @@ import torch
 @pytest.mark.parametrize("write", ["weights", "shifts"])
 def test_quick_run(example, picture_size, write, tmp_path, capsys):
     example("hypernetwork").main(["--quick", "--write", write, "--outdir", str(tmp_path)])
-    assert float(capsys.readouterr().out.split("not trained on ")[1].split()[0]) > 10
+    assert float(capsys.readouterr().out.split("images shown ")[1].split()[0]) > 12
     assert picture_size(tmp_path / "hypernetwork.png") == (6 * 66, 4 * 66)
 
 

@@ -100,21 +100,26 @@ def fit(trainer: Batch, images: Tensor, steps: int) -> None:
 
 
 def compare(trainers: dict, images: Tensor, steps: int) -> None:
-    """Train step by step in turn, so that all meet the same machine, and report median times."""
-    times: dict[str, list[float]] = {name: [] for name in trainers}
+    """Train step by step in turn, so that all meet the same machine, and report median times.
+
+    On a machine that others use too, compare the time spent on its cores: `OMP_NUM_THREADS=1` leaves out the waiting.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}  # elapsed, and on all cores
     progress = Progress(steps + WARM_UP)
     for step in range(1, steps + WARM_UP + 1):
         for name, trainer in trainers.items():
-            begun = time.perf_counter()
+            begun = time.perf_counter(), time.process_time()
             trainer.step()
-            times[name].append(time.perf_counter() - begun)
-        progress(step, lambda: f"{times['fused_inr'][-1] * 1000:.0f} ms")
-    medians = {name: statistics.median(seconds[WARM_UP:]) for name, seconds in times.items()}
-    print(f"{'':22}{'ms/step':>10}{'updates/s':>11}{'psnr':>10}{'fused_inr is':>14}")
-    for name, seconds in medians.items():
-        line = f"{name:22}{seconds * 1000:10.1f}{len(images) / seconds:11.0f}"
-        ratio = f"{seconds / medians['fused_inr']:.1f} x"
-        print(f"{line}{quality(trainers[name], images):7.2f} dB{ratio:>14}")
+            times[name].append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+        progress(step, lambda: f"{times['fused_inr'][-1][0] * 1000:.0f} ms")
+    medians = {
+        name: [statistics.median(kind) for kind in zip(*steps[WARM_UP:], strict=True)] for name, steps in times.items()
+    }
+    print(f"{'':22}{'ms/step':>10}{'ratio':>8}{'CPU ms/step':>13}{'ratio':>8}{'updates/s':>11}{'psnr':>10}")
+    for name, (elapsed, busy) in medians.items():
+        ratios = elapsed / medians["fused_inr"][0], busy / medians["fused_inr"][1]
+        line = f"{name:22}{elapsed * 1000:10.1f}{ratios[0]:8.1f}{busy * 1000:13.1f}{ratios[1]:8.1f}"
+        print(f"{line}{len(images) / elapsed:11.0f}{quality(trainers[name], images):7.2f} dB")
 
 
 def quality(trainer: Batch | Loop | Vmap, images: Tensor) -> float:

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train the network and write the picture."""
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--write", choices=["weights", "shifts"], default="weights", help="what the network writes")
-    options.add_argument("--count", type=positive, default=48, help="images in the collection, which are made")
+    options.add_argument("--count", type=positive, default=24, help="images in the collection, which are made")
     options.add_argument("--size", type=int, choices=[16, 32, 64], default=32, help="pixels per side of the images")
     options.add_argument("--latent", type=positive, default=64, help="length of the latent vector")
     options.add_argument("--width", type=positive, default=32, help="of the hidden layers of the SIRENs")

@@ -26,7 +26,7 @@ def test_own_images(example, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_paths_agree(example, precision, tolerance):
     """Each path updates the same networks: their values agree after three steps of gradient descent."""
     fit_images, naive = example("fit_images"), example("naive_sirens")
@@ -41,5 +41,5 @@ def test_paths_agree(example, precision, tolerance):
             trainer.step()
     assert (trainers[0].values() - before).norm() > 0.05 * before.norm()
     for trainer in trainers[:2]:
-        # Measured on an AVX-512 CPU: MEASURE.
+        # Measured on an AVX-512 CPU: 1.1e-7 in float32, 0.013 in bfloat16.
         assert (trainer.values() - trainers[2].values()).norm() < tolerance * trainer.values().norm()

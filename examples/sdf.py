@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--size", type=positive, default=160, help="pixels per side of the picture")
     args = options.parse_args(arguments)
     if args.quick:
-        args.steps, args.width, args.size = 60, 32, 64
+        args.steps, args.width, args.size = 150, 32, 64
     torch.manual_seed(args.seed)
     sample, distance = SHAPES[args.shape]
     points, normals = sample(args.samples)

@@ -99,6 +99,7 @@ def test_errors_are_sentences(example, common, name, arguments, message, tmp_pat
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_scripts_run_from_any_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLES / "sdf.py", "--outdir", "file/out", "--quick", "--steps", "1"],

@@ -18,7 +18,6 @@ def test_samples_are_on_the_shape(example, shape):
 @pytest.mark.parametrize("shape", ["flower", "torus"])
 def test_quick_run(example, picture_size, shape, tmp_path, capsys):
     example("sdf").main(["--quick", "--shape", shape, "--outdir", str(tmp_path)])
-    assert (
-        float(capsys.readouterr().out.split("error of the distance ")[1].split()[0]) < 0.25
-    )  # 0.4 for a network that is 0
+    # Measured: 0.15 and 0.16; it is 0.4 for a network that is 0.
+    assert float(capsys.readouterr().out.split("error of the distance ")[1].split()[0]) < 0.25
     assert picture_size(tmp_path / "sdf.png") == (3 * 66, 66)

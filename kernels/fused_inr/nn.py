@@ -329,6 +329,8 @@ class Siren(MLP):
         final = "linear"
         if networks and isinstance(networks[0], nn.Module):
             frequencies, final = _siren_pytorch_options(networks[0])
+            if any(_siren_pytorch_options(network) != (frequencies, final) for network in networks[1:]):
+                raise ValueError("from_siren_pytorch takes a list of networks with equal w0 and last activation.")
         given = {"omega": omega, "first_omega": first_omega}
         frequencies |= {name: value for name, value in given.items() if value is not None}
         weights, biases = _siren_pytorch_layers(networks)
@@ -410,8 +412,12 @@ def _omegas(
     """Return the frequency of each layer, None where the activation has none."""
     if (omega is not None or first_omega is not None) and not set(activations) & set(FREQUENCIES):
         raise ValueError(f"{owner} omega is for {', '.join(FREQUENCIES)}, not for {activations[0]}; leave it out.")
+    if first_omega is not None and activations[0] not in FREQUENCIES:
+        raise ValueError(
+            f"{owner} first_omega is for {', '.join(FREQUENCIES)}, not for {activations[0]}; leave it out."
+        )
     values = [(OMEGAS.get(name) if omega is None else omega) if name in FREQUENCIES else None for name in activations]
-    if first_omega is not None and values[0] is not None:
+    if first_omega is not None:
         values[0] = first_omega
     numbers = [None if value is None else checks.number(owner, "omega", value) for value in values]
     if 0 in numbers:

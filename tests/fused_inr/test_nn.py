@@ -268,6 +268,8 @@ def test_weights_of_siren_pytorch(assert_close):
         assert_close("values", expected, many(x), 2e-6)
         states = fi.nn.Siren.from_siren_pytorch([net.state_dict() for net in nets], first_omega=25.0)
         assert torch.equal(states(x), many(x))
+    with pytest.raises(ValueError, match="equal w0 and last activation"):
+        fi.nn.Siren.from_siren_pytorch([*nets, package.SirenNet(**options, w0_initial=20.0)])
     nets[0].layers[0].weight.data.zero_()
     assert many.weights[0].abs().min() > 0
 
@@ -303,6 +305,7 @@ def test_other_networks_than_siren_pytorch_are_refused():
         (dict(activation="swish"), "MLP activation must be one of linear, lrelu"),
         (dict(omega=30.0), "MLP omega is for sine, gauss, finer, not for relu; leave it out"),
         (dict(activation="sine", omega=0.0), "MLP omega must not be 0"),
+        (dict(final="sine", first_omega=3.0), "MLP first_omega is for sine, gauss, finer, not for relu; leave it out"),
         (dict(skips=(5,)), "MLP skips must be an integer of at most 4, not 5"),
         (dict(first_bias=-1.0), r"MLP first_bias must be at least 0\.0, not -1"),
     ],

@@ -168,7 +168,7 @@ def network_backward_kernel(
             tl.store(states + (layer + 1) * (BLOCK_M * W) + cell, stored_state(state, states.dtype.element_ty))
 
         x = value_of_state(state, omega_of(layers, omega, first_omega), ACTIVATION)
-        d = tl.minimum(tl.abs(x), 0.0)  # zeros, with the thread layout of the values added to them
+        d = 0.0 * x  # zeros, with the thread layout of the values added to them
         from_ = gradient + (sample * points + point) * channels + row * channels
         for channel in tl.range(0, channels, disable_licm=True):
             of_output = computed_once(tl.load(from_ + channel, inside, 0.0))
@@ -190,9 +190,9 @@ def network_backward_kernel(
             d *= slope_of_state(state, omega, ACTIVATION)
             add_to(of_rows + (inputs + layer + 1) * W + unit, tl.sum(d, 0), began)
             before = loaded_state(tl.load(states + layer * (BLOCK_M * W) + cell))
-            x = value_of_state(before, omega_of(layer, omega, first_omega), ACTIVATION).to(dtype)
+            before = value_of_state(before, omega_of(layer, omega, first_omega), ACTIVATION).to(dtype)
             square = layer * (W * W)
-            d = back_through(d.to(dtype), x, hidden + square, of_hidden + square, began, W, PRECISION)
+            d = back_through(d.to(dtype), before, hidden + square, of_hidden + square, began, W, PRECISION)
 
         d *= slope_of_state(loaded_state(tl.load(states + cell)), first_omega, ACTIVATION)
         add_to(of_rows + inputs * W + unit, tl.sum(d, 0), began)

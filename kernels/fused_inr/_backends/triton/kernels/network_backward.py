@@ -132,7 +132,7 @@ def network_backward_kernel(
     W: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Compute gradients for every `splits`-th tile of BLOCK_M points of a sample; inputs as in `network_forward.Network`.
+    """Compute gradients for every `splits`-th tile of BLOCK_M points of a sample; inputs are those of a `Network`.
 
     of_coords [N, points, inputs] may be None; otherwise it receives its final values. of_rows [N, splits, R + layers W,
     W] receives the sums over a program's tiles: for the R rows, then for `hidden`. states is [N, splits, layers + 1,

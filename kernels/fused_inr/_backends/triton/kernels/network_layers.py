@@ -111,7 +111,9 @@ def network_layer_kernel(
     if coords is not None:
         coords += sample * coords_sample + point * axes
         columns = coords_weight + sample * coords_weight_sample + unit.to(tl.int64) * coords_weight_row
-        sums = add_product(sums, coords, columns, axes, coords_weight_column, inside, valid, FEW_AXES, PRECISION, BLOCK_K)
+        sums = add_product(
+            sums, coords, columns, axes, coords_weight_column, inside, valid, FEW_AXES, PRECISION, BLOCK_K
+        )
     if bias is not None:
         sums += tl.load(bias + sample * bias_sample + unit, valid, 0.0)[None, :]
     to = (sample * points + point)[:, None] * outputs + unit[None, :]

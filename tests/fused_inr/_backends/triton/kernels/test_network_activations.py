@@ -47,8 +47,8 @@ def test_accuracy(name, device):
     z = torch.cat([-magnitude, magnitude])
     values, slopes = evaluated(z, name, device)
     exact_values, exact_slopes = expected(z.double(), name)
-    # Measured in the interpreter: 4.0e-7 for values and 2.6e-7 for slopes; 7.7e-7 and 2.6e-6 for sine, 3.8e-6 and 1.3e-4
-    # for finer, whose angles reach 214 radians and whose slopes reach 51. The sine of a GPU adds 5e-7 to each.
+    # Measured in the interpreter: 4.0e-7 for values and 2.6e-7 for slopes; 7.7e-7 and 2.6e-6 for sine, 3.8e-6 and
+    # 1.3e-4 for finer, whose angles reach 214 radians and whose slopes reach 51. The sine of a GPU adds 5e-7.
     tolerances = {"sine": (2e-6, 6e-6), "finer": (1e-5, 4e-4)}.get(name, (1e-6, 2e-6))
     for actual, exact, tolerance in zip((values, slopes), (exact_values, exact_slopes), tolerances, strict=True):
         assert (actual.double() - exact).abs().max() <= tolerance

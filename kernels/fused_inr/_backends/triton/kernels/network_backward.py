@@ -243,20 +243,17 @@ def backward(
     coords_gradient = gradient.new_empty(batch, points, inputs) if with_coords else None
     row_gradients = gradient.new_empty(batch, splits, network.rows.shape[1] + layers * width, width)
     stored = state_type(uniform.activation, dtype)
-    arguments = (
-        network.arguments()
-        | uniform_arguments(uniform)
-        | {
-            "gradient": gradient.contiguous(),
-            "states": gradient.new_empty(batch, splits, layers + 1, block, width, dtype=stored),
-            "of_coords": coords_gradient,
-            "of_rows": row_gradients,
-            "splits": splits,
-            "PRECISION": configs.input_precision(dtype),
-            "W": width,
-            "BLOCK_M": block,
-        }
-    )
+    arguments = network.arguments() | uniform_arguments(uniform)
+    arguments |= {
+        "gradient": gradient.contiguous(),
+        "states": gradient.new_empty(batch, splits, layers + 1, block, width, dtype=stored),
+        "of_coords": coords_gradient,
+        "of_rows": row_gradients,
+        "splits": splits,
+        "PRECISION": configs.input_precision(dtype),
+        "W": width,
+        "BLOCK_M": block,
+    }
     launch = Launch(network_backward_kernel, batch * splits, arguments, **options)
     return coords_gradient, row_gradients, [launch]
 

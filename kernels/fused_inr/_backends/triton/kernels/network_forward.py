@@ -227,13 +227,13 @@ def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
     return len(weights) > 1 and small and has_room("network", coords, weights, dtype)
 
 
-def uniform_arguments(layers: UniformLayers) -> dict[str, Any]:
+def uniform_arguments(uniform: UniformLayers) -> dict[str, Any]:
     """Return the arguments of the kernels for the activation."""
     return {
-        "omega": layers.omega,
-        "first_omega": layers.first_omega,
-        "ACTIVATION": layers.activation,
-        "FINAL": layers.final,
+        "omega": uniform.omega,
+        "first_omega": uniform.first_omega,
+        "ACTIVATION": uniform.activation,
+        "FINAL": uniform.final,
     }
 
 

@@ -4,7 +4,7 @@ Unlike the other primitives, each backend has its own ops, because two backends 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -123,15 +123,30 @@ def siren_layers(count: int, omega: float, first_omega: float, final: str) -> tu
     return [*["sine"] * (count - 1), final], [first_omega, *[omega] * (count - 1)], [False] * count
 
 
-def as_siren(
-    activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]
-) -> tuple[float, float, bool] | None:
-    """Return (omega, first_omega, whether the last layer is a sine) of a SIREN; None for other networks."""
-    *hidden, last = activations
-    inner = [omega for name, omega in list(zip(activations, omegas, strict=True))[1:] if name == "sine"]
-    if any(skips) or any(name != "sine" for name in hidden) or last not in ("sine", "linear") or len(set(inner)) > 1:
+class UniformLayers(NamedTuple):
+    """Layers with one activation and one frequency, except that the first has its own and the last may be linear."""
+
+    activation: str
+    omega: float
+    first_omega: float
+    final: bool
+    """Whether the last layer has the activation too."""
+
+
+def uniform_layers(activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]) -> UniformLayers | None:
+    """Return the layers of a network as uniform ones; None for other networks."""
+    name, last = activations[0], activations[-1]
+    inner = {omega for other, omega in list(zip(activations, omegas, strict=True))[1:] if other == name}
+    if any(skips) or any(other != name for other in activations[:-1]) or last not in (name, "linear") or len(inner) > 1:
         return None
-    return inner[0] if inner else omegas[0], omegas[0], last == "sine"
+    return UniformLayers(name, inner.pop() if inner else omegas[0], omegas[0], last == name)
+
+
+def as_siren(activations: Sequence[str], omegas: Sequence[float], skips: Sequence[bool]) -> UniformLayers | None:
+    """Return the layers of a SIREN, or of a single linear layer; None for other networks."""
+    layers = uniform_layers(activations, omegas, skips)
+    linear = len(activations) == 1 and activations[0] == "linear"
+    return layers if layers is not None and (linear or layers.activation == "sine") else None
 
 
 def values_like(coords: Tensor, weights: Sequence[Tensor]) -> Tensor:

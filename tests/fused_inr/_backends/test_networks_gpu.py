@@ -1,4 +1,4 @@
-"""siren on GPUs: values and gradients of every backend against the naive path in float64."""
+"""siren and mlp on GPUs: values and gradients of every backend against the naive path in float64."""
 
 import functools
 from itertools import pairwise
@@ -17,7 +17,13 @@ pytestmark = [
 GPU_BACKENDS = [name for name, device in DEVICES.items() if device == DEVICE]
 BACKENDS = pytest.mark.parametrize("backend", GPU_BACKENDS)
 
-# N, points, sizes of the layers, shared tensors and options of siren. Sanitizers run the case "small".
+
+def mlp_of(activations: str, omegas: float | None = None, skips: tuple[int, ...] = ()) -> dict:
+    """Return options of mlp, for names separated by spaces."""
+    return dict(activations=activations.split(), omegas=omegas, skips=skips)
+
+
+# N, points, sizes of the layers, shared tensors and options of siren or mlp. Sanitizers run the cases "small...".
 CASES = {
     "small": (2, 131, (2, 16, 16, 3), "", {}),
     "small-W64-shared-coords": (2, 63, (3, 64, 64, 64, 4), "coords", {}),
@@ -30,13 +36,34 @@ CASES = {
     "N2-P64-2x16x3-final-sine": (2, 64, (2, 16, 3), "", dict(final="sine", omega=5.0)),
     "N2-P129-3x4-one-layer": (2, 129, (3, 4), "", {}),
     **{f"N4-P1000-width{w}": (4, 1000, (2, w, w, w, w, 3), "coords", {}) for w in (16, 32, 64, 128)},
+    "small-relu": (2, 131, (3, 16, 16, 3), "", mlp_of("relu relu linear")),
+    "small-gelu-skip": (2, 63, (2, 64, 64, 3), "coords", mlp_of("gelu gelu linear", skips=(1,))),
+    **{
+        f"N3-P300-3x40x40x2-{name}": (3, 300, (3, 40, 40, 2), "", mlp_of(f"{name} {name} linear", 2.0))
+        for name in ("lrelu", "gelu", "silu", "tanh", "gauss", "finer")
+    },
+    "N2-P300-2x64x64x64x3-final-gauss": (2, 300, (2, 64, 64, 64, 3), "", mlp_of("gauss gauss gauss gauss", 2.0)),
+    "N2-P100-3x200x70x33x2-mixed": (2, 100, (3, 200, 70, 33, 2), "", mlp_of("relu sine linear tanh", 3.0)),
+    "N2-P130-3x256x256x4-skips": (2, 130, (3, 256, 256, 4), "weights", mlp_of("relu silu linear", skips=(1, 2))),
+    "N2-P70-39x64x64x1-skip-many-inputs": (2, 70, (39, 64, 64, 1), "", mlp_of("silu silu linear", skips=(1,))),
 }
-SERVED = ["small", *(f"N4-P1000-width{w}" for w in (16, 32, 64, 128))]
+SERVED = [
+    "small",
+    *(f"N4-P1000-width{w}" for w in (16, 32, 64, 128)),
+    *(name for name, (*_, options) in CASES.items() if "activations" in options),
+]
 # The error of a sine propagates from layer to layer, and each layer multiplies it by omega |W|.
 ERROR_FACTOR = 4
 
 
-def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega: float = 30.0) -> list[torch.Tensor]:
+def network(
+    n: int,
+    points: int,
+    sizes: tuple[int, ...],
+    shared: str = "",
+    omega: float = 30.0,
+    skips: tuple[int, ...] = (),
+) -> list[torch.Tensor]:
     """Return coordinates, weights and biases with the initialization of SIREN (NeurIPS 2020)."""
     generator = torch.Generator().manual_seed(0)
 
@@ -47,14 +74,16 @@ def network(n: int, points: int, sizes: tuple[int, ...], shared: str = "", omega
     weights, biases = [], []
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
         bound = 1 / inputs if index == 0 else (6 / inputs) ** 0.5 / omega
-        weights.append(uniform(bound, *(() if shared == "weights" else (n,)), outputs, inputs))
+        columns = inputs + (sizes[0] if index in skips else 0)
+        weights.append(uniform(bound, *(() if shared == "weights" else (n,)), outputs, columns))
         biases.append(uniform(inputs**-0.5, *(() if shared == "biases" else (n,)), outputs))
     return [coords, *weights, *biases]
 
 
 def values_of(tensors: list[torch.Tensor], **options) -> torch.Tensor:
     count = len(tensors) // 2
-    return fi.siren(tensors[0], tensors[1 : 1 + count], tensors[1 + count :], **options)
+    function = fi.mlp if "activations" in options else fi.siren
+    return function(tensors[0], tensors[1 : 1 + count], tensors[1 + count :], **options)
 
 
 def evaluated(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
@@ -69,7 +98,8 @@ def evaluated(tensors: list[torch.Tensor], **options) -> list[torch.Tensor]:
 def case_of(name: str) -> tuple[list[torch.Tensor], dict, list[torch.Tensor]]:
     """Return tensors, options, exact values and gradients."""
     *sizes, options = CASES[name]
-    tensors = network(*sizes, options.get("omega", 30.0))
+    omega = 1.0 if "activations" in options else options.get("omega", 30.0)
+    tensors = network(*sizes, omega, options.get("skips", ()))
     return tensors, options, evaluated([tensor.double() for tensor in tensors], backend="reference", **options)
 
 

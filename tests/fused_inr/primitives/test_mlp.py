@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fused_inr import composed, reference
-from fused_inr.primitives.mlp import register, siren_layers
+from fused_inr.primitives.mlp import UniformLayers, as_siren, register, siren_layers, uniform_layers
 
 CALLS = []
 
@@ -72,3 +72,29 @@ def test_nothing_is_called_without_points(calls):
     gradients = torch.autograd.grad(loss_of(mlp, tensors, "linear"), tensors)
     assert calls == []
     assert all((gradient == 0).all() for gradient in gradients)
+
+
+UNIFORM = {
+    "siren": (siren_layers(3, 30.0, 20.0, "linear"), UniformLayers("sine", 30.0, 20.0, False)),
+    "final-sine": (siren_layers(3, 30.0, 20.0, "sine"), UniformLayers("sine", 30.0, 20.0, True)),
+    "two-layers": ((["gauss", "linear"], [2.0, 1.0], [False] * 2), UniformLayers("gauss", 2.0, 2.0, False)),
+    "own-final": ((["gauss", "gauss"], [2.0, 5.0], [False] * 2), UniformLayers("gauss", 5.0, 2.0, True)),
+    "relu": ((["relu", "relu", "linear"], [1.0] * 3, [False] * 3), UniformLayers("relu", 1.0, 1.0, False)),
+    "one-layer": ((["tanh"], [1.0], [False]), UniformLayers("tanh", 1.0, 1.0, True)),
+    "mixed": ((["relu", "tanh", "linear"], [1.0] * 3, [False] * 3), None),
+    "other-final": ((["relu", "relu", "tanh"], [1.0] * 3, [False] * 3), None),
+    "linear-in-between": ((["sine", "linear", "sine"], [1.0] * 3, [False] * 3), None),
+    "several-frequencies": ((["sine", "sine", "sine"], [1.0, 2.0, 3.0], [False] * 3), None),
+    "skip": ((["relu", "relu", "linear"], [1.0] * 3, [False, True, False]), None),
+}
+
+
+@pytest.mark.parametrize("name", UNIFORM)
+def test_uniform_layers(name):
+    layers, expected = UNIFORM[name]
+    assert uniform_layers(*layers) == expected
+    assert as_siren(*layers) == (expected if name in ("siren", "final-sine") else None)
+
+
+def test_a_linear_layer_is_a_siren():
+    assert as_siren(*siren_layers(1, 30.0, 30.0, "linear")) is not None

@@ -17,7 +17,7 @@ from fused_inr._backends.triton.kernels import upfirdn2d as upfirdn_kernels
 from fused_inr._backends.triton.kernels.launch import Launch
 from fused_inr.primitives import augment, bias_act, upfirdn2d
 from fused_inr.reference import LRELU_SLOPE
-from fused_inr.tools.triton import cases_render, cases_render_backward, cases_siren
+from fused_inr.tools.triton import cases_networks, cases_render, cases_render_backward
 from fused_inr.tools.triton.case import Case
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,4 +89,4 @@ def _cases() -> Iterator[Case]:
     yield Case("augment-cutout-color-last-float32", lambda: _augment("float32", True, True, False))
 
 
-CASES: list[Case] = [*_cases(), *cases_render.CASES, *cases_render_backward.CASES, *cases_siren.CASES]
+CASES: list[Case] = [*_cases(), *cases_render.CASES, *cases_render_backward.CASES, *cases_networks.CASES]

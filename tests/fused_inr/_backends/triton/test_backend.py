@@ -17,8 +17,8 @@ GROUPS = {
     "images": ("augment", "bias_act", "large_images", "minibatch_stddev", "registration"),
     "render-backward": ("fourier_features", "fourier_features_backward", "large_render_backward", "render_backward"),
     "render-forward": ("fused_stages", "layers", "layers_backward", "render_forward", "render_layers"),
-    "siren": ("configs", "large_siren", "siren_backward", "siren_forward", "siren_layers"),
-    "upfirdn2d": ("activations", "launch", "sines", "to_rgb", "upfirdn2d"),
+    "networks": ("configs", "large_networks", "network_backward", "network_forward", "network_layers"),
+    "upfirdn2d": ("activations", "launch", "network_activations", "sines", "to_rgb", "upfirdn2d"),
 }
 
 

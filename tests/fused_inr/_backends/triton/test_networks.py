@@ -21,7 +21,7 @@ def network(sizes: tuple[int, ...], device: str = "meta") -> tuple[torch.Tensor,
 def launched(monkeypatch) -> list[str]:
     """Collect the names of kernels instead of running them."""
     pytest.importorskip("triton")
-    from fused_inr._backends.triton.kernels import launch, siren_layers
+    from fused_inr._backends.triton.kernels import launch, network_layers
 
     names: list[str] = []
 
@@ -29,7 +29,7 @@ def launched(monkeypatch) -> list[str]:
         names.extend(each.kernel.__name__ for each in launches)
 
     monkeypatch.setattr(launch, "run", collect)
-    monkeypatch.setattr(siren_layers, "run", collect)
+    monkeypatch.setattr(network_layers, "run", collect)
     return names
 
 
@@ -41,7 +41,8 @@ def test_supports():
     assert networks.supports(*wide, torch.float64) == (False, refusal)
 
 
-VALUES = {ONE_KERNEL: ["siren_kernel"], WIDE: ["siren_layer_kernel"] * 2, ONE_LAYER: ["siren_layer_kernel"]}
+LAYER = "network_layer_kernel"
+VALUES = {ONE_KERNEL: ["network_kernel"], WIDE: [LAYER] * 2, ONE_LAYER: [LAYER]}
 
 
 @pytest.mark.parametrize("sizes", VALUES, ids=str)
@@ -62,8 +63,33 @@ def test_gradients_have_the_shapes_of_the_tensors(sizes, with_coords, launched):
     assert [tensor.shape for tensor in results] == expected
     assert all(tensor.dtype == torch.float32 for tensor in results)
     if sizes == ONE_KERNEL:
-        assert launched == ["siren_backward_kernel"]
+        assert launched == ["network_backward_kernel"]
     else:
-        assert launched.count("siren_weight_gradient_kernel") == len(weights)
+        assert launched.count("network_weight_gradient_kernel") == len(weights)
         # Each layer forward; each but the first backward, and the first one for the coordinates.
-        assert launched.count("siren_layer_kernel") == 2 * len(weights) - (0 if with_coords else 1)
+        assert launched.count(LAYER) == 2 * len(weights) - (0 if with_coords else 1)
+
+
+MIXED = {
+    "activations": (["relu", "sine", "linear"], [1.0, 30.0, 1.0], [False] * 3),
+    "frequencies": (["gauss"] * 3, [1.0, 2.0, 3.0], [False] * 3),
+    "skips": (["relu"] * 3, [1.0] * 3, [False, True, False]),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_layers_that_are_not_uniform_run_one_by_one(name, launched):
+    options = MIXED[name]
+    sizes = ((16, 2), (16, 18 if any(options[2]) else 16), (3, 16))
+    weights = [torch.empty(2, *size, device="meta") for size in sizes]
+    biases = [torch.empty(2, size[0], device="meta") for size in sizes]
+    coords, gradient = (torch.empty(2, 9, size, device="meta") for size in (2, 3))
+    assert networks.supports(coords, weights, biases, *options, torch.bfloat16)[0]
+    networks._values(coords, weights, biases, *options, torch.bfloat16)
+    assert launched == [LAYER] * 3
+    results = networks._gradients(gradient, coords, weights, biases, *options, torch.bfloat16, True)
+    assert [r.shape for r in results] == [tensor.shape for tensor in (coords, *weights, *biases)]
+    # The coordinates' share through a skip connection, and their columns of the weight's gradient.
+    extra = 1 if any(options[2]) else 0
+    assert launched.count(LAYER) == 3 + 6 + extra
+    assert launched.count("network_weight_gradient_kernel") == 3 + extra

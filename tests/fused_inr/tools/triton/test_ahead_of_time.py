@@ -32,8 +32,8 @@ QUICK_CASES = {
     "bias_act_slope-lrelu-bfloat16-channels_last",
     "render_backward-lrelu-bfloat16",
     "render_backward-lrelu-bfloat16-sums",
-    "siren-bfloat16-W64",
-    "siren_backward-bfloat16-W64",
+    "network-sine-bfloat16-W64",
+    "network_backward-sine-bfloat16-W64",
 }
 
 

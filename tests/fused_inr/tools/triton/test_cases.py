@@ -35,7 +35,7 @@ def test_every_kernel_is_compiled(compiled_kernels):
 
 
 def test_only_kernels_with_products_have_to_use_matrix_instructions():
-    without = {"bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "augment", "siren_layer-first"}
+    without = {"bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "augment", "network_layer-first"}
     for case in CASES:
         pointwise = case.name.partition("-")[0] in without or case.name in without or case.name.endswith("-sums")
         assert bool(case.matrix_instructions) != pointwise, case.name

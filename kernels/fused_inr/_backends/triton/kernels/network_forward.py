@@ -1,12 +1,16 @@
-"""Whole SIRENs in one kernel: a program takes a tile of points of one sample from the first layer to the last.
+"""Whole networks in one kernel: a program takes a tile of points of one sample from the first layer to the last.
 
 A tile's activations never leave the chip. A program reads the parameters of one layer at a time; programs of the same
 sample run side by side, so all but the first find the parameters in the cache. The first layer, which has few inputs,
-and every angle are in float32; the other products are in the compute type, accumulated in float32.
+and every activation are in float32; the other products are in the compute type, accumulated in float32.
+
+The layers are uniform (`primitives.mlp.UniformLayers`): one activation, no skip connections, and at most the last one
+linear. Other networks run layer by layer (`network_layers`).
 
 Each call packs the weights of the hidden layers into one tensor [N, L, W, W] of the compute type, padded with rows and
-columns of zeros to the width W of the kernel: a padding unit has sine 0, and its column is 0. This copies a sample's
-weights once, whereas with pointers to the float32 weights every program would read twice the bytes.
+columns of zeros to the width W of the kernel. The output of a padding unit is multiplied by 0, so that only infinities
+differ from the network without padding: they become NaN. Packing copies a sample's weights once, whereas with pointers
+to the float32 weights every program would read twice the bytes.
 
 Float32 products where PyTorch does not allow TF32: NVIDIA GPUs use three TF32 products of the high and low parts of
 both operands, which run on matrix instructions instead of multiply-adds and leave an error of 2^-22 each; AMD GPUs have
@@ -26,8 +30,10 @@ from triton.language.target_info import is_cuda
 
 from fused_inr._backends.triton.kernels import configs
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv, power_of_two
-from fused_inr._backends.triton.kernels.sines import INTERPRETED, sine
+from fused_inr._backends.triton.kernels.network_activations import activation
+from fused_inr._backends.triton.kernels.sines import INTERPRETED
 from fused_inr.primitives.memory_format import batch_stride
+from fused_inr.primitives.mlp import UniformLayers
 
 MAX_CHANNELS = 16
 """Outputs of the kernel's last layer, the fewest columns of a matrix instruction."""
@@ -70,7 +76,7 @@ def first_sums(coordinates, inside, rows, inputs, M: tl.constexpr, W: tl.constex
 
 
 @triton.jit
-def siren_kernel(
+def network_kernel(
     coords,
     rows,
     hidden,
@@ -84,7 +90,8 @@ def siren_kernel(
     hidden_sample,
     omega,
     first_omega,
-    FINAL_SINE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    FINAL: tl.constexpr,
     PRECISION: tl.constexpr,
     W: tl.constexpr,
     C: tl.constexpr,
@@ -100,14 +107,15 @@ def siren_kernel(
     inside = point < points
     rows += sample * rows_sample
     coordinates = coords + sample * coords_sample + point * inputs
-    x = sine(first_omega * first_sums(coordinates, inside, rows, inputs, BLOCK_M, W)).to(dtype)
+    sums = first_sums(coordinates, inside, rows, inputs, BLOCK_M, W)
+    x = activation(sums, first_omega, ACTIVATION).to(dtype)
     bias = rows + inputs * W + unit
     weight = hidden + sample * hidden_sample + unit[:, None] + unit[None, :] * W  # transposed: [inputs, outputs]
     for _ in tl.range(0, layers, disable_licm=True):
         w = tl.load(weight)
         bias += W
         sums = product(x, w, tl.zeros([BLOCK_M, W], tl.float32) + tl.load(bias)[None, :], PRECISION)
-        x = sine(omega * sums).to(dtype)
+        x = activation(sums, omega, ACTIVATION).to(dtype)
         weight += W * W
     last = rows + (inputs + layers + 1) * W
     channel = tl.arange(0, C)
@@ -115,8 +123,8 @@ def siren_kernel(
     w = tl.load(last + unit[:, None] + channel[None, :] * W, valid[None, :], 0.0)
     sums = tl.zeros([BLOCK_M, C], tl.float32) + tl.load(last + channels * W + channel, valid, 0.0)[None, :]
     y = product(x, w.to(dtype), sums, PRECISION)
-    if FINAL_SINE:
-        y = sine(omega * y)
+    if FINAL:
+        y = activation(y, omega, ACTIVATION)
     to = out + (sample * points + point)[:, None] * channels + channel[None, :]
     tl.store(to, y, inside[:, None] & valid[None, :])
 
@@ -146,7 +154,7 @@ def _one_if_shared(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Network:
-    """A batch of SIRENs as the kernels take it; tensors that all samples share have N = 1.
+    """A batch of networks as the kernels take it; tensors that all samples share have N = 1.
 
     Attributes:
         coords: [N, P, K], possibly expanded over the samples.
@@ -214,33 +222,32 @@ def has_room(kernel: str, coords: Tensor, weights: Sequence[Tensor], dtype: torc
 
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Return whether the kernel supports a network; others run layer by layer (`siren_layers`)."""
+    """Return whether the kernel supports a network of these sizes; others run layer by layer (`network_layers`)."""
     small = coords.shape[2] <= MAX_INPUTS and weights[-1].shape[1] <= MAX_CHANNELS
-    return len(weights) > 1 and small and has_room("siren", coords, weights, dtype)
+    return len(weights) > 1 and small and has_room("network", coords, weights, dtype)
+
+
+def uniform_arguments(uniform: UniformLayers) -> dict[str, Any]:
+    """Return the arguments of the kernels for the activation."""
+    return {
+        "omega": uniform.omega,
+        "first_omega": uniform.first_omega,
+        "ACTIVATION": uniform.activation,
+        "FINAL": uniform.final,
+    }
 
 
 def forward(
-    coords: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
-    dtype: torch.dtype,
+    coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], uniform: UniformLayers, dtype: torch.dtype
 ) -> tuple[Tensor, list[Launch]]:
-    """Return values [N, P, C] of a network that `fits`, filled by the launches; arguments as in the op."""
+    """Return values [N, P, C] of a network that `fits`, filled by the launches; tensors as in the op."""
     batch, points = coords.shape[:2]
     out = coords.new_empty(batch, points, weights[-1].shape[1])
     if not out.numel():
         return out, []
     network = Network.of(coords, weights, biases, dtype)
-    blocks, options = configs.options("siren", dtype, network.width, coords.device)
-    constants = {
-        "FINAL_SINE": final_sine,
-        "PRECISION": configs.input_precision(dtype),
-        "W": network.width,
-        "C": MAX_CHANNELS,
-    }
-    arguments = network.arguments() | {"out": out, "omega": omega, "first_omega": first_omega} | constants | blocks
+    blocks, options = configs.options("network", dtype, network.width, coords.device)
+    constants = {"PRECISION": configs.input_precision(dtype), "W": network.width, "C": MAX_CHANNELS}
+    arguments = network.arguments() | uniform_arguments(uniform) | {"out": out} | constants | blocks
     programs = batch * cdiv(points, blocks["BLOCK_M"])
-    return out, [Launch(siren_kernel, programs, arguments, **options)]
+    return out, [Launch(network_kernel, programs, arguments, **options)]

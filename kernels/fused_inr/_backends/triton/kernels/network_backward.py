@@ -1,10 +1,14 @@
-"""Gradients of whole SIRENs in one kernel; see `siren_forward` for the values.
+"""Gradients of whole networks in one kernel; see `network_forward` for the values.
 
 A program loops over tiles of points of one sample. For each tile it recomputes the layers from the first to the last,
-then the gradients back to the first. Only the phases of the sines are stored in between, reduced to -pi ... pi, in a
-buffer per program that the next tile reuses: with few programs it is small enough to stay in the cache. With 16-bit
-products a phase also takes 16 bits, as a fixed-point number with an error of 5e-5, below the rounding of its sine;
-otherwise it is float32.
+then the gradients back to the first. Only what the activations and their slopes follow from is stored in between, in a
+buffer per program that the next tile reuses: with few programs it is small enough to stay in the cache. This state is
+float32 with float32 products. With 16-bit products it also takes 16 bits:
+
+- of a sine, its phase reduced to -pi ... pi, as a fixed-point number with an error of 5e-5, below the rounding of its
+  sine;
+- of other activations, z = W x + b in the type of the products, to which the naive path rounds W x as well;
+- of finer, z in float32, because the angle grows with the square of z.
 
 Each program likewise accumulates the sums over its tiles in a buffer of its own. PyTorch adds the sums of a sample's
 programs, bit for bit the same every time.
@@ -17,10 +21,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fused_inr._backends.triton.kernels import configs, siren_forward
+from fused_inr._backends.triton.kernels import configs, network_forward
 from fused_inr._backends.triton.kernels.launch import Launch, cdiv
+from fused_inr._backends.triton.kernels.network_activations import activation, slope
+from fused_inr._backends.triton.kernels.network_forward import (
+    Network,
+    computed_once,
+    first_sums,
+    product,
+    uniform_arguments,
+)
 from fused_inr._backends.triton.kernels.sines import cosine, reduced, sine
-from fused_inr._backends.triton.kernels.siren_forward import Network, computed_once, first_sums, product
+from fused_inr.primitives.mlp import UniformLayers
 
 # Adding this to a number below 64 makes the last 16 bits of the float32 result count multiples of 2^-16.
 _FIXED = tl.constexpr(192.0)
@@ -28,23 +40,56 @@ _FIXED_BITS = tl.constexpr(0x43400000)
 
 
 @triton.jit
-def stored_phase(phase, dtype: tl.constexpr):
-    """Return a phase in -pi ... pi as int16, in units of 2^-16 turns, or as float32."""
-    if dtype == tl.int16:
-        turns = phase * 0.15915494309189535 + _FIXED
-        return turns.to(tl.int32, bitcast=True).to(tl.int16)
+def state_of(z, omega, ACTIVATION: tl.constexpr):
+    """Return the reduced phase of a sine, or z itself for other activations."""
+    if ACTIVATION == "sine":
+        return reduced(omega * z)
     else:
-        return phase
+        return z
 
 
 @triton.jit
-def loaded_phase(stored):
-    """Return the phase of a value of `stored_phase`."""
+def value_of_state(state, omega, ACTIVATION: tl.constexpr):
+    """Return the activation from a result of `state_of`."""
+    if ACTIVATION == "sine":
+        return sine(state)
+    else:
+        return activation(state, omega, ACTIVATION)
+
+
+@triton.jit
+def slope_of_state(state, omega, ACTIVATION: tl.constexpr):
+    """Return the derivative of the activation by z from a result of `state_of`."""
+    if ACTIVATION == "sine":
+        return omega * cosine(state)
+    else:
+        return slope(state, omega, ACTIVATION)
+
+
+@triton.jit
+def stored_state(state, dtype: tl.constexpr):
+    """Return a state in a type: of int16 a phase in -pi ... pi, in units of 2^-16 turns."""
+    if dtype == tl.int16:
+        turns = state * 0.15915494309189535 + _FIXED
+        return turns.to(tl.int32, bitcast=True).to(tl.int16)
+    else:
+        return state.to(dtype)
+
+
+@triton.jit
+def loaded_state(stored):
+    """Return the float32 state of a value of `stored_state`."""
     if stored.dtype == tl.int16:
         turns = (stored.to(tl.int32) + _FIXED_BITS).to(tl.float32, bitcast=True)
         return (turns - _FIXED) * 6.283185307179586
     else:
-        return stored
+        return stored.to(tl.float32)
+
+
+@triton.jit
+def omega_of(layer, omega, first_omega):
+    """Return the frequency of a layer."""
+    return tl.where(layer == 0, first_omega, omega)
 
 
 @triton.jit
@@ -63,12 +108,12 @@ def back_through(d, x, weight, of_weight, began, W: tl.constexpr, PRECISION: tl.
 
 
 @triton.jit
-def siren_backward_kernel(
+def network_backward_kernel(
     gradient,
     coords,
     rows,
     hidden,
-    phases,
+    states,
     of_coords,
     of_rows,
     points,
@@ -81,15 +126,16 @@ def siren_backward_kernel(
     hidden_sample,
     omega,
     first_omega,
-    FINAL_SINE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    FINAL: tl.constexpr,
     PRECISION: tl.constexpr,
     W: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Compute gradients for every `splits`-th tile of BLOCK_M points of a sample; inputs as in `siren_forward.Network`.
+    """Compute gradients for every `splits`-th tile of BLOCK_M points of a sample; inputs are those of a `Network`.
 
     of_coords [N, points, inputs] may be None; otherwise it receives its final values. of_rows [N, splits, R + layers W,
-    W] receives the sums over a program's tiles: for the R rows, then for `hidden`. phases is [N, splits, layers + 1,
+    W] receives the sums over a program's tiles: for the R rows, then for `hidden`. states is [N, splits, layers + 1,
     BLOCK_M, W].
     """
     dtype = hidden.dtype.element_ty
@@ -103,7 +149,7 @@ def siren_backward_kernel(
     coords += sample * coords_sample
     of_rows += program * (last_row + channels + 1 + layers * W) * W
     of_hidden = of_rows + (last_row + channels + 1) * W
-    phases += program * (layers + 1) * (BLOCK_M * W)
+    states += program * (layers + 1) * (BLOCK_M * W)
     cell = row[:, None] * W + unit[None, :]
 
     for turn in tl.range(0, tl.cdiv(tl.cdiv(points, BLOCK_M) - split, splits), disable_licm=True):
@@ -111,25 +157,26 @@ def siren_backward_kernel(
         point = (split + turn * splits).to(tl.int64) * BLOCK_M  # the first point of the tile
         inside = row < points - point
         coordinates = coords + point * inputs + row * inputs
-        phase = reduced(first_omega * first_sums(coordinates, inside, rows, inputs, BLOCK_M, W))
-        tl.store(phases + cell, stored_phase(phase, phases.dtype.element_ty))
+        state = state_of(first_sums(coordinates, inside, rows, inputs, BLOCK_M, W), first_omega, ACTIVATION)
+        tl.store(states + cell, stored_state(state, states.dtype.element_ty))
         for layer in tl.range(0, layers, disable_licm=True):
             w = tl.load(hidden + layer * (W * W) + unit[:, None] + unit[None, :] * W)  # transposed: [inputs, outputs]
             bias = tl.load(rows + (inputs + layer + 1) * W + unit)
-            sums = product(sine(phase).to(dtype), w, tl.zeros([BLOCK_M, W], tl.float32) + bias[None, :], PRECISION)
-            phase = reduced(omega * sums)
-            tl.store(phases + (layer + 1) * (BLOCK_M * W) + cell, stored_phase(phase, phases.dtype.element_ty))
+            x = value_of_state(state, omega_of(layer, omega, first_omega), ACTIVATION).to(dtype)
+            sums = product(x, w, tl.zeros([BLOCK_M, W], tl.float32) + bias[None, :], PRECISION)
+            state = state_of(sums, omega, ACTIVATION)
+            tl.store(states + (layer + 1) * (BLOCK_M * W) + cell, stored_state(state, states.dtype.element_ty))
 
-        x = sine(phase)
-        d = 0.0 * phase  # zeros, with the thread layout of the values added to them
+        x = value_of_state(state, omega_of(layers, omega, first_omega), ACTIVATION)
+        d = 0.0 * x  # zeros, with the thread layout of the values added to them
         from_ = gradient + (sample * points + point) * channels + row * channels
         for channel in tl.range(0, channels, disable_licm=True):
             of_output = computed_once(tl.load(from_ + channel, inside, 0.0))
             place = (last_row + channel) * W + unit
             w = tl.load(rows + place)[None, :]
-            if FINAL_SINE:
+            if FINAL:
                 output = tl.sum(x * w, 1) + tl.load(rows + (last_row + channels) * W + channel)
-                of_output *= omega * cosine(omega * output)
+                of_output *= slope(output, omega, ACTIVATION)
             add_to(of_rows + (last_row + channels) * W + channel, tl.sum(of_output, 0), began)
             add_to(of_rows + place, tl.sum(of_output[:, None] * x, 0), began)
             d += of_output[:, None] * w
@@ -138,16 +185,16 @@ def siren_backward_kernel(
         tl.debug_barrier()
         for back in tl.range(0, layers, disable_licm=True):
             layer = layers - 1 - back
-            # The phase is reloaded rather than kept: the products in between need the registers.
-            d *= omega * cosine(loaded_phase(tl.load(phases + (layer + 1) * (BLOCK_M * W) + cell)))
+            # The state is reloaded rather than kept: the products in between need the registers.
+            state = loaded_state(tl.load(states + (layer + 1) * (BLOCK_M * W) + cell))
+            d *= slope_of_state(state, omega, ACTIVATION)
             add_to(of_rows + (inputs + layer + 1) * W + unit, tl.sum(d, 0), began)
-            before = loaded_phase(tl.load(phases + layer * (BLOCK_M * W) + cell))
+            before = loaded_state(tl.load(states + layer * (BLOCK_M * W) + cell))
+            before = value_of_state(before, omega_of(layer, omega, first_omega), ACTIVATION).to(dtype)
             square = layer * (W * W)
-            d = back_through(
-                d.to(dtype), sine(before).to(dtype), hidden + square, of_hidden + square, began, W, PRECISION
-            )
+            d = back_through(d.to(dtype), before, hidden + square, of_hidden + square, began, W, PRECISION)
 
-        d *= first_omega * cosine(loaded_phase(tl.load(phases + cell)))
+        d *= slope_of_state(loaded_state(tl.load(states + cell)), first_omega, ACTIVATION)
         add_to(of_rows + inputs * W + unit, tl.sum(d, 0), began)
         for axis in tl.range(0, inputs, disable_licm=True):
             coordinate = computed_once(tl.load(coordinates + axis, inside, 0.0))
@@ -160,10 +207,17 @@ def siren_backward_kernel(
 
 
 def fits(coords: Tensor, weights: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Return whether the kernel supports a network; others run layer by layer (`siren_layers`)."""
-    return siren_forward.fits(coords, weights, dtype) and siren_forward.has_room(
-        "siren_backward", coords, weights, dtype
+    """Return whether the kernel supports a network of these sizes; others run layer by layer (`network_layers`)."""
+    return network_forward.fits(coords, weights, dtype) and network_forward.has_room(
+        "network_backward", coords, weights, dtype
     )
+
+
+def state_type(activation: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which states are stored, for products of a type."""
+    if activation == "sine":
+        return torch.float32 if dtype == torch.float32 else torch.int16
+    return torch.float32 if activation == "finer" else dtype
 
 
 def backward(
@@ -171,40 +225,36 @@ def backward(
     coords: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
-    omega: float,
-    first_omega: float,
-    final_sine: bool,
+    uniform: UniformLayers,
     dtype: torch.dtype,
     with_coords: bool,
 ) -> tuple[Tensor | None, Tensor, list[Launch]]:
     """Return gradients [N, P, K] of the coordinates or None, and sums [N, S, R + L W, W] for `unpacked`.
 
-    The launches fill both. Arguments as in fused_inr::triton_siren_backward, for a network that `siren_forward.fits`;
-    N and P are at least 1.
+    The launches fill both. Tensors as in fused_inr::triton_mlp_backward, for a network that `fits`; N and P are at
+    least 1.
     """
     batch, points, inputs = coords.shape
     network = Network.of(coords, weights, biases, dtype)
     width, layers = network.width, network.layers
-    constants, options = configs.options("siren_backward", dtype, width, coords.device)
+    constants, options = configs.options("network_backward", dtype, width, coords.device)
     block = constants["BLOCK_M"]
     splits = min(max(1, constants["programs"] // batch), cdiv(points, block))
     coords_gradient = gradient.new_empty(batch, points, inputs) if with_coords else None
     row_gradients = gradient.new_empty(batch, splits, network.rows.shape[1] + layers * width, width)
-    stored = torch.float32 if dtype == torch.float32 else torch.int16
-    arguments = network.arguments() | {
+    stored = state_type(uniform.activation, dtype)
+    arguments = network.arguments() | uniform_arguments(uniform)
+    arguments |= {
         "gradient": gradient.contiguous(),
-        "phases": gradient.new_empty(batch, splits, layers + 1, block, width, dtype=stored),
+        "states": gradient.new_empty(batch, splits, layers + 1, block, width, dtype=stored),
         "of_coords": coords_gradient,
         "of_rows": row_gradients,
         "splits": splits,
-        "omega": omega,
-        "first_omega": first_omega,
-        "FINAL_SINE": final_sine,
         "PRECISION": configs.input_precision(dtype),
         "W": width,
         "BLOCK_M": block,
     }
-    launch = Launch(siren_backward_kernel, batch * splits, arguments, **options)
+    launch = Launch(network_backward_kernel, batch * splits, arguments, **options)
     return coords_gradient, row_gradients, [launch]
 
 

@@ -1,4 +1,4 @@
-"""SIRENs with tensors of more than 2^31 elements: the results of the last program of each kernel.
+"""Networks with tensors of more than 2^31 elements: the results of the last program of each kernel.
 
 See `test_large_images`. The last program has the last `TAIL` points; these points alone must give the same results.
 """
@@ -9,14 +9,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fused_inr._backends.triton.kernels import configs, siren_backward, siren_forward, siren_layers
+from fused_inr._backends.triton.kernels import configs, network_backward, network_forward, network_layers
 from fused_inr._backends.triton.kernels.launch import run
+from fused_inr._backends.triton.kernels.network_layers import Operand
+from fused_inr.primitives.mlp import UniformLayers
 
 pytestmark = pytest.mark.usefixtures("untouched_memory")
 
 TAIL, CHANNELS = 8, 16
 POINTS = (1 << 27) + TAIL  # times CHANNELS is beyond 2^31
-OPTIONS = (30.0, 20.0, True, torch.float32)
+OPTIONS = (UniformLayers("sine", 30.0, 20.0, True), torch.float32)
 
 
 @pytest.fixture
@@ -44,9 +46,9 @@ def points(device, interpreted) -> Callable[[int], tuple[torch.Tensor, torch.Ten
 
 def test_values(network, points, run_last):
     coords, tail = points(CHANNELS)
-    expected, launches = siren_forward.forward(tail, *network, *OPTIONS)
+    expected, launches = network_forward.forward(tail, *network, *OPTIONS)
     run(launches, tail.device)
-    out, (launch,) = siren_forward.forward(coords, *network, *OPTIONS)
+    out, (launch,) = network_forward.forward(coords, *network, *OPTIONS)
     assert out.numel() > 1 << 31
     run_last(launch)
     assert torch.equal(out[:, -TAIL:], expected)
@@ -55,11 +57,11 @@ def test_values(network, points, run_last):
 def test_samples_far_apart(network, run_last, device):
     alone = torch.randn(2, TAIL, CHANNELS, device=device)
     weights, biases = ([tensor.expand(2, *tensor.shape[1:]) for tensor in group] for group in network)
-    expected, launches = siren_forward.forward(alone, weights, biases, *OPTIONS)
+    expected, launches = network_forward.forward(alone, weights, biases, *OPTIONS)
     run(launches, alone.device)
     memory = torch.empty((1 << 31) + TAIL * CHANNELS, device=device)
     coords = memory.as_strided((2, TAIL, CHANNELS), (1 << 31, CHANNELS, 1)).copy_(alone)
-    actual, (launch,) = siren_forward.forward(coords, weights, biases, *OPTIONS)
+    actual, (launch,) = network_forward.forward(coords, weights, biases, *OPTIONS)
     assert launch.arguments["coords"].data_ptr() == coords.data_ptr()
     run_last(launch)
     assert torch.equal(actual[1], expected[1])
@@ -67,11 +69,11 @@ def test_samples_far_apart(network, run_last, device):
 
 def test_gradients(network, points, run_last):
     (coords, tail), (gradient, tail_gradient) = points(CHANNELS), points(CHANNELS)
-    expected_coords, expected_sums, launches = siren_backward.backward(tail_gradient, tail, *network, *OPTIONS, True)
+    expected_coords, expected_sums, launches = network_backward.backward(tail_gradient, tail, *network, *OPTIONS, True)
     run(launches, tail.device)
     with configs.using(programs=1 << 30):  # one tile per program
-        coords_gradient, sums, (launch,) = siren_backward.backward(gradient, coords, *network, *OPTIONS, True)
-        assert min(gradient.numel(), launch.arguments["phases"].numel()) > 1 << 31
+        coords_gradient, sums, (launch,) = network_backward.backward(gradient, coords, *network, *OPTIONS, True)
+        assert min(gradient.numel(), launch.arguments["states"].numel()) > 1 << 31
         run_last(launch)
     assert torch.equal(coords_gradient[:, -TAIL:], expected_coords)
     assert torch.equal(sums[:, -1], expected_sums[:, 0])
@@ -81,16 +83,16 @@ def test_layer(points, run_last, device):
     x, tail = points(CHANNELS)
     weight = torch.randn(1, CHANNELS, CHANNELS, device=device)
     out, expected = torch.empty_like(x), torch.empty_like(tail)
-    siren_layers.layer(tail, weight, expected, "slope", slopes=tail).run()
-    run_last(siren_layers.layer(x, weight, out, "slope", slopes=x))
+    network_layers.layer(Operand(tail, weight), expected, "slope", slopes=tail).run()
+    run_last(network_layers.layer(Operand(x, weight), out, "slope", slopes=x))
     assert torch.equal(out[:, -TAIL:], expected)
 
 
 def test_weight_gradient(points, run_last, monkeypatch):
-    monkeypatch.setattr(siren_layers, "SUMMING_PROGRAMS", 1 << 30)  # as few points per program as possible
+    monkeypatch.setattr(network_layers, "SUMMING_PROGRAMS", 1 << 30)  # as few points per program as possible
     x, tail = points(CHANNELS)
-    *expected, launch = siren_layers.weight_gradient(tail, tail)
+    *expected, launch = network_layers.weight_gradient(tail, tail)
     launch.run()
-    *sums, launch = siren_layers.weight_gradient(x, x)
+    *sums, launch = network_layers.weight_gradient(x, x)
     run_last(launch)
     assert all(torch.equal(a[:, -1], b[:, 0]) for a, b in zip(sums, expected, strict=True))

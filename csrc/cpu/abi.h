@@ -96,6 +96,7 @@ struct FusedInrGradients {
 // A chain of layers evaluated at points: out is [N,P,O of the last layer].
 struct FusedInrPoints {
   const FusedInrLayer* layers;
+  const int32_t* skips;  // [layers]: whether a layer's input is the output of the one before, then the coordinates
   int32_t num_layers;
   int64_t clips, points;
   const float* coords;  // [N,P,K], row-major
@@ -104,13 +105,12 @@ struct FusedInrPoints {
   float* out;
 };
 
-// Gradients of such a chain, dense and per clip. Activations must be linear or sine, with gain 1.
+// Gradients of such a chain, whose layers have gain 1; dense and per clip.
 struct FusedInrPointsGradients {
   float* const* weights;  // [N,O,I] for each layer
   float* const* biases;   // [N,O] for each layer
-
-  float* coords;     // [N,P,K], or null
-  const float* out;  // gradient of the output: [N,P,O of the last layer]
+  float* coords;          // [N,P,K], or null
+  const float* out;       // gradient of the output: [N,P,O of the last layer]
 };
 
 enum FusedInrType : int32_t { TYPE_FLOAT32 = 0, TYPE_BFLOAT16 = 1, TYPE_FLOAT16 = 2 };

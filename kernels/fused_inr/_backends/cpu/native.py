@@ -128,6 +128,7 @@ class PointsStruct(ctypes.Structure):
 
     _fields_ = (
         ("layers", ctypes.POINTER(LayerStruct)),
+        ("skips", ctypes.POINTER(_i32)),
         ("num_layers", _i32),
         ("clips", _i64),
         ("points", _i64),

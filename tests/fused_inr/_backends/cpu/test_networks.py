@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("compiled_library")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# N, points, sizes of the layers, shared tensors, and options of siren, or of mlp if they contain activations. Points are
-# processed in tiles of 128.
+# N, points, sizes of the layers, shared tensors, and options of siren, or of mlp if they contain activations. Points
+# are processed in tiles of 128.
 CASES = {
     "N2-P129-2x16x16x3": (2, 129, (2, 16, 16, 3), "", {}),
     "N2-P1-1x48x48x3": (2, 1, (1, 48, 48, 3), "", {}),

@@ -17,7 +17,7 @@ struct Jet {
 
 // t as an integer plus the fraction f in -1/2 ... 1/2, with p = 2^f - 1: minimax, error 9e-8 or, for bfloat16, 1e-4.
 struct Exponent {
-  vi integer;  // in the bits of a float's exponent
+  vu integer;  // in the bits of a float's exponent
   vf p;
 };
 
@@ -36,7 +36,7 @@ static inline Exponent exponent(vf t) {
     q = q * f + 0.24022235f;
     q = q * f + 0.693147242f;
   }
-  return {(vi)shifted << 23, q * f};
+  return {(vu)shifted << 23, q * f};
 }
 
 constexpr float LEAST = -126.0f;  // exponent below which 2^t is taken to be zero
@@ -45,7 +45,7 @@ constexpr float LEAST = -126.0f;  // exponent below which 2^t is taken to be zer
 template <class T>
 static inline vf exp2_of(vf t) {
   const Exponent x = exponent<T>(t);
-  const vf power = (vf)((vi)(x.p + 1.0f) + x.integer);
+  const vf power = (vf)((vu)(x.p + 1.0f) + x.integer);
   return t < LEAST ? vf{} : power;
 }
 
@@ -54,7 +54,7 @@ template <class T>
 static inline vf exp2_minus_one(vf t) {
   t = t < LEAST ? splat(LEAST) : t;
   const Exponent x = exponent<T>(t);
-  const vf scale = (vf)((vi)splat(1.0f) + x.integer);
+  const vf scale = (vf)((vu)splat(1.0f) + x.integer);
   return (scale - 1.0f) + scale * x.p;
 }
 

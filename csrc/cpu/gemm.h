@@ -224,6 +224,8 @@ static inline vf multiply_add(vf acc, uint32_t a, const uint32_t* b) {
 template <int R, int V, class S>
 static inline void micro_outer(const S* a, int64_t lda, const S* b, int64_t ldb, int64_t k, float* c, int64_t ldc) {
   vf acc[R][V] = {};
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) __builtin_prefetch(c + r * ldc + v * W, 1);
   for (int64_t i = 0; i < k; i++, a += lda, b += ldb)
     for (int r = 0; r < R; r++)
       for (int v = 0; v < V; v++) acc[r][v] = multiply_add(acc[r][v], a[r], b + v * W);

@@ -236,9 +236,18 @@ static inline void micro_outer(const S* a, int64_t lda, const S* b, int64_t ldb,
 template <int V, class S>
 static void outer_rows(const S* a, int64_t lda, int64_t n, const S* b, int64_t ldb, int64_t k, float* c, int64_t ldc) {
   int64_t r = 0;
-  for (; r + MR <= n; r += MR) micro_outer<MR, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
-  for (; r + 2 <= n; r += 2) micro_outer<2, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
-  for (; r < n; r++) micro_outer<1, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
+  while (r < n) {
+    const int64_t left = n - r;
+    if (left == 8 || left == 4 || left == 5) {  // as in block_rows
+      micro_outer<4, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += 4;
+    } else if (left >= MR) {
+      micro_outer<MR, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += MR;
+    } else if (left >= 2) {
+      micro_outer<2, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += 2;
+    } else {
+      micro_outer<1, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += 1;
+    }
+  }
 }
 
 // C [n, lanes] += sum over k steps of A[k, n] B[k, lanes], with B dense and one block of columns wide.
@@ -278,10 +287,14 @@ struct Blocks {
   S* at(int64_t n0) const { return base + n0 * rows; }  // the block that begins with column n0
 };
 
+// The same of A in panels of W columns, [n / W][rows][W], and B in blocks, each of which is read from one end to the
+// other.
 template <class S>
-static void outer_product(const S* a, int64_t lda, int64_t n, const Blocks<S>& b, int64_t k, float* c) {
+static void outer_product(const S* a, int64_t rows, int64_t n, const Blocks<S>& b, int64_t k, float* c) {
   for (int64_t i0 = 0; i0 < b.columns; i0 += NB)
-    outer_block(a, lda, n, (const S*)b.at(i0), b.lanes(i0), k, c + i0, b.columns);
+    for (int64_t n0 = 0; n0 < n; n0 += W)
+      outer_block(a + n0 * rows, W, std_min<int64_t>(W, n - n0), (const S*)b.at(i0), b.lanes(i0), k,
+                  c + n0 * b.columns + i0, b.columns);
 }
 
 }  // namespace ISA_NAME

@@ -149,7 +149,7 @@ struct Chain {
   struct Work {
     S** inputs;      // of each layer, as Blocks of steps
     float** slopes;  // of each layer's activation, as Blocks of rows
-    S* delta_steps;  // [steps][widest]
+    S* delta_steps;  // [widest / W][steps][W]
     float* coords;   // [TILE][K]: gradients
   };
   Work work(Arena& arena) const {
@@ -244,7 +244,7 @@ struct Chain {
           if (SLOPES) b *= load(slope + (r + 1) * lds + j);
         }
         sums[j / W] += a + b;
-        store_two(a, b, delta + r * widest + n0 + j, widest, delta_steps + r / G * widest + n0 + j, widest);
+        store_two(a, b, delta + r * widest + n0 + j, widest, delta_steps + (n0 + j) * steps(TILE, T()) + r / G * W, W);
       }
     }
     for (int64_t j = 0; j < width; j += W) store(bias + n0 + j, load(bias + n0 + j) + sums[j / W]);
@@ -283,7 +283,8 @@ struct Chain {
     start_delta(t, out, s, x, sums + sum_offset(p.num_layers - 1, true), delta);
     for (int i = p.num_layers - 1; i >= 0; i--) {
       const FusedInrLayer& l = p.layers[i];
-      outer_product(x.delta_steps, widest, l.out, inputs_of(i, x), steps(t.points, T()), sums + sum_offset(i, false));
+      outer_product(x.delta_steps, steps(TILE, T()), l.out, inputs_of(i, x), steps(t.points, T()),
+                    sums + sum_offset(i, false));
       if (i == 0 && !coords) return;
       product(delta, widest, t.points, transposed + t.n * transposed_all() + offset(i, true), l.in, l.out, s.c,
               [&](const float* c, int64_t n0, int64_t lanes) {

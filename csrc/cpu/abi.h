@@ -13,9 +13,21 @@ typedef int32_t (*FusedInrParallelFor)(int64_t begin, int64_t end, int64_t grain
 
 enum { FUSED_INR_MAX_LAYERS = 64, FUSED_INR_MAX_STAGES = 16 };  // limits of a program with gradients
 
-enum FusedInrActivation : int32_t { ACT_LINEAR = 0, ACT_LRELU = 1, ACT_RELU = 2, ACT_SINE = 3 };
+// Codes are positions in ACTIVATIONS of primitives/mlp.py. Programs have the first four, and points have all.
+enum FusedInrActivation : int32_t {
+  ACT_LINEAR = 0,
+  ACT_LRELU = 1,
+  ACT_RELU = 2,
+  ACT_SINE = 3,
+  ACT_GELU = 4,  // exact
+  ACT_SILU = 5,
+  ACT_TANH = 6,
+  ACT_GAUSS = 7,
+  ACT_FINER = 8,
+};
 
-// y = gain * act(omega * (W x + b)); Strides are in floats, and 0 if all clips (frames) share the tensor.
+// y = gain * act(W x + b), with `slope` the slope of lrelu and `omega` the frequency of sine, gauss and finer. Strides
+// are in floats, and 0 if all clips (frames) share the tensor.
 struct FusedInrLayer {
   const float* weight;  // [N,O,I], row-major
   int64_t weight_clip, weight_row;
@@ -84,6 +96,7 @@ struct FusedInrGradients {
 // A chain of layers evaluated at points: out is [N,P,O of the last layer].
 struct FusedInrPoints {
   const FusedInrLayer* layers;
+  const int32_t* skips;  // [layers]: whether a layer's input is the output of the one before, then the coordinates
   int32_t num_layers;
   int64_t clips, points;
   const float* coords;  // [N,P,K], row-major
@@ -92,13 +105,12 @@ struct FusedInrPoints {
   float* out;
 };
 
-// Gradients of such a chain, dense and per clip. Activations must be linear or sine, with gain 1.
+// Gradients of such a chain, whose layers have gain 1; dense and per clip.
 struct FusedInrPointsGradients {
   float* const* weights;  // [N,O,I] for each layer
   float* const* biases;   // [N,O] for each layer
-
-  float* coords;     // [N,P,K], or null
-  const float* out;  // gradient of the output: [N,P,O of the last layer]
+  float* coords;          // [N,P,K], or null
+  const float* out;       // gradient of the output: [N,P,O of the last layer]
 };
 
 enum FusedInrType : int32_t { TYPE_FLOAT32 = 0, TYPE_BFLOAT16 = 1, TYPE_FLOAT16 = 2 };
@@ -206,5 +218,9 @@ int32_t fused_inr_convolution_weight(const FusedInrConvolutionWeight* call, Fuse
                                      int32_t isa);
 int32_t fused_inr_augment(const FusedInrAugment* call, FusedInrParallelFor parallel_for, int32_t isa);
 void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int32_t isa);
+// Value and first three derivatives, [4][n], of a layer's activation at z; as accurate as stored results need, with
+// `bfloat16`.
+void fused_inr_activation(const FusedInrLayer* layer, const float* z, float* derivatives, int64_t n, int32_t bfloat16,
+                          int32_t isa);
 const char* fused_inr_source_hash();
 }

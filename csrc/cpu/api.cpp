@@ -86,5 +86,10 @@ void fused_inr_sincos(const float* x, float* sine, float* cosine, int64_t n, int
   table(isa).sincos(x, sine, cosine, n);
 }
 
+void fused_inr_activation(const FusedInrLayer* layer, const float* z, float* derivatives, int64_t n, int32_t bfloat16,
+                          int32_t isa) {
+  table(isa).activation(*layer, z, derivatives, n, bfloat16);
+}
+
 const char* fused_inr_source_hash() { return FUSED_INR_SOURCE_HASH; }
 }

@@ -72,13 +72,6 @@ static inline void angle_table(const float* frequency, int axis, double x, const
   }
 }
 
-template <class P>
-static inline void swap_pointers(P*& a, P*& b) {
-  P* const old = a;
-  a = b;
-  b = old;
-}
-
 // A band of base-grid rows in one frame.
 struct Band {
   int64_t n;  // index of the clip in its group

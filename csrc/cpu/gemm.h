@@ -176,6 +176,38 @@ static inline const uint32_t* in_steps(const uint16_t* x, int64_t ld, int64_t m,
   return to;
 }
 
+// Step k of a column of m rows.
+static inline float step_of(const float* x, int64_t ld, int64_t k, int64_t) { return x[k * ld]; }
+static inline uint32_t step_of(const uint16_t* x, int64_t ld, int64_t k, int64_t m) {
+  return x[2 * k * ld] | (2 * k + 1 < m ? uint32_t(x[(2 * k + 1) * ld]) << 16 : 0);
+}
+
+// Stores the results of two consecutive pixels as rows, with stride ld, and as steps of `lanes` columns.
+static inline void store_two(vf a, vf b, float* rows, int64_t ld, float* steps, int64_t lanes) {
+  store(rows, a);
+  store(rows + ld, b);
+  store(steps, a);
+  store(steps + lanes, b);
+}
+static inline void store_two(vf a, vf b, uint16_t* rows, int64_t ld, uint32_t* steps, int64_t) {
+#if defined(__AVX512BF16__)
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+  // The forms with a mask, because GCC 12 warns about those without.
+  const __m256i low = _mm512_maskz_extracti64x4_epi64(0xff, both, 0);
+  const __m256i high = _mm512_maskz_extracti64x4_epi64(0xff, both, 1);
+  __builtin_memcpy(rows, &low, sizeof low);
+  __builtin_memcpy(rows + ld, &high, sizeof high);
+  const __m512i pairs = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i step = _mm512_maskz_permutexvar_epi16(0xffffffff, pairs, both);
+#else
+  store(rows, a);
+  store(rows + ld, b);
+  const vu step = rounded(a) >> 16 | (rounded(b) & 0xffff0000u);
+#endif
+  __builtin_memcpy(steps, &step, sizeof step);
+}
+
 static inline vf multiply_add(vf acc, float a, const float* b) { return acc + splat(a) * load(b); }
 static inline vf multiply_add(vf acc, uint32_t a, const uint32_t* b) {
   vu both;
@@ -192,6 +224,8 @@ static inline vf multiply_add(vf acc, uint32_t a, const uint32_t* b) {
 template <int R, int V, class S>
 static inline void micro_outer(const S* a, int64_t lda, const S* b, int64_t ldb, int64_t k, float* c, int64_t ldc) {
   vf acc[R][V] = {};
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) __builtin_prefetch(c + r * ldc + v * W, 1);
   for (int64_t i = 0; i < k; i++, a += lda, b += ldb)
     for (int r = 0; r < R; r++)
       for (int v = 0; v < V; v++) acc[r][v] = multiply_add(acc[r][v], a[r], b + v * W);
@@ -202,14 +236,35 @@ static inline void micro_outer(const S* a, int64_t lda, const S* b, int64_t ldb,
 template <int V, class S>
 static void outer_rows(const S* a, int64_t lda, int64_t n, const S* b, int64_t ldb, int64_t k, float* c, int64_t ldc) {
   int64_t r = 0;
-  for (; r + MR <= n; r += MR) micro_outer<MR, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
-  for (; r + 2 <= n; r += 2) micro_outer<2, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
-  for (; r < n; r++) micro_outer<1, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc);
+  while (r < n) {
+    const int64_t left = n - r;
+    if (left == 8 || left == 4 || left == 5) {  // as in block_rows
+      micro_outer<4, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += 4;
+    } else if (left >= MR) {
+      micro_outer<MR, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += MR;
+    } else if (left >= 2) {
+      micro_outer<2, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += 2;
+    } else {
+      micro_outer<1, V>(a + r, lda, b, ldb, k, c + r * ldc, ldc), r += 1;
+    }
+  }
 }
 
-// The weight gradient: C [n, i] += sum over k steps of A[k, n] B[k, i]. Rows of
-// C and B are padded to whole vectors, and B's padding must be finite. A block of B is copied, because rows whose
-// stride is a power of two would share few sets of the L1 cache.
+// C [n, lanes] += sum over k steps of A[k, n] B[k, lanes], with B dense and one block of columns wide.
+template <class S>
+static void outer_block(const S* a, int64_t lda, int64_t n, const S* b, int64_t lanes, int64_t k, float* c,
+                        int64_t ldc) {
+  switch (lanes / W) {
+    case 1: return outer_rows<1>(a, lda, n, b, lanes, k, c, ldc);
+    case 2: return outer_rows<2>(a, lda, n, b, lanes, k, c, ldc);
+    case 3: return outer_rows<3>(a, lda, n, b, lanes, k, c, ldc);
+    default: return outer_rows<4>(a, lda, n, b, lanes, k, c, ldc);
+  }
+}
+
+// The weight gradient: C [n, i] += sum over k steps of A[k, n] B[k, i]. Rows of C and B are padded to whole vectors,
+// and B's padding must be finite. A block of B is copied, because rows whose stride is a power of two would share few
+// sets of the L1 cache.
 template <class S>
 static void outer_product(const S* a, int64_t lda, int64_t n, const S* b, int64_t ldb, int64_t i, int64_t k, float* c,
                           S* block) {
@@ -217,13 +272,29 @@ static void outer_product(const S* a, int64_t lda, int64_t n, const S* b, int64_
   for (int64_t i0 = 0; i0 < ldc; i0 += NB) {
     const int64_t lanes = std_min<int64_t>(NB, ldc - i0);
     for (int64_t r = 0; r < k; r++) __builtin_memcpy(block + r * lanes, b + r * ldb + i0, lanes * sizeof(S));
-    switch (lanes / W) {
-      case 1: outer_rows<1>(a, lda, n, block, lanes, k, c + i0, ldc); break;
-      case 2: outer_rows<2>(a, lda, n, block, lanes, k, c + i0, ldc); break;
-      case 3: outer_rows<3>(a, lda, n, block, lanes, k, c + i0, ldc); break;
-      default: outer_rows<4>(a, lda, n, block, lanes, k, c + i0, ldc);
-    }
+    outer_block(a, lda, n, block, lanes, k, c + i0, ldc);
   }
+}
+
+// A matrix in blocks of NB columns, each dense: [columns / NB][rows][NB], the last one as narrow as its columns are.
+// Products write and sums read one block after another.
+template <class S>
+struct Blocks {
+  S* base;
+  int64_t rows, columns;  // columns in whole vectors
+
+  int64_t lanes(int64_t n0) const { return std_min<int64_t>(NB, columns - n0); }
+  S* at(int64_t n0) const { return base + n0 * rows; }  // the block that begins with column n0
+};
+
+// The same of A in panels of W columns, [n / W][rows][W], and B in blocks, each of which is read from one end to the
+// other.
+template <class S>
+static void outer_product(const S* a, int64_t rows, int64_t n, const Blocks<S>& b, int64_t k, float* c) {
+  for (int64_t i0 = 0; i0 < b.columns; i0 += NB)
+    for (int64_t n0 = 0; n0 < n; n0 += W)
+      outer_block(a + n0 * rows, W, std_min<int64_t>(W, n - n0), (const S*)b.at(i0), b.lanes(i0), k,
+                  c + n0 * b.columns + i0, b.columns);
 }
 
 }  // namespace ISA_NAME

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "activations.h"
 #include "augment.h"
 #include "backward.h"
 #include "convolution.h"
@@ -31,6 +32,24 @@ static void sincos_array(const float* x, float* sine, float* cosine, int64_t n) 
     const vf s = sin_of(v), c = cos_of(v);
     for (int64_t j = 0; j < chunk; j++) sine[i + j] = s[j], cosine[i + j] = c[j];
   }
+}
+
+template <class T>
+static void activation_of(const FusedInrLayer& l, const float* z, float* derivatives, int64_t n) {
+  with_activation(l.activation, [&](auto code) {
+    for (int64_t i = 0; i < n; i += W) {
+      vf v = {};
+      const int64_t chunk = std_min<int64_t>(W, n - i);
+      for (int64_t j = 0; j < chunk; j++) v[j] = z[i + j];
+      const Jet<3> y = activation_jet<decltype(code)::value, 3, T>(v, l);
+      for (int order = 0; order <= 3; order++)
+        for (int64_t j = 0; j < chunk; j++) derivatives[order * n + i + j] = y.d[order][j];
+    }
+  });
+}
+
+static void activation(const FusedInrLayer& l, const float* z, float* derivatives, int64_t n, int32_t bfloat16) {
+  return bfloat16 ? activation_of<uint16_t>(l, z, derivatives, n) : activation_of<float>(l, z, derivatives, n);
 }
 
 static int32_t render(const FusedInrProgram& p, FusedInrParallelFor run) {
@@ -106,4 +125,5 @@ const IsaTable ISA_TABLE = {ISA_NAME::render,
                             ISA_NAME::minibatch_stddev,
                             ISA_NAME::convolution_weight,
                             ISA_NAME::augment,
-                            ISA_NAME::sincos_array};
+                            ISA_NAME::sincos_array,
+                            ISA_NAME::activation};

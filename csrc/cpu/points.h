@@ -1,7 +1,8 @@
-// A chain of layers evaluated at points, with weights per clip (SIREN), and its gradients.
+// A chain of layers evaluated at points, with weights per clip, and its gradients.
 #pragma once
 
 #include "abi.h"
+#include "activations.h"
 #include "gemm.h"
 #include "layers.h"
 #include "simd.h"
@@ -9,6 +10,38 @@
 #include "support.h"
 
 namespace ISA_NAME {
+
+// Two rows of a block of results as the input of the next layer: rows for its product, steps for its weight gradient,
+// with the slopes of the activation. `second` tells whether there is a second row; if not, zeros take its place.
+template <int ACTIVATION, class T, bool ANY_ANGLE, class S>
+static inline void finish_two(const float* c, int64_t lanes, bool second, const FusedInrLayer& l, const float* bias,
+                              T* rows, int64_t ldr, S* steps, int64_t lds, float* slopes, vi& largest) {
+  for (int64_t j = 0; j < lanes; j += W) {
+    const vf b = load(bias + j);
+    const auto a = activation_jet<ACTIVATION, 1, T, ANY_ANGLE>(load(c + j) + b, l, largest);
+    store(slopes + j, a.d[1]);
+    vf other = {};
+    if (second) {
+      const auto y = activation_jet<ACTIVATION, 1, T, ANY_ANGLE>(load(c + lanes + j) + b, l, largest);
+      store(slopes + lanes + j, y.d[1]);
+      other = y.d[0];
+    }
+    store_two(a.d[0], other, rows + j, ldr, steps + j, lds);
+  }
+}
+
+// Applies bias and activation to a block of products, as finish_rows does, for the backward pass.
+template <int ACTIVATION, class T, bool ANY_ANGLE = false, class S>
+static void finish_kept(const float* c, int64_t lanes, int64_t m, const FusedInrLayer l, const float* bias, T* rows,
+                        int64_t ldr, S* steps, int64_t lds, float* slopes) {
+  constexpr int64_t G = sizeof(S) / sizeof(T);
+  vi largest = {};
+  for (int64_t r = 0; r < m; r += 2)
+    finish_two<ACTIVATION, T, ANY_ANGLE>(c + r * lanes, lanes, r + 1 < m, l, bias, rows + r * ldr, ldr,
+                                         steps + r / G * lds, lds, slopes + r * lanes, largest);
+  if (has_angle<ACTIVATION> && !ANY_ANGLE && any_above(largest, angle_limit<T>))
+    finish_kept<ACTIVATION, T, true>(c, lanes, m, l, bias, rows, ldr, steps, lds, slopes);
+}
 
 // The packed layers of a group of clips, and the evaluation of a tile of points.
 template <class T>
@@ -29,6 +62,12 @@ struct Chain {
 
   int64_t inputs() const { return p.layers[0].in; }
   int64_t outputs() const { return p.layers[p.num_layers - 1].out; }
+  bool is_last(int layer) const { return layer + 1 == p.num_layers; }
+  // The first input of a layer that is a coordinate, or the number of inputs if none is.
+  int64_t first_coordinate(int layer) const {
+    const bool sees = layer == 0 || p.skips[layer];
+    return p.layers[layer].in - (sees ? inputs() : 0);
+  }
   // Offset of a layer's packed weight, or of its transpose. The offset of num_layers is the total size.
   int64_t offset(int layer, bool back) const {
     int64_t at = 0;
@@ -50,19 +89,30 @@ struct Chain {
   }
 
   struct Scratch {
-    T *a, *b;  // [TILE][widest]
-    float *c, *bias;
+    T *a, *b;      // [TILE][widest]
+    float *c, *d;  // [TILE][NB]
+    float* bias;
   };
   Scratch scratch(Arena& arena) const {
     return {arena.take<T>(TILE * widest), arena.take<T>(TILE * widest), arena.take<float>(TILE * NB),
-            arena.take<float>(widest)};
+            arena.take<float>(TILE * NB), arena.take<float>(widest)};
   }
 
-  void load_points(int64_t clip, int64_t at, int64_t m, T* to) const {
-    const float* coords = p.coords + clip * p.coords_clip + at * inputs();
-    for (int64_t r = 0; r < m; r++)
-      for (int64_t k = 0; k < round_up(inputs(), W); k++)
-        to[r * widest + k] = element(k < inputs() ? coords[r * inputs() + k] : 0.0f, T());
+  // A tile of points of one clip.
+  struct Tile {
+    int64_t n;  // index of the clip in its group
+    int64_t clip, first, points;
+  };
+  Tile tile_at(int64_t n, int64_t clip, int64_t index) const {
+    return {n, clip, index * TILE, std_min<int64_t>(TILE, p.points - index * TILE)};
+  }
+
+  // Writes the coordinates to the inputs of a layer that sees them, behind the output of the layer before.
+  void load_coordinates(int layer, const Tile& t, T* to) const {
+    const int64_t first = first_coordinate(layer), in = p.layers[layer].in, padded = round_up(in, W);
+    const float* coords = p.coords + t.clip * p.coords_clip + t.first * inputs();
+    for (int64_t r = 0; r < t.points; r++, coords += inputs())
+      for (int64_t j = first; j < padded; j++) to[r * widest + j] = element(j < in ? coords[j - first] : 0.0f, T());
   }
 
   const float* load_bias(const FusedInrLayer& l, int64_t clip, float* to) const {
@@ -70,53 +120,56 @@ struct Chain {
     return to;
   }
 
-  void tile(int64_t n, int64_t clip, int64_t at, const Scratch& x) const {
-    const int64_t m = std_min<int64_t>(TILE, p.points - at);
-    load_points(clip, at, m, x.a);
+  void tile(const Tile& t, const Scratch& x) const {
     T *in = x.a, *to = x.b;
     for (int i = 0; i < p.num_layers; i++) {
       const FusedInrLayer& l = p.layers[i];
-      const float* bias = load_bias(l, clip, x.bias);
-      const T* w = weights + n * packed_all() + offset(i, false);
-      float* out = p.out + (clip * p.points + at) * outputs();
-      product(in, widest, m, w, l.out, l.in, x.c, [&](const float* c, int64_t n0, int64_t lanes) {
-        if (i + 1 < p.num_layers) return finish_block(c, n0, lanes, m, l, bias, nullptr, nullptr, 0, to, widest);
-        // Results stay in float32, since no product follows.
-        for (int64_t r = 0; r < m; r++)
-          for (int64_t j = 0; j < lanes; j += W) {
-            const vf y = load(c + r * lanes + j) + load(bias + n0 + j);
-            const vf v = (l.activation == ACT_SINE ? sin_of(reducible(y * l.omega)) : y) * l.gain;
-            for (int64_t e = 0; e < W && n0 + j + e < outputs(); e++) out[r * outputs() + n0 + j + e] = v[e];
-          }
+      const float* bias = load_bias(l, t.clip, x.bias);
+      const T* w = weights + t.n * packed_all() + offset(i, false);
+      if (first_coordinate(i) < l.in) load_coordinates(i, t, in);
+      product(in, widest, t.points, w, l.out, l.in, x.c, [&](const float* c, int64_t n0, int64_t lanes) {
+        if (is_last(i)) return finish_values(c, n0, lanes, t, l, bias, x.d);
+        finish_block(c, n0, lanes, t.points, l, bias, nullptr, nullptr, 0, to, widest);
       });
-      T* swap = in;
-      in = to, to = swap;
+      swap_pointers(in, to);
     }
+  }
+
+  // The results of the last layer stay in float32, since no product follows.
+  void finish_values(const float* c, int64_t n0, int64_t lanes, const Tile& t, const FusedInrLayer& l,
+                     const float* bias, float* values) const {
+    finish_block(c, 0, lanes, t.points, l, bias + n0, nullptr, nullptr, 0, values, lanes);
+    const int64_t count = std_min(lanes, outputs() - n0);
+    float* out = p.out + (t.clip * p.points + t.first) * outputs() + n0;
+    for (int64_t r = 0; r < t.points; r++)
+      for (int64_t j = 0; j < count; j++) out[r * outputs() + j] = values[r * lanes + j];
   }
 
   // The buffers of one thread for the backward pass.
   struct Work {
-    T** inputs;      // [TILE][widest] of each layer
-    float** slopes;  // [TILE][widest]: derivative of each layer's activation
-    float* gradient;
-    T* delta;
-    S *delta_steps, *input_steps, *block;
+    S** inputs;      // of each layer, as Blocks of steps
+    float** slopes;  // of each layer's activation, as Blocks of rows
+    S* delta_steps;  // [widest / W][steps][W]
+    float* coords;   // [TILE][K]: gradients
   };
   Work work(Arena& arena) const {
     Work x;
-    x.inputs = arena.take<T*>(p.num_layers);
+    x.inputs = arena.take<S*>(p.num_layers);
     x.slopes = arena.take<float*>(p.num_layers);
     for (int i = 0; i < p.num_layers; i++) {
-      T* inputs = arena.take<T>(TILE * widest);
-      float* slopes = arena.take<float>(TILE * widest);
+      S* inputs = arena.take<S>(steps(TILE, T()) * round_up(p.layers[i].in, W));
+      float* slopes = arena.take<float>(TILE * round_up(p.layers[i].out, W));
       if (arena.base) x.inputs[i] = inputs, x.slopes[i] = slopes;
     }
-    x.gradient = arena.take<float>(TILE * widest);
-    x.delta = arena.take<T>(TILE * widest);
-    x.delta_steps = arena.take<S>(TILE * widest);
-    x.input_steps = arena.take<S>(TILE * widest);
-    x.block = arena.take<S>(TILE * NB);
+    x.delta_steps = arena.take<S>(steps(TILE, T()) * widest);
+    x.coords = arena.take<float>(TILE * inputs());
     return x;
+  }
+  Blocks<S> inputs_of(int layer, const Work& x) const {
+    return {x.inputs[layer], steps(TILE, T()), round_up(p.layers[layer].in, W)};
+  }
+  Blocks<float> slopes_of(int layer, const Work& x) const {
+    return {x.slopes[layer], TILE, round_up(p.layers[layer].out, W)};
   }
 
   // Offset of a layer in the sums of one slice: weight gradients [O][padded I], then bias gradients [padded O], by
@@ -132,58 +185,120 @@ struct Chain {
     return at;
   }
 
-  // Evaluates a tile forward, keeping inputs and derivatives, and then backwards.
-  void tile_backward(int64_t n, int64_t clip, int64_t at, const float* out, float* coords, const Scratch& s,
-                     const Work& x, float* sums) const {
-    const int64_t m = std_min<int64_t>(TILE, p.points - at);
-    load_points(clip, at, m, x.inputs[0]);
+  // Copies the columns of rows from `first` on to blocks of steps.
+  void keep_columns(const T* rows, int64_t first, int64_t m, const Blocks<S>& to) const {
+    for (int64_t j = first; j < to.columns; j++) {
+      const int64_t n0 = j / NB * NB, lanes = to.lanes(n0);
+      S* column = to.at(n0) + j - n0;
+      for (int64_t k = 0; k < steps(m, T()); k++) column[k * lanes] = step_of(rows + j, widest, k, m);
+    }
+  }
+
+  // Evaluates a tile forward and keeps the inputs and the slopes of all layers. A linear last layer needs no product:
+  // its slopes are one.
+  void keep_forward(const Tile& t, const Scratch& s, const Work& x) const {
+    T *in = s.a, *to = s.b;
     for (int i = 0; i < p.num_layers; i++) {
       const FusedInrLayer& l = p.layers[i];
-      const float* bias = load_bias(l, clip, s.bias);
-      const bool sine = l.activation == ACT_SINE, last = i + 1 == p.num_layers;
-      product(x.inputs[i], widest, m, weights + n * packed_all() + offset(i, false), l.out, l.in, s.c,
-              [&](const float* c, int64_t n0, int64_t lanes) {
-        for (int64_t r = 0; r < m; r++)
-          for (int64_t j = 0; j < lanes; j += W) {
-            vf v = load(c + r * lanes + j) + load(bias + n0 + j);
-            if (sine) v = reducible(v * l.omega);
-            const int64_t to = r * widest + n0 + j;
-            store(x.slopes[i] + to, sine ? cos_of(v) * l.omega : splat(1.0f));
-            if (!last) store(x.inputs[i + 1] + to, sine ? sin_of(v) : v);
-          }
+      const Blocks<S> kept = inputs_of(i, x);
+      if (first_coordinate(i) < l.in) {
+        load_coordinates(i, t, in);
+        keep_columns(in, first_coordinate(i), t.points, kept);
+      }
+      if (is_last(i) && l.activation == ACT_LINEAR) return;
+      const float* bias = load_bias(l, t.clip, s.bias);
+      const Blocks<float> slopes = slopes_of(i, x);
+      const T* w = weights + t.n * packed_all() + offset(i, false);
+      product(in, widest, t.points, w, l.out, l.in, s.c, [&](const float* c, int64_t n0, int64_t lanes) {
+        S* next = x.delta_steps;  // what the last layer returns is not kept
+        int64_t stride = lanes;
+        if (!is_last(i)) {
+          const Blocks<S> following = inputs_of(i + 1, x);
+          next = following.at(n0), stride = following.lanes(n0);
+        }
+        with_activation(l.activation, [&](auto code) {
+          finish_kept<decltype(code)::value>(c, lanes, t.points, l, bias + n0, to + n0, widest, next, stride,
+                                             slopes.at(n0));
+        });
       });
+      swap_pointers(in, to);
     }
-    const int64_t padded = round_up(outputs(), W);
+  }
+
+  // Multiplies gradients of a block of a layer's outputs by the slopes, which are one if there are none: adds to the
+  // bias gradient and stores the result as rows and as steps.
+  template <bool SLOPES>
+  void to_delta(const float* c, int64_t n0, int64_t lanes, int64_t width, int64_t m, const Blocks<float>& slopes,
+                float* bias, T* delta, S* delta_steps) const {
+    constexpr int64_t G = sizeof(S) / sizeof(T);
+    const float* slope = slopes.at(n0);
+    const int64_t lds = slopes.lanes(n0);
+    vf sums[NV] = {};
+    for (int64_t r = 0; r < m; r += 2) {
+      const bool second = r + 1 < m;
+      for (int64_t j = 0; j < width; j += W) {
+        vf a = load(c + r * lanes + j), b = {};
+        if (SLOPES) a *= load(slope + r * lds + j);
+        if (second) {
+          b = load(c + (r + 1) * lanes + j);
+          if (SLOPES) b *= load(slope + (r + 1) * lds + j);
+        }
+        sums[j / W] += a + b;
+        store_two(a, b, delta + r * widest + n0 + j, widest, delta_steps + (n0 + j) * steps(TILE, T()) + r / G * W, W);
+      }
+    }
+    for (int64_t j = 0; j < width; j += W) store(bias + n0 + j, load(bias + n0 + j) + sums[j / W]);
+  }
+
+  // Starts with the gradient of the last layer's output.
+  void start_delta(const Tile& t, const float* out, const Scratch& s, const Work& x, float* bias, T* delta) const {
+    const Blocks<float> slopes = slopes_of(p.num_layers - 1, x);
+    out += (t.clip * p.points + t.first) * outputs();
+    for (int64_t n0 = 0; n0 < slopes.columns; n0 += NB) {
+      const int64_t lanes = slopes.lanes(n0);
+      for (int64_t r = 0; r < t.points; r++)
+        for (int64_t j = 0; j < lanes; j++)
+          s.c[r * lanes + j] = n0 + j < outputs() ? out[r * outputs() + n0 + j] : 0.0f;
+      if (p.layers[p.num_layers - 1].activation == ACT_LINEAR)
+        to_delta<false>(s.c, n0, lanes, lanes, t.points, slopes, bias, delta, x.delta_steps);
+      else
+        to_delta<true>(s.c, n0, lanes, lanes, t.points, slopes, bias, delta, x.delta_steps);
+    }
+  }
+
+  // Adds those columns of a block of input gradients that belong to coordinates.
+  void add_coordinates(const float* c, int64_t n0, int64_t lanes, int layer, int64_t m, float* to) const {
+    const int64_t first = first_coordinate(layer), end = std_min<int64_t>(n0 + lanes, p.layers[layer].in);
     for (int64_t r = 0; r < m; r++)
-      for (int64_t j = 0; j < padded; j++)
-        x.gradient[r * widest + j] = j < outputs() ? out[((clip * p.points) + at + r) * outputs() + j] : 0.0f;
+      for (int64_t j = std_max(first, n0); j < end; j++) to[r * inputs() + j - first] += c[r * lanes + j - n0];
+  }
+
+  // Evaluates a tile forward, keeping inputs and slopes, and then backwards. The gradients of the weights and biases
+  // are added to `sums`; those of the coordinates are written to `coords`, unless it is null.
+  void tile_backward(const Tile& t, const float* out, float* coords, const Scratch& s, const Work& x,
+                     float* sums) const {
+    keep_forward(t, s, x);
+    for (int64_t i = 0; i < t.points * inputs(); i++) x.coords[i] = 0.0f;
+    T *delta = s.a, *below = s.b;
+    start_delta(t, out, s, x, sums + sum_offset(p.num_layers - 1, true), delta);
     for (int i = p.num_layers - 1; i >= 0; i--) {
       const FusedInrLayer& l = p.layers[i];
-      const int64_t np = round_up(l.out, W);
-      float* bias = sums + sum_offset(i, true);
-      for (int64_t j = 0; j < np; j += W) {
-        vf sum = {};
-        for (int64_t r = 0; r < m; r++) {
-          const vf d = load(x.gradient + r * widest + j) * load(x.slopes[i] + r * widest + j);
-          sum += d;
-          store(x.delta + r * widest + j, d);
-        }
-        store(bias + j, load(bias + j) + sum);
-      }
-      const S* a = in_steps(x.delta, widest, m, np, (S*)x.delta_steps);
-      const S* b = in_steps(x.inputs[i], widest, m, round_up(l.in, W), (S*)x.input_steps);
-      outer_product(a, widest, l.out, b, widest, l.in, steps(m, T()), sums + sum_offset(i, false), x.block);
-      if (i == 0 && !coords) break;
-      product(x.delta, widest, m, transposed + n * transposed_all() + offset(i, true), l.in, l.out, s.c,
+      outer_product(x.delta_steps, steps(TILE, T()), l.out, inputs_of(i, x), steps(t.points, T()),
+                    sums + sum_offset(i, false));
+      if (i == 0 && !coords) return;
+      product(delta, widest, t.points, transposed + t.n * transposed_all() + offset(i, true), l.in, l.out, s.c,
               [&](const float* c, int64_t n0, int64_t lanes) {
-        for (int64_t r = 0; r < m; r++)
-          for (int64_t j = 0; j < lanes; j += W) store(x.gradient + r * widest + n0 + j, load(c + r * lanes + j));
+        if (i > 0) {
+          const Blocks<float> slopes = slopes_of(i - 1, x);
+          const int64_t width = std_min(lanes, slopes.columns - n0);
+          to_delta<true>(c, n0, lanes, width, t.points, slopes, sums + sum_offset(i - 1, true), below, x.delta_steps);
+        }
+        if (coords) add_coordinates(c, n0, lanes, i, t.points, x.coords);
       });
+      swap_pointers(delta, below);
     }
-    if (coords)
-      for (int64_t r = 0; r < m; r++)
-        for (int64_t k = 0; k < inputs(); k++)
-          coords[((clip * p.points) + at + r) * inputs() + k] = x.gradient[r * widest + k];
+    coords += (t.clip * p.points + t.first) * inputs();
+    for (int64_t i = 0; i < t.points * inputs(); i++) coords[i] = x.coords[i];
   }
 };
 
@@ -213,7 +328,7 @@ static int32_t points_program(const FusedInrPoints& p, FusedInrParallelFor run) 
       Arena arena = {own.base, 0};
       const auto scratch = chain.scratch(arena);
       for (int64_t i = begin; i < end; i++)
-        chain.tile(i / chain.tiles, first + i / chain.tiles, i % chain.tiles * TILE, scratch);
+        chain.tile(chain.tile_at(i / chain.tiles, first + i / chain.tiles, i % chain.tiles), scratch);
     });
     if (!done) return 2;
   }
@@ -256,7 +371,7 @@ static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPo
         const int64_t n = i / slices, slice = i % slices;
         __builtin_memset(sums + i * sum_floats, 0, sum_floats * sizeof(float));
         for (int64_t t = chain.tiles * slice / slices; t < chain.tiles * (slice + 1) / slices; t++)
-          chain.tile_backward(n, first + n, t * TILE, g.out, g.coords, scratch, work, sums + i * sum_floats);
+          chain.tile_backward(chain.tile_at(n, first + n, t), g.out, g.coords, scratch, work, sums + i * sum_floats);
       }
     });
     if (failed) return 1;

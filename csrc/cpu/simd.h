@@ -55,14 +55,18 @@ static inline vf load(const uint16_t* p) {
   return (vf)(__builtin_convertvector(h, vu) << 16);
 }
 
+// The bfloat16 nearest to each element, in the upper half of 32 bits; the lower half is not cleared.
+static inline vu rounded(vf v) {
+  const vu bits = (vu)v;
+  return (bits + 0x7fff + ((bits >> 16) & 1)) | ((vu)(v != v) & 0x7fc00000);
+}
+
 static inline void store(uint16_t* p, vf v) {
 #if defined(__AVX512BF16__)
   const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
   __builtin_memcpy(p, &h, sizeof h);
 #else
-  const vu bits = (vu)v;
-  const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const vh h = __builtin_convertvector(rounded | ((vu)(v != v) & 0x7fc0), vh);
+  const vh h = __builtin_convertvector(rounded(v) >> 16, vh);
   __builtin_memcpy(p, &h, sizeof h);
 #endif
 }

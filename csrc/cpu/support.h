@@ -23,6 +23,13 @@ template <class T>
 static inline T std_max(T a, T b) {
   return a < b ? b : a;
 }
+template <class P>
+static inline void swap_pointers(P*& a, P*& b) {
+  P* const old = a;
+  a = b;
+  b = old;
+}
+
 static inline void* std_malloc(int64_t bytes) { return malloc(size_t(bytes)); }
 static inline void std_free(void* p) { free(p); }
 

@@ -17,4 +17,5 @@ struct IsaTable {
   int32_t (*convolution_weight)(const FusedInrConvolutionWeight&, FusedInrParallelFor);
   int32_t (*augment)(const FusedInrAugment&, FusedInrParallelFor);
   void (*sincos)(const float* x, float* sine, float* cosine, int64_t n);
+  void (*activation)(const FusedInrLayer&, const float* z, float* derivatives, int64_t n, int32_t bfloat16);
 };

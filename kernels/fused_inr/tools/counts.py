@@ -1,6 +1,6 @@
 """The work of the ops, counted from shapes: operations, sines and bytes. Tensors may be on "meta".
 
-`render`, `siren` and the ops of a discriminator return the minimum work of a call, however it is implemented: no
+`render`, `mlp`, `siren` and the ops of a discriminator return the minimum work of a call, however it is implemented: no
 product that the lowering removes is computed, and no tensor is read or written twice. `render_steps` and `siren_steps`
 return the work kernel by kernel, for kernels that compute a layer or a whole stage: their sum exceeds the minimum by
 the activations that go through memory and those that a backward pass recomputes.
@@ -27,6 +27,7 @@ __all__ = [
     "Step",
     "bias_act",
     "minibatch_stddev",
+    "mlp",
     "naive_flops",
     "render",
     "render_steps",
@@ -86,6 +87,27 @@ def render_steps(
     return _render_program(inr, grid, (dtype or inr.dtype).itemsize).steps(backward, stored, fused)
 
 
+def mlp(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    activations: Sequence[str],
+    skips: Collection[int] = (),
+    dtype: torch.dtype | None = None,
+    backward: bool = False,
+    coords_gradient: bool = False,
+) -> Counts:
+    """Count the minimum work of `fi.mlp`: every tensor read once and the result written once.
+
+    Args:
+        coords, weights, biases, activations, skips, dtype: as in `fi.mlp`; None means the type of the result.
+        backward: count the gradients of weights and biases instead of the values, as in `render`.
+        coords_gradient: also count the gradients of the coordinates.
+    """
+    return _mlp_program(coords, weights, biases, activations, skips, dtype, coords_gradient).least(backward)
+
+
 def siren(
     coords: Tensor,
     weights: Sequence[Tensor],
@@ -96,13 +118,7 @@ def siren(
     backward: bool = False,
     coords_gradient: bool = False,
 ) -> Counts:
-    """Count the minimum work of `fi.siren`: every tensor read once and the result written once.
-
-    Args:
-        coords, weights, biases, final, dtype: as in `fi.siren`; None means the type of the result.
-        backward: count the gradients of weights and biases instead of the values, as in `render`.
-        coords_gradient: also count the gradients of the coordinates.
-    """
+    """Count the minimum work of `fi.siren`, as `mlp` does that of `fi.mlp`."""
     return _siren_program(coords, weights, biases, final, dtype, coords_gradient).least(backward)
 
 
@@ -261,25 +277,41 @@ def _siren_program(
     dtype: torch.dtype | None,
     coords_gradient: bool,
 ) -> Program:
+    activations = [*["sine"] * (len(weights) - 1), final]
+    return _mlp_program(coords, weights, biases, activations, (), dtype, coords_gradient)
+
+
+def _mlp_program(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activations: Sequence[str],
+    skips: Collection[int],
+    dtype: torch.dtype | None,
+    coords_gradient: bool,
+) -> Program:
     batched = [(coords, 3), *((w, 3) for w in weights), *((b, 2) for b in biases)]
     batch = max(tensor.shape[0] if tensor.ndim == axes else 1 for tensor, axes in batched)
     wide = 8 if any(tensor.dtype == torch.float64 for tensor, _ in batched) else 4
-    rows, layers, source = batch * coords.shape[-2], [], {"coords": _bytes(coords)}
-    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+    rows = batch * coords.shape[-2]
+    layers: list[LayerKernels] = []
+    source: dict[str, int] = {}
+    for index, (weight, bias, activation) in enumerate(zip(weights, biases, activations, strict=True)):
         outputs, inputs = weight.shape[-2:]
-        last = index == len(weights) - 1
-        size = wide if last or dtype is None else dtype.itemsize
-        sine, name = not last or final == "sine", f"layer {index}"
+        size = wide if index == len(weights) - 1 or dtype is None else dtype.itemsize
+        name = f"layer {index}"
+        own = {"coords": _bytes(coords)} if index == 0 or index in skips else {}
         layers.append(
             LayerKernels(
                 name,
                 2 * rows * outputs * inputs,
                 {f"{name} output": rows * outputs * size},
-                multiplied=source,
+                multiplied=source | own if coords_gradient else source,
+                tables={} if coords_gradient else own,  # which are read as well, but get no gradient
                 weights={f"{name} weight": _bytes(weight)},
                 biases={f"{name} bias": _bytes(bias)},
-                sines=rows * outputs * sine,
-                sloped=sine,
+                sines=rows * outputs * (activation in ("sine", "finer")),
+                sloped=activation != "linear",
                 input_gradient=index > 0 or coords_gradient,
             )
         )

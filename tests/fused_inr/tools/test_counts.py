@@ -231,6 +231,37 @@ def test_operations_and_sines_of_the_gradients_of_siren(coords_gradient):
     assert actual.bytes == sum(t.nbytes for t in (coords, *weights, *biases, values, *leaves))
 
 
+ACTIVATIONS = ["finer", "gelu", "sine"]
+
+
+def skipping(n: int) -> tuple[torch.Tensor, list, list]:
+    """Return a network 2 -> 5 -> 4 -> 3 whose last layer sees the coordinates again, as `siren` does."""
+    coords, weights, biases = siren(n)
+    return coords, [*weights[:2], torch.ones(n, 3, 4 + 2, dtype=torch.float64)], biases
+
+
+def test_operations_and_sines_of_mlp():
+    coords, weights, biases = skipping(6)
+    options = {"activations": ACTIVATIONS, "skips": [2]}
+    actual = counts.mlp(coords, weights, biases, **options)
+    values = fi.mlp(coords, weights, biases, **options, backend="reference")
+    flops, sines = run(lambda: fi.mlp(coords, weights, biases, **options, backend="reference"))
+    assert (actual.flops, actual.sines) == (flops, sines)
+    assert actual.bytes == sum(t.nbytes for t in (coords, *weights, *biases, values))
+
+
+@pytest.mark.parametrize("coords_gradient", [False, True], ids=["parameters", "parameters-and-coords"])
+def test_operations_and_sines_of_the_gradients_of_mlp(coords_gradient):
+    coords, weights, biases = skipping(6)
+    options = {"activations": ACTIVATIONS, "skips": [2]}
+    leaves = [t.requires_grad_() for t in (*weights, *biases, *([coords] if coords_gradient else []))]
+    values = fi.mlp(coords, weights, biases, **options, backend="reference")
+    actual = counts.mlp(coords, weights, biases, **options, backward=True, coords_gradient=coords_gradient)
+    flops, sines = run(lambda: torch.autograd.grad(values.sum(), leaves))
+    assert (actual.flops, actual.sines) == (flops, sines)
+    assert actual.bytes == sum(t.nbytes for t in (coords, *weights, *biases, values, *leaves))
+
+
 def test_steps_of_siren():
     coords, weights, biases = siren(6, torch.float32)
     (whole,) = counts.siren_steps(coords, weights, biases, dtype=torch.bfloat16)

@@ -128,6 +128,7 @@ class PointsStruct(ctypes.Structure):
 
     _fields_ = (
         ("layers", ctypes.POINTER(LayerStruct)),
+        ("skips", ctypes.POINTER(_i32)),
         ("num_layers", _i32),
         ("clips", _i64),
         ("points", _i64),
@@ -297,6 +298,8 @@ def load() -> tuple[ctypes.CDLL | None, str]:
         getattr(library, f"fused_inr_{name}").argtypes = (ctypes.POINTER(struct), _ptr, _i32)
     library.fused_inr_sincos.argtypes = (_ptr, _ptr, _ptr, _i64, _i32)
     library.fused_inr_sincos.restype = None
+    library.fused_inr_activation.argtypes = (ctypes.POINTER(LayerStruct), _ptr, _ptr, _i64, _i32, _i32)
+    library.fused_inr_activation.restype = None
     return library, "ready"
 
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from fused_inr._backends.cpu import native
 from fused_inr._backends.cpu.render import KeptTensors, layer_struct
-from fused_inr.inr import Layer
 from fused_inr.primitives.memory_format import batch_stride
-from fused_inr.primitives.mlp import as_siren, gradients_like, register, values_like
+from fused_inr.primitives.mlp import gradients_like, register, values_like
 
 
 def _program(
@@ -26,11 +25,11 @@ def _program(
 ) -> native.PointsStruct:
     layers = []
     for weight, bias, activation, omega in zip(weights, biases, activations, omegas, strict=True):
-        layer = Layer(weight, bias, activation, 1.0, omega)
-        layers.append(layer_struct(layer, weight, keep))
+        layers.append(layer_struct(weight, bias, activation, omega, keep))
     coords = keep.keep(coords.contiguous(), 2)
     return native.PointsStruct(
         layers=(native.LayerStruct * len(layers))(*layers),
+        skips=(ctypes.c_int32 * len(layers))(*skips),
         num_layers=len(layers),
         clips=coords.shape[0],
         points=coords.shape[1],
@@ -79,8 +78,6 @@ def supports(
     dtype: torch.dtype,
 ) -> tuple[bool, str]:
     """Return whether the kernels support a call, and if not, why; arguments as for `reference.mlp`."""
-    if as_siren(activations, omegas, skips) is None:
-        return False, "it evaluates only sines and a linear last layer"
     if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
         return False, f"it computes in float32 or bfloat16, not in {dtype}"
     return True, ""

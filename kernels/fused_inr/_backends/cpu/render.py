@@ -11,12 +11,12 @@ from fused_inr.flattening import flatten, frames_shape
 from fused_inr.inr import INR, Grid, Layer
 from fused_inr.lowering import StagePlan, lower
 from fused_inr.primitives.memory_format import batch_stride
+from fused_inr.primitives.mlp import ACTIVATIONS
 from fused_inr.primitives.render import register
 from fused_inr.primitives.transforms import may_need_gradients
 from fused_inr.reference import LRELU_SLOPE
 
 _TYPES = (torch.float32, torch.bfloat16)
-_CODES = {"linear": 0, "lrelu": 1, "relu": 2, "sine": 3}  # FusedInrActivation
 
 
 class KeptTensors:
@@ -43,11 +43,13 @@ def _bias(layer_bias: Tensor, keep: KeptTensors) -> tuple[Tensor, int, int]:
     return bias, clip, time
 
 
-def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.LayerStruct:
-    """Return the struct of a layer that multiplies by `weight`, which may be only a part of the layer's weight."""
+def layer_struct(
+    weight: Tensor, bias: Tensor, activation: str, omega: float, keep: KeptTensors, gain: float = 1.0
+) -> native.LayerStruct:
+    """Return the struct of a layer without a read-out; `bias` is `[O]`, `[N, O]` or `[N, T, O]`."""
     weight = keep.keep(weight, 2)
-    bias, bias_clip, bias_time = _bias(layer.bias, keep)
-    struct = native.LayerStruct(
+    bias, bias_clip, bias_time = _bias(bias, keep)
+    return native.LayerStruct(
         weight=weight.data_ptr(),
         weight_clip=batch_stride(weight),
         weight_row=weight.stride(1),
@@ -56,11 +58,16 @@ def layer_struct(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.Laye
         bias_time=bias_time,
         inputs=weight.shape[2],
         outputs=weight.shape[1],
-        activation=_CODES[layer.activation],
+        activation=ACTIVATIONS.index(activation),
         slope=LRELU_SLOPE,
-        omega=layer.omega,
-        gain=layer.gain,
+        omega=omega,
+        gain=gain,
     )
+
+
+def _layer(layer: Layer, weight: Tensor, keep: KeptTensors) -> native.LayerStruct:
+    """Return the struct of a layer that multiplies by `weight`, which may be only a part of the layer's weight."""
+    struct = layer_struct(weight, layer.bias, layer.activation, layer.omega, keep, layer.gain)
     if layer.to_rgb is not None:
         rgb = keep.keep(layer.to_rgb[0].contiguous(), 2)
         if not rgb.numel():  # the pointer of an empty tensor is null, which means that there is no read-out
@@ -87,7 +94,7 @@ def _stage(plan: StagePlan, keep: KeptTensors) -> native.StageStruct:
 def _program(inr: INR, grid: Grid, dtype: torch.dtype, keep: KeptTensors) -> native.ProgramStruct:
     plans = lower(inr, grid)
     layers = [
-        layer_struct(layer, plan.inner if index == 0 else layer.weight, keep)
+        _layer(layer, plan.inner if index == 0 else layer.weight, keep)
         for plan in plans
         for index, layer in enumerate(plan.layers)
     ]

@@ -89,16 +89,18 @@ struct Layers {
   }
 };
 
-static void points(int32_t isa, bool bfloat16, int32_t inputs, int32_t width, int64_t count, float angle) {
+static void points(int32_t isa, bool bfloat16, int32_t inputs, int32_t width, int64_t count, float omega, int32_t first,
+                   int32_t last) {
   const int64_t clips = 3, outputs = 3;
+  const int32_t skips[] = {0, 1, 1};
   Layers net;
-  net.add(clips, 1, inputs, width, ACT_SINE, 0, false);
-  net.add(clips, 1, width, width, ACT_SINE, 0, true);
-  net.add(clips, 1, width, outputs, ACT_LINEAR, 0, false);
-  net.layers[0].omega = angle;
+  net.add(clips, 1, inputs, width, first, 0, false);
+  net.add(clips, 1, width + inputs, width, last, 0, true);
+  net.add(clips, 1, width + inputs, outputs, ACT_LINEAR, 0, false);
+  net.layers[0].omega = omega;
   Tensor<float> coords(clips * count * inputs), out(clips * count * outputs);
   FusedInrPoints p = {};
-  p.layers = net.layers.data(), p.num_layers = 3, p.clips = clips, p.points = count;
+  p.layers = net.layers.data(), p.skips = skips, p.num_layers = 3, p.clips = clips, p.points = count;
   p.coords = coords, p.coords_clip = count * inputs, p.bfloat16 = bfloat16, p.out = out;
   expect("points", fused_inr_points(&p, in_threads, isa));
   out.expect_finite("points");
@@ -255,8 +257,10 @@ int main() {
     sine.expect_finite("sincos");
   }
   for (int bfloat16 = 0; bfloat16 < 2; bfloat16++) {
-    points(isa, bfloat16, 2, 16, 130, 30.0f);
-    points(isa, bfloat16, 3, 37, 5, 1e20f);
+    points(isa, bfloat16, 2, 16, 130, 30.0f, ACT_SINE, ACT_SINE);
+    points(isa, bfloat16, 3, 37, 5, 1e20f, ACT_SINE, ACT_GAUSS);
+    for (int32_t act = ACT_LINEAR; act <= ACT_FINER; act++)
+      points(isa, bfloat16, 3, 15, 33, 2.0f, act, ACT_FINER - act);
     render(isa, bfloat16, ACT_LRELU, true, 9, true, false, 1.0f);
     render(isa, bfloat16, ACT_RELU, false, 4, false, true, 1e30f);
     render(isa, bfloat16, ACT_SINE, true, 5, true, false, 1.0f);

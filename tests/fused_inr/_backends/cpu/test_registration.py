@@ -69,6 +69,32 @@ SIRENS = pytest.mark.parametrize(
 )
 
 
+def mlp_arguments(n: int, points: int, needs_gradient: bool, codes: list[int]) -> tuple:
+    """Return the arguments of fused_inr::cpu_mlp, of a network with a skip connection and a shared bias."""
+    coords = torch.rand(n, points, 2, requires_grad=needs_gradient)
+    shapes = [(3, 2), *[(3, 5)] * (len(codes) - 1)]
+    weights = [torch.randn(n, *shape, requires_grad=needs_gradient) for shape in shapes]
+    biases = [torch.randn(1, 3, requires_grad=needs_gradient).expand(n, -1) for _ in codes]
+    skips = [index > 0 for index in range(len(codes))]
+    return coords, weights, biases, codes, [1.5] * len(codes), skips, torch.float32
+
+
+CHAINS = pytest.mark.parametrize("codes", [[0, 1, 2], [3, 4, 5], [6, 7, 8]], ids=str)
+
+
+@CHAINS
+@SIRENS
+def test_opcheck_of_mlp(n, points, codes):
+    torch.library.opcheck(torch.ops.fused_inr.cpu_mlp.default, mlp_arguments(n, points, True, codes))
+
+
+@CHAINS
+@pytest.mark.parametrize("with_coords", [False, True], ids=["without-coords", "with-coords"])
+def test_opcheck_of_the_gradients_of_mlp(with_coords, codes):
+    arguments = (torch.randn(2, 7, 3), *mlp_arguments(2, 7, False, codes), with_coords, True)
+    torch.library.opcheck(torch.ops.fused_inr.cpu_mlp_backward.default, arguments)
+
+
 @SIRENS
 def test_opcheck_of_siren(n, points):
     torch.library.opcheck(torch.ops.fused_inr.cpu_mlp.default, siren_arguments(n, points, True))
@@ -100,6 +126,20 @@ def test_compiled_render(dtype, activation, make_layered_inr, tensors_of, with_t
     pairs = zip(torch.autograd.grad(expected, leaves, probe), torch.autograd.grad(actual, leaves, probe), strict=True)
     for index, (of_eager, of_compiled) in enumerate(pairs):
         assert_close(f"gradient {index}", of_eager, of_compiled, 0 if activation == "lrelu" else 1e-5)
+
+
+def test_compiled_mlp():
+    coords, weights, biases, *_ = mlp_arguments(2, 9, True, [0, 1, 2])
+    leaves = [coords, *weights, *(bias.detach().requires_grad_() for bias in biases)]
+    names = ["finer", "gelu", "tanh"]
+
+    def function(*leaves: torch.Tensor) -> torch.Tensor:
+        return fi.mlp(leaves[0], leaves[1:4], leaves[4:], activations=names, skips=[1, 2], backend="cpu").square()
+
+    expected, actual = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(expected, actual)
+    of_eager, of_compiled = (torch.autograd.grad(result.sum(), leaves) for result in (expected, actual))
+    assert all(torch.equal(a, b) for a, b in zip(of_eager, of_compiled, strict=True))
 
 
 def test_compiled_siren():

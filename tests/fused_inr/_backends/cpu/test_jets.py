@@ -30,9 +30,7 @@ CASES = {
     "N1-P300-2x20x20x20x1": (1, 300, (2, 20, 20, 20, 1), (*SINES, "linear"), (2,), ""),
     "N2-P70-3x4-one-layer": (2, 70, (3, 4), ("sine",), (), ""),
     "N1-P3-20x9x2-many-axes": (1, 3, (20, 9, 2), ("sine", "sine"), (1,), ""),
-    **{
-        f"N2-P30-2x19x19x3-{name}": (2, 30, (2, 19, 19, 3), (name, name, "linear"), (1,), "") for name in ACTIVATIONS
-    },
+    **{f"N2-P30-2x19x19x3-{name}": (2, 30, (2, 19, 19, 3), (name, name, "linear"), (1,), "") for name in ACTIVATIONS},
     **{f"N1-P7-3x5-last-{name}": (1, 7, (3, 5), (name,), (), "") for name in ACTIVATIONS},
 }
 

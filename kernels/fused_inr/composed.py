@@ -127,7 +127,8 @@ def mlp_gradients(
     """Return differentiable gradients for the coordinates, weights and biases of an `mlp`; None where not needed."""
 
     def values(coords: Tensor, *parameters: Tensor) -> Tensor:
-        return reference.mlp(coords, *_halves(parameters), activations, omegas, skips, dtype)
+        weights, biases = _halves(parameters)
+        return reference.mlp(coords, weights, biases, activations, omegas, skips, dtype)
 
     return vjp(values, tensors, gradient, needs)
 
@@ -149,8 +150,8 @@ def mlp_jet_gradients(
     """
 
     def jets(coords: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        options = activations, omegas, skips, dtype, order, hessian
-        return tuple(reference.mlp_jet(coords, *_halves(parameters), *options))
+        weights, biases = _halves(parameters)
+        return tuple(reference.mlp_jet(coords, weights, biases, activations, omegas, skips, dtype, order, hessian))
 
     return vjp(jets, tensors, tuple(gradients), needs)
 

@@ -1,9 +1,9 @@
 """The work of the ops, counted from shapes: operations, sines and bytes. Tensors may be on "meta".
 
-`render`, `siren`, `mlp_jet` and the ops of a discriminator return the minimum work of a call, however it is implemented: no
-product that the lowering removes is computed, and no tensor is read or written twice. `render_steps` and `siren_steps`
-return the work kernel by kernel, for kernels that compute a layer or a whole stage: their sum exceeds the minimum by
-the activations that go through memory and those that a backward pass recomputes.
+`render`, `siren`, `mlp_jet` and the ops of a discriminator return the minimum work of a call, however it is
+implemented: no product that the lowering removes is computed, and no tensor is read or written twice. `render_steps`
+and `siren_steps` return the work kernel by kernel, for kernels that compute a layer or a whole stage: their sum exceeds
+the minimum by the activations that go through memory and those that a backward pass recomputes.
 
 Operations are those of matrix products; a multiplication and an addition count as two. The rest of the arithmetic, a
 few operations per output of a layer, is not counted, except for the sines. Times follow the roofline model (Williams,

@@ -242,34 +242,32 @@ def test_steps_of_siren():
     assert again.counts == Counts(least.flops + whole.counts.flops, least.bytes, 2 * least.sines)
 
 
-JETS = {"order-1": {"order": 1}, "laplacian": {}, "hessian": {"hessian": True}}
+# Options of mlp_jet, and the rows of a point with K = 2: those needed, and those that the reference multiplies.
+JETS = {
+    "order-1": ({"order": 1}, 3, 3),
+    "laplacian": ({}, 4, 4),
+    "hessian": ({"hessian": True}, 6, 7),
+}
 
 
-@pytest.mark.parametrize("options", JETS.values(), ids=JETS)
+@pytest.mark.parametrize(("options", "rows", "all_rows"), JETS.values(), ids=JETS)
 @pytest.mark.parametrize("coords_gradient", [False, True], ids=["parameters", "parameters-and-coords"])
-def test_operations_and_bytes_of_mlp_jet(options, coords_gradient):
+def test_operations_and_bytes_of_mlp_jet(options, rows, all_rows, coords_gradient):
     coords, weights, biases = siren(6)
     weights[1] = torch.ones(6, 4, 7, dtype=coords.dtype)  # sees the coordinates again
     leaves = [t.requires_grad_() for t in (*weights, *biases, *([coords] if coords_gradient else []))]
-    arguments = {"activations": ["sine"] * 3, "skips": [1], **options}
     results: list[tuple[torch.Tensor, ...]] = []
-    flops, _ = run(lambda: results.append(fi.mlp_jet(coords, weights, biases, backend="reference", **arguments)))
+    arguments = {"activations": ["sine"] * 3, "skips": [1], "backend": "reference", **options}
+    flops, _ = run(lambda: results.append(fi.mlp_jet(coords, weights, biases, **arguments)))
     forward = counts.mlp_jet(coords, weights, biases, skips=[1], **options)
-    # The reference multiplies unit vectors and zeros, in its two pairs of axes too.
-    points, columns = 6 * 7, 2 * (5 + 4)
-    rows = {"order-1": 3, "laplacian": 4, "hessian": 6}
-    mode = next(name for name, chosen in JETS.items() if chosen is options)
-    all_rows = {**rows, "hessian": 7}[mode]
-    dense = sum(weight[0].numel() for weight in weights)
-    assert flops == 2 * points * all_rows * dense
-    assert forward.flops == 2 * points * (rows[mode] * (dense - columns) + columns)
-    sizes = sum(t.nbytes for t in (coords, *weights, *biases))
-    assert forward.bytes == sizes + sum(t.nbytes for t in results[0])
-    backward = counts.mlp_jet(
-        coords, weights, biases, skips=[1], backward=True, coords_gradient=coords_gradient, **options
-    )
-    of_inputs = rows[mode] * (dense - columns) + columns * coords_gradient
-    assert backward.flops == forward.flops + 2 * points * of_inputs
+    points, of_coords = 6 * 7, 2 * (5 + 4)  # columns of the weights for coordinates, times rows
+    others = sum(weight[0].numel() for weight in weights) - of_coords
+    assert flops == 2 * points * all_rows * (others + of_coords)  # the reference multiplies unit vectors and zeros too
+    assert forward.flops == 2 * points * (rows * others + of_coords)
+    assert forward.bytes == sum(t.nbytes for t in (coords, *weights, *biases, *results[0]))
+    options = {**options, "skips": [1], "backward": True, "coords_gradient": coords_gradient}
+    backward = counts.mlp_jet(coords, weights, biases, **options)
+    assert backward.flops == forward.flops + 2 * points * (rows * others + of_coords * coords_gradient)
     assert backward.bytes == forward.bytes + sum(leaf.nbytes for leaf in leaves)
 
 

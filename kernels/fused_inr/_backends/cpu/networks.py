@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fused_inr._backends.cpu import native
 from fused_inr._backends.cpu.render import KeptTensors, layer_struct
-from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives import mlp as values_op
 from fused_inr.primitives import mlp_jet as jets_op
+from fused_inr.primitives.memory_format import batch_stride
 from fused_inr.primitives.mlp import gradients_like, values_like
 from fused_inr.primitives.mlp_jet import jets_like
 

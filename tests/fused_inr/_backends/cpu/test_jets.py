@@ -18,8 +18,8 @@ MODES = {"order-1": {"order": 1}, "laplacian": {}, "hessian": {"hessian": True}}
 with_mode = pytest.mark.parametrize("mode", MODES)
 SINES = ("sine",) * 3
 
-# N, points, sizes of the layers, activations, positions of skip connections, shared tensors. A tile has 128 rows, of
-# which each point takes 1 + K without second derivatives, 2 + K with a Laplacian and 1 + K + K (K + 1) / 2 with Hessians.
+# N, points, sizes of the layers, activations, positions of skip connections, shared tensors. A tile has 128 rows. Each
+# point takes 1 + K of them, 2 + K with a Laplacian, or 1 + K + K (K + 1) / 2 with Hessians.
 CASES = {
     "N2-P129-2x16x16x3": (2, 129, (2, 16, 16, 3), (*SINES[:2], "linear"), (), ""),
     "N1-P1-1x48x3": (1, 1, (1, 48, 3), ("sine", "sine"), (), ""),
@@ -119,7 +119,7 @@ def test_derivatives_are_those_of_mlp(name, mode):
     actual = jets_of(tensors, backend="cpu", **options)
     for result, expected in zip(actual, exact, strict=False):
         assert result.shape == expected.shape
-        # Measured on an AVX-512 CPU: 1.1e-6 at most. The second derivatives of piecewise linear networks are exactly zero.
+        # Measured on an AVX-512 CPU: 1.1e-6 at most. Second derivatives of piecewise linear networks are zero.
         assert (result - expected).norm() <= 5e-6 * expected.norm()
 
 

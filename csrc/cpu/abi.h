@@ -93,7 +93,7 @@ struct FusedInrGradients {
   const float* out;  // gradient of the output: [N,T,channels,height,width]
 };
 
-// A chain of layers evaluated at points: out is [N,P,O of the last layer].
+// A chain of layers evaluated at points, with O outputs of the last layer, and its derivatives by the coordinates.
 struct FusedInrPoints {
   const FusedInrLayer* layers;
   const int32_t* skips;  // [layers]: whether a layer's input is the output of the one before, then the coordinates
@@ -102,7 +102,12 @@ struct FusedInrPoints {
   const float* coords;  // [N,P,K], row-major
   int64_t coords_clip;
   int32_t bfloat16;
-  float* out;
+  int32_t order;         // of the derivatives: 0 for none, 1 for Jacobians, 2 for Laplacians too
+  int32_t with_hessian;  // needs order 2
+  float* out;            // [N,P,O]
+  float* jacobian;       // [N,P,O,K]
+  float* laplacian;      // [N,P,O]
+  float* hessian;        // [N,P,O,K,K]
 };
 
 // Gradients of such a chain, whose layers have gain 1; dense and per clip.
@@ -110,7 +115,11 @@ struct FusedInrPointsGradients {
   float* const* weights;  // [N,O,I] for each layer
   float* const* biases;   // [N,O] for each layer
   float* coords;          // [N,P,K], or null
-  const float* out;       // gradient of the output: [N,P,O of the last layer]
+  // Gradients of the results that the program has.
+  const float* out;
+  const float* jacobian;
+  const float* laplacian;
+  const float* hessian;
 };
 
 enum FusedInrType : int32_t { TYPE_FLOAT32 = 0, TYPE_BFLOAT16 = 1, TYPE_FLOAT16 = 2 };

@@ -12,6 +12,7 @@
 #include "backward.h"
 #include "convolution.h"
 #include "half.h"
+#include "jets.h"
 #include "points.h"
 #include "pointwise.h"
 #include "render.h"
@@ -67,11 +68,16 @@ static int32_t backward(const FusedInrProgram& p, const FusedInrGradients& g, Fu
 static int64_t kept(const FusedInrProgram& p) { return p.bfloat16 ? kept_bytes<uint16_t>(p) : kept_bytes<float>(p); }
 
 static int32_t points(const FusedInrPoints& p, FusedInrParallelFor run) {
-  return p.bfloat16 ? points_program<uint16_t>(p, run) : points_program<float>(p, run);
+  if (p.order) return p.bfloat16 ? points_program<Jets<uint16_t>>(p, run) : points_program<Jets<float>>(p, run);
+  return p.bfloat16 ? points_program<Chain<uint16_t>>(p, run) : points_program<Chain<float>>(p, run);
 }
 
 static int32_t points_backward(const FusedInrPoints& p, const FusedInrPointsGradients& g, FusedInrParallelFor run) {
-  return p.bfloat16 ? points_backward_program<uint16_t>(p, g, run) : points_backward_program<float>(p, g, run);
+  if (p.order)
+    return p.bfloat16 ? points_backward_program<Jets<uint16_t>>(p, g, run)
+                      : points_backward_program<Jets<float>>(p, g, run);
+  return p.bfloat16 ? points_backward_program<Chain<uint16_t>>(p, g, run)
+                    : points_backward_program<Chain<float>>(p, g, run);
 }
 
 // Calls body with a null pointer of the element type.

@@ -46,18 +46,24 @@ static void finish_kept(const float* c, int64_t lanes, int64_t m, const FusedInr
 // The packed layers of a group of clips, and the evaluation of a tile of points.
 template <class T>
 struct Chain {
+  typedef T Element;
   typedef typename Step<T>::type S;
 
   const FusedInrPoints& p;
-  int64_t widest, tiles;
+  int64_t widest, tile_points, tiles;
   T* weights;     // [clips of the group][packed_all]
   T* transposed;  // [clips of the group][transposed_all], for gradients of inputs; null in the forward pass
 
-  explicit Chain(const FusedInrPoints& points) : p(points), widest(W), weights(nullptr), transposed(nullptr) {
+  explicit Chain(const FusedInrPoints& points, int64_t tile = TILE)
+      : p(points),
+        widest(W),
+        tile_points(tile),
+        tiles((points.points + tile - 1) / tile),
+        weights(nullptr),
+        transposed(nullptr) {
     for (int i = 0; i < p.num_layers; i++)
       widest = std_max(widest, std_max(round_up(p.layers[i].in, W), round_up(p.layers[i].out, W)));
     widest += W;  // a stride that is a power of two maps all rows to the same few cache sets
-    tiles = (p.points + TILE - 1) / TILE;
   }
 
   int64_t inputs() const { return p.layers[0].in; }
@@ -104,7 +110,8 @@ struct Chain {
     int64_t clip, first, points;
   };
   Tile tile_at(int64_t n, int64_t clip, int64_t index) const {
-    return {n, clip, index * TILE, std_min<int64_t>(TILE, p.points - index * TILE)};
+    const int64_t first = index * tile_points;
+    return {n, clip, first, std_min(tile_points, p.points - first)};
   }
 
   // Writes the coordinates to the inputs of a layer that sees them, behind the output of the layer before.
@@ -274,18 +281,18 @@ struct Chain {
   }
 
   // Evaluates a tile forward, keeping inputs and slopes, and then backwards. The gradients of the weights and biases
-  // are added to `sums`; those of the coordinates are written to `coords`, unless it is null.
-  void tile_backward(const Tile& t, const float* out, float* coords, const Scratch& s, const Work& x,
+  // are added to `sums`; those of the coordinates are written, unless there is no place for them.
+  void tile_backward(const Tile& t, const FusedInrPointsGradients& g, const Scratch& s, const Work& x,
                      float* sums) const {
     keep_forward(t, s, x);
     for (int64_t i = 0; i < t.points * inputs(); i++) x.coords[i] = 0.0f;
     T *delta = s.a, *below = s.b;
-    start_delta(t, out, s, x, sums + sum_offset(p.num_layers - 1, true), delta);
+    start_delta(t, g.out, s, x, sums + sum_offset(p.num_layers - 1, true), delta);
     for (int i = p.num_layers - 1; i >= 0; i--) {
       const FusedInrLayer& l = p.layers[i];
       outer_product(x.delta_steps, steps(TILE, T()), l.out, inputs_of(i, x), steps(t.points, T()),
                     sums + sum_offset(i, false));
-      if (i == 0 && !coords) return;
+      if (i == 0 && !g.coords) return;
       product(delta, widest, t.points, transposed + t.n * transposed_all() + offset(i, true), l.in, l.out, s.c,
               [&](const float* c, int64_t n0, int64_t lanes) {
         if (i > 0) {
@@ -293,18 +300,20 @@ struct Chain {
           const int64_t width = std_min(lanes, slopes.columns - n0);
           to_delta<true>(c, n0, lanes, width, t.points, slopes, sums + sum_offset(i - 1, true), below, x.delta_steps);
         }
-        if (coords) add_coordinates(c, n0, lanes, i, t.points, x.coords);
+        if (g.coords) add_coordinates(c, n0, lanes, i, t.points, x.coords);
       });
       swap_pointers(delta, below);
     }
-    coords += (t.clip * p.points + t.first) * inputs();
+    float* const coords = g.coords + (t.clip * p.points + t.first) * inputs();
     for (int64_t i = 0; i < t.points * inputs(); i++) coords[i] = x.coords[i];
   }
 };
 
-template <class T>
+// `Network` is a Chain, or derives from one.
+template <class Network>
 static int32_t points_program(const FusedInrPoints& p, FusedInrParallelFor run) {
-  Chain<T> chain(p);
+  typedef typename Network::Element T;
+  Network chain(p);
   const int64_t bytes = std_max<int64_t>(1, chain.packed_all() * sizeof(T));
   const int64_t group = std_max<int64_t>(1, std_min(p.clips, GROUP_BYTES / bytes));
   Block shared(group * bytes);
@@ -336,10 +345,11 @@ static int32_t points_program(const FusedInrPoints& p, FusedInrParallelFor run) 
 }
 
 // As in backward.h, a clip's tiles are divided into a fixed number of slices, whose sums are added in order.
-template <class T>
+template <class Network>
 static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPointsGradients& g,
                                        FusedInrParallelFor run) {
-  Chain<T> chain(p);
+  typedef typename Network::Element T;
+  Network chain(p);
   const int64_t at_once = std_min<int64_t>(SLICES, p.clips);
   const int64_t slices = std_min<int64_t>(SLICES / at_once, chain.tiles), layers = p.num_layers;
   const int64_t sum_floats = round_up(chain.sum_offset(p.num_layers, false), 16);
@@ -371,7 +381,7 @@ static int32_t points_backward_program(const FusedInrPoints& p, const FusedInrPo
         const int64_t n = i / slices, slice = i % slices;
         __builtin_memset(sums + i * sum_floats, 0, sum_floats * sizeof(float));
         for (int64_t t = chain.tiles * slice / slices; t < chain.tiles * (slice + 1) / slices; t++)
-          chain.tile_backward(chain.tile_at(n, first + n, t), g.out, g.coords, scratch, work, sums + i * sum_floats);
+          chain.tile_backward(chain.tile_at(n, first + n, t), g, scratch, work, sums + i * sum_floats);
       }
     });
     if (failed) return 1;

@@ -127,11 +127,39 @@ def mlp_gradients(
     """Return differentiable gradients for the coordinates, weights and biases of an `mlp`; None where not needed."""
 
     def values(coords: Tensor, *parameters: Tensor) -> Tensor:
-        middle = len(parameters) // 2
-        weights, biases = list(parameters[:middle]), list(parameters[middle:])
+        weights, biases = _halves(parameters)
         return reference.mlp(coords, weights, biases, activations, omegas, skips, dtype)
 
     return vjp(values, tensors, gradient, needs)
+
+
+def mlp_jet_gradients(
+    gradients: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    activations: list[str],
+    omegas: list[float],
+    skips: list[bool],
+    dtype: torch.dtype,
+    order: int,
+    hessian: bool,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return differentiable gradients for the coordinates, weights and biases of an `mlp_jet`; None where not needed.
+
+    There is one entry of `gradients` per result.
+    """
+
+    def jets(coords: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        weights, biases = _halves(parameters)
+        return tuple(reference.mlp_jet(coords, weights, biases, activations, omegas, skips, dtype, order, hessian))
+
+    return vjp(jets, tensors, tuple(gradients), needs)
+
+
+def _halves(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the weights and the biases of a network."""
+    middle = len(parameters) // 2
+    return list(parameters[:middle]), list(parameters[middle:])
 
 
 def vjp(

@@ -42,6 +42,10 @@ FUNCTIONS = {
     ),
     "fmm_weight": (lambda *tensors: fi.fmm_weight(*tensors), [(4, 5), (2, 4, 3), (2, 3, 5)]),
     "siren": (lambda x, v, b, w: fi.siren(x, [v, w], [b, b]), [(9, 3), (2, 5, 3), (2, 5), (5, 5)]),
+    "mlp_jet": (
+        lambda x, v, b, w: fi.mlp_jet(x, [v, w], [b, b], activations=["sine", "silu"], skips=[1])[2],
+        [(9, 3), (2, 5, 3), (2, 5), (5, 8)],
+    ),
 }
 
 

@@ -17,6 +17,14 @@ class Siren(torch.nn.Module):
         return fi.siren(coords, [first, last], [first_bias, last_bias], omega=2.0)
 
 
+class Jet(torch.nn.Module):
+    def forward(self, coords: Tensor, first: Tensor, last: Tensor, first_bias: Tensor, last_bias: Tensor) -> Tensor:
+        value, jacobian, laplacian = fi.mlp_jet(
+            coords, [first, last], [first_bias, last_bias], activations=["sine", "gelu"]
+        )
+        return (value + laplacian)[..., None] + jacobian
+
+
 class Renderer(torch.nn.Module):
     def forward(
         self, frequency: Tensor, phase: Tensor, first: Tensor, last: Tensor, rgb: Tensor, bias: Tensor
@@ -40,6 +48,7 @@ def renderer_tensors(n: int, times: int) -> tuple[Tensor, ...]:
 N, SECOND = torch.export.Dim("N", max=64), torch.export.Dim("M", max=4096)
 MODELS = {  # module, function of (N, M) that makes its arguments, dynamic axes of the arguments
     "siren": (Siren(), siren_tensors, ({0: N, 1: SECOND}, {0: N}, {0: N}, {0: N}, {0: N})),
+    "mlp_jet": (Jet(), siren_tensors, ({0: N, 1: SECOND}, {0: N}, {0: N}, {0: N}, {0: N})),
     "renderer": (Renderer(), renderer_tensors, ({0: N}, {0: N, 1: SECOND}, {0: N}, {0: N}, {0: N}, {0: N, 1: SECOND})),
 }
 

@@ -50,7 +50,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         empty = values_like(coords, weights)
         if not empty.numel():
             return empty
-        return values(coords, weights, biases, _names(activations), omegas, skips, dtype)
+        return values(coords, weights, biases, names_of(activations), omegas, skips, dtype)
 
     @network.register_fake
     def _(coords: Tensor, weights: list[Tensor], *others: Any) -> Tensor:
@@ -73,7 +73,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         empty = gradients_like(coords, weights, biases, with_coords, with_parameters)
         if not gradient.numel():
             return [tensor.zero_() for tensor in empty]
-        network = coords, weights, biases, _names(activations), omegas, skips, dtype
+        network = coords, weights, biases, names_of(activations), omegas, skips, dtype
         results = gradients(gradient, *network, with_coords)
         return results if with_parameters else [results[0], *empty[1:]]
 
@@ -89,7 +89,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
         of_coords, *others = results if needed[1] else [results[0], *[None] * len(parameters)]
         return of_coords if needs[0] else None, others[:count], others[count:], None, None, None, None
 
-    forward_op = Op(network._opoverload, _save, backward, _batch, _composed)
+    forward_op = Op(network._opoverload, save, backward, _batch, _composed)
     backward_op = Op(
         network_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward, _composed_backward
     )
@@ -114,7 +114,8 @@ def codes_of(activations: Sequence[str]) -> list[int]:
     return [ACTIVATIONS.index(name) for name in activations]
 
 
-def _names(codes: Sequence[int]) -> list[str]:
+def names_of(codes: Sequence[int]) -> list[str]:
+    """Return the activations of codes."""
     return [ACTIVATIONS[code] for code in codes]
 
 
@@ -162,7 +163,8 @@ def gradients_like(
     return [of_coords, *(tensor.new_empty(tensor.shape if with_parameters else 0) for tensor in (*weights, *biases))]
 
 
-def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def save(ctx: Any, inputs: tuple, output: Any) -> None:
+    """Keep the tensors and options of a network for its backward pass."""
     coords, weights, biases, *options = inputs
     ctx.save_for_backward(coords, *weights, *biases)
     ctx.options = options
@@ -181,7 +183,7 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     needed = [ctx.with_coords, *[ctx.with_parameters] * parameters]
 
     def gradients(gradient: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        results = composed.mlp_gradients(gradient, others, *_reference_options(ctx.options), needs=needed)
+        results = composed.mlp_gradients(gradient, others, *reference_options(ctx.options), needs=needed)
         return tuple(result for result in results if result is not None)
 
     of_gradient, of_coords, of_weights, of_biases = ctx.needs_input_grad[:4]
@@ -191,13 +193,14 @@ def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
     return results[0], results[1], results[2:middle], results[middle:], *[None] * 6
 
 
-def _reference_options(options: Sequence[Any]) -> tuple:
-    codes, omegas, skips, dtype = options
-    return _names(codes), omegas, skips, dtype
+def reference_options(options: Sequence[Any]) -> tuple:
+    """Return the options of an op as the reference takes them: codes of activations become names."""
+    codes, *others = options
+    return names_of(codes), *others
 
 
 def _composed(coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
-    return reference.mlp(coords, weights, biases, *_reference_options(options))
+    return reference.mlp(coords, weights, biases, *reference_options(options))
 
 
 def _composed_backward(
@@ -206,16 +209,16 @@ def _composed_backward(
     *network_options, with_coords, with_parameters = options
     tensors = (coords, *weights, *biases)
     needs = [with_coords, *[with_parameters] * (len(tensors) - 1)]
-    results = composed.mlp_gradients(gradient, tensors, *_reference_options(network_options), needs=needs)
+    results = composed.mlp_gradients(gradient, tensors, *reference_options(network_options), needs=needs)
     return [coords.new_empty(0) if result is None else result for result in results]
 
 
 def _batch(
     op: Op, size: int, dims: tuple, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> tuple[Tensor, int]:
-    axis = _batch_axis(*dims[1:3])
+    axis = batch_axis(*dims[1:3])
     length = batched(coords, dims[0], size).shape[1 + axis]
-    inputs = [folded(coords, dims[0], size, axis), *_folded_parameters(size, axis, dims[1:3], weights, biases)]
+    inputs = [folded(coords, dims[0], size, axis), *folded_parameters(size, axis, dims[1:3], weights, biases)]
     return op(*inputs, *options).unflatten(axis, (size, length)), axis
 
 
@@ -230,23 +233,31 @@ def _batch_backward(
     *options: Any,
 ) -> tuple[list[Tensor], list[int | None]]:
     with_parameters = options[-1]
-    axis = 0 if with_parameters else _batch_axis(*dims[2:4])
+    axis = 0 if with_parameters else batch_axis(*dims[2:4])
     length = batched(coords, dims[1], size).shape[1 + axis]
     pair = [folded(tensor, dim, size, axis) for tensor, dim in zip((gradient, coords), dims, strict=False)]
-    results = op(*pair, *_folded_parameters(size, axis, dims[2:4], weights, biases), *options)
-    present = [options[-2], *[with_parameters] * (len(results) - 1)]
-    results = [r.unflatten(axis, (size, length)) if given else r for r, given in zip(results, present, strict=True)]
+    results = op(*pair, *folded_parameters(size, axis, dims[2:4], weights, biases), *options)
+    return unfolded_gradients(results, axis, (size, length), *options[-2:])
+
+
+def unfolded_gradients(
+    results: list[Tensor], axis: int, sizes: tuple[int, int], with_coords: bool, with_parameters: bool
+) -> tuple[list[Tensor], list[int | None]]:
+    """Split an axis of the gradients that were asked for; return also its position in each of them, or None."""
+    present = [with_coords, *[with_parameters] * (len(results) - 1)]
+    results = [r.unflatten(axis, sizes) if given else r for r, given in zip(results, present, strict=True)]
     return results, [axis if given else None for given in present]
 
 
-def _batch_axis(weight_dims: list[int | None], bias_dims: list[int | None]) -> int:
+def batch_axis(weight_dims: list[int | None], bias_dims: list[int | None]) -> int:
     """Return the axis of the coordinates `[N, P, K]` to merge an additional axis into: P if networks lack it."""
     return 1 if all(dim is None for dim in (*weight_dims, *bias_dims)) else 0
 
 
-def _folded_parameters(
+def folded_parameters(
     size: int, axis: int, dims: tuple, weights: list[Tensor], biases: list[Tensor]
 ) -> list[list[Tensor]]:
+    """Merge the additional axes of weights and biases into N, unless the coordinates' is merged into P, axis 1."""
     if axis == 1:
         return [weights, biases]
     return [

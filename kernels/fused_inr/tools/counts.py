@@ -1,9 +1,9 @@
 """The work of the ops, counted from shapes: operations, sines and bytes. Tensors may be on "meta".
 
-`render`, `mlp`, `siren` and the ops of a discriminator return the minimum work of a call, however it is implemented: no
-product that the lowering removes is computed, and no tensor is read or written twice. `render_steps` and `siren_steps`
-return the work kernel by kernel, for kernels that compute a layer or a whole stage: their sum exceeds the minimum by
-the activations that go through memory and those that a backward pass recomputes.
+`render`, `mlp`, `siren`, `mlp_jet` and the ops of a discriminator return the minimum work of a call, however it is
+implemented: no product that the lowering removes is computed, and no tensor is read or written twice. `render_steps`
+and `siren_steps` return the work kernel by kernel, for kernels that compute a layer or a whole stage: their sum exceeds
+the minimum by the activations that go through memory and those that a backward pass recomputes.
 
 Operations are those of matrix products; a multiplication and an addition count as two. The rest of the arithmetic, a
 few operations per output of a layer, is not counted, except for the sines. Times follow the roofline model (Williams,
@@ -28,6 +28,7 @@ __all__ = [
     "bias_act",
     "minibatch_stddev",
     "mlp",
+    "mlp_jet",
     "naive_flops",
     "render",
     "render_steps",
@@ -144,6 +145,49 @@ def siren_steps(
     """
     program = _siren_program(coords, weights, biases, final, dtype, coords_gradient)
     return program.steps(backward, stored, (0,) if fused else ())
+
+
+def mlp_jet(
+    coords: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    skips: Collection[int] = (),
+    order: int = 2,
+    hessian: bool = False,
+    backward: bool = False,
+    coords_gradient: bool = False,
+) -> Counts:
+    """Count the minimum work of `fi.mlp_jet`: every tensor read once and the results written once; sines not counted.
+
+    A point has a row for its value, one for the derivative along each axis, and one for the Laplacian or one for each
+    pair of axes. A layer multiplies all of them by its weight, except that the derivatives of the coordinates are unit
+    vectors, whose products are columns of the weight.
+
+    Args:
+        coords, weights, biases, skips, order, hessian: as in `fi.mlp_jet`.
+        backward, coords_gradient: as in `siren`; the gradients of all results are read.
+    """
+    tensors = [(coords, 3), *((w, 3) for w in weights), *((b, 2) for b in biases)]
+    batch = max(tensor.shape[0] if tensor.ndim == axes else 1 for tensor, axes in tensors)
+    points, axes = batch * coords.shape[-2], coords.shape[-1]
+    pairs = axes * (axes + 1) // 2 if hessian else 1
+    rows = 1 + axes + (pairs if order == 2 else 0)
+    flops = 0
+    for index, weight in enumerate(weights):
+        outputs, inputs = weight.shape[-2:]
+        own = axes if index == 0 or index in skips else 0  # inputs that are coordinates
+        products = rows * (inputs - own) + own
+        if backward:
+            products += rows * (inputs - own) + (own if coords_gradient else 0)
+        flops += 2 * points * outputs * products
+    parameters = sum(_bytes(tensor) for tensor in (*weights, *biases))
+    per_value = 1 + axes + (order == 2) + (axes**2 if hessian else 0)
+    wide = 8 if any(tensor.dtype == torch.float64 for tensor, _ in tensors) else 4
+    moved = _bytes(coords) + parameters + points * weights[-1].shape[-2] * per_value * wide
+    if backward:
+        moved += parameters + (_bytes(coords) if coords_gradient else 0)
+    return Counts(flops, moved)
 
 
 def bias_act(

@@ -273,6 +273,35 @@ def test_steps_of_siren():
     assert again.counts == Counts(least.flops + whole.counts.flops, least.bytes, 2 * least.sines)
 
 
+# Options of mlp_jet, and the rows of a point with K = 2: those needed, and those that the reference multiplies.
+JETS = {
+    "order-1": ({"order": 1}, 3, 3),
+    "laplacian": ({}, 4, 4),
+    "hessian": ({"hessian": True}, 6, 7),
+}
+
+
+@pytest.mark.parametrize(("options", "rows", "all_rows"), JETS.values(), ids=JETS)
+@pytest.mark.parametrize("coords_gradient", [False, True], ids=["parameters", "parameters-and-coords"])
+def test_operations_and_bytes_of_mlp_jet(options, rows, all_rows, coords_gradient):
+    coords, weights, biases = siren(6)
+    weights[1] = torch.ones(6, 4, 7, dtype=coords.dtype)  # sees the coordinates again
+    leaves = [t.requires_grad_() for t in (*weights, *biases, *([coords] if coords_gradient else []))]
+    results: list[tuple[torch.Tensor, ...]] = []
+    arguments = {"activations": ["sine"] * 3, "skips": [1], "backend": "reference", **options}
+    flops, _ = run(lambda: results.append(fi.mlp_jet(coords, weights, biases, **arguments)))
+    forward = counts.mlp_jet(coords, weights, biases, skips=[1], **options)
+    points, of_coords = 6 * 7, 2 * (5 + 4)  # columns of the weights for coordinates, times rows
+    others = sum(weight[0].numel() for weight in weights) - of_coords
+    assert flops == 2 * points * all_rows * (others + of_coords)  # the reference multiplies unit vectors and zeros too
+    assert forward.flops == 2 * points * (rows * others + of_coords)
+    assert forward.bytes == sum(t.nbytes for t in (coords, *weights, *biases, *results[0]))
+    options = {**options, "skips": [1], "backward": True, "coords_gradient": coords_gradient}
+    backward = counts.mlp_jet(coords, weights, biases, **options)
+    assert backward.flops == forward.flops + 2 * points * (rows * others + of_coords * coords_gradient)
+    assert backward.bytes == forward.bytes + sum(leaf.nbytes for leaf in leaves)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_bytes_of_the_ops_of_a_discriminator(dtype):
     x, bias = torch.randn(4, 6, 9, 7).to(dtype), torch.randn(6).to(dtype)

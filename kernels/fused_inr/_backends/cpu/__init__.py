@@ -20,6 +20,7 @@ def status() -> str:
 KERNELS = {
     "render": Implementation(render.supports, render.render, render.memory),
     "mlp": Implementation(networks.supports, networks.mlp),
+    "mlp_jet": Implementation(networks.supports, networks.mlp_jet),
     "bias_act": Implementation(bias_act.supports, bias_act.bias_act),
     "conv2d": Implementation(conv2d.supports, conv2d.conv2d),
     "upfirdn2d": Implementation(upfirdn2d.supports, upfirdn2d.upfirdn2d),

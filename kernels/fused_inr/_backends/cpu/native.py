@@ -135,7 +135,12 @@ class PointsStruct(ctypes.Structure):
         ("coords", _ptr),
         ("coords_clip", _i64),
         ("bfloat16", _i32),
+        ("order", _i32),
+        ("with_hessian", _i32),
         ("out", _ptr),
+        ("jacobian", _ptr),
+        ("laplacian", _ptr),
+        ("hessian", _ptr),
     )
 
 
@@ -147,6 +152,9 @@ class PointsGradientsStruct(ctypes.Structure):
         ("biases", ctypes.POINTER(_ptr)),
         ("coords", _ptr),
         ("out", _ptr),
+        ("jacobian", _ptr),
+        ("laplacian", _ptr),
+        ("hessian", _ptr),
     )
 
 

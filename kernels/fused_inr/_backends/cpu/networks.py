@@ -1,4 +1,4 @@
-"""`mlp` on the native kernels."""
+"""`mlp` and `mlp_jet` on the native kernels."""
 
 import ctypes
 from collections.abc import Sequence
@@ -9,8 +9,13 @@ from torch import Tensor
 
 from fused_inr._backends.cpu import native
 from fused_inr._backends.cpu.render import KeptTensors, layer_struct
+from fused_inr.primitives import mlp as values_op
+from fused_inr.primitives import mlp_jet as jets_op
 from fused_inr.primitives.memory_format import batch_stride
-from fused_inr.primitives.mlp import gradients_like, register, values_like
+from fused_inr.primitives.mlp import gradients_like, values_like
+from fused_inr.primitives.mlp_jet import jets_like
+
+_RESULTS = ("out", "jacobian", "laplacian", "hessian")  # fields of a program, and of its gradients
 
 
 def _program(
@@ -51,21 +56,58 @@ def _gradients(
     gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
 ) -> list[Tensor]:
     *network_options, with_coords = options
-    keep, count = KeptTensors(), len(weights)
+    keep = KeptTensors()
     program = _program(keep, coords, weights, biases, *network_options)
+    return _gradients_of(program, [gradient], keep, coords, weights, biases, with_coords)
+
+
+def _gradients_of(
+    program: native.PointsStruct,
+    upstream: Sequence[Tensor],
+    keep: KeptTensors,
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    with_coords: bool,
+) -> list[Tensor]:
+    """Return the gradients of coordinates, weights and biases from those of the results of a program."""
+    count = len(weights)
     results = [tensor.zero_() for tensor in gradients_like(coords, weights, biases, with_coords)]
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in results[1:]]
     gradients = native.PointsGradientsStruct(
         weights=(ctypes.c_void_p * count)(*pointers[:count]),
         biases=(ctypes.c_void_p * count)(*pointers[count:]),
         coords=results[0].data_ptr() if with_coords else None,
-        out=keep.keep(gradient.contiguous(), 2).data_ptr(),
     )
+    for name, gradient in zip(_RESULTS, upstream, strict=False):
+        setattr(gradients, name, keep.keep(gradient.contiguous(), 2).data_ptr())
     native.run(native.load()[0].fused_inr_points_backward, program, gradients)
     return results
 
 
-mlp = register("cpu", _values, _gradients)
+def _jets(coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> list[Tensor]:
+    *network_options, order, hessian = options
+    keep, results = KeptTensors(), jets_like(coords, weights, order, hessian)
+    program = _program(keep, coords, weights, biases, *network_options)
+    program.order, program.with_hessian = order, hessian
+    for name, result in zip(_RESULTS, results, strict=False):
+        setattr(program, name, result.data_ptr())
+    native.run(native.load()[0].fused_inr_points, program)
+    return results
+
+
+def _jet_gradients(
+    jet_gradients: list[Tensor], coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
+) -> list[Tensor]:
+    *network_options, order, hessian, with_coords = options
+    keep = KeptTensors()
+    program = _program(keep, coords, weights, biases, *network_options)
+    program.order, program.with_hessian = order, hessian
+    return _gradients_of(program, jet_gradients, keep, coords, weights, biases, with_coords)
+
+
+mlp = values_op.register("cpu", _values, _gradients)
+mlp_jet = jets_op.register("cpu", _jets, _jet_gradients)
 
 
 def supports(
@@ -76,8 +118,9 @@ def supports(
     omegas: list[float],
     skips: list[bool],
     dtype: torch.dtype,
+    *options: Any,
 ) -> tuple[bool, str]:
-    """Return whether the kernels support a call, and if not, why; arguments as for `reference.mlp`."""
+    """Return whether the kernels support a call, and if not, why; arguments as for `reference.mlp` or `mlp_jet`."""
     if coords.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
         return False, f"it computes in float32 or bfloat16, not in {dtype}"
     return True, ""

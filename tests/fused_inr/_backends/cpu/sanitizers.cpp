@@ -90,7 +90,7 @@ struct Layers {
 };
 
 static void points(int32_t isa, bool bfloat16, int32_t inputs, int32_t width, int64_t count, float omega, int32_t first,
-                   int32_t last) {
+                   int32_t last, int32_t order = 0, bool hessian = false) {
   const int64_t clips = 3, outputs = 3;
   const int32_t skips[] = {0, 1, 1};
   Layers net;
@@ -98,12 +98,15 @@ static void points(int32_t isa, bool bfloat16, int32_t inputs, int32_t width, in
   net.add(clips, 1, width + inputs, width, last, 0, true);
   net.add(clips, 1, width + inputs, outputs, ACT_LINEAR, 0, false);
   net.layers[0].omega = omega;
-  Tensor<float> coords(clips * count * inputs), out(clips * count * outputs);
+  const int64_t values = clips * count * outputs;
+  Tensor<float> coords(clips * count * inputs), out(values), jacobian(values * inputs), laplacian(values),
+      matrix(values * inputs * inputs);
   FusedInrPoints p = {};
   p.layers = net.layers.data(), p.skips = skips, p.num_layers = 3, p.clips = clips, p.points = count;
   p.coords = coords, p.coords_clip = count * inputs, p.bfloat16 = bfloat16, p.out = out;
+  p.order = order, p.with_hessian = hessian, p.jacobian = jacobian, p.laplacian = laplacian, p.hessian = matrix;
   expect("points", fused_inr_points(&p, in_threads, isa));
-  out.expect_finite("points");
+  for (const Tensor<float>* result : {&out, &jacobian, &laplacian, &matrix}) result->expect_finite("points");
   std::vector<std::unique_ptr<Tensor<float>>> gradients;
   std::vector<float*> weights, biases;
   for (const FusedInrLayer& l : net.layers) {
@@ -112,8 +115,8 @@ static void points(int32_t isa, bool bfloat16, int32_t inputs, int32_t width, in
     gradients.push_back(std::make_unique<Tensor<float>>(clips * l.out));
     biases.push_back(*gradients.back());
   }
-  Tensor<float> of_coords(clips * count * inputs), upstream(clips * count * outputs);
-  const FusedInrPointsGradients g = {weights.data(), biases.data(), of_coords, upstream};
+  Tensor<float> of_coords(clips * count * inputs);
+  const FusedInrPointsGradients g = {weights.data(), biases.data(), of_coords, out, jacobian, laplacian, matrix};
   expect("points_backward", fused_inr_points_backward(&p, &g, in_threads, isa));
   of_coords.expect_finite("points_backward");
 }
@@ -260,7 +263,9 @@ int main() {
     points(isa, bfloat16, 2, 16, 130, 30.0f, ACT_SINE, ACT_SINE);
     points(isa, bfloat16, 3, 37, 5, 1e20f, ACT_SINE, ACT_GAUSS);
     for (int32_t act = ACT_LINEAR; act <= ACT_FINER; act++)
-      points(isa, bfloat16, 3, 15, 33, 2.0f, act, ACT_FINER - act);
+      for (int32_t order = 0; order < 3; order++) points(isa, bfloat16, 3, 15, 33, 2.0f, act, ACT_FINER - act, order);
+    points(isa, bfloat16, 2, 37, 65, 1e5f, ACT_SINE, ACT_SILU, 2, true);
+    points(isa, bfloat16, 17, 9, 2, 1.0f, ACT_GELU, ACT_TANH, 2, true);
     render(isa, bfloat16, ACT_LRELU, true, 9, true, false, 1.0f);
     render(isa, bfloat16, ACT_RELU, false, 4, false, true, 1e30f);
     render(isa, bfloat16, ACT_SINE, true, 5, true, false, 1.0f);

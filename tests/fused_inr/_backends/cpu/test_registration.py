@@ -107,6 +107,27 @@ def test_opcheck_of_the_gradients_of_siren(n, points, with_coords):
     torch.library.opcheck(torch.ops.fused_inr.cpu_mlp_backward.default, arguments)
 
 
+JETS = pytest.mark.parametrize(
+    ("order", "hessian"), [(1, False), (2, False), (2, True)], ids=["order-1", "laplacian", "hessian"]
+)
+
+
+@SIRENS
+@JETS
+def test_opcheck_of_mlp_jet(n, points, order, hessian):
+    arguments = *siren_arguments(n, points, True), order, hessian
+    torch.library.opcheck(torch.ops.fused_inr.cpu_mlp_jet.default, arguments)
+
+
+@SIRENS
+@JETS
+@pytest.mark.parametrize("with_coords", [False, True], ids=["without-coords", "with-coords"])
+def test_opcheck_of_the_gradients_of_mlp_jet(n, points, order, hessian, with_coords):
+    arguments = *siren_arguments(n, points, False), order, hessian
+    gradients = [torch.randn_like(result) for result in torch.ops.fused_inr.cpu_mlp_jet(*arguments)]
+    torch.library.opcheck(torch.ops.fused_inr.cpu_mlp_jet_backward.default, (gradients, *arguments, with_coords, True))
+
+
 @pytest.mark.parametrize("activation", ["lrelu", "sine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
 def test_compiled_render(dtype, activation, make_layered_inr, tensors_of, with_tensors, assert_close):
@@ -148,6 +169,22 @@ def test_compiled_siren():
 
     def function(*leaves: torch.Tensor) -> torch.Tensor:
         return fi.siren(leaves[0], leaves[1:3], leaves[3:], backend="cpu").square()
+
+    expected, actual = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(expected, actual)
+    of_eager, of_compiled = (torch.autograd.grad(result.sum(), leaves) for result in (expected, actual))
+    assert all(torch.equal(a, b) for a, b in zip(of_eager, of_compiled, strict=True))
+
+
+@JETS
+def test_compiled_mlp_jet(order, hessian):
+    coords, weights, biases, *_ = siren_arguments(2, 9, True)
+    leaves = [coords, *weights, *biases]
+
+    def function(*leaves: torch.Tensor) -> torch.Tensor:
+        options = {"activations": ["sine", "gelu"], "order": order, "hessian": hessian, "backend": "cpu"}
+        jets = fi.mlp_jet(leaves[0], leaves[1:3], leaves[3:], **options)
+        return torch.cat([jet.flatten() for jet in jets]).square()
 
     expected, actual = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
     assert torch.equal(expected, actual)

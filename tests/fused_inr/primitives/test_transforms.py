@@ -15,6 +15,7 @@ Function = Callable[..., Tensor]
 NOT_OPS = {  # public names that compute nothing differentiable
     *("INR", "Fourier", "Grid", "Layer", "Stage", "__version__", "backend", "backends"),
     *("no_weight_gradients", "store_activations"),
+    "nn",  # modules on these ops
     "render_chunks",  # runs without gradients by definition
 }
 

@@ -106,8 +106,8 @@ struct Jets : Chain<T> {
 
   // Writes a block of the last layer to the results.
   void write(const float* c, int64_t n0, int64_t lanes, const Tile& t) const {
-    const int64_t at = t.clip * p.points + t.first, axes = shape.axes, next = t.points * lanes,
-                  end = std_min(lanes, Base::outputs() - n0);
+    const int64_t at = t.clip * p.points + t.first, axes = shape.axes, next = t.points * lanes;
+    const int64_t end = std_min(lanes, Base::outputs() - n0);
     for (int64_t r = 0; r < t.points; r++)
       for (int64_t j = 0; j < end; j++) {
         const int64_t to = (at + r) * Base::outputs() + n0 + j;

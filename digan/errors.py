@@ -46,6 +46,10 @@ class NetworkNotFound(NetworkError, FileNotFoundError):
     """No network exists at the specified location."""
 
 
+class LatentsError(UserError):
+    """A file does not hold a clip's latents for the network; the message names the file and the remedy."""
+
+
 class DivergenceError(UserError):
     """Training diverged; the message names the step and the tensor, and where the state is."""
 

@@ -1,4 +1,4 @@
-"""The command line: `digan train | sample | explore | evaluate | report | convert | info`."""
+"""The command line: `digan train | sample | invert | explore | evaluate | report | convert | info`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from digan.errors import MissingPackages, SharedError, sentence
 COMMANDS = {
     "train": ("digan.cli.train", "train a generator on your videos, or on generated demo videos"),
     "sample": ("digan.cli.sample", "generate videos with a trained network"),
+    "invert": ("digan.cli.invert", "find the latents of a video, so that the network can render it"),
     "explore": ("digan.cli.explore", "explore a trained network in a browser"),
     "evaluate": ("digan.cli.evaluate", "compute metrics of a network, or of two sets of videos"),
     "convert": ("digan.cli.convert", "convert an official snapshot (.pkl) to safetensors; nothing in it is executed"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,16 +14,16 @@ import torch
 
 import fused_inr as fi
 from digan.cli.options import OptionParser, add_network, number
-from digan.cli.terminal import ProgressBar
+from digan.cli.terminal import ProgressBar, plain_warnings
 from digan.config import FRACTION, SEED, Range, TrainConfig
 from digan.errors import ConfigError
-from digan.files import atomic_path
+from digan.files import atomic_path, checksum
 from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, mixture, motion_grid, videos
 from digan.sampling.frame_spill import FrameSpill
 from digan.sampling.grids import square_columns
-from digan.sampling.latents import clip_times
+from digan.sampling.latents import Latents, clip_times, read_latents
 from digan.sampling.media import MAX_PIXELS
 from digan.sampling.render import RENDER_MEMORY, Sampler
 from digan.sampling.writers import FORMATS, Outputs
@@ -56,8 +55,14 @@ examples (the frames of a training clip span the times 0 to 1):
   digan sample --network RUN --outdir out --mode interpolate --indices 3,7    from one content to another
   digan sample --network RUN --outdir out --mode mix --indices 3,7 --weights 0.4 0.6
                                                                               one content between others
+clips of digan invert:
+  digan sample --network RUN --outdir out --latents A --frames 61             four times smoother
+  digan sample --network RUN --outdir out --latents A --frames 24 --t1 1.5    beyond the end of the clip
+  digan sample --network RUN --outdir out --latents A --motion B              with the motion of another clip
+  digan sample --network RUN --outdir out --latents A B --mode motion-grid    every content with every motion
 
-Sample i depends only on --seed and i, bit for bit on one machine: other samples do not affect it.
+Sample i depends only on --seed and i, bit for bit on one machine: other samples do not affect it. With --latents,
+sample i is the clip of file i instead, counted from 0.
 sample.json records all settings. Existing files of the same names are overwritten.
 """
 
@@ -87,12 +92,20 @@ def configure(parser: OptionParser) -> None:
     which.add_argument("--motion-indices", type=_indices, help="samples whose motions are used [0, 1, 2, ...]")
     which.add_argument("--class", dest="classes", nargs="+", help="class numbers or names, taken in turn [all]")
     which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
-    which.add_argument("--seed", type=number(int, SEED), default=0, help="seed of the samples [0]")
+    which.add_argument("--seed", type=number(int, SEED), help="seed of the samples [0]")
+    which.add_argument(
+        "--latents", type=Path, nargs="+", metavar="FILE", help="clips of digan invert, instead of samples of a seed"
+    )
+    which.add_argument("--motion", type=Path, metavar="FILE", help="a clip whose motion all clips of --latents get")
 
     view = parser.add_argument_group("times and window")
-    view.add_argument("--frames", type=count, help="frames, evenly spaced from --t0 to --t1 [a training clip's, or 16]")
-    view.add_argument("--t0", type=float, default=0.0, help="time of the first frame [0]")
-    view.add_argument("--t1", type=float, default=1.0, help="time of the last frame; beyond 1 extrapolates [1]")
+    view.add_argument(
+        "--frames",
+        type=count,
+        help="frames, evenly spaced from --t0 to --t1 [a training clip's, or 16; those of --latents]",
+    )
+    view.add_argument("--t0", type=float, help="time of the first frame [0; that of --latents]")
+    view.add_argument("--t1", type=float, help="time of the last frame; beyond 1 extrapolates [1; that of --latents]")
     view.add_argument("--resolution", type=_size, help="pixels per side, or WIDTHxHEIGHT [the network's]")
     view.add_argument("--x", type=float, nargs=2, default=(-1.0, 1.0), help="left and right edge [-1 1]")
     view.add_argument("--y", type=float, nargs=2, default=(-1.0, 1.0), help="lower and upper edge [-1 1]")
@@ -140,7 +153,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     plan = _plan(args)
     network = find_network(args.network, args.which)
-    sampler = _sampler(args, Generator.from_pretrained(network))
+    digest = checksum(network)
+    g = Generator.from_pretrained(network)
+    with plain_warnings():
+        sampler = _sampler(args, g, _latents(args, g, digest))
     args.format = args.format or _default_formats(args, len(sampler.times))
     _check_sides(args, *sampler.size)
     in_grid, columns = _layout(args, plan, *sampler.size)
@@ -150,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         files, grid = _make(args, plan, sampler, in_grid, columns)
         with atomic_path(args.outdir / "sample.json") as path:
-            path.write_text(json.dumps(_record(args, plan, sampler, network, files + grid), indent=1))
+            path.write_text(json.dumps(_record(args, plan, sampler, network, digest, files + grid), indent=1))
     except OSError as error:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     height, width = sampler.size
@@ -257,7 +273,7 @@ def _formats(text: str) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise `ConfigError` for a window or a line without extent, or a line without a slice."""
+    """Raise `ConfigError` for a window or line without extent, or options that do not go with others."""
     for name in ("x", "y"):
         start, end = getattr(args, name)
         if start == end:
@@ -267,10 +283,27 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError("--slice-line is for --format slice; leave one of them out.")
         if args.slice_line[:2] == args.slice_line[2:]:
             raise ConfigError("--slice-line must lead from one point to another.")
+    if args.motion and not args.latents:
+        raise ConfigError("--motion replaces the motion of clips of --latents: give these too.")
+    for name, value in {"seed": args.seed, "class": args.classes}.items():
+        if args.latents and value is not None:
+            raise ConfigError(f"--{name} has no effect on clips of --latents; leave it out.")
 
 
 def _plan(args: argparse.Namespace) -> Plan:
     """Return the clips that --mode and its options select."""
+    plan = _plan_of_mode(args)
+    count = len(args.latents or ())
+    for clip in plan.clips if count else ():
+        if (last := max(*clip.contents, clip.motion)) >= count:
+            raise ConfigError(
+                f"--mode {args.mode}: sample {last} is not among {counted(count, 'file')} of --latents, which are "
+                "numbered from 0; give more files, or other --indices."
+            )
+    return plan
+
+
+def _plan_of_mode(args: argparse.Namespace) -> Plan:
     defaults = MODES[args.mode]
     for name in {name for options in MODES.values() for name in options} - set(defaults):
         if getattr(args, name) is not None:
@@ -281,7 +314,8 @@ def _plan(args: argparse.Namespace) -> Plan:
         """Return the samples in the option `indices`, else the first ones, as many as the option `count` says."""
         if getattr(args, indices) is not None and getattr(args, count) is not None:
             raise ConfigError(f"--{count} and --{indices.replace('_', '-')} both set the number; leave one out.")
-        return getattr(args, indices) or list(range(getattr(args, count) or defaults[count]))
+        default = len(args.latents) if args.latents else defaults[count]
+        return getattr(args, indices) or list(range(getattr(args, count) or default))
 
     if args.mode == "videos":
         return videos(samples("indices", "videos"))
@@ -328,7 +362,23 @@ def on_device(g: Generator, device: str) -> Generator:
         raise ConfigError(f"--device {device} cannot be used here ({reason}); leave it out.") from error
 
 
-def _sampler(args: argparse.Namespace, g: Generator) -> Sampler:
+def _latents(args: argparse.Namespace, g: Generator, digest: str) -> list[Latents]:
+    """Return the clips of --latents, with the motion of --motion."""
+    clips = [read_latents(path, g, digest) for path in args.latents or ()]
+    if args.motion is None:
+        return clips
+    z_motion = read_latents(args.motion, g, digest).z_motion
+    return [replace(clip, z_motion=z_motion) for clip in clips]
+
+
+def _times(args: argparse.Namespace, default: torch.Tensor) -> torch.Tensor:
+    """Return the times of the frames; `default` has those that --frames, --t0 and --t1 would replace."""
+    t0 = default[0].item() if args.t0 is None else args.t0
+    t1 = default[-1].item() if args.t1 is None else args.t1
+    return clip_times(args.frames or len(default), t0, t1)
+
+
+def _sampler(args: argparse.Namespace, g: Generator, latents: list[Latents]) -> Sampler:
     """Return the sampler that renders the clips.
 
     Raises:
@@ -339,10 +389,11 @@ def _sampler(args: argparse.Namespace, g: Generator) -> Sampler:
     data = data if isinstance(data, dict) else {}
     return Sampler(
         g,
-        clip_times(args.frames or data.get("frames") or TrainConfig.frames, args.t0, args.t1),
+        _times(args, latents[0].times if latents else clip_times(data.get("frames") or TrainConfig.frames)),
         _grid(args, g),
-        seed=args.seed,
-        classes=_classes(args, g.config.num_classes, data.get("class_names") or []),
+        seed=args.seed or 0,
+        latents=latents,
+        classes=class_numbers(args.classes, g.config.num_classes, data.get("class_names") or []),
         psi=args.psi,
         dtype=DTYPES[args.dtype],
         memory=int(args.memory * 2**20),
@@ -361,14 +412,23 @@ def _grid(args: argparse.Namespace, g: Generator) -> fi.Grid:
     return fi.Grid(height // scale, width // scale, x=tuple(args.x), y=tuple(args.y))
 
 
-def _classes(args: argparse.Namespace, count: int, names: list[str]) -> list[int]:
-    """Return the classes that the samples take in turn."""
-    if args.classes is None:
+def class_numbers(texts: list[str] | None, count: int, names: list[str]) -> list[int]:
+    """Return the numbers of the classes of `--class`, which samples take in turn.
+
+    Args:
+        texts: numbers or names; None for all classes.
+        count: number of classes of the network.
+        names: their names, if known.
+
+    Raises:
+        ConfigError: the network has no such class.
+    """
+    if texts is None:
         return list(range(count))
     if not count:
         raise ConfigError("--class: this network was trained without classes; leave it out.")
     classes = []
-    for text in args.classes:
+    for text in texts:
         if text in names:
             classes.append(names.index(text))
         elif text.isdecimal() and int(text) < count:
@@ -414,13 +474,15 @@ def _check_disk_space(args: argparse.Namespace, num_bytes: int) -> None:
         )
 
 
-def _record(args: argparse.Namespace, plan: Plan, sampler: Sampler, network: Path, files: list[Path]) -> dict[str, Any]:
+def _record(
+    args: argparse.Namespace, plan: Plan, sampler: Sampler, network: Path, digest: str, files: list[Path]
+) -> dict[str, Any]:
     """Return the settings that reproduce the files."""
     options = {name: value for name, value in vars(args).items() if name not in ("network", "command")}
     options |= {"outdir": str(args.outdir), "resolution": sampler.size[::-1], "frames": len(sampler.times)}
+    options |= {"seed": sampler.seed, "latents": args.latents and [str(path) for path in args.latents]}
+    options |= {"motion": args.motion and str(args.motion)}
     clips = [asdict(clip) | {"classes": [sampler.label(i) for i in clip.contents]} for clip in plan.clips]
-    with open(network, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "network": {"file": str(network), "sha256": digest, "clips_seen": sampler.g.metadata.get("clips_seen")},
         "options": options,

@@ -64,17 +64,19 @@ class ProgressBar(contextlib.AbstractContextManager):
         self._bar: tqdm | None = None
         self._last_report = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show that `done` of the `total` units of this process are done."""
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of the `total` units of this process are done, and a note on what they have led to."""
         if not self._shown:
             return
         if sys.stderr.isatty():
             self._bar = self._bar or tqdm(desc=self._title, unit=self._unit, dynamic_ncols=True, leave=False)
             self._bar.total = total
+            self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._last_report >= _REPORT_INTERVAL:
             self._last_report = time.monotonic()
-            print(f"{self._title}: {done} of {total} {self._unit}s", file=sys.stderr, flush=True)
+            text = f"{self._title}: {done} of {total} {self._unit}s" + (f", {note}" if note else "")
+            print(text, file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -95,7 +95,7 @@ class Painter:
     def _weights_of(self, content: Content) -> tuple[torch.Tensor, fi.INR]:
         sampler = self._sampler(content.seed, content.psi, content.label)
         plan = content.plan(motion=0)
-        slots = self.g.broadcast(sampler.w(plan))
+        slots = sampler.slots(plan)
         return slots, self.g.inr_from_slots(slots, sampler.z_motion(0), sampler.times)
 
     def grid(self, window: Window, size: tuple[int, int]) -> fi.Grid:

@@ -10,7 +10,7 @@ import torch
 import fused_inr as fi
 from digan.models.generator import Generator
 from digan.sampling.clip_plan import ClipPlan
-from digan.sampling.latents import seeded_latents
+from digan.sampling.latents import Latents, seeded_latents
 from digan.sampling.media import to_uint8
 from digan.sampling.slices import Line, slice_rows
 
@@ -140,6 +140,7 @@ class Sampler:
         times: [T], times of every clip's frames.
         grid: base grid of the frames, see `Generator.grid`; its region is the visible window.
         seed: sample i has the latents of (seed, i).
+        latents: clips that are the samples instead; sample i is latents[i].
         classes: for a conditional generator; sample i has class classes[i % len(classes)].
         psi: truncation; 1 is none.
         dtype: compute type of the matrix products; None for float32.
@@ -153,16 +154,17 @@ class Sampler:
         grid: fi.Grid,
         *,
         seed: int = 0,
+        latents: Sequence[Latents] = (),
         classes: Sequence[int] = (),
         psi: float = 1.0,
         dtype: torch.dtype | None = None,
         memory: int = RENDER_MEMORY,
     ) -> None:
         self.g, self.grid, self.seed, self.psi, self.dtype, self.memory = g, grid, seed, psi, dtype, memory
-        self.classes = list(classes)
+        self.latents, self.classes = list(latents), list(classes)
         self.device = next(g.parameters()).device
         self.times = times.to(self.device)
-        self.w_of = lru_cache(maxsize=_CACHED_CONTENTS)(self._w)
+        self.slots_of = lru_cache(maxsize=_CACHED_CONTENTS)(self._slots)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -172,6 +174,8 @@ class Sampler:
 
     def label(self, index: int) -> int | None:
         """Return the class of a sample; None for an unconditional generator."""
+        if self.latents:
+            return self.latents[index].label
         return self.classes[index % len(self.classes)] if self.g.config.num_classes else None
 
     def frames(self, plan: ClipPlan) -> Iterator[torch.Tensor]:
@@ -196,22 +200,27 @@ class Sampler:
         Contents are interpolated in w and not in z: the weights are affine in w, so even steps change the image evenly,
         and contents of different classes can be interpolated too.
         """
-        return self.g.inr_from_slots(self.g.broadcast(self.w(plan)), self.z_motion(plan.motion), self.times)
+        return self.g.inr_from_slots(self.slots(plan), self.z_motion(plan.motion), self.times)
 
     @torch.no_grad()
-    def w(self, plan: ClipPlan) -> torch.Tensor:
-        """Return the mixed w of a clip's contents, [1, w_dim]: exactly that of a content whose weight is 1."""
+    def slots(self, plan: ClipPlan) -> torch.Tensor:
+        """Return the mixed w slots of a clip's contents, [1, num_slots, w_dim]: those of a content whose weight is 1."""
         weighted = zip(plan.contents, plan.weights, strict=True)
-        return sum(self.w_of(index) * weight for index, weight in weighted if weight)  # type: ignore[return-value]
+        return sum(self.slots_of(index) * weight for index, weight in weighted if weight)  # type: ignore[return-value]
 
     def z_motion(self, index: int) -> torch.Tensor:
         """Return the motion vector of a sample, [1, z_dim]."""
+        if self.latents:
+            return self.latents[index].z_motion[None].to(self.device)
         return seeded_latents(self.g.config.z_dim, self.seed, [index])[1].to(self.device)
 
     @torch.no_grad()
-    def _w(self, index: int) -> torch.Tensor:
-        """Return the w of a sample's content, [1, w_dim]."""
+    def _slots(self, index: int) -> torch.Tensor:
+        """Return the w slots of a sample's content, [1, num_slots, w_dim]."""
+        if self.latents:
+            slots = self.latents[index].w[None].to(self.device)
+            return slots if self.psi == 1.0 else self.g.mapping.w_avg.lerp(slots, self.psi)
         z_content = seeded_latents(self.g.config.z_dim, self.seed, [index])[0].to(self.device)
         label = self.label(index)
         labels = None if label is None else torch.tensor([label], device=self.device)
-        return self.g.mapping(z_content, labels, self.psi)
+        return self.g.broadcast(self.g.mapping(z_content, labels, self.psi))

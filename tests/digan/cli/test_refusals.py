@@ -25,7 +25,9 @@ from digan.cli.train import resolve
 from digan.config import GeneratorConfig, TrainConfig, option_range
 from digan.data import make_demo_videos
 from digan.errors import ConfigError
+from digan.files import checksum
 from digan.run_dir import clean
+from digan.sampling.latents import Latents, clip_times, write_latents
 from digan.train import train
 
 ROOT = Path(__file__).parents[3]
@@ -34,9 +36,9 @@ SMALL = "--resolution 32 --batch 8 --z-dim 8 --w-dim 8 --fourier-dim 4 --fmm-ran
 SMALL += "--samples 2 --metrics none --tick 0.016 --snap 1000 --workers 0 --report-to none --frames 4"
 # Options and arguments that name files and folders. All other text is checked when it is parsed, or names something.
 FILES = {"data", "outdir", "resume", "config", "split_list", "detector", "network", "fake", "cache", "official", "out"}
-FILES |= {"discriminators", "path", "runs", "output", "init"}
+FILES |= {"discriminators", "path", "runs", "output", "init", "video", "perceptual", "latents", "motion"}
 TEXTS = {"cfg", "desc", "split", "aug", "mixed_precision", "metrics", "report_to", "mode", "classes", "only", "dtype"}
-TEXTS |= {"device", "fake_split", "experiment", "resize", "host", "allow_host", "which", "snapshots"}
+TEXTS |= {"device", "fake_split", "experiment", "resize", "host", "allow_host", "which", "snapshots", "name"}
 IMPOSSIBLE = ["nan", "inf", "-inf", "1e308", "-1e308", str(10**30), str(-(10**30)), "9" * 5000, "x", ""]
 WRONG_TYPES = {
     "true": True,
@@ -153,9 +155,13 @@ def inputs(tmp_path_factory, official):
     """What the commands need, by destination."""
     folder = tmp_path_factory.mktemp("inputs")
     torch.manual_seed(0)
-    Generator(GeneratorConfig(**SIZES)).save(folder / "network.safetensors", clips_seen=1)
+    g, network, latents = Generator(GeneratorConfig(**SIZES)), folder / "network.safetensors", folder / "latents"
+    g.save(network, clips_seen=1)
+    clip = Latents(torch.zeros(g.num_slots, g.config.w_dim), torch.zeros(g.config.z_dim), clip_times(2))
+    write_latents(latents, clip, checksum(network))
     data = make_demo_videos(folder / "videos", videos=4, frames=8, resolution=32)
-    return {"network": folder / "network.safetensors", "data": data, "official": official}
+    video = next(data.rglob("*.mp4"))
+    return {"network": network, "data": data, "official": official, "latents": latents, "video": video}
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +196,19 @@ CASES = {
     ("sample", "--outdir"): ("--network {network} --videos 1 --frames 1", ("missing", "folder")),
     ("sample", "--config"): ("--network {network} --outdir {out} --videos 1 --frames 1", ("empty",)),
     ("explore", "--network"): ("--port 0", ()),
+    ("sample", "--latents"): ("--network {network} --outdir {out}", ()),
+    ("sample", "--motion"): ("--network {network} --latents {latents} --outdir {out}", ()),
+    ("invert", "--network"): ("--video {video} --outdir {out}", ()),
+    ("invert", "--video"): ("--network {network} --outdir {out}", ()),
+    ("invert", "--perceptual"): ("--network {network} --video {video} --outdir {out} --frames 2", ()),
+    ("invert", "--outdir"): (
+        "--network {network} --video {video} --frames 2 --steps 1 --restarts 1 --draws 0",
+        ("missing", "folder"),
+    ),
+    ("invert", "--config"): (
+        "--network {network} --video {video} --outdir {out} --frames 2 --steps 1 --restarts 1 --draws 0",
+        ("empty",),
+    ),
     ("evaluate", "--network"): ("--data {data} --metrics rfvd4_4f --outdir {out}", ()),
     ("evaluate", "--data"): ("--network {network} --metrics rfvd4_4f --outdir {out}", ()),
     ("evaluate", "--fake"): ("--data {data} --metrics rfvd4_4f --outdir {out}", ()),

@@ -14,8 +14,9 @@ from digan import Generator
 from digan.cli import sample
 from digan.cli.main import main
 from digan.config import GeneratorConfig
+from digan.files import checksum
 from digan.sampling.clip_plan import interpolation, motion_grid
-from digan.sampling.latents import clip_times, seeded_latents
+from digan.sampling.latents import Latents, clip_times, seeded_latents, write_latents
 from digan.sampling.render import Sampler, clip_frames, sample_clips
 
 SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=512, channel_max=8, resolution=64)
@@ -314,6 +315,93 @@ def test_only_the_grid(run):
     assert sorted(content_of(folder)) == ["grid.png"]
     _, folder = run("--videos 1 --only grid --format png", name="one")
     assert sorted(content_of(folder)) == ["grid.png"]
+
+
+@pytest.fixture
+def latents(network, tmp_path):
+    """Makes a file of the latents that a sample of the network has; its clip has 3 frames, from 0.2 to 1.4."""
+
+    def make(index: int, classes: int = 0):
+        path = tmp_path / f"latents-{index}-{classes}"
+        g = Generator.from_pretrained(network(classes))
+        z_content, z_motion = seeded_latents(8, 0, [index])
+        label = index % classes if classes else None
+        with torch.no_grad():
+            w = g.broadcast(g.mapping(z_content, None if label is None else torch.tensor([label])))[0]
+        write_latents(path, Latents(w, z_motion[0], clip_times(3, 0.2, 1.4), label), checksum(network(classes)))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_clips_of_latents_files(run, network, latents, classes):
+    status, folder = run(f"--latents {latents(4, classes)} --format png", classes=classes)
+    assert status == 0
+    label = 4 % classes if classes else None
+    expected = rendered(network(classes), 4, 4, clip_times(3, 0.2, 1.4), label=label)
+    assert np.array_equal(sheet_frames(folder / "video-0000.png", 3), expected)
+    record = json.loads((folder / "sample.json").read_text())
+    assert record["times"] == pytest.approx([0.2, 0.8, 1.4])
+    assert record["options"]["latents"] == [str(latents(4, classes))]
+    assert record["clips"][0]["classes"][0] == label
+
+
+def test_clips_of_latents_files_at_other_times_and_sizes(run, network, latents):
+    options = f"--latents {latents(4)} --format png"
+    for more, times, resolution in (
+        ("--frames 5", clip_times(5, 0.2, 1.4), 64),
+        ("--frames 4 --t1 2", clip_times(4, 0.2, 2), 64),
+        ("--t0 0 --resolution 256", clip_times(3, 0, 1.4), 256),
+    ):
+        _, folder = run(f"{options} {more}", name=more.replace(" ", ""))
+        expected = rendered(network(), 4, 4, times, resolution=resolution)
+        assert np.array_equal(sheet_frames(folder / "video-0000.png", len(times), resolution), expected)
+
+
+def test_the_motion_of_another_clip(run, network, latents):
+    expected = rendered(network(), 4, 2, clip_times(3, 0.2, 1.4))
+    _, folder = run(f"--latents {latents(4)} --motion {latents(2)} --format png", name="motion")
+    assert np.array_equal(sheet_frames(folder / "video-0000.png", 3), expected)
+    status, folder = run(f"--latents {latents(4)} {latents(2)} --mode motion-grid --format png", name="grid")
+    assert status == 0
+    assert len(content_of(folder)) == 5  # two contents with two motions, and their grid
+    assert np.array_equal(sheet_frames(folder / "content-0000-motion-0001.png", 3), expected)
+
+
+def test_from_the_content_of_one_clip_to_that_of_another(run, network, latents):
+    options = f"--latents {latents(4)} {latents(2)} --mode interpolate --steps 3 --format png"
+    status, folder = run(options)
+    assert status == 0
+    last = sheet_frames(folder / "content-0000-to-0001-step-02.png", 3)
+    assert np.array_equal(last, rendered(network(), 2, 4, clip_times(3, 0.2, 1.4)))
+
+
+def test_latents_of_another_network_are_refused_or_noted(run, network, latents, capsys):
+    assert run(f"--latents {latents(1, 3)}")[0] == 2
+    assert "is a clip of class 1, but this network has no classes" in capsys.readouterr().err
+    other = network(0).with_name("other.safetensors")
+    Generator.from_pretrained(network(0)).save(other, clips_seen=7001)
+    assert run(f"--latents {latents(1)} --network {other} --format png")[0] == 0
+    assert "warning: latents-1-0 was made with another network file" in capsys.readouterr().err
+
+
+LATENTS_REFUSED = {
+    "--latents {} --seed 3": "--seed has no effect on clips of --latents",
+    "--latents {} --class 0": "--class has no effect on clips of --latents",
+    "--latents {} --mode interpolate": "sample 1 is not among 1 file of --latents",
+    "--latents {} --indices 4": "sample 4 is not among 1 file of --latents",
+    "--latents {} --videos 2": "sample 1 is not among 1 file of --latents",
+    "--motion {}": "--motion replaces the motion of clips of --latents",
+}
+
+
+@pytest.mark.parametrize("options", LATENTS_REFUSED)
+def test_options_that_do_not_go_with_latents(run, latents, capsys, options):
+    status, folder = run(options.format(latents(0)))
+    assert status == 2
+    assert LATENTS_REFUSED[options] in capsys.readouterr().err
+    assert not folder.exists()
 
 
 REFUSED = {

@@ -62,6 +62,18 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(stderr, monkeypatch)
     assert stderr.getvalue().splitlines() == [f"rendering: {n} of 30 frames" for n in (10, 20, 30)]
 
 
+def test_progress_may_have_a_note(stderr, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with ProgressBar("inverting", True, "step") as progress:
+        now[0] = 10
+        progress(5, 30, "PSNR 20.0 dB")
+        stderr.is_terminal = True
+        progress(6, 30, "PSNR 21.0 dB")
+        assert progress._bar.postfix == "PSNR 21.0 dB"
+    assert stderr.getvalue() == "inverting: 5 of 30 steps, PSNR 20.0 dB\n"
+
+
 def test_progress_on_a_terminal_is_a_bar_that_disappears(stderr, capsys):
     stderr.is_terminal = True
     with ProgressBar("rendering", True) as progress:

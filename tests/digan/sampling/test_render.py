@@ -6,8 +6,9 @@ import torch
 from digan import Generator
 from digan.config import GeneratorConfig
 from digan.randomness import Phase, stream
-from digan.sampling.latents import clip_times, paced_times, seeded_latents
-from digan.sampling.render import GeneratedClips, clip_frames, sample_clips
+from digan.sampling.clip_plan import ClipPlan, videos
+from digan.sampling.latents import Latents, clip_times, paced_times, seeded_latents
+from digan.sampling.render import GeneratedClips, Sampler, clip_frames, sample_clips
 
 
 @pytest.fixture
@@ -113,3 +114,30 @@ def test_frames_are_rendered_lazily_but_errors_raised_at_once(generator):
         clip_frames(two, generator.grid())
     with pytest.raises(ValueError, match="memory=1000 bytes"):
         clip_frames(one, generator.grid(), memory=1000)
+
+
+@torch.no_grad()
+def test_samples_may_be_given_latents(generator):
+    z_content, z_motion = seeded_latents(8, 0, range(2))
+    labels, times = torch.tensor([0, 2]), clip_times(2)
+    slots = generator.broadcast(generator.mapping(z_content, labels))
+    latents = [Latents(slots[i], z_motion[i], times, int(labels[i])) for i in range(2)]
+    given = Sampler(generator, times, generator.grid(), latents=latents)
+    seeded = Sampler(generator, times, generator.grid(), seed=0, classes=[0, 2])
+    assert [given.label(i) for i in range(2)] == [0, 2]
+    for plan in [*videos([0, 1]).clips, ClipPlan("mixed", (0, 1), 0.25, 1)]:
+        for a, b in zip(given.inr(plan).tensors(), seeded.inr(plan).tensors(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_latents_are_truncated_like_samples(generator):
+    torch.nn.init.normal_(generator.mapping.w_avg)
+    z_content, z_motion = seeded_latents(8, 0, [0])
+    slots, times = generator.broadcast(generator.mapping(z_content, torch.tensor([1]))), clip_times(2)
+    latents = Latents(slots[0], z_motion[0], times, 1)
+    plan = videos([0]).clips[0]
+    given = Sampler(generator, times, generator.grid(), latents=[latents], psi=0.3).inr(plan)
+    seeded = Sampler(generator, times, generator.grid(), classes=[1], psi=0.3).inr(plan)
+    for a, b in zip(given.tensors(), seeded.tensors(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -88,12 +88,18 @@ def configure(parser: OptionParser) -> None:
         "--lr", type=positive, default=_C.lr, help="learning rate, in standard deviations of w [%(default)s]"
     )
     search.add_argument("--warmup", type=number(float, FRACTION), default=_C.warmup, help=_share("rises"))
+    search.add_argument(
+        "--shared",
+        type=number(float, FRACTION),
+        default=_C.shared,
+        help="fraction of the steps, the first ones, in which all slots share one w [%(default)s]",
+    )
     search.add_argument("--decay", type=number(float, FRACTION), default=_C.decay, help=_share("falls to 0"))
     search.add_argument(
         "--patience",
         type=count,
         default=_C.patience,
-        help="steps without a gain after which the learning rate begins to fall early [%(default)s]",
+        help="steps without a gain after which the next of these stages begins early [%(default)s]",
     )
     search.add_argument(
         "--prior", type=weight, default=_C.prior, help="weight of the distance from the average [%(default)s]"

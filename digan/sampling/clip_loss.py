@@ -14,7 +14,6 @@ from digan.errors import ConfigError
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # (x, y), each [n, 3, H, W] in [-1, 1] -> distances [n]
 _SMALLEST = 8  # pixels per side of the coarsest level
-_EXCESS = 0.1  # share of what lies beyond [-1, 1] that counts
 
 
 class ClipLoss:
@@ -22,9 +21,10 @@ class ClipLoss:
 
     At every level of a pyramid, in which each level has half the pixels per side of the one before, it is the mean
     absolute difference of the pixels and, times `edges`, of the differences between neighbouring pixels. The levels are
-    averaged. Coarse levels attract shapes that do not overlap yet. Values beyond [-1, 1] are shown as the ends of that
-    range, and a clip as it was shown does not tell how far beyond they were: the excess counts a tenth, so that it is
-    free to be found but still has a gradient.
+    averaged. Coarse levels attract shapes that do not overlap yet.
+
+    A value of the clip at an end of [-1, 1] may have been cut off there, so that values beyond are as good. (Counting
+    them as errors, searches for clips of which half the values are cut off stayed below 30 dB.)
 
     Args:
         clip: float [T, 3, H, W] in [-1, 1].
@@ -47,21 +47,23 @@ class ClipLoss:
         """Return the distance of each clip, float32 [N], for clips [N, T, 3, H, W]."""
         n = len(clips)
         # Averaging and differences are linear, so the pyramid of the error is the error of the pyramids.
-        levels = list(_pyramid((_shown(clips.float()) - self.clip).flatten(1, 2)))  # each [N, 3T, h, w]
+        error = self._error(clips.float())
+        levels = list(_pyramid(error.flatten(1, 2)))  # each [N, 3T, h, w]
         loss = torch.stack([self._level(level) for level in levels]).mean(dim=0)
         if self.perceptual is not None:
-            originals = self.clip.expand_as(clips).flatten(0, 1)
-            distances = self.perceptual(_shown(clips.float()).flatten(0, 1), originals)  # [N T]
+            originals = self.clip.expand_as(error)
+            distances = self.perceptual((originals + error).flatten(0, 1), originals.flatten(0, 1))  # [N T]
             loss = loss + self.perceptual_weight * distances.view(n, -1).mean(dim=1)
         return loss
+
+    def _error(self, clips: Tensor) -> Tensor:
+        error = clips - self.clip
+        error = torch.where(self.clip >= 1, error.clamp(max=0), error)
+        return torch.where(self.clip <= -1, error.clamp(min=0), error)
 
     def _level(self, error: Tensor) -> Tensor:
         edges = sum(error.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (-2, -1))
         return error.abs().mean(dim=(1, 2, 3)) + self.edges * edges
-
-
-def _shown(x: Tensor) -> Tensor:
-    return _EXCESS * x + (1 - _EXCESS) * x.clamp(-1, 1)
 
 
 def _pyramid(x: Tensor) -> Iterator[Tensor]:

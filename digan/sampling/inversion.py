@@ -32,22 +32,25 @@ class InversionConfig:
         draws: random samples among which, with the average content, the searches start.
         lr: learning rate of Adam, in standard deviations of w and of z_motion.
         warmup: fraction of the steps in which the learning rate rises.
-        decay: fraction of the steps in which the learning rate falls to 0.
-        patience: the decay begins early once the loss has not fallen by 0.1 % within this many steps.
+        shared: fraction of the steps, the first ones, in which all slots of a clip share one w, as those of a sample
+            do. The slots on their own would soon lead away from all samples, into minima from which none returns.
+        decay: fraction of the steps, the last ones, in which the learning rate falls to 0.
+        patience: a stage ends early once the loss has not fallen by 0.1 % within this many steps.
         prior: weight of the squared distance, in variances, of w from its average and of z_motion from 0.
         fit_offset: also find the time of the first frame.
         seed: the draws are samples 0, 1, ... of this seed.
         dtype: compute type of the matrix products; None for float32.
     """
 
-    steps: int = 400
+    steps: int = 500
     restarts: int = 4
     draws: int = 64
-    lr: float = 0.05
+    lr: float = 0.1
     warmup: float = 0.05
-    decay: float = 0.5
-    patience: int = 100
-    prior: float = 1e-4
+    shared: float = 0.5
+    decay: float = 0.3
+    patience: int = 50
+    prior: float = 1e-5
     fit_offset: bool = False
     seed: int = 0
     dtype: torch.dtype | None = None
@@ -71,21 +74,36 @@ class Inversion:
 
 
 class Schedule:
-    """The learning rate over the steps: a linear rise, a plateau, and a cosine decay to 0 that may begin early."""
+    """The stages of a search: one w for all slots, slots on their own, and a cosine decay of the learning rate to 0.
 
-    def __init__(self, steps: int, warmup: float, decay: float) -> None:
+    Args:
+        steps: number of steps, if no stage ends early.
+        warmup: fraction of the steps in which the learning rate rises.
+        shared: fraction of the first stage, which the decay may cut short.
+        decay: fraction of the last stage.
+    """
+
+    def __init__(self, steps: int, warmup: float, shared: float, decay: float) -> None:
         self._rise = max(1, round(warmup * steps))
         self._fall = max(1, round(decay * steps))
         self._fall_start = steps - self._fall
+        self._shared = min(round(shared * steps), self._fall_start)
 
     @property
     def steps(self) -> int:
         """Number of steps."""
         return self._fall_start + self._fall
 
-    def decay_from(self, step: int) -> None:
-        """Begin the decay at a step, unless it begins earlier."""
-        self._fall_start = min(self._fall_start, step)
+    def is_shared(self, step: int) -> bool:
+        """Return whether the slots share one w at a step."""
+        return step < self._shared
+
+    def end_stage(self, step: int) -> None:
+        """Let the next stage begin at a step; the last one continues."""
+        if self.is_shared(step):
+            self._shared, self._fall_start = step, self._fall_start - (self._shared - step)
+        else:
+            self._fall_start = min(self._fall_start, step)
 
     def factor(self, step: int) -> float:
         """Return the factor on the learning rate at a step, counted from 0."""
@@ -117,15 +135,16 @@ def invert(
     config = config or InversionConfig()
     with _frozen(g):
         searches = _Searches(g, loss, times, classes, config)
-        schedule = Schedule(config.steps, config.warmup, config.decay)
+        schedule = Schedule(config.steps, config.warmup, config.shared, config.decay)
         step, reference, since = 0, math.inf, 0
         while step < schedule.steps:
-            lowest = searches.step(config.lr * schedule.factor(step))
+            lowest = searches.step(config.lr * schedule.factor(step), schedule.is_shared(step))
             step += 1
             if not lowest >= reference * (1 - _STALLED):
                 reference, since = lowest, step
             elif step - since >= config.patience:
-                schedule.decay_from(step)
+                schedule.end_stage(step)
+                since = step
             if report is not None:
                 report(step, schedule.steps, searches.best_error)
         searches.evaluate()
@@ -183,7 +202,7 @@ class _Searches:
     """All searches as one batch: parameters, their optimiser, and the best latents that each has met.
 
     The parameters are in standard deviations of what they change, so that one learning rate suits all, and networks of
-    any scale of w: slots - mean of w, z_motion, and the offset of the times in frames.
+    any scale of w: shared part of the slots, their own parts, z_motion, and the offset of the times in frames.
     """
 
     def __init__(
@@ -197,14 +216,15 @@ class _Searches:
         self._starts = starts = self._best_starts(prior, labels)
         self._mean = prior.mean(starts.labels).unsqueeze(1)  # [N, 1, w_dim]
         self._scale = prior.scale(starts.labels).view(-1, 1, 1)
-        slots = (g.broadcast(starts.w) - self._mean) / self._scale
-        offset = torch.zeros(len(slots), 1, device=device)
-        self._parameters = [slots.clone(), starts.z_motion.clone(), offset]  # [N, S, w_dim], [N, z_dim], [N, 1]
-        for parameter in self._parameters[: 3 if config.fit_offset else 2]:
+        shared = (starts.w.unsqueeze(1) - self._mean) / self._scale  # [N, 1, w_dim]
+        own = torch.zeros_like(shared).repeat(1, g.num_slots, 1)  # [N, S, w_dim]
+        offset = torch.zeros(len(shared), 1, device=device)
+        self._parameters = [shared, own, starts.z_motion.clone(), offset]
+        for parameter in self._parameters[: 4 if config.fit_offset else 3]:
             parameter.requires_grad_(True)
         self._adam = torch.optim.Adam([p for p in self._parameters if p.requires_grad], betas=(0.9, 0.99))
         self._best = [p.detach().clone() for p in self._parameters]
-        self._best_loss = torch.full([len(slots)], math.inf, device=device)
+        self._best_loss = torch.full([len(shared)], math.inf, device=device)
         self._best_error = self._best_loss.clone()
 
     @property
@@ -212,8 +232,12 @@ class _Searches:
         """Mean squared error of the best clip so far."""
         return self._best_error[self._best_loss.argmin()].item()
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, shared: bool) -> float:
         """Update all searches once, and return the lowest loss so far, before the update.
+
+        Args:
+            lr: learning rate.
+            shared: leave the slots' own parts as they are.
 
         Raises:
             DivergenceError: no search has met a finite loss.
@@ -224,6 +248,8 @@ class _Searches:
         self._adam.zero_grad(set_to_none=True)
         # A search whose loss is no longer finite keeps its best latents, and does not affect the others.
         losses[losses.isfinite()].sum().backward()
+        if shared:
+            self._parameters[1].grad = None
         self._adam.step()
         return self._best_loss.min().item()
 
@@ -232,8 +258,8 @@ class _Searches:
         slots, z_motion, times = self._latents(self._parameters)
         inr = self._g.inr_from_slots(slots, z_motion, times)
         frames = fi.render(inr, self._g.grid(), dtype=self._config.dtype)
-        deviations, motion = self._parameters[0].square().mean(dim=(1, 2)), z_motion.square().mean(dim=1)
-        losses = self._loss(frames) + self._config.prior * (deviations + motion)
+        content = ((slots - self._mean) / self._scale).square().mean(dim=(1, 2))
+        losses = self._loss(frames) + self._config.prior * (content + z_motion.square().mean(dim=1))
         with torch.no_grad():
             better = losses < self._best_loss
             error = (frames.float().clamp(-1, 1) - self._loss.clip).square().mean(dim=(1, 2, 3, 4))
@@ -256,9 +282,9 @@ class _Searches:
 
     def _latents(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return slots [N, S, w_dim], z_motion [N, z_dim] and times [N, T]."""
-        slots, z_motion, offset = parameters
+        shared, own, z_motion, offset = parameters
         frame = self._times.diff().mean() if len(self._times) > 1 else self._times.new_ones([])
-        return self._mean + self._scale * slots, z_motion, self._times + offset * frame
+        return self._mean + self._scale * (shared + own), z_motion, self._times + offset * frame
 
     @torch.no_grad()
     def _best_starts(self, prior: _ContentPrior, classes: Sequence[int | None]) -> _Starts:

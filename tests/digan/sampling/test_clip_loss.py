@@ -60,11 +60,12 @@ def test_the_pyramid_is_that_of_its_definition(edges):
     )
 
 
-def test_a_value_beyond_the_range_is_close_to_its_end():
-    clip = torch.ones(1, 3, 8, 8)
-    beyond, below = clip * 3, clip * 0.5
-    losses = ClipLoss(clip)(torch.stack([beyond, below]))
-    torch.testing.assert_close(losses, torch.tensor([0.2, 0.5]))
+@pytest.mark.parametrize("end", [1.0, -1.0])
+def test_values_beyond_an_end_are_as_good_as_the_end_itself(end):
+    clip = torch.full((1, 3, 8, 8), end)
+    clips = torch.stack([clip * 3, clip * 0.5, -clip])
+    torch.testing.assert_close(ClipLoss(clip)(clips), torch.tensor([0, 0.5, 2]))
+    torch.testing.assert_close(ClipLoss(clip * 0.5)(clips), torch.tensor([2.5, 0, 1.5]))
 
 
 def test_selected_frames_count_alone():

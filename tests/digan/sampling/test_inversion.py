@@ -1,6 +1,7 @@
 """A clip of a generator is found again; searches do not affect each other; the learning rate."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_a_clip_of_the_generator_is_found_again(generator):
         generator,
         ClipLoss(clip),
         TIMES,
-        config=InversionConfig(steps=250, restarts=3, draws=32, lr=0.1),
+        config=InversionConfig(steps=150, restarts=3, draws=32),
         report=lambda *values: reports.append(values),
     )
     # Measured: SEE dB.
@@ -148,22 +149,41 @@ def test_one_frame_is_enough(generator):
     assert found.latents.times.tolist() == [0]
 
 
-def test_a_stall_begins_the_decay_early(generator):
+def test_a_stall_ends_a_stage_early(generator):
     clip = clip_of(generator, seed=9)
     found = invert(
-        generator, ClipLoss(clip), TIMES, config=InversionConfig(steps=200, restarts=1, draws=1, lr=1e-9, patience=5)
+        generator, ClipLoss(clip), TIMES, config=InversionConfig(steps=50, restarts=1, draws=1, lr=1e-9, patience=5)
     )
-    assert found.steps == 106  # the first step, five without a gain, and the decay
+    assert found.steps == 26  # the first step, twice five without a gain, and the decay
+
+
+def test_the_slots_share_one_w_at_first(generator):
+    clip = clip_of(generator, seed=9)
+    shared, free = (
+        invert(generator, ClipLoss(clip), TIMES, config=config_of(steps=4, shared=s, decay=0)).latents.w for s in (1, 0)
+    )
+    assert torch.equal(shared, shared[:1].expand_as(shared))
+    assert not torch.equal(free[0], free[1])
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
-    schedule = Schedule(100, warmup=0.1, decay=0.4)
+    schedule = Schedule(100, warmup=0.1, shared=0.3, decay=0.4)
     factors = [schedule.factor(step) for step in range(101)]
     assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert factors[10:61] == [1.0] * 51
-    assert all(a > b for a, b in zip(factors[60:], factors[61:], strict=False))
+    assert all(a > b for a, b in pairwise(factors[60:]))
     assert factors[100] == pytest.approx(0)
-    schedule.decay_from(20)
-    schedule.decay_from(30)
+
+
+def test_stages_end_early():
+    schedule = Schedule(100, warmup=0.1, shared=0.3, decay=0.4)
+    assert [step for step in range(100) if schedule.is_shared(step)] == list(range(30))
+    schedule.end_stage(10)
+    assert not schedule.is_shared(10)
+    assert schedule.steps == 80
+    schedule.end_stage(20)
+    schedule.end_stage(30)
     assert schedule.steps == 60
     assert schedule.factor(40) == pytest.approx(0.5)
+    assert Schedule(100, warmup=0, shared=1, decay=0.4).is_shared(59)
+    assert not Schedule(100, warmup=0, shared=1, decay=0.4).is_shared(60)

@@ -85,7 +85,7 @@ class Schedule:
 
     def __init__(self, steps: int, warmup: float, shared: float, decay: float) -> None:
         self._rise = max(1, round(warmup * steps))
-        self._fall = max(1, round(decay * steps))
+        self._fall = round(decay * steps)
         self._fall_start = steps - self._fall
         self._shared = min(round(shared * steps), self._fall_start)
 
@@ -107,7 +107,7 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """Return the factor on the learning rate at a step, counted from 0."""
-        fallen = max(0, step - self._fall_start) / self._fall
+        fallen = max(0, step - self._fall_start) / max(1, self._fall)
         return min(1.0, (step + 1) / self._rise) * (0.5 + 0.5 * math.cos(math.pi * fallen))
 
 
@@ -305,6 +305,6 @@ class _Searches:
 
 
 def _mapped(g: Generator, z_content: Tensor, labels: Sequence[int | None]) -> Tensor:
-    """Return w [N, w_dim] of contents with classes; None for an unconditional generator."""
-    numbers = None if None in labels else torch.tensor(labels, device=z_content.device)
+    """Return w [N, w_dim] of contents with classes, None for an unconditional generator."""
+    numbers = torch.tensor(labels, dtype=torch.int64, device=z_content.device) if g.config.num_classes else None
     return g.mapping(z_content, numbers)

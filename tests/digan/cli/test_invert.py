@@ -19,7 +19,9 @@ from digan.sampling.latents import clip_times, read_latents, seeded_latents
 from digan.sampling.media import write_png
 from digan.sampling.render import sample_clips
 
-SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8, resolution=32)
+SIZES = dict(
+    z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8, resolution=32, space_frequency=1.0
+)
 FRAMES = 4
 QUICK = "--steps 3 --restarts 2 --draws 4 --device cpu"
 
@@ -81,7 +83,7 @@ def rows(path, count: int) -> list[np.ndarray]:
 
 @pytest.mark.slow
 def test_a_clip_of_the_network_is_found_again_and_sampled(run, network, clip, tmp_path, capsys):
-    status, folder = run("--steps 250 --restarts 3 --draws 32 --lr 0.1")
+    status, folder = run("--steps 120 --restarts 3 --draws 32")
     assert status == 0
     assert "PSNR" in capsys.readouterr().out
     record = json.loads((folder / "inversion.json").read_text())

@@ -15,7 +15,9 @@ from digan.sampling.clip_loss import ClipLoss
 from digan.sampling.inversion import InversionConfig, Schedule, invert
 from digan.sampling.latents import clip_times, seeded_latents
 
-SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8, resolution=32)
+SIZES = dict(
+    z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8, resolution=32, space_frequency=1.0
+)
 TIMES = clip_times(4)
 SHORT = dict(steps=6, restarts=2, draws=4)
 
@@ -60,7 +62,7 @@ def test_a_clip_of_the_generator_is_found_again(generator):
         generator,
         ClipLoss(clip),
         TIMES,
-        config=InversionConfig(steps=150, restarts=3, draws=32),
+        config=InversionConfig(steps=100, restarts=3, draws=32),
         report=lambda *values: reports.append(values),
     )
     # Measured: SEE dB.

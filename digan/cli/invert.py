@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from digan.cli.options import OptionParser, number, training_number
+from digan.cli.options import OptionParser, add_network, number, training_number
 from digan.cli.sample import DTYPES, MAX_CLIPS, MAX_FPS, class_numbers, on_device
 from digan.cli.terminal import ProgressBar
 from digan.config import FRACTION, SEED, Range, TrainConfig
@@ -57,7 +57,7 @@ def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
-    parser.add_argument("--network", required=True, help="network file, run folder, or owner/name on the hub")
+    add_network(parser)
     parser.add_argument("--video", required=True, help="video file, or folder of frames")
     parser.add_argument("--outdir", required=True, type=Path, help="folder for the results")
 
@@ -141,7 +141,7 @@ class _Clip:
 
 def run(args: argparse.Namespace) -> int:
     """Find the latents, write the files and return the exit status."""
-    network = find_network(args.network)
+    network = find_network(args.network, args.which)
     g = on_device(Generator.from_pretrained(network), args.device)
     data = g.metadata.get("data")
     data = data if isinstance(data, dict) else {}

@@ -16,7 +16,8 @@ from digan.models.generator import Generator
 from digan.sampling.clip_loss import ClipLoss
 from digan.sampling.latents import Latents, seeded_latents
 
-_PRIOR_DRAWS = 512  # contents that give the mean and the standard deviation of w
+_PRIOR_DRAWS = 4096  # contents that give the mean and the covariance of w
+_LEAST_VARIANCE = 0.01  # of a direction of w, as a fraction of the mean variance: real clips need some of all
 _RANKED_FRAMES = 4  # frames by which random draws are ranked
 _STALLED = 1e-3  # a smaller relative gain within `patience` steps is a stall
 Report = Callable[[int, int, float], None]  # (steps done, steps in total, mean squared error of the best search)
@@ -178,7 +179,10 @@ class _Starts:
 
 
 class _ContentPrior:
-    """Mean and standard deviation of w, over the samples of each class."""
+    """Mean of w over the samples of each class, and their principal axes, each as long as its standard deviation.
+
+    Steps of one size along these axes keep to the w of samples, which vary far more in some directions than in others.
+    """
 
     def __init__(self, g: Generator, classes: Sequence[int | None], seed: int) -> None:
         device = next(g.parameters()).device
@@ -186,15 +190,16 @@ class _ContentPrior:
         self._of: dict[int | None, tuple[Tensor, Tensor]] = {}
         for label in dict.fromkeys(classes):
             w = _mapped(g, z_content, [label] * _PRIOR_DRAWS)
-            mean = w.mean(dim=0)
-            self._of[label] = mean, (w - mean).square().mean().sqrt()  # one scale keeps the directions of w as they are
+            variances, axes = torch.linalg.eigh(w.T.cov())  # [w_dim], [w_dim, w_dim] of columns
+            deviations = variances.clamp(min=_LEAST_VARIANCE * variances.mean()).sqrt()
+            self._of[label] = w.mean(dim=0), axes.T * deviations.unsqueeze(1)
 
     def mean(self, labels: Sequence[int | None]) -> Tensor:
         """Return the means [N, w_dim] of classes."""
         return torch.stack([self._of[label][0] for label in labels])
 
-    def scale(self, labels: Sequence[int | None]) -> Tensor:
-        """Return the standard deviations [N] of classes."""
+    def axes(self, labels: Sequence[int | None]) -> Tensor:
+        """Return the axes [N, w_dim, w_dim] of classes, one a row."""
         return torch.stack([self._of[label][1] for label in labels])
 
 
@@ -215,8 +220,8 @@ class _Searches:
         prior = _ContentPrior(g, labels, config.seed)
         self._starts = starts = self._best_starts(prior, labels)
         self._mean = prior.mean(starts.labels).unsqueeze(1)  # [N, 1, w_dim]
-        self._scale = prior.scale(starts.labels).view(-1, 1, 1)
-        shared = (starts.w.unsqueeze(1) - self._mean) / self._scale  # [N, 1, w_dim]
+        self._axes = prior.axes(starts.labels)  # [N, w_dim, w_dim]
+        shared = torch.linalg.solve(self._axes, starts.w.unsqueeze(1) - self._mean, left=False)  # [N, 1, w_dim]
         own = torch.zeros_like(shared).repeat(1, g.num_slots, 1)  # [N, S, w_dim]
         offset = torch.zeros(len(shared), 1, device=device)
         self._parameters = [shared, own, starts.z_motion.clone(), offset]
@@ -258,7 +263,7 @@ class _Searches:
         slots, z_motion, times = self._latents(self._parameters)
         inr = self._g.inr_from_slots(slots, z_motion, times)
         frames = fi.render(inr, self._g.grid(), dtype=self._config.dtype)
-        content = ((slots - self._mean) / self._scale).square().mean(dim=(1, 2))
+        content = (self._parameters[0] + self._parameters[1]).square().mean(dim=(1, 2))
         losses = self._loss(frames) + self._config.prior * (content + z_motion.square().mean(dim=1))
         with torch.no_grad():
             better = losses < self._best_loss
@@ -284,7 +289,7 @@ class _Searches:
         """Return slots [N, S, w_dim], z_motion [N, z_dim] and times [N, T]."""
         shared, own, z_motion, offset = parameters
         frame = self._times.diff().mean() if len(self._times) > 1 else self._times.new_ones([])
-        return self._mean + self._scale * (shared + own), z_motion, self._times + offset * frame
+        return self._mean + (shared + own) @ self._axes, z_motion, self._times + offset * frame
 
     @torch.no_grad()
     def _best_starts(self, prior: _ContentPrior, classes: Sequence[int | None]) -> _Starts:

@@ -105,6 +105,7 @@ def configure(parser: OptionParser) -> None:
         "--prior", type=weight, default=_C.prior, help="weight of the distance from the average [%(default)s]"
     )
     search.add_argument("--edges", type=weight, default=1.0, help="weight of edges beside pixels [1]")
+    search.add_argument("--changes", type=weight, default=1.0, help="weight of what changes over time [1]")
     search.add_argument("--perceptual", type=Path, metavar="FILE", help="perceptual distance to add, see below")
     search.add_argument("--perceptual-weight", type=weight, default=1.0, help="its weight [1]")
     search.add_argument("--fit-offset", action="store_true", help="also find the time of the first frame [it is 0]")
@@ -201,7 +202,7 @@ def _search(args: argparse.Namespace, g: Generator, clip: _Clip, classes: Sequen
     device = torch.device(args.device)
     perceptual = None if args.perceptual is None else load_perceptual(args.perceptual, g.config.resolution, device)
     frames = clip.frames.to(device) / 127.5 - 1
-    loss = ClipLoss(frames, args.edges, perceptual, args.perceptual_weight)
+    loss = ClipLoss(frames, args.edges, args.changes, perceptual, args.perceptual_weight)
     values = {name: getattr(args, name) for name in _C.__dataclass_fields__ if name != "dtype"}
     dtype = None if args.dtype == "fp32" else DTYPES[args.dtype]
     with ProgressBar("inverting", True, "step") as progress:

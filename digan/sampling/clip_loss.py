@@ -21,7 +21,8 @@ class ClipLoss:
 
     At every level of a pyramid, in which each level has half the pixels per side of the one before, it is the mean
     absolute difference of the pixels and, times `edges`, of the differences between neighbouring pixels. The levels are
-    averaged. Coarse levels attract shapes that do not overlap yet.
+    averaged. Coarse levels attract shapes that do not overlap yet. To that comes, times `changes`, the mean absolute
+    difference of what changes: the pixels minus their mean over time. Without it, searches settle on the mean frame.
 
     A value of the clip at an end of [-1, 1] may have been cut off there, so that values beyond are as good. (Counting
     them as errors, searches for clips of which half the values are cut off stayed below 30 dB.)
@@ -29,19 +30,25 @@ class ClipLoss:
     Args:
         clip: float [T, 3, H, W] in [-1, 1].
         edges: weight of the differences between neighbouring pixels.
+        changes: weight of what changes over time.
         perceptual: a further distance between frames; None for none.
         perceptual_weight: its weight.
     """
 
     def __init__(
-        self, clip: Tensor, edges: float = 1.0, perceptual: Perceptual | None = None, perceptual_weight: float = 1.0
+        self,
+        clip: Tensor,
+        edges: float = 1.0,
+        changes: float = 1.0,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: float = 1.0,
     ) -> None:
-        self.clip, self.edges = clip, edges
+        self.clip, self.edges, self.changes = clip, edges, changes
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
 
     def at_frames(self, frames: list[int]) -> ClipLoss:
         """Return the same loss for some frames of the clip."""
-        return ClipLoss(self.clip[frames], self.edges, self.perceptual, self.perceptual_weight)
+        return ClipLoss(self.clip[frames], self.edges, self.changes, self.perceptual, self.perceptual_weight)
 
     def __call__(self, clips: Tensor) -> Tensor:
         """Return the distance of each clip, float32 [N], for clips [N, T, 3, H, W]."""
@@ -50,6 +57,7 @@ class ClipLoss:
         error = self._error(clips.float())
         levels = list(_pyramid(error.flatten(1, 2)))  # each [N, 3T, h, w]
         loss = torch.stack([self._level(level) for level in levels]).mean(dim=0)
+        loss = loss + self.changes * (error - error.mean(dim=1, keepdim=True)).abs().mean(dim=(1, 2, 3, 4))
         if self.perceptual is not None:
             originals = self.clip.expand_as(error)
             distances = self.perceptual((originals + error).flatten(0, 1), originals.flatten(0, 1))  # [N T]

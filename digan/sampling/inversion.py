@@ -19,6 +19,7 @@ from digan.sampling.latents import Latents, seeded_latents
 _PRIOR_DRAWS = 4096  # contents that give the mean and the covariance of w
 _LEAST_VARIANCE = 0.01  # of a direction of w, as a fraction of the mean variance: real clips need some of all
 _RANKED_FRAMES = 4  # frames by which random draws are ranked
+_MOTION_STEP = 2.0  # learning rate of z_motion, relative to that of w: the gradients of a motion agree less
 _STALLED = 1e-3  # a smaller relative gain within `patience` steps is a stall
 Report = Callable[[int, int, float], None]  # (steps done, steps in total, mean squared error of the best search)
 
@@ -31,7 +32,7 @@ class InversionConfig:
         steps: updates.
         restarts: searches side by side, as one batch of INRs; the best one is the result.
         draws: random samples among which, with the average content, the searches start.
-        lr: learning rate of Adam, in standard deviations of w and of z_motion.
+        lr: learning rate of Adam, in standard deviations of w.
         warmup: fraction of the steps in which the learning rate rises.
         shared: fraction of the steps, the first ones, in which all slots of a clip share one w, as those of a sample
             do. The slots on their own would soon lead away from all samples, into minima from which none returns.
@@ -48,7 +49,7 @@ class InversionConfig:
     draws: int = 64
     lr: float = 0.1
     warmup: float = 0.05
-    shared: float = 0.5
+    shared: float = 0.2
     decay: float = 0.3
     patience: int = 50
     prior: float = 1e-5
@@ -206,8 +207,8 @@ class _ContentPrior:
 class _Searches:
     """All searches as one batch: parameters, their optimiser, and the best latents that each has met.
 
-    The parameters are in standard deviations of what they change, so that one learning rate suits all, and networks of
-    any scale of w: shared part of the slots, their own parts, z_motion, and the offset of the times in frames.
+    The parameters are the shared part of the slots and their own parts, in standard deviations of w along its principal
+    axes, z_motion / _MOTION_STEP, and the offset of the times in frames: one learning rate suits all, and any network.
     """
 
     def __init__(
@@ -224,7 +225,7 @@ class _Searches:
         shared = torch.linalg.solve(self._axes, starts.w.unsqueeze(1) - self._mean, left=False)  # [N, 1, w_dim]
         own = torch.zeros_like(shared).repeat(1, g.num_slots, 1)  # [N, S, w_dim]
         offset = torch.zeros(len(shared), 1, device=device)
-        self._parameters = [shared, own, starts.z_motion.clone(), offset]
+        self._parameters = [shared, own, starts.z_motion / _MOTION_STEP, offset]
         for parameter in self._parameters[: 4 if config.fit_offset else 3]:
             parameter.requires_grad_(True)
         self._adam = torch.optim.Adam([p for p in self._parameters if p.requires_grad], betas=(0.9, 0.99))
@@ -287,9 +288,9 @@ class _Searches:
 
     def _latents(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return slots [N, S, w_dim], z_motion [N, z_dim] and times [N, T]."""
-        shared, own, z_motion, offset = parameters
+        shared, own, motion, offset = parameters
         frame = self._times.diff().mean() if len(self._times) > 1 else self._times.new_ones([])
-        return self._mean + (shared + own) @ self._axes, z_motion, self._times + offset * frame
+        return self._mean + (shared + own) @ self._axes, _MOTION_STEP * motion, self._times + offset * frame
 
     @torch.no_grad()
     def _best_starts(self, prior: _ContentPrior, classes: Sequence[int | None]) -> _Starts:

@@ -87,7 +87,7 @@ def test_a_clip_of_the_network_is_found_again_and_sampled(run, network, clip, tm
     assert status == 0
     assert "PSNR" in capsys.readouterr().out
     record = json.loads((folder / "inversion.json").read_text())
-    assert record["psnr"] > 35  # measured: SEE
+    assert record["psnr"] > 35  # measured: 48.6
     words = ["--network", network(), "--latents", folder / "latents.safetensors", "--device", "cpu", "--format", "png"]
     for name, options in {
         "clip": [],
@@ -101,7 +101,7 @@ def test_a_clip_of_the_network_is_found_again_and_sampled(run, network, clip, tm
     between = np.asarray(Image.open(tmp_path / "between" / "video-0000.png"))
     between = np.stack([between[:32, 34 * i : 34 * i + 32] for i in range(7)])
     scores = psnr(*(torch.from_numpy(x.copy()).permute(0, 3, 1, 2) for x in (between, clip[1][:7])))
-    assert scores.min() > 30  # frames between those that were seen; measured: SEE
+    assert scores.min() > 35  # with frames between those that were seen; measured: 48.3
 
 
 def test_files_hold_the_clip_and_its_reconstruction(run, network, clip):

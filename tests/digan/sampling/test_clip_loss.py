@@ -55,16 +55,25 @@ def test_the_pyramid_is_that_of_its_definition(edges):
         levels.append(pixels + edges * (rows + columns))
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     # Measured: 6e-8, the rounding of float32.
-    torch.testing.assert_close(
-        ClipLoss(clip.float(), edges)(other.float()[None])[0], sum(levels) / 2, rtol=1e-6, atol=0
-    )
+    loss = ClipLoss(clip.float(), edges, changes=0)(other.float()[None])[0]
+    torch.testing.assert_close(loss, sum(levels) / 2, rtol=1e-6, atol=0)
+
+
+def test_changes_are_differences_from_the_mean_over_time():
+    clip, still = torch.rand(4, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    frozen = clip.mean(dim=0, keepdim=True).expand_as(clip)
+    losses = [ClipLoss(clip, changes=changes)(frozen[None])[0] for changes in (0.0, 2.0)]
+    torch.testing.assert_close(losses[1] - losses[0], 2 * (clip - frozen).abs().mean())
+    constant = [ClipLoss(clip, changes=changes)((clip + still)[None])[0] for changes in (0.0, 2.0)]
+    # A difference that stays the same counts in the pyramid alone. Measured: 6e-8.
+    torch.testing.assert_close(*constant, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("end", [1.0, -1.0])
 def test_values_beyond_an_end_are_as_good_as_the_end_itself(end):
     clip = torch.full((1, 3, 8, 8), end)
     clips = torch.stack([clip * 3, clip * 0.5, -clip])
-    torch.testing.assert_close(ClipLoss(clip)(clips), torch.tensor([0, 0.5, 2]))
+    torch.testing.assert_close(ClipLoss(clip)(clips), torch.tensor([0.0, 0.5, 2.0]))
     torch.testing.assert_close(ClipLoss(clip * 0.5)(clips), torch.tensor([2.5, 0, 1.5]))
 
 

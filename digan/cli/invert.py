@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import time
@@ -180,8 +181,8 @@ def _read_clip(args: argparse.Namespace, resolution: int, data: dict[str, Any]) 
             f"--video {args.video} has {counted(video.num_frames, 'frame')}, but {len(indices)} at --stride {stride} "
             f"from --start {args.start} take {indices[-1] + 1}: lower --start, --frames or --stride."
         )
-    reader = FrameReader(index, resolution, resize=data.get("resize") or TrainConfig.resize)
-    frames = torch.from_numpy(reader.read(video, indices).copy())
+    with contextlib.closing(FrameReader(index, resolution, resize=data.get("resize") or TrainConfig.resize)) as reader:
+        frames = torch.from_numpy(reader.read(video, indices).copy())
     # The network's time runs from 0 to 1 over `span` frames at the stride of its training.
     times = paced_times(len(indices), span) * (stride / (data.get("stride") or TrainConfig.stride))
     return _Clip(frames, indices, video, stride, times)
@@ -204,14 +205,13 @@ def _search(args: argparse.Namespace, g: Generator, clip: _Clip, classes: Sequen
     frames = clip.frames.to(device) / 127.5 - 1
     loss = ClipLoss(frames, args.edges, args.changes, perceptual, args.perceptual_weight)
     values = {name: getattr(args, name) for name in _C.__dataclass_fields__ if name != "dtype"}
-    dtype = None if args.dtype == "fp32" else DTYPES[args.dtype]
     with ProgressBar("inverting", True, "step") as progress:
         return invert(
             g,
             loss,
             clip.times,
             classes,
-            InversionConfig(**values, dtype=dtype),
+            InversionConfig(**values, dtype=DTYPES[args.dtype]),
             lambda step, steps, error: progress(step, steps, f"PSNR {psnr_of_error(error):.1f} dB"),
         )
 

@@ -21,11 +21,10 @@ class ClipLoss:
 
     At every level of a pyramid, in which each level has half the pixels per side of the one before, it is the mean
     absolute difference of the pixels and, times `edges`, of the differences between neighbouring pixels. The levels are
-    averaged. Coarse levels attract shapes that do not overlap yet. To that comes, times `changes`, the mean absolute
-    difference of what changes: the pixels minus their mean over time. Without it, searches settle on the mean frame.
+    averaged. Coarse levels attract shapes that do not overlap yet. A further term, times `changes`, compares what
+    moves: the pixels minus their mean over time. Without it, searches tend to settle on the mean frame.
 
-    A value of the clip at an end of [-1, 1] may have been cut off there, so that values beyond are as good. (Counting
-    them as errors, searches for clips of which half the values are cut off stayed below 30 dB.)
+    A value of the clip at an end of [-1, 1] may have been cut off there, so that values beyond are as good.
 
     Args:
         clip: float [T, 3, H, W] in [-1, 1].

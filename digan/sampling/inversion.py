@@ -192,7 +192,7 @@ class _ContentPrior:
         for label in dict.fromkeys(classes):
             w = _mapped(g, z_content, [label] * _PRIOR_DRAWS)
             variances, axes = torch.linalg.eigh(w.T.cov())  # [w_dim], [w_dim, w_dim] of columns
-            deviations = variances.clamp(min=_LEAST_VARIANCE * variances.mean()).sqrt()
+            deviations = variances.clamp(min=_LEAST_VARIANCE * variances.mean() + 1e-12).sqrt()
             self._of[label] = w.mean(dim=0), axes.T * deviations.unsqueeze(1)
 
     def mean(self, labels: Sequence[int | None]) -> Tensor:

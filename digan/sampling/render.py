@@ -204,7 +204,7 @@ class Sampler:
 
     @torch.no_grad()
     def slots(self, plan: ClipPlan) -> torch.Tensor:
-        """Return the mixed w slots of a clip's contents, [1, num_slots, w_dim]: those of a content whose weight is 1."""
+        """Return the mixed w slots of a clip, [1, num_slots, w_dim]: exactly those of a content whose weight is 1."""
         weighted = zip(plan.contents, plan.weights, strict=True)
         return sum(self.slots_of(index) * weight for index, weight in weighted if weight)  # type: ignore[return-value]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import socket
 
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
         network = args.network if args.which == WHICH[0] else str(find_network(args.network, args.which))
         explorer = Explorer(g, network, DTYPES[args.dtype], names)
         server = _Server(_config(explorer), _url(args.host, listener.getsockname()[1]))
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # once uvicorn has closed everything, it may raise it again
             server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn has closed everything and raises it again
+        if server.started:
             print("stopped")
     return 0
 

@@ -4,6 +4,7 @@ A call gives the result of the reference in float64, up to the rounding of its t
 an argument; it never ends the process.
 """
 
+import functools
 import inspect
 import math
 import random
@@ -325,6 +326,9 @@ def compare(name: str, arguments: dict, results: tuple, exact: tuple, draw: Draw
     if result.is_meta or (draw.special and name == "conv2d"):  # PyTorch's own convolutions differ at infinity and NaN
         return
     compute = arguments.get("dtype") or result.dtype
+    if "inr" in arguments and arguments.get("dtype") is None and result.dtype == torch.float32:
+        weights = [layer.weight.dtype for stage in arguments["inr"].stages for layer in stage.layers]
+        compute = functools.reduce(torch.promote_types, weights)
     inputs = [tensor.dtype for value in arguments.values() for tensor in all_tensors(value)]
     coarsest = max([compute, *inputs], key=lambda dtype: TOLERANCES.get(dtype, 0.0))
     if any(isinstance(value, (int, float)) and abs(value) > 1e4 for value in arguments.values()):

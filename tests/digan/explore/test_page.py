@@ -548,9 +548,9 @@ def test_memory_stays_flat(open_page, networks):
                 page.click("#shuffle")
                 page.wait_for_timeout(200)
 
-        use(30)
+        use(10)
         before = sizes()
-        use(90)
+        use(30)
         after = sizes()
         # MiB; from the third to the tenth minute, the server of the default generator grew by 2 and the page by 0.03.
         assert after[0] - before[0] < 25, (before, after)

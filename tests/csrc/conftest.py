@@ -4,6 +4,7 @@ import platform
 import runpy
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def isa_flags() -> dict[str, list[str]]:
     setuptools = pytest.importorskip("setuptools")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setuptools, "setup", lambda **options: None)
+        # Importing setuptools adds the packages that it bundles to the path; a test that restored the path removed them.
+        patch.setattr(sys, "path", [*sys.path, str(Path(setuptools.__file__).parent / "_vendor")])
         patch.chdir(ROOT)
         build = runpy.run_path("setup.py")
     x86 = platform.machine().lower() in ("x86_64", "amd64")

@@ -60,7 +60,7 @@ def isa_flags() -> dict[str, list[str]]:
     setuptools = pytest.importorskip("setuptools")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setuptools, "setup", lambda **options: None)
-        # Importing setuptools adds the packages that it bundles to the path; a test that restored the path removed them.
+        # Importing setuptools puts what it bundles on the path, from which a test that restores it may remove it.
         patch.setattr(sys, "path", [*sys.path, str(Path(setuptools.__file__).parent / "_vendor")])
         patch.chdir(ROOT)
         build = runpy.run_path("setup.py")

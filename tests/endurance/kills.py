@@ -106,7 +106,7 @@ def _end(outdir: pathlib.Path) -> dict[str, object]:
             end[name] = {key: _bits(tensor) for key, tensor in load_file(path).items()}
         elif path.name == "optimizers.pt":
             end[name] = _bits_of_all(torch.load(path, weights_only=True))
-        elif path.suffix == ".png":
+        elif path.suffix == ".png" and path.name != "curves.png":  # which also shows the speed
             end[name] = path.read_bytes()
         elif path.name == "stats.jsonl" or path.name.startswith("metric-"):
             kept = ("clips", "iteration", "loss_g", "loss_d", "r1", "nonfinite", "value", "snapshot")

@@ -147,8 +147,10 @@ def activation_jet(x: Tensor, name: str, omega: float) -> tuple[Tensor, Tensor, 
     """Return the value and the first two derivatives of an activation."""
     y = activation(x, name, omega)
     zero = torch.zeros_like(x)
-    if name in ("relu", "lrelu"):
-        return y, torch.where(x > 0, torch.ones_like(x), 0.0 if name == "relu" else LRELU_SLOPE), zero
+    if name == "relu":
+        return y, torch.where(x <= 0, zero, torch.ones_like(x)), zero  # 1 at NaN, as autograd has it
+    if name == "lrelu":
+        return y, torch.where(x > 0, torch.ones_like(x), LRELU_SLOPE), zero
     if name == "gelu":
         density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
         return y, torch.special.ndtr(x) + x * density, density * (2 - x.square())

@@ -163,3 +163,14 @@ def test_color_comes_first_or_last():
     assert first[0, 0, 0].tolist() == [[0, 0], [0, 2]]
     last = reference.augment(x, bright, None, None, offset, hole, (1, 1), True)
     assert last[0, 0, 0].tolist() == [[1, 1], [1, 2]]
+
+
+@pytest.mark.parametrize("name", ["linear", "lrelu", "relu", "sine", "gelu", "silu", "tanh", "gauss", "finer"])
+def test_derivatives_of_activations_are_those_of_autograd(name):
+    x = torch.tensor([-3.0, -0.4, 0.0, 0.4, 3.0, torch.nan], dtype=torch.float64, requires_grad=True)
+    value, first, second = reference.activation_jet(x, name, 1.3)
+    (slope,) = torch.autograd.grad(reference.activation(x, name, 1.3).sum(), x, create_graph=True)
+    curvature = torch.autograd.grad(slope.sum(), x)[0] if slope.requires_grad else torch.zeros_like(x)
+    torch.testing.assert_close(value, reference.activation(x, name, 1.3), equal_nan=True)
+    torch.testing.assert_close(first, slope, equal_nan=True)
+    torch.testing.assert_close(second[:-1], curvature[:-1])

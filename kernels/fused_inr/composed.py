@@ -115,51 +115,28 @@ def gradients(
     return vjp(frames, tensors, gradient, needs)
 
 
-def mlp_gradients(
-    gradient: Tensor,
+def network_gradients(
+    network: Callable[..., Any],
+    gradients: Any,
     tensors: Sequence[Tensor],
-    activations: list[str],
-    omegas: list[float],
-    skips: list[bool],
-    dtype: torch.dtype,
+    options: Sequence[Any],
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return differentiable gradients for the coordinates, weights and biases of an `mlp`; None where not needed."""
+    """Return differentiable gradients for the coordinates, weights and biases of a network; None where not needed.
 
-    def values(coords: Tensor, *parameters: Tensor) -> Tensor:
-        weights, biases = _halves(parameters)
-        return reference.mlp(coords, weights, biases, activations, omegas, skips, dtype)
-
-    return vjp(values, tensors, gradient, needs)
-
-
-def mlp_jet_gradients(
-    gradients: Sequence[Tensor],
-    tensors: Sequence[Tensor],
-    activations: list[str],
-    omegas: list[float],
-    skips: list[bool],
-    dtype: torch.dtype,
-    order: int,
-    hessian: bool,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return differentiable gradients for the coordinates, weights and biases of an `mlp_jet`; None where not needed.
-
-    There is one entry of `gradients` per result.
+    Args:
+        network: `reference.mlp` or `reference.mlp_jet`.
+        gradients: of its result, or a list with one of each result.
+        tensors: coordinates, weights, biases.
+        options: the other arguments of `network`.
+        needs: whether the gradient of each tensor is needed.
     """
+    layers = len(tensors) // 2
 
-    def jets(coords: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        weights, biases = _halves(parameters)
-        return tuple(reference.mlp_jet(coords, weights, biases, activations, omegas, skips, dtype, order, hessian))
+    def evaluate(coords: Tensor, *parameters: Tensor) -> Any:
+        return network(coords, list(parameters[:layers]), list(parameters[layers:]), *options)
 
-    return vjp(jets, tensors, tuple(gradients), needs)
-
-
-def _halves(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the weights and the biases of a network."""
-    middle = len(parameters) // 2
-    return list(parameters[:middle]), list(parameters[middle:])
+    return vjp(evaluate, tensors, gradients, needs)
 
 
 def vjp(

@@ -156,5 +156,6 @@ def test_gradients_of_a_siren(fixed, final, assert_close):
     values = reference.siren(tensors[0], tensors[1:3], tensors[3:], 2.0, 3.0, final, torch.float64)
     gradient = torch.randn(values.shape, dtype=torch.float64, generator=generator)
     needs = [tensor.requires_grad for tensor in tensors]
-    actual = composed.mlp_gradients(gradient, tensors, *siren_layers(2, 2.0, 3.0, final), torch.float64, needs)
+    options = *siren_layers(2, 2.0, 3.0, final), torch.float64
+    actual = composed.network_gradients(reference.mlp, gradient, tensors, options, needs)
     assert_same_to_second_order(by_pytorch(values, tensors, gradient), actual, tensors, assert_close)

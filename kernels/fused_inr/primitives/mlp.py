@@ -4,6 +4,7 @@ Unlike the other primitives, each backend has its own ops, because two backends 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -81,18 +82,7 @@ def register(backend: str, values: Values, gradients: Gradients) -> Callable[...
     def _(gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> list[Tensor]:
         return gradients_like(coords, weights, biases, *options[-2:])
 
-    def backward(ctx: Any, gradient: Tensor) -> tuple:
-        (coords, *parameters), needs = ctx.saved_tensors, ctx.needs_input_grad
-        count = len(parameters) // 2
-        needed = needs[0], any(needs[1]) or any(needs[2])
-        results = backward_op(gradient, coords, parameters[:count], parameters[count:], *ctx.options, *needed)
-        of_coords, *others = results if needed[1] else [results[0], *[None] * len(parameters)]
-        return of_coords if needs[0] else None, others[:count], others[count:], None, None, None, None
-
-    forward_op = Op(network._opoverload, save, backward, _batch, _composed)
-    backward_op = Op(
-        network_backward._opoverload, _save_backward, _differentiate_backward, _batch_backward, _composed_backward
-    )
+    forward_op = network_op(network._opoverload, network_backward._opoverload, reference.mlp)
 
     def mlp(
         coords: Tensor,
@@ -163,98 +153,139 @@ def gradients_like(
     return [of_coords, *(tensor.new_empty(tensor.shape if with_parameters else 0) for tensor in (*weights, *biases))]
 
 
-def save(ctx: Any, inputs: tuple, output: Any) -> None:
-    """Keep the tensors and options of a network for its backward pass."""
+def network_op(overload: Any, backward_overload: Any, network: Callable[..., Any]) -> Op:
+    """Return the op of a network, with the rules that `mlp` and `mlp_jet` share.
+
+    Args:
+        overload: the op. It takes coordinates, weights, biases and options, first of all the activations' codes.
+        backward_overload: takes the gradients of its results, the arguments of the op, and whether the gradients of the
+            coordinates and of the parameters are needed; returns those that `gradients_like` allocates.
+        network: `reference.mlp` or `reference.mlp_jet`, the composition with the op's arguments.
+    """
+    backward_op = Op(
+        backward_overload,
+        _save_backward,
+        partial(_differentiate_backward, network),
+        _batch_backward,
+        partial(_composed_backward, network),
+    )
+
+    def backward(ctx: Any, gradients: Any) -> tuple:
+        (coords, *parameters), needs = ctx.saved_tensors, ctx.needs_input_grad
+        count = len(parameters) // 2
+        needed = needs[0], any(needs[1]) or any(needs[2])
+        results = backward_op(gradients, coords, parameters[:count], parameters[count:], *ctx.options, *needed)
+        of_coords, *others = results if needed[1] else [results[0], *[None] * len(parameters)]
+        return of_coords if needs[0] else None, others[:count], others[count:], *[None] * len(ctx.options)
+
+    def composition(coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Any:
+        return network(coords, weights, biases, *_reference_options(options))
+
+    return Op(overload, _save, backward, _batch, composition)
+
+
+def _save(ctx: Any, inputs: tuple, output: Any) -> None:
     coords, weights, biases, *options = inputs
     ctx.save_for_backward(coords, *weights, *biases)
     ctx.options = options
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    gradient, coords, weights, biases, *options, ctx.with_coords, ctx.with_parameters = inputs
-    ctx.save_for_backward(gradient, coords, *weights, *biases)
+    gradients, coords, weights, biases, *options, ctx.with_coords, ctx.with_parameters = inputs
+    ctx.results = None if isinstance(gradients, Tensor) else len(gradients)  # None: the network has one result
+    ctx.save_for_backward(*_listed(gradients), coords, *weights, *biases)
     ctx.options = options
 
 
-def _differentiate_backward(ctx: Any, cotangents: list[Tensor]) -> tuple:
-    """Differentiate the gradients of a network as a composition of PyTorch calls."""
-    tensors = ctx.saved_tensors
-    parameters = len(tensors) - 2
-    needed = [ctx.with_coords, *[ctx.with_parameters] * parameters]
+def _listed(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
-    def gradients(gradient: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        results = composed.mlp_gradients(gradient, others, *reference_options(ctx.options), needs=needed)
+
+def _differentiate_backward(network: Callable[..., Any], ctx: Any, cotangents: list[Tensor]) -> tuple:
+    """Differentiate the gradients of a network as a composition of PyTorch calls."""
+    tensors, count = ctx.saved_tensors, ctx.results or 1
+    parameters = len(tensors) - count - 1
+    needed = [ctx.with_coords, *[ctx.with_parameters] * parameters]
+    options = _reference_options(ctx.options)
+
+    def gradients(*values: Tensor) -> tuple[Tensor, ...]:
+        upstream = values[0] if ctx.results is None else list(values[:count])
+        results = composed.network_gradients(network, upstream, values[count:], options, needed)
         return tuple(result for result in results if result is not None)
 
-    of_gradient, of_coords, of_weights, of_biases = ctx.needs_input_grad[:4]
+    of_gradients, of_coords, of_weights, of_biases = ctx.needs_input_grad[:4]
+    needs = [*_listed(of_gradients), of_coords, *of_weights, *of_biases]
     cotangents = [cotangent for cotangent, need in zip(cotangents, needed, strict=True) if need]
-    results = composed.vjp(gradients, tensors, tuple(cotangents), [of_gradient, of_coords, *of_weights, *of_biases])
-    middle = 2 + parameters // 2
-    return results[0], results[1], results[2:middle], results[middle:], *[None] * 6
+    results = composed.vjp(gradients, tensors, tuple(cotangents), needs)
+    middle = count + 1 + parameters // 2
+    upstream = results[0] if ctx.results is None else results[:count]
+    return upstream, results[count], results[count + 1 : middle], results[middle:], *[None] * (len(ctx.options) + 2)
 
 
-def reference_options(options: Sequence[Any]) -> tuple:
+def _reference_options(options: Sequence[Any]) -> tuple:
     """Return the options of an op as the reference takes them: codes of activations become names."""
     codes, *others = options
     return names_of(codes), *others
 
 
-def _composed(coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any) -> Tensor:
-    return reference.mlp(coords, weights, biases, *reference_options(options))
-
-
 def _composed_backward(
-    gradient: Tensor, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
+    network: Callable[..., Any],
+    gradients: Any,
+    coords: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    *options: Any,
 ) -> list[Tensor]:
     *network_options, with_coords, with_parameters = options
     tensors = (coords, *weights, *biases)
     needs = [with_coords, *[with_parameters] * (len(tensors) - 1)]
-    results = composed.mlp_gradients(gradient, tensors, *reference_options(network_options), needs=needs)
+    results = composed.network_gradients(network, gradients, tensors, _reference_options(network_options), needs)
     return [coords.new_empty(0) if result is None else result for result in results]
 
 
 def _batch(
     op: Op, size: int, dims: tuple, coords: Tensor, weights: list[Tensor], biases: list[Tensor], *options: Any
-) -> tuple[Tensor, int]:
-    axis = batch_axis(*dims[1:3])
+) -> tuple[Any, Any]:
+    axis = _batch_axis(*dims[1:3])
     length = batched(coords, dims[0], size).shape[1 + axis]
-    inputs = [folded(coords, dims[0], size, axis), *folded_parameters(size, axis, dims[1:3], weights, biases)]
-    return op(*inputs, *options).unflatten(axis, (size, length)), axis
+    inputs = [folded(coords, dims[0], size, axis), *_folded_parameters(size, axis, dims[1:3], weights, biases)]
+    output = op(*inputs, *options)
+    if isinstance(output, Tensor):
+        return output.unflatten(axis, (size, length)), axis
+    return [result.unflatten(axis, (size, length)) for result in output], [axis] * len(output)
 
 
 def _batch_backward(
     op: Op,
     size: int,
     dims: tuple,
-    gradient: Tensor,
+    gradients: Any,
     coords: Tensor,
     weights: list[Tensor],
     biases: list[Tensor],
     *options: Any,
 ) -> tuple[list[Tensor], list[int | None]]:
-    with_parameters = options[-1]
-    axis = 0 if with_parameters else batch_axis(*dims[2:4])
+    with_coords, with_parameters = options[-2:]
+    axis = 0 if with_parameters else _batch_axis(*dims[2:4])
     length = batched(coords, dims[1], size).shape[1 + axis]
-    pair = [folded(tensor, dim, size, axis) for tensor, dim in zip((gradient, coords), dims, strict=False)]
-    results = op(*pair, *folded_parameters(size, axis, dims[2:4], weights, biases), *options)
-    return unfolded_gradients(results, axis, (size, length), *options[-2:])
-
-
-def unfolded_gradients(
-    results: list[Tensor], axis: int, sizes: tuple[int, int], with_coords: bool, with_parameters: bool
-) -> tuple[list[Tensor], list[int | None]]:
-    """Split an axis of the gradients that were asked for; return also its position in each of them, or None."""
+    upstream = [folded(g, dim, size, axis) for g, dim in zip(_listed(gradients), _listed(dims[0]), strict=True)]
+    results = op(
+        upstream[0] if isinstance(gradients, Tensor) else upstream,
+        folded(coords, dims[1], size, axis),
+        *_folded_parameters(size, axis, dims[2:4], weights, biases),
+        *options,
+    )
     present = [with_coords, *[with_parameters] * (len(results) - 1)]
-    results = [r.unflatten(axis, sizes) if given else r for r, given in zip(results, present, strict=True)]
+    results = [r.unflatten(axis, (size, length)) if given else r for r, given in zip(results, present, strict=True)]
     return results, [axis if given else None for given in present]
 
 
-def batch_axis(weight_dims: list[int | None], bias_dims: list[int | None]) -> int:
+def _batch_axis(weight_dims: list[int | None], bias_dims: list[int | None]) -> int:
     """Return the axis of the coordinates `[N, P, K]` to merge an additional axis into: P if networks lack it."""
     return 1 if all(dim is None for dim in (*weight_dims, *bias_dims)) else 0
 
 
-def folded_parameters(
+def _folded_parameters(
     size: int, axis: int, dims: tuple, weights: list[Tensor], biases: list[Tensor]
 ) -> list[list[Tensor]]:
     """Merge the additional axes of weights and biases into N, unless the coordinates' is merged into P, axis 1."""

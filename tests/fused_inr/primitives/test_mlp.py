@@ -22,7 +22,8 @@ def gradients(gradient, coords, weights, biases, *options):
     leaves = [tensor.detach().requires_grad_() for tensor in (coords, *weights, *biases)]
     needs = [True] * len(leaves)
     with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
-        results = thread.submit(composed.mlp_gradients, gradient.detach(), leaves, *options, needs).result()
+        arguments = reference.mlp, gradient.detach(), leaves, options, needs
+        results = thread.submit(composed.network_gradients, *arguments).result()
     of_coords, *others = (result.detach().contiguous() for result in results)
     return [of_coords if with_coords else coords.new_empty(0), *others]
 

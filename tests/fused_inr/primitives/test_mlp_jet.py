@@ -24,7 +24,8 @@ def gradients(jet_gradients, coords, weights, biases, *options):
     upstream = [gradient.detach() for gradient in jet_gradients]
     needs = [True] * len(leaves)
     with ThreadPoolExecutor(1) as thread:  # PyTorch disables autograd in the thread of an op
-        results = thread.submit(composed.mlp_jet_gradients, upstream, leaves, *options, needs).result()
+        arguments = reference.mlp_jet, upstream, leaves, options, needs
+        results = thread.submit(composed.network_gradients, *arguments).result()
     of_coords, *others = (result.detach().contiguous() for result in results)
     return [of_coords if with_coords else coords.new_empty(0), *others]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,9 @@ from torch.func import jvp, vmap
 import fused_inr as fi
 from benchmarks.device import device, pick
 from benchmarks.harness import Case
+from benchmarks.networks import SIREN_OMEGA, parameters, siren_layer
 from fused_inr.tools import counts
 
-OMEGA = 30.0
 # Relative to float64; with omega 30, each layer amplifies the rounding errors of the one before.
 TOLERANCE = 1e-3
 
@@ -43,21 +42,15 @@ SIZES = pick(cpu=[Size(8, 5, 256, 16384, 1024)], cuda=[Size(8, 5, 256, 65536, 81
 
 
 def sirens(size: Size) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return coordinates, and weights and biases initialised as published (SIREN, NeurIPS 2020)."""
-    torch.manual_seed(0)
-    widths = [2] + [size.width] * (size.layers - 1) + [3]
-    weights, biases = [], []
-    for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-        bound = 1 / inputs if index == 0 else (6 / inputs) ** 0.5 / OMEGA
-        weights.append(torch.empty(size.batch, outputs, inputs).uniform_(-bound, bound).to(device()))
-        biases.append(torch.empty(size.batch, outputs).uniform_(-bound, bound).to(device()))
+    """Return random coordinates, and weights and biases initialised as published."""
+    weights, biases = parameters(size.batch, size.layers, size.width, siren_layer)
     return 2 * torch.rand(size.points, 2, device=device()) - 1, weights, biases
 
 
 def values(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Evaluate the networks at x [N, P, 2], layer by layer."""
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        x = torch.sin(OMEGA * torch.baddbmm(bias[:, None], x, weight.mT))
+        x = torch.sin(SIREN_OMEGA * torch.baddbmm(bias[:, None], x, weight.mT))
     return torch.baddbmm(biases[-1][:, None], x, weights[-1].mT)
 
 
@@ -97,7 +90,7 @@ def forward_mode(coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Ten
 
 def ours(coords: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, ...]:
     activations = [*["sine"] * (len(weights) - 1), "linear"]
-    return fi.mlp_jet(coords, weights, biases, activations=activations, omegas=OMEGA)
+    return fi.mlp_jet(coords, weights, biases, activations=activations, omegas=SIREN_OMEGA)
 
 
 def in_chunks(jets: Jets, size: int) -> Jets:

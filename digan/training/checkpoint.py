@@ -142,14 +142,13 @@ def find(resume: str, outdir: str, report: Report = print) -> Path | None:
         if found is None:
             report(f"nothing to resume under {outdir}: a new run starts.")
         return found
-    path = Path(resume)
-    checkpoints = [path] if is_checkpoint(path) else list_all(path / CHECKPOINTS) or list_all(path)
+    checkpoints = in_path(Path(resume))
     if not checkpoints:
         raise ConfigError(
             f"--resume {resume}: nothing to resume under {resume}; give 'latest', a run folder or one of its "
             "checkpoints."
         )
-    return _newest_sound(checkpoints, report)
+    return newest_sound(checkpoints, report)
 
 
 def newest(run: Path, report: Report = print) -> Path | None:
@@ -163,7 +162,7 @@ def newest(run: Path, report: Report = print) -> Path | None:
         ConfigError: all are damaged.
     """
     checkpoints = list_all(run / CHECKPOINTS)
-    return _newest_sound(checkpoints, report) if checkpoints else None
+    return newest_sound(checkpoints, report) if checkpoints else None
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -183,7 +182,22 @@ def list_all(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("checkpoint-*") if _NAME.match(p.name)), key=_clips)
 
 
-def _newest_sound(checkpoints: Sequence[Path], report: Report) -> Path:
+def in_path(path: Path) -> list[Path]:
+    """Return the checkpoints that a path names, oldest first: one itself, or those of a run or of a folder of them."""
+    return [path] if is_checkpoint(path) else list_all(path / CHECKPOINTS) or list_all(path)
+
+
+def newest_sound(checkpoints: Sequence[Path], report: Report, option: str = "--resume") -> Path:
+    """Return the newest of checkpoints that is not damaged.
+
+    Args:
+        checkpoints: at least one, oldest first.
+        report: as in `find`.
+        option: that named them.
+
+    Raises:
+        ConfigError: all are damaged.
+    """
     problems: list[str] = []
     for path in reversed(checkpoints):
         try:
@@ -196,7 +210,7 @@ def _newest_sound(checkpoints: Sequence[Path], report: Report) -> Path:
         if not certain:
             report(f"the checkpoint {path} is of a version without checksums: its content is unchecked.")
         return path
-    raise ConfigError(f"--resume: {problems[0]}, and there is no sound one before it: resume another run.")
+    raise ConfigError(f"{option}: {problems[0]}, and there is no sound one before it: give {option} another run.")
 
 
 def _read_optimizers(checkpoint: Path) -> dict[str, Any]:

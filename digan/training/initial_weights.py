@@ -44,19 +44,13 @@ def read_initial_weights(init: str) -> InitialWeights:
     path = Path(init)
     if path.suffix in (".pkl", ".pickle") and path.is_file():
         raise ConfigError(f"--init {init} is a pickle: convert it first, with `digan convert {init} OUT.safetensors`.")
+    checkpoints = checkpoint.in_path(path)
     try:
-        found = _find_checkpoint(path)
-        return _of_checkpoint(found) if found else _of_generator(find_network(path))
-    except (ConfigError, NetworkError, DamagedFile, OSError) as error:
-        raise ConfigError(f"--init: {str(error).removeprefix('--resume: ')}") from None
-
-
-def _find_checkpoint(path: Path) -> Path | None:
-    """Return the checkpoint that a path names, or the newest sound one of a run; None if it is neither."""
-    if checkpoint.is_checkpoint(path):
-        checkpoint.verify(path)
-        return path
-    return checkpoint.newest(path)
+        if checkpoints:
+            return _of_checkpoint(checkpoint.newest_sound(checkpoints, print, "--init"))
+        return _of_generator(find_network(path))
+    except (NetworkError, DamagedFile, OSError) as error:
+        raise ConfigError(f"--init: {str(error).rstrip('.')}.") from None
 
 
 def _of_checkpoint(path: Path) -> InitialWeights:

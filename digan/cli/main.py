@@ -72,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return 141
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if _interrupted(error):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further one would interrupt Python's own clean-up
+            print(f"digan {name}: interrupted", file=sys.stderr)
+            return 130
         text = sentence(error)
         if text is None:
             raise
@@ -81,10 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _flushes():
             _discard_output()
         return 2
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further one would interrupt Python's own clean-up
-        print(f"digan {name}: interrupted", file=sys.stderr)
-        return 130
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C led to an error: clean-up that it reaches, as that of `torch.save`, raises its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _flushes() -> bool:

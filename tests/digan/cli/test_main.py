@@ -1,11 +1,14 @@
 """The command line: help of every command, errors in one sentence, flags in both spellings."""
 
 import importlib.util
+import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from digan.cli.main import COMMANDS, main
 
@@ -41,6 +44,23 @@ def test_a_network_that_is_not_there_is_one_sentence_and_status_2(tmp_path, caps
     error = capsys.readouterr().err
     assert error.startswith("digan sample: ")
     assert error.count("\n") == 1
+
+
+def test_an_interrupt_whose_clean_up_fails_is_an_interrupt(monkeypatch, capsys):
+    class File(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 1000:  # the writer of torch.save then raises a RuntimeError about the position
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    module = importlib.import_module(COMMANDS["info"][0])
+    monkeypatch.setattr(module, "run", lambda options: torch.save(torch.zeros(1000), File()))
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["info", "x"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().err == "digan info: interrupted\n"
 
 
 @pytest.mark.parametrize("flag", ["--fake-split", "--fake_split", "--fake_split=test_a"])

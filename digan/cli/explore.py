@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import ipaddress
 import socket
+from pathlib import Path
 
 import torch
 import uvicorn
@@ -13,12 +14,15 @@ import websockets  # noqa: F401 (uvicorn serves WebSockets by it; without it the
 
 from digan.cli.options import OptionParser, add_network, number
 from digan.cli.sample import DTYPES, on_device
+from digan.cli.terminal import plain_warnings
 from digan.config import Range
 from digan.explore.messages import MAX_MESSAGE
 from digan.explore.server import Explorer, listen
+from digan.files import checksum
 from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.run_results import WHICH
+from digan.sampling.latents import read_latents
 
 _SECONDS_TO_CLOSE = 2
 
@@ -36,6 +40,14 @@ def configure(parser: OptionParser) -> None:
     parser.add_argument(
         "--allow-host", nargs="+", default=[], help="further names by which browsers reach this server, as of a proxy"
     )
+    parser.add_argument(
+        "--latents",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="clips of digan invert, which take the place of the first samples",
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="type of the matrix products [%(default)s]")
     parser.add_argument(
         "--device",
@@ -46,12 +58,16 @@ def configure(parser: OptionParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    g = on_device(Generator.from_pretrained(args.network, which=args.which), args.device)
+    file = find_network(args.network, args.which)
+    g = Generator.from_pretrained(file)
+    with plain_warnings():
+        latents = {str(path): read_latents(path, g, checksum(file)) for path in args.latents}
+    on_device(g, args.device)
     with listen(args.host, args.port) as listener:
         names = frozenset({args.host, socket.gethostname(), *args.allow_host})
         # In the commands that the page shows, the best snapshot of today has its own name.
-        network = args.network if args.which == WHICH[0] else str(find_network(args.network, args.which))
-        explorer = Explorer(g, network, DTYPES[args.dtype], names)
+        network = args.network if args.which == WHICH[0] else str(file)
+        explorer = Explorer(g, network, DTYPES[args.dtype], names, latents)
         server = _Server(_config(explorer), _url(args.host, listener.getsockname()[1]))
         with contextlib.suppress(KeyboardInterrupt):  # once uvicorn has closed everything, it may raise it again
             server.run(sockets=[listener])

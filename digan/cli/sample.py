@@ -55,14 +55,16 @@ examples (the frames of a training clip span the times 0 to 1):
   digan sample --network RUN --outdir out --mode interpolate --indices 3,7    from one content to another
   digan sample --network RUN --outdir out --mode mix --indices 3,7 --weights 0.4 0.6
                                                                               one content between others
-clips of digan invert:
+clips of digan invert, which take the place of the first samples:
   digan sample --network RUN --outdir out --latents A --frames 61             four times smoother
   digan sample --network RUN --outdir out --latents A --frames 24 --t1 1.5    beyond the end of the clip
   digan sample --network RUN --outdir out --latents A --motion B              with the motion of another clip
   digan sample --network RUN --outdir out --latents A B --mode motion-grid    every content with every motion
+  digan sample --network RUN --outdir out --latents A --mode interpolate --indices 0,7
+                                                                              from the clip to sample 7
 
-Sample i depends only on --seed and i, bit for bit on one machine: other samples do not affect it. With --latents,
-sample i is the clip of file i instead, counted from 0.
+Sample i depends only on --seed and i, bit for bit on one machine: other samples do not affect it. With N files of
+--latents, samples 0 to N-1 are their clips instead.
 sample.json records all settings. Existing files of the same names are overwritten.
 """
 
@@ -94,7 +96,12 @@ def configure(parser: OptionParser) -> None:
     which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
     which.add_argument("--seed", type=number(int, SEED), help="seed of the samples [0]")
     which.add_argument(
-        "--latents", type=Path, nargs="+", metavar="FILE", help="clips of digan invert, instead of samples of a seed"
+        "--latents",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="clips of digan invert, instead of the first samples",
     )
     which.add_argument("--motion", type=Path, metavar="FILE", help="a clip whose motion all clips of --latents get")
 
@@ -285,21 +292,15 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError("--slice-line must lead from one point to another.")
     if args.motion and not args.latents:
         raise ConfigError("--motion replaces the motion of clips of --latents: give these too.")
-    for name, value in {"seed": args.seed, "class": args.classes}.items():
-        if args.latents and value is not None:
-            raise ConfigError(f"--{name} has no effect on clips of --latents; leave it out.")
 
 
 def _plan(args: argparse.Namespace) -> Plan:
     """Return the clips that --mode and its options select."""
     plan = _plan_of_mode(args)
-    count = len(args.latents or ())
-    for clip in plan.clips if count else ():
-        if (last := max(*clip.contents, clip.motion)) >= count:
-            raise ConfigError(
-                f"--mode {args.mode}: sample {last} is not among {counted(count, 'file')} of --latents, which are "
-                "numbered from 0; give more files, or other --indices."
-            )
+    if all(max(*clip.contents, clip.motion) < len(args.latents) for clip in plan.clips):  # never without --latents
+        for name, value in {"seed": args.seed, "class": args.classes}.items():
+            if value is not None:
+                raise ConfigError(f"--{name} has no effect on clips of --latents; leave it out.")
     return plan
 
 
@@ -314,7 +315,7 @@ def _plan_of_mode(args: argparse.Namespace) -> Plan:
         """Return the samples in the option `indices`, else the first ones, as many as the option `count` says."""
         if getattr(args, indices) is not None and getattr(args, count) is not None:
             raise ConfigError(f"--{count} and --{indices.replace('_', '-')} both set the number; leave one out.")
-        default = len(args.latents) if args.latents else defaults[count]
+        default = len(args.latents) or defaults[count]
         return getattr(args, indices) or list(range(getattr(args, count) or default))
 
     if args.mode == "videos":
@@ -364,7 +365,7 @@ def on_device(g: Generator, device: str) -> Generator:
 
 def _latents(args: argparse.Namespace, g: Generator, digest: str) -> list[Latents]:
     """Return the clips of --latents, with the motion of --motion."""
-    clips = [read_latents(path, g, digest) for path in args.latents or ()]
+    clips = [read_latents(path, g, digest) for path in args.latents]
     if args.motion is None:
         return clips
     z_motion = read_latents(args.motion, g, digest).z_motion
@@ -480,7 +481,7 @@ def _record(
     """Return the settings that reproduce the files."""
     options = {name: value for name, value in vars(args).items() if name not in ("network", "command")}
     options |= {"outdir": str(args.outdir), "resolution": sampler.size[::-1], "frames": len(sampler.times)}
-    options |= {"seed": sampler.seed, "latents": args.latents and [str(path) for path in args.latents]}
+    options |= {"seed": sampler.seed, "latents": [str(path) for path in args.latents]}
     options |= {"motion": args.motion and str(args.motion)}
     clips = [asdict(clip) | {"classes": [sampler.label(i) for i in clip.contents]} for clip in plan.clips]
     return {

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import fused_inr as fi
 from digan.errors import ConfigError
 from digan.explore.messages import FileRequest
 from digan.explore.pictures import Painter
 from digan.sampling.frame_spill import FrameSpill
 from digan.sampling.latents import clip_times
-from digan.sampling.render import clip_frames
 from digan.sampling.slices import slice_rows
 from digan.sampling.writers import Outputs
 
@@ -27,10 +27,12 @@ Call = Callable[[Callable[[], Any]], Any]
 def write_file(painter: Painter, request: FileRequest, call: Call) -> bytes:
     """Render a file and return its bytes, those of `digan sample` with the options of `command`.
 
+    Large frames are rendered in steps, whose coordinates are rounded otherwise: a pixel may differ by a level, rarely.
+
     Args:
         painter: renders the frames.
         request: the file.
-        call: is given every rendering, a frame each; what it raises ends the file.
+        call: is given every rendering, some rows each; what it raises ends the file.
 
     Raises:
         ConfigError: the network does not render frames of this size.
@@ -39,18 +41,29 @@ def write_file(painter: Painter, request: FileRequest, call: Call) -> bytes:
     times = clip_times(request.frames, *request.span)
     inr = call(lambda: painter.inr(request.content, request.motion, times))
     if request.line is not None:
-        height, frames = 1, slice_rows(inr, request.line, width, dtype=painter.dtype)
+        height = 1
+        frames = _called(call, slice_rows(inr, request.line, width, dtype=painter.dtype))
     else:
-        grid = painter.grid(request.window, (width, height))
-        frames = chain.from_iterable(
-            clip_frames(inr.at_times(slice(t, t + 1)), grid, dtype=painter.dtype) for t in range(len(times))
-        )
+        frames = _frames(painter, inr, painter.grid(request.window, (width, height)), call)
     with tempfile.TemporaryDirectory(prefix="digan-explore-") as name:
         folder = Path(name)
         with FrameSpill(folder, len(times), height, width) as spill:
-            clip = spill.write(0, iter(lambda: call(lambda: next(frames, None)), None))
+            clip = spill.write(0, frames)
             (file,) = Outputs(folder, [request.format], request.fps).write("clip", [clip])
         return file.read_bytes()
+
+
+def _frames(painter: Painter, inr: fi.INR, grid: fi.Grid, call: Call) -> Iterator[torch.Tensor]:
+    """Render the frames one by one, uint8 [H, W, 3], in steps that leave the rendering thread to others in between."""
+    for t in range(inr.times):
+        frame = inr.at_times(slice(t, t + 1))
+        bands = [call(partial(painter.render, frame, grid.rows(*rows))) for rows in painter.row_steps(grid)]
+        yield torch.cat(bands, dim=1)[0]
+
+
+def _called(call: Call, values: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Take each value in the rendering thread."""
+    return iter(lambda: call(lambda: next(values, None)), None)
 
 
 def _checked(side: int, scale: int) -> int:
@@ -59,10 +72,13 @@ def _checked(side: int, scale: int) -> int:
     return side
 
 
-def command(network: str, dtype: torch.dtype | None, request: FileRequest, num_classes: int) -> str:
-    """Return the `digan sample` command that writes the same file."""
+def command(
+    network: str, dtype: torch.dtype | None, request: FileRequest, num_classes: int, latents: Sequence[str] = ()
+) -> str:
+    """Return the `digan sample` command that writes the same file; `latents` are the files of given clips."""
     content = request.content
     plan = content.plan(request.motion)
+    given = max(*plan.contents, plan.motion) < len(latents)
     options: dict[str, list[Any]] = {
         "network": [network],
         "outdir": ["out"],
@@ -70,8 +86,9 @@ def command(network: str, dtype: torch.dtype | None, request: FileRequest, num_c
         "indices": [",".join(map(str, plan.contents))],
         "weights": list(plan.weights) if len(plan.contents) > 1 else [],
         "motion-indices": [request.motion],
-        "seed": [content.seed],
-        "class": [content.label] if num_classes else [],
+        "latents": list(latents),
+        "seed": [] if given else [content.seed],
+        "class": [content.label] if num_classes and not given else [],
         "psi": [content.psi] if content.psi != 1 else [],
         "frames": [request.frames],
         "t0": [request.span[0]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -24,7 +24,7 @@ from digan.explore.messages import (
 )
 from digan.models.generator import Generator
 from digan.models.layers import FullyConnected
-from digan.sampling.latents import clip_times
+from digan.sampling.latents import Latents, clip_times
 from digan.sampling.media import to_uint8
 from digan.sampling.render import Sampler
 from digan.sampling.slices import line_slice
@@ -57,13 +57,14 @@ class Painter:
     Args:
         g: the generator, in evaluation mode on the device to render on. Its gains are folded into its weights.
         dtype: compute type of the matrix products; None for float32.
+        latents: given clips, which take the place of the first samples.
     """
 
-    def __init__(self, g: Generator, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, g: Generator, dtype: torch.dtype | None = None, latents: Sequence[Latents] = ()) -> None:
         for module in g.modules():
             if isinstance(module, FullyConnected):
                 module.fold_gain()
-        self.g, self.dtype = g, dtype
+        self.g, self.dtype, self.latents = g, dtype, latents
         self.scale = g.config.resolution // g.config.base_resolution
         self.rate = 0.0  # rendered pixels per second, a moving average
         self._sampler = lru_cache(maxsize=_CACHED_CONTENTS)(self.sampler)
@@ -74,7 +75,7 @@ class Painter:
         content = Content(0, (0, 0, 0, 0), (0.0, 0.0), 1.0, 0 if self.g.config.num_classes else None)
         for _ in range(2):  # the first call takes longer
             self.rate = 0.0
-            self._render(self.inr(content, 0, (0.0,)), self.g.grid())
+            self.render(self.inr(content, 0, (0.0,)), self.g.grid())
 
     def steps(self, request: Request) -> Iterator[list[Picture]]:
         """Yield the pictures of a request step by step, coarse ones first; nothing is computed before."""
@@ -83,7 +84,8 @@ class Painter:
     def sampler(self, seed: int, psi: float, label: int | None) -> Sampler:
         """Return the source of the latents."""
         classes = () if label is None else (label,)
-        return Sampler(self.g, clip_times(1), self.g.grid(), seed=seed, classes=classes, psi=psi, dtype=self.dtype)
+        options = {"seed": seed, "latents": self.latents, "classes": classes, "psi": psi, "dtype": self.dtype}
+        return Sampler(self.g, clip_times(1), self.g.grid(), **options)
 
     def inr(self, content: Content, motion: int, times: tuple[float, ...] | torch.Tensor) -> fi.INR:
         """Return the clip at these times; the weights of the last contents are kept."""
@@ -112,7 +114,7 @@ class Painter:
         width, height = (max(1, round(length * shrink)) for length in size)
         return width, height
 
-    def _render(self, inr: fi.INR, grid: fi.Grid) -> torch.Tensor:
+    def render(self, inr: fi.INR, grid: fi.Grid) -> torch.Tensor:
         """Render frames, uint8 [T, H, W, 3], and measure the speed."""
         start = time.perf_counter()
         pixels = _pixels(fi.render(inr, grid, dtype=self.dtype)[0])
@@ -131,7 +133,7 @@ class Painter:
         """Yield the frames at the size that is rendered smoothly."""
         grid = self.grid(request.window, self.coarse_size(request.size))
         start = time.perf_counter()
-        frames = self._render(inr, grid)
+        frames = self.render(inr, grid)
         seconds = (time.perf_counter() - start) / len(frames)
         yield [
             _picture(request, frame, final=grid.width == full.width, time=t, x=grid.x, y=grid.y, seconds=seconds)
@@ -141,14 +143,19 @@ class Painter:
     def _bands(self, request: FramesRequest, inr: fi.INR, grid: fi.Grid) -> Iterator[list[Picture]]:
         """Yield the rows of a sharp frame from top to bottom."""
         y0, y1 = grid.y
+        for top, bottom in self.row_steps(grid):
+            edges = [y1 + (y0 - y1) * row / grid.height for row in (bottom, top)]
+            band = self.render(inr, grid.rows(top, bottom))[0]
+            final = bottom == grid.height
+            yield [_picture(request, band, final=final, time=request.times[0], x=grid.x, y=edges, sharp=True)]
+
+    def row_steps(self, grid: fi.Grid) -> Iterator[tuple[int, int]]:
+        """Yield the rows of a base grid, from one to another, in steps that each take little time."""
         top = 0
         while top < grid.height:
             pixels = max(_STEP, self.rate * _STEP_SECONDS)
             bottom = min(grid.height, top + max(1, round(pixels / (grid.width * self.scale**2))))
-            edges = [y1 + (y0 - y1) * row / grid.height for row in (bottom, top)]
-            band = self._render(inr, grid.rows(top, bottom))[0]
-            final = bottom == grid.height
-            yield [_picture(request, band, final=final, time=request.times[0], x=grid.x, y=edges, sharp=True)]
+            yield top, bottom
             top = bottom
 
     def _slice(self, request: SliceRequest) -> Iterator[list[Picture]]:

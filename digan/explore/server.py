@@ -8,8 +8,9 @@ import ipaddress
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from digan.explore.messages import parse_file_request, parse_request
 from digan.explore.pictures import METHODS, Painter
 from digan.explore.scheduler import Job, Scheduler, reason
 from digan.models.generator import Generator
+from digan.sampling.latents import Latents
 
 MAX_PAGES = 16
 _MAX_FILES = 2  # rendered at a time
@@ -175,13 +177,20 @@ class Explorer:
         network: how the user named it, for commands.
         dtype: compute type of the matrix products; None for float32.
         hosts: names by which the server may be reached, beside addresses.
+        latents: given clips by the names of their files; they take the place of the first samples.
     """
 
     def __init__(
-        self, g: Generator, network: str, dtype: torch.dtype | None = None, hosts: frozenset[str] = frozenset()
+        self,
+        g: Generator,
+        network: str,
+        dtype: torch.dtype | None = None,
+        hosts: frozenset[str] = frozenset(),
+        latents: Mapping[str, Latents] | None = None,
     ) -> None:
-        self.painter = Painter(g, dtype)
-        self.network = network
+        latents = latents or {}
+        self.painter = Painter(g, dtype, list(latents.values()))
+        self.network, self.clips = network, list(latents)
         self.scheduler = Scheduler()
         self.pages = 0
         self.rendering = asyncio.Semaphore(_MAX_FILES)
@@ -217,6 +226,7 @@ class Explorer:
             "scale": self.painter.scale,
             "classes": _class_names(g.config.num_classes, data.get("class_names")),
             "frames": data.get("frames") if isinstance(data.get("frames"), int) else 16,
+            "clips": [Path(name).name for name in self.clips],
             "methods": METHODS,
             "max_side": messages.MAX_SIDE,
             "max_file_side": messages.MAX_FILE_SIDE,
@@ -243,7 +253,7 @@ class Explorer:
             wanted = await self._file_request(request)
         except ConfigError as error:
             return _refusal(error)
-        text = command(self.network, self.painter.dtype, wanted, self.painter.g.config.num_classes)
+        text = command(self.network, self.painter.dtype, wanted, self.painter.g.config.num_classes, self.clips)
         return JSONResponse({"command": text})
 
     async def file(self, request: HttpRequest) -> Response:

@@ -140,8 +140,8 @@ class Sampler:
         times: [T], times of every clip's frames.
         grid: base grid of the frames, see `Generator.grid`; its region is the visible window.
         seed: sample i has the latents of (seed, i).
-        latents: clips that are the samples instead; sample i is latents[i].
-        classes: for a conditional generator; sample i has class classes[i % len(classes)].
+        latents: given clips, which take the place of the first samples: sample i is latents[i] as far as they go.
+        classes: for a conditional generator; another sample i has class classes[i % len(classes)].
         psi: truncation; 1 is none.
         dtype: compute type of the matrix products; None for float32.
         memory: bytes that rendering may use beyond a frame.
@@ -174,7 +174,7 @@ class Sampler:
 
     def label(self, index: int) -> int | None:
         """Return the class of a sample; None for an unconditional generator."""
-        if self.latents:
+        if index < len(self.latents):
             return self.latents[index].label
         return self.classes[index % len(self.classes)] if self.g.config.num_classes else None
 
@@ -210,14 +210,14 @@ class Sampler:
 
     def z_motion(self, index: int) -> torch.Tensor:
         """Return the motion vector of a sample, [1, z_dim]."""
-        if self.latents:
+        if index < len(self.latents):
             return self.latents[index].z_motion[None].to(self.device)
         return seeded_latents(self.g.config.z_dim, self.seed, [index])[1].to(self.device)
 
     @torch.no_grad()
     def _slots(self, index: int) -> torch.Tensor:
         """Return the w slots of a sample's content, [1, num_slots, w_dim]."""
-        if self.latents:
+        if index < len(self.latents):
             slots = self.latents[index].w[None].to(self.device)
             return slots if self.psi == 1.0 else self.g.mapping.w_avg.lerp(slots, self.psi)
         z_content = seeded_latents(self.g.config.z_dim, self.seed, [index])[0].to(self.device)

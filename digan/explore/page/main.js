@@ -56,6 +56,8 @@ function open(description) {
   byId("label").replaceChildren(...network.classes.map((name, value) => new Option(name, value)));
   if (network.classes.length) state.set({ label: Math.min(state.label, network.classes.length - 1) });
   byId("label").value = state.label;
+  byId("clips").hidden = !network.clips.length;
+  setText("clips", network.clips.map((clip, index) => `${index} is ${clip}`).join(", "));
   saving.describe(network);
   requests.reset();
   if (state.play) player.start();

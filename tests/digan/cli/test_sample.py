@@ -377,6 +377,18 @@ def test_from_the_content_of_one_clip_to_that_of_another(run, network, latents):
     assert np.array_equal(last, rendered(network(), 2, 4, clip_times(3, 0.2, 1.4)))
 
 
+@pytest.mark.parametrize("classes", [0, 3])
+def test_from_a_given_clip_to_a_sample_of_the_seed(run, network, latents, classes):
+    options = f"--latents {latents(4, classes)} --mode interpolate --indices 0,7 --motion-indices 2 --steps 2"
+    status, folder = run(f"{options} --format png", classes=classes)
+    assert status == 0
+    for step, content in enumerate((4, 7)):
+        expected = rendered(
+            network(classes), content, 2, clip_times(3, 0.2, 1.4), label=content % classes if classes else None
+        )
+        assert np.array_equal(sheet_frames(folder / f"content-0000-to-0007-step-{step:02d}.png", 3), expected)
+
+
 def test_latents_of_another_network_are_refused_or_noted(run, network, latents, capsys):
     assert run(f"--latents {latents(1, 3)}")[0] == 2
     assert "is a clip of class 1, but this network has no classes" in capsys.readouterr().err
@@ -389,9 +401,6 @@ def test_latents_of_another_network_are_refused_or_noted(run, network, latents, 
 LATENTS_REFUSED = {
     "--latents {} --seed 3": "--seed has no effect on clips of --latents",
     "--latents {} --class 0": "--class has no effect on clips of --latents",
-    "--latents {} --mode interpolate": "sample 1 is not among 1 file of --latents",
-    "--latents {} --indices 4": "sample 4 is not among 1 file of --latents",
-    "--latents {} --videos 2": "sample 1 is not among 1 file of --latents",
     "--motion {}": "--motion replaces the motion of clips of --latents",
 }
 

@@ -13,12 +13,15 @@ from digan.errors import ConfigError
 from digan.explore.files import command, write_file
 from digan.explore.messages import parse_file_request
 from digan.explore.pictures import Painter
+from digan.files import checksum
+from digan.sampling.latents import Latents, clip_times, read_latents, write_latents
 from tests.digan.explore.conftest import build
 
 CASES = {
     "mp4": {"format": "mp4"},
     "gif backwards": {"format": "gif", "span": [1.5, -0.5], "fps": 12.5},
     "png": {"format": "png", "frames": 1, "span": [0.37, 0.37], "size": [48, 40]},
+    "large": {"format": "png", "frames": 1, "size": [384, 320]},
     "slice": {"format": "slice", "frames": 20, "size": [96, 96]},
     "one content": {"format": "png", "frames": 1, "span": [0.5, 0.5], "pad": [1, 0], "psi": 1},
 }
@@ -35,6 +38,26 @@ def test_the_command_writes_the_same_file(case, dtype, classes, message, tmp_pat
     content = write_file(Painter(g, dtype), request, lambda function: function())
     words = shlex.split(command(str(network), dtype, request, classes))
     assert words[:1] == ["digan"]
+    words[words.index("--outdir") + 1] = str(tmp_path / "out")
+    assert main([*words[1:], "--device", "cpu"]) == 0
+    (file,) = (path for path in (tmp_path / "out").iterdir() if path.name != "sample.json")
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("motion", [1, 9])
+def test_the_command_of_a_given_clip_writes_the_same_file(motion, classes, message, tmp_path):
+    g = build(classes)
+    network, files = tmp_path / "network.safetensors", [tmp_path / "first clip", tmp_path / "second clip"]
+    g.save(network, **g.metadata)
+    for index, file in enumerate(files):
+        w, z_motion = torch.randn(g.num_slots, 8), torch.randn(8)
+        write_latents(file, Latents(w, z_motion, clip_times(4), index if classes else None), checksum(network))
+    painter = Painter(g, None, [read_latents(file, g) for file in files])
+    fields = {"contents": [1, 0, 1, 0], "pad": [0.25, 0], "motion": motion}
+    request = parse_file_request(json.dumps(message("file", **CASES["png"], **fields)), classes)
+    content = write_file(painter, request, lambda function: function())
+    words = shlex.split(command(str(network), None, request, classes, [str(file) for file in files]))
+    assert ("--seed" in words) == (motion == 9)
     words[words.index("--outdir") + 1] = str(tmp_path / "out")
     assert main([*words[1:], "--device", "cpu"]) == 0
     (file,) = (path for path in (tmp_path / "out").iterdir() if path.name != "sample.json")
@@ -64,7 +87,8 @@ def test_a_size_that_the_network_does_not_render_is_refused(message):
         write_file(Painter(build()), request, lambda function: function())
 
 
-def test_every_rendering_is_a_call_and_may_end_the_file(message):
+def test_every_rendering_is_a_call_and_may_end_the_file(message, monkeypatch):
+    monkeypatch.setattr("digan.explore.pictures._STEP_SECONDS", 0)
     request = parse_file_request(json.dumps(message("file")), 0)
     calls = []
 
@@ -78,4 +102,8 @@ def test_every_rendering_is_a_call_and_may_end_the_file(message):
         write_file(Painter(build()), request, call)
     calls[:] = [1] * 10
     write_file(Painter(build()), request, call)
-    assert len(calls) == 10 + 1 + 5 + 1  # the clip, its frames, and that there are no more
+    assert len(calls) == 10 + 1 + 5  # the clip and its frames
+    large = parse_file_request(json.dumps(message("file", **CASES["large"])), 0)
+    calls[:] = [1] * 10
+    write_file(Painter(build()), large, call)
+    assert len(calls) == 10 + 1 + 8  # a frame of 7.5 times as many pixels as a step renders

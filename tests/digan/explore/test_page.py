@@ -23,7 +23,8 @@ import fused_inr as fi
 from digan.cli.main import main
 from digan.explore.messages import Content, Window
 from digan.explore.pictures import METHODS, Painter, enlarged
-from digan.sampling.latents import clip_times
+from digan.files import checksum
+from digan.sampling.latents import Latents, clip_times, seeded_latents, write_latents
 from digan.sampling.media import to_uint8
 from digan.sampling.slices import line_slice
 from tests.digan.explore.conftest import build, start_server
@@ -262,6 +263,24 @@ def test_classes(open_page, networks):
         second = assert_shows(page, classes=3, label=1)
         assert not np.array_equal(first, second)
         assert link(page) == {"label": "1"}
+
+
+def test_given_clips_take_the_place_of_the_first_samples(open_page, networks, tmp_path):
+    g, network = build(), networks / "0.safetensors"
+    z_content, z_motion = seeded_latents(8, 0, [5])
+    with torch.no_grad():
+        w = g.broadcast(g.mapping(z_content))[0]
+    write_latents(tmp_path / "found.safetensors", Latents(w, z_motion[0], clip_times(4)), checksum(network))
+    options = ["--dtype", "fp32", "--device", "cpu", "--latents", str(tmp_path / "found.safetensors")]
+    with start_server(network, *options) as (_, url):
+        page = open_page(url)
+        assert page.inner_text("#clips") == "0 is found.safetensors"
+        assert_shows(page, a=5, motion=5)
+        page.fill("#motion", "2")
+        assert_shows(page, a=5, motion=2)
+        page.fill("#a", "3")
+        assert_shows(page, a=3, motion=2)
+        assert link(page) == {"a": "3", "motion": "2"}
 
 
 def test_comparing_with_enlarged_frames(open_page, server):

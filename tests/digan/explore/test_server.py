@@ -94,6 +94,7 @@ def test_a_page_learns_about_the_network(client):
         "scale": 2,
         "classes": [],
         "frames": 5,
+        "clips": [],
         "methods": None,
         "max_side": 2048,
         "max_file_side": 1024,

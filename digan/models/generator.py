@@ -360,7 +360,7 @@ class Generator(
         values = {"repo_id": "owner/name", **card_values(self.source, self.metadata), **values}
         card = super().generate_model_card(config=self.config, **values)
         if "license" in values:
-            card.data.license = values["license"]
+            card.data["license"] = values["license"]
         return card
 
     def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:

@@ -72,6 +72,7 @@ def make_run_dir(config: TrainConfig) -> Path:
     """
     subject = config.cfg or Path(config.data or "").stem
     parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
+    parts = ["-".join(part.split()) for part in parts]  # no spaces: the name is part of later commands
     numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
     name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
     folder = Path(config.outdir) / name

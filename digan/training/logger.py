@@ -201,7 +201,8 @@ class RunLogger:
         losses = trainer.collect_statistics()  # waits for the device, so the time must be read afterwards
         seconds = self.stopwatch.elapsed()
         speed = (trainer.clips_seen - self._clips_at_tick) / max(seconds, 1e-9)
-        remaining = (self.total_clips - trainer.clips_seen) / max(speed, 1e-9)
+        missing = max(self.total_clips - trainer.clips_seen, 0)  # the last batch may go beyond
+        remaining = missing / max(speed, 1e-9)
         self._clips_at_tick = trainer.clips_seen
         self.stopwatch.restart()
         if not self.is_main:

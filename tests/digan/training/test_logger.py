@@ -178,6 +178,9 @@ def test_a_tick_reports_speed_and_fraction_of_peak(make_run, real_batch, clock):
     clock.now += 1.0
     run.tick()
     assert read_records(run.folder / STATISTICS)[-1]["clips_per_second"] == pytest.approx(8)
+    trainer.clips_seen = 1004  # the last batch goes beyond --kimg
+    run.tick()
+    assert (run.folder / "log.txt").read_text().endswith("remaining 0s\n")
 
 
 def test_ticks_and_snapshots_are_due_once_per_interval_and_at_the_end(make_run):

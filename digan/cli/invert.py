@@ -159,8 +159,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     means = f"PSNR {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.3f}"
     print(f"{counted(len(clip.indices), 'frame')} of {clip.video.name or args.video}: {means}; {args.outdir}")
-    network, latents = shlex.quote(str(args.network)), shlex.quote(str(args.outdir / LATENTS))
-    print(f"  render it: digan sample --network {network} --latents {latents} --outdir ...")
+    options = shlex.join(["--network", str(args.network), "--latents", str(args.outdir / LATENTS)])
+    print(f"  render it: digan sample {options} --outdir ...")
     return 0
 
 

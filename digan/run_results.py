@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def best_snapshot(folder: Path) -> Path:
             return files[best["snapshot"]]
     raise NetworkNotFound(
         f"no snapshot in {folder} has a result of a metric, so none is known to be the best: evaluate them with "
-        f"`digan evaluate --network {run} --data DIR --snapshots all`, or take the latest."
+        f"`digan evaluate --network {shlex.quote(str(run))} --data DIR --snapshots all`, or take the latest."
     )
 
 

@@ -89,3 +89,12 @@ def test_python_runs(document, folder):
 def test_unmarked_blocks_exist():
     assert {document for document, _ in blocks("sh")} >= {"README.md", "docs/your-videos.md"}
     assert {document for document, _ in blocks("python")} >= {"README.md", "docs/renderer.md"}
+
+
+def test_the_test_command_is_found_below_its_heading():
+    """`.ci/run` runs the block below the README's heading Test, which is also its second block of shell commands."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    below = BLOCK.findall(text.partition("\n## Test\n")[2])
+    assert [block for _, kind, block in below if kind == "sh"] == [blocks("sh")[1][1]]
+    assert blocks("sh")[1][0] == "README.md"
+    assert "pytest" in blocks("sh")[1][1]

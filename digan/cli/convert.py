@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             save_discriminators(discriminators, args.discriminators, source={"network": "D", **source})
         written.append(f"D to {args.discriminators}")
     print(f"Wrote {' and '.join(written)}.")
-    print(f"Next: digan sample --network {args.out} --outdir samples")
+    print(f"Next: digan sample --network {shlex.quote(str(args.out))} --outdir samples")
     return 0
 
 

@@ -176,7 +176,7 @@ def _checkpoint(folder: Path) -> Report:
         "checked": checked,
         "files": sizes,
         "config": asdict(config),
-        "resume": f"--resume {folder}",
+        "resume": f"--resume {shlex.quote(str(folder))}",
     }
     lines = [
         f"checkpoint {folder} ({_size(sum(sizes.values()))})",

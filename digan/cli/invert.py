@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -158,7 +159,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     means = f"PSNR {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.3f}"
     print(f"{counted(len(clip.indices), 'frame')} of {clip.video.name or args.video}: {means}; {args.outdir}")
-    print(f"  render it: digan sample --network {args.network} --latents {args.outdir / LATENTS} --outdir ...")
+    options = shlex.join(["--network", str(args.network), "--latents", str(args.outdir / LATENTS)])
+    print(f"  render it: digan sample {options} --outdir ...")
     return 0
 
 

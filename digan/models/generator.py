@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import fused_inr as fi
 from digan.config import GeneratorConfig, check_values
-from digan.models.hub import CONFIG_FILE, MODEL_CARD, WEIGHTS_FILE, filled, find_network, not_a_generator, read_network
+from digan.models.hub import CONFIG_FILE, WEIGHTS_FILE, filled, find_network, not_a_generator, read_network
 from digan.models.layers import FullyConnected, channels_at
 from digan.models.mapping import Mapping
+from digan.models.model_card import MODEL_CARD, card_values
 from digan.tensor_files import write_tensors
 
 _RESOLUTIONS = (32, 64, 128, 256, 512)
@@ -131,6 +132,7 @@ class Generator(
         self.config = config = config or GeneratorConfig()
         _check_config(config)
         self.metadata: dict[str, Any] = {}  # set by from_pretrained: the file's metadata except the configuration
+        self.source: Path | None = None  # set by from_pretrained: the file
         self.mapping = Mapping(
             config.z_dim,
             config.w_dim,
@@ -340,7 +342,7 @@ class Generator(
             generator = filled(lambda: cls(network.config), network.tensors, finite)
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise not_a_generator(file, str(error)) from error
-        generator.metadata = network.metadata
+        generator.metadata, generator.source = network.metadata, file
         return generator
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -349,16 +351,24 @@ class Generator(
         self.save(save_directory / WEIGHTS_FILE, **self.metadata)
 
     def generate_model_card(self, **values: Any) -> ModelCard:
-        """Return the README.md of `save_pretrained`; its example loads `repo_id`."""
-        values = {"repo_id": "owner/name", "clips_seen": self.metadata.get("clips_seen"), **values}
-        return super().generate_model_card(config=self.config, **values)
+        """Return the README.md of `save_pretrained` and `push_to_hub`.
+
+        Args:
+            values: `title`, `dataset`, `limits` and `license`, as text; `repo_id`, which the example loads; and others
+                of `digan.models.model_card`, in place of what is known about the generator.
+        """
+        values = {"repo_id": "owner/name", **card_values(self.source, self.metadata), **values}
+        card = super().generate_model_card(config=self.config, **values)
+        if "license" in values:
+            card.data["license"] = values["license"]
+        return card
 
     def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:
         """Upload to a repository on the Hugging Face hub, creating it if needed; run `hf auth login` first.
 
         Args:
             repo_id: owner/name.
-            model_card_kwargs: values for the model card template.
+            model_card_kwargs: values of `generate_model_card`.
             options: passed to `huggingface_hub.ModelHubMixin.push_to_hub`: private, branch, commit_message, ...
 
         Returns:

@@ -32,32 +32,6 @@ _WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)  # float32 holds 
 _REACH_TIMEOUT = 3.0  # seconds to wait for a connection to the hub
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-MODEL_CARD = """---
-{{ card_data }}
----
-
-# A video generator
-
-DIGAN (Dynamics-aware Implicit GAN, ICLR 2022) generates a video as a function of (x, y, t). This generator was trained
-at {{ config.resolution }}x{{ config.resolution }} pixels
-{%- if clips_seen %} on {{ "{:,}".format(clips_seen) }} clips{% endif %}
-{%- if config.num_classes %} of {{ config.num_classes }} classes{% endif %}. It renders any time, resolution and window.
-
-```python
-import torch
-from digan import Generator
-
-g = Generator.from_pretrained("{{ repo_id }}")
-z_content, z_motion = torch.randn(2, 4, g.config.z_dim)
-{%- if config.num_classes %}
-labels = torch.arange(4) % g.config.num_classes
-frames = g(z_content, z_motion, torch.linspace(0, 1, 16), labels)  # [4, 16, 3, R, R] in about [-1, 1]
-{%- else %}
-frames = g(z_content, z_motion, torch.linspace(0, 1, 16))  # [4, 16, 3, R, R] in about [-1, 1]
-{%- endif %}
-```
-"""
-
 
 class Network(NamedTuple):
     """Contents of a generator file."""

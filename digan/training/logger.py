@@ -72,6 +72,7 @@ def make_run_dir(config: TrainConfig) -> Path:
     """
     subject = config.cfg or Path(config.data or "").stem
     parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
+    parts = ["-".join(part.split()) for part in parts]  # no spaces: the name is part of later commands
     numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
     name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
     folder = Path(config.outdir) / name
@@ -200,7 +201,8 @@ class RunLogger:
         losses = trainer.collect_statistics()  # waits for the device, so the time must be read afterwards
         seconds = self.stopwatch.elapsed()
         speed = (trainer.clips_seen - self._clips_at_tick) / max(seconds, 1e-9)
-        remaining = (self.total_clips - trainer.clips_seen) / max(speed, 1e-9)
+        missing = max(self.total_clips - trainer.clips_seen, 0)  # the last batch may go beyond
+        remaining = missing / max(speed, 1e-9)
         self._clips_at_tick = trainer.clips_seen
         self.stopwatch.restart()
         if not self.is_main:

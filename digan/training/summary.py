@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -62,7 +63,7 @@ def end(folder: Path, config: TrainConfig, clips_seen: int) -> str:
 def resume_options(folder: Path, config: TrainConfig, clips_seen: int) -> str:
     """Return the options that resume a run; if it is finished, they double its length."""
     finished = clips_seen >= round(config.kimg * 1000)
-    return f"--resume {folder}" + (f" --kimg {config.kimg * 2:g}" if finished else "")
+    return f"--resume {shlex.quote(str(folder))}" + (f" --kimg {config.kimg * 2:g}" if finished else "")
 
 
 def clock(seconds: float) -> str:

@@ -178,6 +178,9 @@ def test_a_tick_reports_speed_and_fraction_of_peak(make_run, real_batch, clock):
     clock.now += 1.0
     run.tick()
     assert read_records(run.folder / STATISTICS)[-1]["clips_per_second"] == pytest.approx(8)
+    trainer.clips_seen = 1004  # the last batch goes beyond --kimg
+    run.tick()
+    assert (run.folder / "log.txt").read_text().endswith("remaining 0s\n")
 
 
 def test_ticks_and_snapshots_are_due_once_per_interval_and_at_the_end(make_run):
@@ -255,6 +258,8 @@ def test_runs_are_numbered_and_named(tiny, tmp_path):
     folder = logger.make_run_dir(config)
     assert folder == tmp_path / "00042-videos-32x4-batch8"
     assert folder.is_dir()
+    config = tiny(outdir=str(tmp_path), data="Phone clips", desc="a  b", frames=4)
+    assert logger.make_run_dir(config) == tmp_path / "00043-Phone-clips-32x4-batch8-a-b"
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--outdir .*file: .* cannot be created: Not a directory"):
         logger.make_run_dir(tiny(outdir=str(tmp_path / "file")))

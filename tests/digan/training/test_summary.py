@@ -40,6 +40,7 @@ def test_a_finished_run_resumes_for_twice_its_length(tiny):
     config = tiny(kimg=12.5)
     assert summary.resume_options("runs/00000-demo", config, 12_499) == "--resume runs/00000-demo"
     assert summary.resume_options("runs/00000-demo", config, 12_500) == "--resume runs/00000-demo --kimg 25"
+    assert summary.resume_options("my runs/00000-demo", config, 0) == "--resume 'my runs/00000-demo'"
 
 
 def test_one_line_says_what_is_trained(tiny):

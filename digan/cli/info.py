@@ -1,4 +1,4 @@
-"""`digan info`: describe a network, a checkpoint, a run or a set of videos, without writing any file."""
+"""`digan info`: describe a network, latents, a checkpoint, a run or a set of videos, without writing any file."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from digan.run_dir import (
     read_records,
 )
 from digan.run_results import best_result, own_results
+from digan.sampling.latents import are_latents, load_latents
 from digan.training import checkpoint, summary
 from digan.training.trainer import NONFINITE
 from digan.wording import counted
@@ -55,7 +56,7 @@ class Report:
 def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
     c = TrainConfig
-    parser.add_argument("path", type=Path, help="network, checkpoint, run, or a folder, zip or file of videos")
+    parser.add_argument("path", type=Path, help="network, latents, checkpoint, run, or a folder, zip or file of videos")
     parser.add_argument("--json", action="store_true", help="print JSON")
     cut = parser.add_argument_group("options of training, for the number of clips in the videos")
     for name, default, text in (
@@ -84,14 +85,14 @@ def inspect(
     """Determine from its content what a path holds, and describe it.
 
     Args:
-        path: network, checkpoint, run, folder of runs, or videos.
+        path: network, latents, checkpoint, run, folder of runs, or videos.
         frames: frames per clip.
         stride: frame stride of the clips.
         overlap: raw frames shared by consecutive windows.
 
     Raises:
         NetworkNotFound: the path does not exist.
-        NetworkError, ConfigError, DataError: it is a damaged network or checkpoint, or holds no video.
+        NetworkError, LatentsError, ConfigError, DataError: it is a damaged file or checkpoint, or holds no video.
     """
     if checkpoint.is_checkpoint(path) or (path / checkpoint.STATE).is_file():
         return _checkpoint(path)
@@ -100,7 +101,7 @@ def inspect(
             start = file.read(9)
         # safetensors: the length of the header, 8 bytes, and the header, which is JSON
         if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-            return _network(path)
+            return _latents(path) if are_latents(path) else _network(path)
         if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):  # pickle: PROTO and its number
             return _pickle(path)
     elif not path.is_dir():
@@ -147,6 +148,31 @@ def _network(file: Path) -> Report:
         *(f"  {name:<18} {value}" for name, value in config.items()),
         "",
         summary.table(rows),
+    ]
+    return Report(facts, lines)
+
+
+def _latents(file: Path) -> Report:
+    latents, metadata = load_latents(file)
+    times, size = latents.times.tolist(), file.stat().st_size
+    facts = {
+        "kind": "latents",
+        "file": str(file),
+        "bytes": size,
+        "slots": len(latents.w),
+        "w_dim": latents.w.shape[1],
+        "z_dim": len(latents.z_motion),
+        "times": times,
+        "label": latents.label,
+        "metadata": metadata,
+    }
+    lines = [
+        f"latents of a clip {file} ({_size(size)})",
+        f"  {'content':<18} {len(latents.w)} slots of width {latents.w.shape[1]}",
+        f"  {'motion':<18} width {len(latents.z_motion)}",
+        f"  {'times':<18} {counted(len(times), 'frame')} from {times[0]:g} to {times[-1]:g}",
+        *([] if latents.label is None else [f"  {'class':<18} {latents.label}"]),
+        *(f"  {name:<18} {_plain(value)}" for name, value in metadata.items()),
     ]
     return Report(facts, lines)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from digan.errors import LatentsError
@@ -71,6 +72,22 @@ def read_latents(path: str | os.PathLike[str], g: Generator, network_sha256: str
         LatentsError: the file cannot be read, holds no latents, holds values that are not finite, or is from a
             generator of other sizes or classes; the message names the file and the remedy.
     """
+    latents, metadata = load_latents(path)
+    _check_sizes(path, g, latents)
+    if network_sha256 is not None and metadata.get("network_sha256") != network_sha256:
+        warnings.warn(
+            f"{Path(path).name} was made with another network file than this one, so its clip may look different",
+            stacklevel=2,
+        )
+    return latents
+
+
+def load_latents(path: str | os.PathLike[str]) -> tuple[Latents, dict[str, Any]]:
+    """Read a clip's latents, which may fit no generator, on the CPU, and the metadata of `write_latents`.
+
+    Raises:
+        LatentsError: as of `read_latents`, apart from what depends on the generator.
+    """
     try:
         tensors, header = read_tensors(path)
         metadata = {name: parse_json(text) for name, text in header.items()}
@@ -82,27 +99,34 @@ def read_latents(path: str | os.PathLike[str], g: Generator, network_sha256: str
         raise _not_latents(path, f"it lacks the tensor {error.args[0]}") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_latents(path, reason(error)) from None
-    _check_sizes(path, g, w, z_motion, label)
-    if times.ndim != 1 or not len(times):
-        raise _not_latents(path, f"its times are {list(times.shape)} and not [T]")
-    for name, tensor in (("w", w), ("z_motion", z_motion), ("times", times)):
+    for name, tensor, dims in (
+        ("w", w, ("num_slots", "w_dim")),
+        ("z_motion", z_motion, ("z_dim",)),
+        ("times", times, "T"),
+    ):
+        if tensor.ndim != len(dims) or not tensor.numel():
+            raise _not_latents(path, f"its {name} is {list(tensor.shape)} and not [{', '.join(dims)}]")
         if not tensor.isfinite().all():
             raise LatentsError(f"{path} holds values of {name} that are not finite: invert the video again.")
-    if network_sha256 is not None and metadata.get("network_sha256") != network_sha256:
-        warnings.warn(
-            f"{Path(path).name} was made with another network file than this one, so its clip may look different",
-            stacklevel=2,
-        )
-    return Latents(w.float(), z_motion.float(), times.float(), label)
+    return Latents(w.float(), z_motion.float(), times.float(), label), metadata
 
 
-def _check_sizes(path: str | os.PathLike[str], g: Generator, w: Tensor, z_motion: Tensor, label: int | None) -> None:
+def are_latents(path: str | os.PathLike[str]) -> bool:
+    """Return whether a safetensors file says that it is one of `write_latents`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == json.dumps(_FORMAT)
+    except SafetensorError:
+        return False
+
+
+def _check_sizes(path: str | os.PathLike[str], g: Generator, latents: Latents) -> None:
     """Raise `LatentsError` if latents do not fit a generator."""
+    w, z_motion, label = latents.w, latents.z_motion, latents.label
     expected, remedy = [g.num_slots, g.config.w_dim], "give the network that it was made with"
     if list(w.shape) != expected:
         sizes = "{} slots of width {}".format
-        found = sizes(*w.shape) if w.ndim == 2 else f"w of shape {list(w.shape)}"
-        raise LatentsError(f"{path} holds {found}, but this network has {sizes(*expected)}: {remedy}.")
+        raise LatentsError(f"{path} holds {sizes(*w.shape)}, but this network has {sizes(*expected)}: {remedy}.")
     if list(z_motion.shape) != [g.config.z_dim]:
         raise LatentsError(
             f"{path} holds a motion vector of {list(z_motion.shape)}, but that of this network is [{g.config.z_dim}]: "

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from digan import Generator, GeneratorConfig
 from digan.cli.main import main
 from digan.data import make_demo_videos
+from digan.sampling.latents import Latents, write_latents
 from digan.sampling.media import write_png
 
 pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
@@ -41,6 +42,22 @@ def finished(make_run):
         run.tick()
         run.snapshot()
     return run
+
+
+@pytest.mark.parametrize("label", [None, 1])
+def test_latents_of_a_clip(label, info, tmp_path):
+    file, times = tmp_path / "latents.safetensors", torch.tensor([0.0, 0.5, 1.25])
+    write_latents(file, Latents(torch.zeros(4, 8), torch.zeros(6), times, label), "abc", psnr=31.25)
+    facts = info(file, json_=True)
+    assert (facts["kind"], facts["slots"], facts["w_dim"], facts["z_dim"]) == ("latents", 4, 8, 6)
+    assert (facts["times"], facts["label"]) == (times.tolist(), label)
+    assert facts["metadata"] == {"format": "digan-latents-1", "network_sha256": "abc", "psnr": 31.25}
+    text = info(file)
+    assert "4 slots of width 8" in text
+    assert "3 frames from 0 to 1.25" in text
+    assert ("class" in text) == (label is not None)
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert main(["info", str(file)]) == 2
 
 
 class TestNetwork:

@@ -106,7 +106,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, name):
         read_latents(tmp_path / "a.safetensors", g)
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "network", "lacking", "times", "damaged"])
+@pytest.mark.parametrize("kind", ["missing", "text", "network", "lacking", "w", "times", "damaged"])
 def test_other_files_are_refused(tmp_path, kind):
     g, file = generator(), tmp_path / "a.safetensors"
     if kind == "text":
@@ -115,6 +115,8 @@ def test_other_files_are_refused(tmp_path, kind):
         g.save(file)
     elif kind == "lacking":
         write_tensors(file, {"w": torch.zeros(1)}, {"format": '"digan-latents-1"'})
+    elif kind == "w":
+        write_latents(file, replace(some_latents(g), w=torch.zeros(8)), "abc")
     elif kind == "times":
         write_latents(file, replace(some_latents(g), times=torch.zeros(0)), "abc")
     elif kind == "damaged":

@@ -84,8 +84,16 @@ class Painter:
     def sampler(self, seed: int, psi: float, label: int | None) -> Sampler:
         """Return the source of the latents."""
         classes = () if label is None else (label,)
-        options = {"seed": seed, "latents": self.latents, "classes": classes, "psi": psi, "dtype": self.dtype}
-        return Sampler(self.g, clip_times(1), self.g.grid(), **options)
+        return Sampler(
+            self.g,
+            clip_times(1),
+            self.g.grid(),
+            seed=seed,
+            latents=self.latents,
+            classes=classes,
+            psi=psi,
+            dtype=self.dtype,
+        )
 
     def inr(self, content: Content, motion: int, times: tuple[float, ...] | torch.Tensor) -> fi.INR:
         """Return the clip at these times; the weights of the last contents are kept."""

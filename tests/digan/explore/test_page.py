@@ -9,6 +9,8 @@ import shlex
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from urllib.parse import parse_qsl
 
@@ -152,9 +154,24 @@ def value(page, field: str) -> float:
 
 
 def link(page) -> dict[str, str]:
-    """The state in the address bar, once it has been written."""
-    page.wait_for_timeout(500)
+    """The state in the address bar, once it has been written and stays."""
+    before = None
+    while page.url != before:
+        before = page.url
+        page.wait_for_timeout(500)
     return dict(parse_qsl(page.url.partition("#")[2]))
+
+
+def eventually(check: Callable[[], None]) -> None:
+    """Repeat a check until it holds."""
+    end = time.monotonic() + TIMEOUT / 1000
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.1)
 
 
 def center(page, selector: str) -> tuple[float, float]:
@@ -171,6 +188,7 @@ def test_fields_and_buttons_of_the_content(page):
     page.fill("#a", "9")
     images.append(assert_shows(page, seed=5, psi=0.5, a=9))
     page.locator("#pad").click(position={"x": 40, "y": 110})
+    update(page)
     u, v = map(float, re.findall(r"[\d.]+", page.inner_text("#mix")))
     side = page.locator("#pad").bounding_box()["width"]
     assert (u, v) == (pytest.approx(40 / side, abs=0.02), pytest.approx(110 / side, abs=0.02))
@@ -286,14 +304,17 @@ def test_given_clips_take_the_place_of_the_first_samples(open_page, networks, tm
 def test_comparing_with_enlarged_frames(open_page, server):
     page = open_page(f"{server}/#compare=1&t=0.5&half=0.4&x=0.7")
     state = START | {"t": 0.5, "half": 0.4, "x": 0.7}
-    page.wait_for_timeout(500)
     painter, inr = clip(state, (0.5,))
     with torch.no_grad():
         frame = fi.render(inr, painter.g.grid())[0]
-    for method in METHODS:
+
+    def check(method: str) -> None:
         image = pixels(page, method)
         wanted = to_uint8(enlarged(frame, window(state), image.shape[1::-1], method))[0].permute(1, 2, 0).numpy()
         assert_same(image, wanted)
+
+    for method in METHODS:
+        eventually(partial(check, method))
     assert_shows(page, t=0.5, half=0.4, x=0.7)
     page.click("#compare")
     expect(page.locator("#bicubic")).to_be_hidden()
@@ -374,12 +395,13 @@ def test_changes_show_while_playing(page):
     page.wait_for_timeout(500)
     before = pixels(page)
     page.fill("#seed", "8")
-    page.wait_for_timeout(1000)
-    after = pixels(page)
-    assert not np.array_equal(before, after)
-    wanted = expected(START | {"seed": 8}, after.shape[0])
-    # Playing may be coarser than the stage.
-    assert np.abs(after.astype(int) - wanted).mean() < 0.5 * np.abs(before.astype(int) - wanted).mean()
+    wanted = expected(START | {"seed": 8}, before.shape[0])
+
+    def check() -> None:  # playing may be coarser than the stage
+        after = pixels(page)
+        assert np.abs(after.astype(int) - wanted).mean() < 0.5 * np.abs(before.astype(int) - wanted).mean()
+
+    eventually(check)
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif", "png", "slice"])

@@ -152,7 +152,7 @@ class TestNames:
         start = time.monotonic()
         with pytest.raises(NetworkNotFound, match=r"me/sky does not exist here.*127\.0\.0\.1 cannot be reached"):
             find_network("me/sky")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 15
         assert [options["local_files_only"] for options in unreachable] == [True]
 
     def test_a_proxy_is_left_to_the_client(self, unreachable, monkeypatch):

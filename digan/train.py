@@ -78,19 +78,19 @@ def _train(trainer: Trainer, data: TrainingData, folder: Path, resumed: bool, no
     else:
         log.evaluate_missing()
 
-    stop = StopSignal(trainer.accelerator)
-    batches = data.batches(trainer.sharding, trainer.iteration, report=log.log)
-    while trainer.clips_seen < log.total_clips:
-        trainer.step([trainer.reals(next(batches)) for _ in range(trainer.micro_batches)])
-        log.update()
-        log.check_finite()
-        if log.tick_due():
-            log.tick()
-        if log.snapshot_due():
-            log.snapshot()
-        elif stop.requested():
-            log.save_checkpoint()
-            log.write_fakes()
-            break
-    log.finish()
+    with StopSignal(trainer.accelerator) as stop:
+        batches = data.batches(trainer.sharding, trainer.iteration, report=log.log)
+        while trainer.clips_seen < log.total_clips:
+            trainer.step([trainer.reals(next(batches)) for _ in range(trainer.micro_batches)])
+            log.update()
+            log.check_finite()
+            if log.tick_due():
+                log.tick()
+            if log.snapshot_due():
+                log.snapshot()
+            elif stop.requested():
+                log.save_checkpoint()
+                log.write_fakes()
+                break
+        log.finish()
     return folder

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 
@@ -107,7 +109,7 @@ class DelayedSum:
 class StopSignal:
     """Turns Ctrl-C, SIGTERM and the end of the launcher into a stop request, which the loop checks every step.
 
-    A second signal raises `KeyboardInterrupt`.
+    A context manager: signals are handled as before after the `with` block. A second signal raises `KeyboardInterrupt`.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -115,8 +117,16 @@ class StopSignal:
         self._sum: Callable[[float], float] = DelayedSum(accelerator) if accelerator.num_processes > 1 else float
         # The launcher of a single process does not forward SIGTERM: it exits, and the run would continue unnoticed.
         self._launcher = os.getppid() if has_launcher() else None
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._receive)
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
+            self._before = {name: signal.signal(name, self._receive) for name in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, signal.SIG_DFL if handler is None else handler)
 
     def _receive(self, number: int, frame: object) -> None:
         if self._received:

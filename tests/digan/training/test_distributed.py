@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -17,37 +18,43 @@ def accelerator():
     return Accelerator(cpu=True, mixed_precision="no")
 
 
-@pytest.fixture
-def signals():
-    """Restores the handlers afterwards."""
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for name, handler in handlers.items():
-        signal.signal(name, handler)
-
-
 def test_a_sum_is_returned_one_call_later(accelerator):
     delayed = DelayedSum(accelerator)
     assert [delayed(value) for value in (1.0, 20.0, 0.0, 3.0)] == [0.0, 1.0, 20.0, 0.0]
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(accelerator, signals, monkeypatch, name):
+def test_the_first_signal_asks_and_the_second_interrupts(accelerator, monkeypatch, name):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    stop = StopSignal(accelerator)
-    assert not stop.requested()
-    os.kill(os.getpid(), name)
-    assert stop.requested()
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(name)
+    with StopSignal(accelerator) as stop:
+        assert not stop.requested()
         os.kill(os.getpid(), name)
+        assert stop.requested()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), name)
+    assert signal.getsignal(name) == before
 
 
-def test_the_end_of_the_launcher_asks_too(accelerator, signals, monkeypatch):
+def test_another_thread_than_the_main_one_leaves_signals_alone(accelerator):
+    before, inside = signal.getsignal(signal.SIGINT), []
+
+    def run():
+        with StopSignal(accelerator) as stop:
+            inside.append((signal.getsignal(signal.SIGINT), stop.requested()))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert inside == [(before, False)]
+
+
+def test_the_end_of_the_launcher_asks_too(accelerator, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    stop = StopSignal(accelerator)
-    assert not stop.requested()
-    monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert stop.requested()
+    with StopSignal(accelerator) as stop:
+        assert not stop.requested()
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert stop.requested()
 
 
 def test_a_launch_that_starts_one_process_for_several_is_refused(monkeypatch):

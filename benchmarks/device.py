@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -90,7 +91,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def description() -> str:
-    """Return the device, and the versions of driver and libraries, as one line."""
+    """Return the device, and the versions of driver and libraries, as one line; the same on every day."""
     versions = [f"torch {torch.__version__}"]
     if not on_cuda():
         capability = torch.backends.cpu.get_cpu_capability()
@@ -99,10 +100,12 @@ def description() -> str:
         parts = [f"{torch.cuda.get_device_name()}, driver {_driver()}, CUDA {torch.version.cuda}"]
         if importlib.util.find_spec("triton") is not None:
             versions.append(f"triton {importlib.metadata.version('triton')}")
-    commit = _printed("git", "rev-parse", "--short", "HEAD")
-    return "; ".join(
-        [*parts, ", ".join(versions), *([f"commit {commit}"] if commit else []), time.strftime("%Y-%m-%d")]
-    )
+    return "; ".join([*parts, ", ".join(versions)])
+
+
+def commit() -> str:
+    """Return the commit of the working tree, marked if files differ from it; empty outside of a checkout."""
+    return _printed("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
 
 
 def _processor() -> str:

@@ -2,11 +2,9 @@
 
     python benchmarks/gpu.py check       build the kernels, report the backends, run the tests marked gpu
     python benchmarks/gpu.py sanitize    run small tests under compute-sanitizer's memcheck and racecheck
-    python benchmarks/gpu.py bench       measure render and siren
-    python benchmarks/gpu.py ops         measure the ops of a discriminator
-    python benchmarks/gpu.py train       measure the discriminators and a training iteration
+    python benchmarks/gpu.py bench       measure everything, as `pytest benchmarks/ --benchmark-only` does
 
-Tables are written to the folder in the environment variable OUT, or to benchmarks/results, and the output of the
+Results are written to the folder in the environment variable OUT, or to benchmarks/results, and the output of the
 commands to its subfolder logs. A command that fails or takes too long does not keep the others from running. Without a
 GPU the kernels are still built, and every other command reports that there is none. The exit status is 0 if every
 command succeeded.
@@ -85,19 +83,10 @@ def sanitizer(tool: str) -> Command:
     )
 
 
-def benchmark(files: Sequence[str], table: Path, seconds: float) -> Command:
-    paths = [f"benchmarks/test_{name}.py" for name in files]
-    arguments = (*PYTEST, "-s", "--benchmark-only", "--benchmark-disable-gc", "--device", "cuda", *paths)
-    return Command(table.stem, (*arguments, "--table", str(table)), seconds)
-
-
 def steps(out: Path, device: str) -> dict[str, list[Command]]:
-    """Return the commands of every step; `device` is part of the names of the tables."""
+    """Return the commands of every step; `device` is part of the name of the results."""
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") or "no-device"
-
-    def table(name: str) -> Path:
-        return out / f"{name}-{slug}.md"
-
+    results = ("--json", str(out / f"cuda-{slug}.json"))
     return {
         "check": [
             BUILD,
@@ -106,12 +95,9 @@ def steps(out: Path, device: str) -> dict[str, list[Command]]:
             Command("tests", (*PYTEST, "-m", "gpu", "tests", "--durations", "15"), 480),
         ],
         "sanitize": [BUILD, sanitizer("memcheck"), sanitizer("racecheck")],
-        "bench": [BUILD, benchmark(["render"], table("render"), 420), benchmark(["siren"], table("siren"), 240)],
-        "ops": [BUILD, benchmark(["discriminator_ops"], table("discriminator-ops"), 480)],
-        "train": [
+        "bench": [
             BUILD,
-            benchmark(["step"], table("step"), 360),
-            benchmark(["discriminator"], table("discriminator"), 240),
+            Command("benchmarks", (*PYTEST, "benchmarks/", "--benchmark-only", "--device", "cuda", *results), 400),
         ],
     }
 

@@ -1,50 +1,32 @@
 """Compare implementations of the same computation: correctness first, then speed, then the limits of the machine.
 
 A benchmark is a `Case`: alternative paths, and the limits that bound all of them. The paths run in turn on the same
-inputs, round after round, so that noise on the machine affects all of them and the limits alike. Medians are reported,
-and ratios to the first path. A path whose result is wrong is not timed. Nothing here asserts a time.
+inputs, round after round, so that noise on the machine affects all of them and the limits alike. Medians are reported.
+A path whose result is wrong is not timed, and a rival that is slow runs once. Nothing here asserts a time.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
+import itertools
 import math
-import platform
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import psutil
 import pytest
 import torch
 from torch import Tensor
 
 import fused_inr as fi
-from benchmarks.device import description, on_cuda, peak_allocated, pick, tf32, timed, warm_up
+from benchmarks import budget, sizes
+from benchmarks.device import pick, tf32, timed, warm_up
 from benchmarks.limits import Limit, copy_ceiling, gemm_ceiling, matrix_products
-from digan.training.allocator import keep_freed_memory
+from benchmarks.memory import Allocator, Path, observed
 from fused_inr.tools.counts import Counts
 
-Path = Callable[[], Tensor | tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A path whose process keeps freed memory, as `digan train` does on a CPU; other paths return it to the system."""
-
-    path: Path
-
-    def __call__(self) -> Tensor | tuple[Tensor, ...]:
-        return self.path()
-
-
 Result = TypeVar("Result")
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 
 
 @dataclass(frozen=True)
@@ -56,25 +38,27 @@ class Precision:
     tf32: bool = False
 
 
-_CPU_PRECISIONS = [Precision("float32", torch.float32), Precision("bfloat16", torch.bfloat16)]
-_CUDA_PRECISIONS = [*_CPU_PRECISIONS, Precision("float16", torch.float16), Precision("tf32", torch.float32, tf32=True)]
+CPU_PRECISIONS = [Precision("float32", torch.float32), Precision("bfloat16", torch.bfloat16)]
+CUDA_PRECISIONS = [*CPU_PRECISIONS, Precision("float16", torch.float16), Precision("tf32", torch.float32, tf32=True)]
 
 
-def precisions() -> pytest.MarkDecorator:
-    """Parametrize a benchmark, over its argument `precision`, with every precision of the device."""
-    values = pick(cpu=_CPU_PRECISIONS, cuda=_CUDA_PRECISIONS)
+def precisions(*default: str) -> pytest.MarkDecorator:
+    """Parametrize a benchmark, over its argument `precision`.
+
+    Args:
+        default: names of the precisions that are measured; at the full size, it is every one of the device.
+    """
+    values = pick(cpu=CPU_PRECISIONS, cuda=CUDA_PRECISIONS)
+    if not sizes.full():
+        values = [precision for precision in values if precision.name in default]
     return pytest.mark.parametrize("precision", values, ids=lambda precision: precision.name)
 
 
 # A path that takes less is run several times in a row, because clock resolution and interruptions dominate its time.
 SHORTEST = 0.02  # seconds
-# Time limit for warming up a path, which is called at least once.
-LONGEST = 2.0  # seconds
-# Calls to warm up a path that keeps memory, and the number of successive calls without new pages after which it stops.
-WARMING, SETTLED = 60, 12
-PAGES = 2**20  # bytes; smaller changes are not tensors
-# Ratios to smaller peaks are not reported: the C library rounds up.
-SMALLEST = 2**24  # bytes
+# A rival that takes longer runs once.
+SLOW = 1.0  # seconds
+NO_TIME = "not measured: no time left"
 
 
 @dataclass
@@ -84,18 +68,19 @@ class Case:
     Attributes:
         name: row title, such as "render N1-T16-R128".
         dtype: compute type of the products; None if the paths differ in it and their names say so.
-        paths: name -> callable. The first is the naive implementation, the last is ours.
+        paths: name -> callable. Names begin with "naive", "compiled" or "ours"; the first is the naive implementation,
+            unless there is none, and the last is ours.
         flops: the least number of operations that the task needs; 0 if it is bound by memory.
         truth: returns the expected result, or a part of it, for instance in float64. None: the result of the first
             path.
         tolerance: largest relative error of a path, in the 2-norm.
         part: selects from the result of a path what `truth` returns.
-        rounds: timed rounds, after one that warms up.
         moved: the least number of bytes that the task reads and writes; 0 if it is bound by arithmetic.
         limits: bounds of the task; () is a matrix product of as many operations, if `flops` is not 0.
         work: the least work of the task, for the share of the roofline that a path reaches.
-        rivals: paths besides the first that later paths are compared with.
         tf32: whether float32 matrix products may use TF32.
+        amount: results of a call and their unit, such as (16, "frames"), where a rate says more than a time.
+        scaling: the size that a series of cases varies, and its value, such as ("frames", 16).
     """
 
     name: str
@@ -105,12 +90,12 @@ class Case:
     truth: Path | None
     tolerance: float
     part: Callable[[Tensor | tuple[Tensor, ...]], Tensor | tuple[Tensor, ...]] = lambda result: result
-    rounds: int = 5
     moved: float = 0
     limits: Sequence[Limit] = ()
     work: Counts | None = None
-    rivals: Sequence[str] = ()
     tf32: bool = False
+    amount: tuple[float, str] | None = None
+    scaling: tuple[str, float] | None = None
 
     @property
     def type_name(self) -> str:
@@ -139,11 +124,19 @@ class Measured:
     """The measurements of one path of a case."""
 
     path: str
-    error: float
-    seconds: float | None = None  # median; None if the result was wrong
+    error: float = float("nan")
+    times: list[float] = field(default_factory=list)  # seconds of each round; none if the path failed
     peak: int = 0  # bytes of memory beyond those before the call, result included
     failure: str = ""
     shares: dict[str, float] = field(default_factory=dict)  # name of a limit -> median share over rounds
+
+    @property
+    def seconds(self) -> float | None:
+        return statistics.median(self.times) if self.times else None
+
+    @property
+    def ours(self) -> bool:
+        return self.path.startswith("ours")
 
 
 @dataclass
@@ -154,99 +147,90 @@ class Report:
     rows: list[Measured] = field(default_factory=list)
     roofline: float | None = None  # seconds
 
-    def table(self) -> Iterator[dict[str, str]]:
-        """Yield a table row for each path."""
-        for row in self.rows:
-            line = {
-                "case": self.case.name,
-                "dtype": self.case.type_name,
-                "path": row.path,
-            }
-            if row.seconds is None:
-                yield line | {"time": "-", "error": row.failure or f"wrong result, {row.error:.1e}"}
-            else:
-                yield line | self._cells(row, row.seconds)
 
-    def _cells(self, row: Measured, seconds: float) -> dict[str, str]:
-        first = self.rows[0]
-        work = [(self.case.flops, "GFLOP/s"), (self.case.moved, "GB/s")]
-        limits = [f"{share:.0%} of {name}" for name, share in row.shares.items()]
-        before = {earlier.path: earlier for earlier in self.rows[: self.rows.index(row)]}
-        rivals = {name: before.get(name) for name in self.case.rivals}
-        return {
-            "time": f"{seconds * 1e3:.1f} ms" if seconds > 0.01 else f"{seconds * 1e3:.3f} ms",
-            "speed-up": f"{first.seconds / seconds:.2f}x" if first.seconds else "",
-            **{f"over {name}": f"{r.seconds / seconds:.2f}x" if r and r.seconds else "" for name, r in rivals.items()},
-            "rate": ", ".join(f"{amount / seconds / 1e9:.3g} {unit}" for amount, unit in work if amount),
-            "limit reached": ", ".join(limits),
-            "of roofline": f"{self.roofline / seconds:.0%}" if self.roofline else "",
-            "peak memory": f"{row.peak / 2**20:.0f} MB",
-            "memory": f"{row.peak / first.peak:.0%}" if first.seconds and first.peak > SMALLEST else "",
-            **{
-                f"of {name}'s": f"{row.peak / r.peak:.0%}" if r and r.peak > SMALLEST else ""
-                for name, r in rivals.items()
-            },
-            "error": f"{row.error:.1e}",
-        }
+def measure(case: Case, seconds: float) -> Report:
+    """Check every path, then time all of them in turn.
 
-
-def measure(case: Case, rounds: int | None = None) -> Report:
-    """Check every path, then time all of them in turn; `rounds` overrides those of the case."""
+    Args:
+        case: the comparison.
+        seconds: time of the case, after which it takes no more rounds than it must; if it is 0, nothing is compiled.
+    """
+    end, memory = time.perf_counter() + seconds, Allocator()
     with tf32(case.tf32):
-        return _measured(case, rounds or case.rounds)
-
-
-def _measured(case: Case, rounds: int) -> Report:
-    report = Report(case, _check(case))
-    times: dict[str, list[float]] = {}
-    repeats = {}
-    for row in report.rows:
-        if not row.error <= case.tolerance:
-            continue
-        path = case.paths[row.path]
         try:
-            row.peak, seconds = peak_memory(path)
-        except (RuntimeError, MemoryError) as error:
-            row.failure = _reason(error)
-            continue
-        repeats[row.path] = math.ceil(SHORTEST / seconds)
-        times[row.path] = []
-        warm_up(path)
-    bounds = case.bounds()
-    limits: dict[str, list[float]] = {limit.name: [] for limit in bounds}
-    for _ in range(rounds):
-        for name, durations in times.items():
-            durations.append(_mean_time(case.paths[name], repeats[name]))
-        for limit in bounds:
-            limits[limit.name].append(limit.seconds())
-    for row in report.rows:
-        if durations := times.get(row.path):
-            row.seconds = statistics.median(durations)
-            # Round by round, because the limit itself changes with the load of the machine.
-            row.shares = {
-                name: statistics.median(limit / seconds for limit, seconds in zip(bound, durations, strict=True))
-                for name, bound in limits.items()
-            }
-    if case.work is not None:
-        report.roofline = case.work.roofline_seconds(gemm_ceiling(case.dtype or torch.float32), copy_ceiling())
+            report = _check(case, memory, compiles=seconds > 0)
+            _time(report, memory, end)
+        finally:
+            memory.restore()
+        if case.work is not None:
+            peak = gemm_ceiling(case.dtype or torch.float32)
+            report.roofline = case.work.roofline_seconds(peak, copy_ceiling())
     return report
 
 
-def _check(case: Case) -> list[Measured]:
-    rows = []
+def _check(case: Case, memory: Allocator, compiles: bool) -> Report:
+    """Run every path once, to compare its result, and once more unless it is slow.
+
+    The memory, and the time of a slow rival, are those of the last call. The first call of a compiled path compiles: it
+    is always called again. A path that keeps memory may take more of it in later calls, which short ones show.
+    """
+    report = Report(case)
     expected = None if case.truth is None else case.truth()
     for name, path in case.paths.items():
+        row = Measured(name)
+        report.rows.append(row)
+        compiled = name.startswith("compiled")
+        if compiled and not compiles:
+            row.failure = NO_TIME
+            continue
         try:
-            result = case.part(path())
+            memory.restore()
+            result, row.peak, seconds = observed(path)
+            result = case.part(result)
+            expected = result if expected is None else expected
+            row.error = relative_error(result, expected)
+            del result
+            if not row.error <= case.tolerance:
+                row.failure = f"wrong result, {row.error:.1e}"
+                continue
+            if compiled or seconds <= SLOW:
+                seconds, row.peak, _ = observed(lambda path=path: memory.prepare(path))
         except (RuntimeError, MemoryError) as error:
             if expected is None and not _out_of_memory(error):
                 raise
-            rows.append(Measured(name, float("nan"), failure=_reason(error)))
+            row.failure = _reason(error)
             continue
-        expected = result if expected is None else expected
-        rows.append(Measured(name, relative_error(result, expected)))
-        del result
-    return rows
+        row.times = [seconds]
+    return report
+
+
+def _time(report: Report, memory: Allocator, end: float) -> None:
+    """Time the paths in turn until `end`, or until their medians are known well enough."""
+    fast = [row for row in report.rows if row.times and (row.ours or row.times[0] <= SLOW)]
+    repeats = {row.path: math.ceil(SHORTEST / row.times[0]) for row in fast}
+    limits: dict[str, list[float]] = {limit.name: [] for limit in report.case.bounds()}
+    for row in fast:
+        warm_up(report.case.paths[row.path])
+        row.times = []
+    for rounds in itertools.count(1):
+        for row in fast:
+            path = report.case.paths[row.path]
+            if not memory.ready(path, row.times[-1] if row.times else 0):
+                memory.prepare(path)
+            row.times.append(_mean_time(path, repeats[row.path]))
+        for limit in report.case.bounds() if fast else ():
+            limits[limit.name].append(limit.seconds())
+        if budget.enough(rounds, [row.times for row in fast], end - time.perf_counter()):
+            break
+    for row in report.rows:
+        row.shares = {name: _share(seconds, row.times) for name, seconds in limits.items() if row.times and seconds}
+
+
+def _share(limit: list[float], times: list[float]) -> float:
+    """Return the median share of a limit, round by round, because the limit itself changes with the machine's load."""
+    if len(limit) != len(times):  # a rival that ran once
+        return statistics.median(limit) / statistics.median(times)
+    return statistics.median(bound / seconds for bound, seconds in zip(limit, times, strict=True))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -267,50 +251,22 @@ def _mean_time(path: Path, repeats: int) -> float:
         for _ in range(repeats):
             path()
 
-    with _memory_of(path):
-        _settle(path)
-        return timed(run) / repeats
+    return timed(run) / repeats
 
 
-@contextmanager
-def _memory_of(path: Path) -> Iterator[None]:
-    """Keep freed memory in the process if the path does."""
-    if not isinstance(path, Kept):
-        yield
-        return
-    keep_freed_memory()
-    try:
-        yield
-    finally:
-        keep_freed_memory(False)
-
-
-def _settle(path: Path) -> None:
-    """Call a path until its memory use is that of a long run, within limits of calls and time.
-
-    One call is enough to replace the memory that another path left. A path that keeps freed memory still takes new
-    pages in some of its first calls, until every block has a place that it returns to.
-    """
-    if on_cuda():
-        return
-    process, start, calm = psutil.Process(), time.perf_counter(), 0
-    for _ in range(WARMING if isinstance(path, Kept) else 1):
-        before = process.memory_info().rss
-        path()
-        calm = calm + 1 if process.memory_info().rss - before < PAGES else 0
-        if calm == SETTLED or time.perf_counter() - start > LONGEST:
-            return
-
-
-def measure_sequel(sequel: Sequel, rounds: int | None = None) -> list[Report]:
+def measure_sequel(sequel: Sequel, seconds: float) -> list[Report]:
     """Return the report of every case, then one of all together: weighted time, largest memory and error."""
-    reports = [measure(case, rounds) for case, _ in sequel.parts]
+    reports = [measure(case, seconds / len(sequel.parts)) for case, _ in sequel.parts]
     weights = [weight for _, weight in sequel.parts]
     whole = Report(replace(sequel.parts[0][0], name=sequel.name, flops=0, moved=0, limits=(), work=None))
     for rows in zip(*(report.rows for report in reports), strict=True):
         row = Measured(rows[0].path, max(r.error for r in rows), peak=max(r.peak for r in rows))
-        if all(r.seconds is not None for r in rows):
-            row.seconds = sum(r.seconds * weight for r, weight in zip(rows, weights, strict=True))
+        if all(r.times for r in rows):
+            rounds = zip(*(itertools.islice(itertools.cycle(r.times), budget.FEWEST) for r in rows), strict=True)
+            row.times = [sum(t * weight for t, weight in zip(each, weights, strict=True)) for each in rounds]
+            for name in rows[0].shares:
+                bound = sum(r.shares[name] * r.seconds * weight for r, weight in zip(rows, weights, strict=True))
+                row.shares[name] = bound / row.seconds
         else:
             row.failure = "a part of it has no time"
         whole.rows.append(row)
@@ -335,67 +291,3 @@ def relative_error(result: Tensor | tuple[Tensor, ...], expected: Tensor | tuple
 
 def _tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-def peak_memory(path: Path) -> tuple[int, float]:
-    """Return the peak bytes of a call beyond those of the process before it, and the seconds of the call.
-
-    A path that keeps freed memory is watched from its first call on.
-    """
-    gc.collect()
-    if on_cuda():
-        return peak_allocated(path)
-    _trim()
-    with _watch_memory() as peak, _memory_of(path):
-        if isinstance(path, Kept):
-            _settle(path)
-        seconds = timed(path)
-    return peak[0], seconds
-
-
-@contextmanager
-def _watch_memory() -> Iterator[list[int]]:
-    process, done, peak = psutil.Process(), threading.Event(), [0]
-    before, start = process.memory_info().rss, time.perf_counter()
-
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], process.memory_info().rss - before)
-            done.wait(max(0.0005, (time.perf_counter() - start) / 200))  # peaks of longer calls last longer
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-
-
-def _trim() -> None:
-    """Return the free memory of the C library to the system, so that the memory of a call is visible."""
-    if platform.system() == "Linux":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def format_table(lines: list[dict[str, str]]) -> str:
-    """Return rows as a Markdown table, with columns in the order of their first occurrence; omit empty columns."""
-    keys = dict.fromkeys(key for line in lines for key in line)
-    columns = [key for key in keys if any(line.get(key) for line in lines)]
-    widths = {c: max(len(c), *(len(line.get(c, "")) for line in lines)) for c in columns}
-
-    def row(cells: dict[str, str]) -> str:
-        return "| " + " | ".join(cells.get(c, "").ljust(widths[c]) for c in columns) + " |"
-
-    head = row({c: c for c in columns})
-    return "\n".join([head, "|" + "|".join("-" * (widths[c] + 2) for c in columns) + "|", *map(row, lines)])
-
-
-def machine() -> str:
-    """Return a description of the machine, with its peak speed and bandwidth."""
-    peaks = []
-    for precision in pick(cpu=_CPU_PRECISIONS, cuda=_CUDA_PRECISIONS):
-        with tf32(precision.tf32):
-            peaks.append(f"{precision.name} {gemm_ceiling(precision.dtype) / 1e9:.0f}")
-    bandwidth = f"copy bandwidth {copy_ceiling() / 1e9:.0f} GB/s"
-    return f"{description()}; matrix product peak in GFLOP/s: {', '.join(peaks)}; {bandwidth}"

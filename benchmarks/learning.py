@@ -19,8 +19,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import fused_inr as fi
-from benchmarks.harness import format_table, machine
 from benchmarks.naive import NaiveTrainer
+from benchmarks.records import machine, machine_text
+from benchmarks.table import markdown
 from digan.cli.train import parse_options
 from digan.cli.train import start as start_training
 from digan.run_dir import STATISTICS, list_metrics, read_records
@@ -104,7 +105,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the table to FILE, in Markdown")
     own, options = parser.parse_known_args(arguments)
     rows = compare(own.seeds, own.outdir, options, own.ours)
-    text = f"`python -m benchmarks.learning {shlex.join(arguments)}`\n\n{machine()}\n\n{format_table(rows)}\n"
+    text = f"`python -m benchmarks.learning {shlex.join(arguments)}`\n\n{machine_text(machine())}\n\n{markdown(rows)}\n"
     print(text)
     if own.table:
         own.table.write_text(text)

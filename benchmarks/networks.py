@@ -13,41 +13,43 @@ from benchmarks.device import device, on_cuda
 from benchmarks.harness import Case, Precision
 from fused_inr.tools.counts import Counts
 
-Network = tuple[Tensor, list[Tensor], list[Tensor]]  # coordinates [P, 2], weights [N, O, I], biases [N, O]
+Network = tuple[Tensor, list[Tensor], list[Tensor]]  # coordinates [P, K], weights [N, O, I], biases [N, O]
 SIREN_OMEGA = 30.0
 
 
 @dataclass(frozen=True)
 class Size:
-    """Number of networks, their layers and width, and pixels per side."""
+    """Number of networks, their layers and width, pixels per side, and coordinates of a pixel."""
 
     batch: int
     layers: int
     width: int
     side: int
+    axes: int = 2
 
     def __str__(self) -> str:
-        return f"N{self.batch}-L{self.layers}-W{self.width}-P{self.side**2}"
+        space = "" if self.axes == 2 else f"-{self.axes}D"
+        return f"N{self.batch}-L{self.layers}-W{self.width}-P{self.side**self.axes}{space}"
 
 
-def pixels(side: int) -> Tensor:
-    """Return the coordinates `[side^2, 2]` of the pixels of an image."""
-    axis = torch.linspace(-1, 1, side, device=device())
-    return torch.cartesian_prod(axis, axis)
+def pixels(size: Size) -> Tensor:
+    """Return the coordinates `[P, K]` of the pixels of an image or of a volume."""
+    axis = torch.linspace(-1, 1, size.side, device=device())
+    return torch.cartesian_prod(*[axis] * size.axes)
 
 
 def parameters(
-    batch: int, layers: int, width: int, layer: Callable[[int, tuple[int, int, int]], tuple[Tensor, Tensor]]
+    size: Size, layer: Callable[[int, tuple[int, int, int]], tuple[Tensor, Tensor]]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return seeded weights and biases of networks with two inputs and three outputs.
+    """Return seeded weights and biases of networks with three outputs.
 
     Args:
-        batch, layers, width: of the networks.
+        size: of the networks.
         layer: returns the weight and the bias of a layer, for its index and the shape of its weight.
     """
     torch.manual_seed(0)
-    widths = [2] + [width] * (layers - 1) + [3]
-    made = [layer(index, (batch, *pair[::-1])) for index, pair in enumerate(itertools.pairwise(widths))]
+    widths = [size.axes] + [size.width] * (size.layers - 1) + [3]
+    made = [layer(index, (size.batch, *pair[::-1])) for index, pair in enumerate(itertools.pairwise(widths))]
     return [weight.to(device()) for weight, _ in made], [bias.to(device()) for _, bias in made]
 
 
@@ -95,7 +97,6 @@ def values_case(
             **({"compiled": torch.compile(naive)} if compiles(precision) else {}),
             "ours": lambda: evaluate(*network, dtype=precision.dtype),
         },
-        rivals=["compiled"] if on_cuda() else (),
         flops=work.flops,
         work=work,
         truth=lambda: evaluate(coords.double(), *wide, backend="reference"),
@@ -134,11 +135,9 @@ def gradients_case(
             **({"compiled": lambda: gradients(every, torch.float32, compiled)} if compiles(precision) else {}),
             "ours": lambda: gradients(every, torch.float32, ours),
         },
-        rivals=["compiled"] if on_cuda() else (),
         flops=work.flops,
         work=work,
         truth=lambda: gradients(slice(0, 1), torch.float64, naive),
         part=lambda gradients: tuple(tensor[:1] for tensor in gradients),
         tolerance=tolerance,
-        rounds=3,
     )

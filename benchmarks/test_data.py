@@ -2,11 +2,13 @@
 
 The loop takes batches and drops them. All ways of reading run in turn, each with its own workers, so that noise on the
 machine affects all of them alike. Whole epochs are timed, from the first read of the first video, without the start of
-the workers. The processor time of a pair shows what the same processors would deliver if nothing else ran on them.
+the workers. The limit is what the same processors would deliver if they did nothing else.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,16 +23,18 @@ import pytest
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from benchmarks.harness import format_table
+from benchmarks import sizes
+from benchmarks.harness import SLOW, Case, Measured, Report
 from digan.data import ClipWindows, FramePairs, FrameStore, Video, VideoIndex, load_index, pair_loader
 from digan.data.decode import FrameReader
 from digan.data.image import to_square
 from digan.sharding import BatchSharding
 
 SIDE, RESOLUTION, FRAMES = 256, 128, 16
-BATCH, WORKERS, ROUNDS = 16, 2, 3
-EPOCHS = 30  # for the fastest way, since one epoch is too short to time
-BYTES = 2 * 3 * RESOLUTION**2  # of a pair
+BATCH, WORKERS = 16, 2
+START_TIMEOUT = 120  # seconds
+ROUNDS = sizes.scaled(tiny=1, default=2, full=3)
+EPOCHS = sizes.scaled(tiny=1, default=10, full=30)  # for the fastest way, since one epoch is too short to time
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,11 @@ class Videos:
     frames: int
 
 
-SETS = [Videos(gop=12, count=80, frames=64), Videos(gop=250, count=10, frames=256)]
-QUICK = {12: Videos(12, 16, 48), 250: Videos(250, 3, 256)}
+SETS = sizes.scaled(
+    tiny=[Videos(12, 16, 32)],
+    default=[Videos(gop=12, count=16, frames=48), Videos(gop=250, count=3, frames=256)],
+    full=[Videos(gop=12, count=80, frames=64), Videos(gop=250, count=10, frames=256)],
+)
 
 
 def texture(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -116,6 +123,7 @@ class Gated(Dataset):
 
     def __init__(self, pairs: FramePairs, folder: Path, limit: int) -> None:
         self.pairs, self.folder, self.limit = pairs, folder, limit
+        self.reader = pairs.reader
         self.last: list[dict] = []
 
     def __getitems__(self, ks: list[int]) -> list[dict]:
@@ -127,8 +135,15 @@ class Gated(Dataset):
         return self.last
 
     def open(self) -> None:
-        """Open the gate once all workers are ready."""
+        """Open the gate once all workers are ready.
+
+        Raises:
+            TimeoutError: they do not start.
+        """
+        end = time.monotonic() + START_TIMEOUT
         while len(list(self.folder.glob("ready-*"))) < WORKERS:
+            if time.monotonic() > end:
+                raise TimeoutError(f"the workers of the data loader have not started within {START_TIMEOUT} s")
             time.sleep(0.001)
         (self.folder / "open").touch()
 
@@ -170,8 +185,7 @@ def processor_seconds() -> float:
 
 
 @pytest.mark.parametrize("videos", SETS, ids=lambda v: f"gop{v.gop}")
-def test_data(benchmark, quick, capsys, tmp_path, videos):
-    videos = QUICK[videos.gop] if quick else videos
+def test_data(publish, tmp_path, videos):
     index = load_index(write_videos(tmp_path / "videos", videos), None)
     windows = ClipWindows(index, FRAMES)
     naive, unkept, ours, kept = (FramePairs(windows, RESOLUTION, seed=0) for _ in range(4))
@@ -183,34 +197,32 @@ def test_data(benchmark, quick, capsys, tmp_path, videos):
         "ours": Way(kept, tmp_path / "kept"),
     }
     fill(FramePairs(windows, RESOLUTION, seed=0, store=FrameStore(index, RESOLUTION, tmp_path / "kept")))
-    rates: dict[str, list[Rate]] = {name: [] for name in ways}
-    for _ in range(1 if quick else ROUNDS):
+    rows = {name: Measured(name, error=0.0) for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(ROUNDS):
         expected = None
         for name, way in ways.items():
-            epochs = 1 if quick or name != "ours" else EPOCHS
-            first, rate = way.take(epochs, tmp_path / f"gate-{name}-{len(rates[name])}")
+            if number and name == "naive" and rows[name].times[0] * len(windows) > SLOW:
+                continue
+            epochs = EPOCHS if name == "ours" else 1
+            first, rate = way.take(epochs, tmp_path / f"gate-{name}-{number}")
             expected = first if expected is None else expected
             assert torch.equal(first, expected), f"{name}: wrong frames"
-            rates[name].append(rate)
-    medians = {name: Rate(*map(statistics.median, zip(*r, strict=True))) for name, r in rates.items()}
-    benchmark.extra_info.update({name: rate.pairs for name, rate in medians.items()})
-    benchmark.pedantic(lambda: ways["ours"].take(1, tmp_path / "gate"), rounds=1)
-    size = sum(f.stat().st_size for f in (tmp_path / "videos").iterdir()) / (videos.count * videos.frames)
-    title = f"{videos.count} videos of {videos.frames} frames, keyframe every {videos.gop}, {size:,.0f} bytes a frame"
-    lines = [
-        {
-            "case": f"data gop{videos.gop}",
-            "path": name,
-            "pairs/s": f"{rate.pairs:,.0f}",
-            "MB/s": f"{rate.pairs * BYTES / 1e6:.1f}",
-            "speed-up": f"{rate.pairs / medians['naive'].pairs:.2f}x",
-            "processor time": f"{rate.processor * 1e3:.2f} ms/pair",
-            "less by": f"{medians['naive'].processor / rate.processor:.2f}x",
-        }
-        for name, rate in medians.items()
-    ]
-    with capsys.disabled():
-        print(f"\n\n{title}; {WORKERS} workers\n{format_table(lines)}")
+            rows[name].times.append(1 / rate.pairs)
+            processor[name].append(rate.processor)
+    for name, row in rows.items():
+        row.shares = {"cores": statistics.median(processor[name]) / os.cpu_count() / row.seconds}
+    case = Case(
+        name=f"data, {videos.count} videos of {videos.frames}, gop {videos.gop}",
+        dtype=None,
+        paths=dict.fromkeys(ways),
+        flops=0,
+        truth=None,
+        tolerance=0,
+        amount=(1, "pairs"),
+    )
+    gates = (tmp_path / f"gate-{number}" for number in itertools.count())
+    publish([Report(case, list(rows.values()))], lambda: ways["ours"].take(1, next(gates)))
 
 
 def fill(pairs: FramePairs) -> None:

@@ -1,4 +1,7 @@
-"""Both discriminators of DIGAN on 128x128 clips with 512 channels: losses with gradients, and R1."""
+"""The discriminators of DIGAN on 128x128 clips with 512 channels: losses with gradients, and R1.
+
+At the default size, it is the one of frames alone; a training step, in another file, has both.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from torch import Tensor
 
 from benchmarks import naive
 from benchmarks.device import device, on_cuda, pick
-from benchmarks.harness import DTYPES, Case, Kept, Path, on_reference
+from benchmarks.harness import Case, on_reference
 from benchmarks.limits import LOSS_PASSES, R1_PASSES, ConvolutionTime, convolutions_of
+from benchmarks.memory import Kept, Path
+from benchmarks.sizes import full, scaled, tiny
 from digan import Discriminator
 from digan.config import DiscriminatorConfig
 from digan.models.discriminator import IMAGE_CHANNELS, MOTION_CHANNELS, motion_input
 from digan.training import losses
 
-CLIPS = pick(cpu=2, cuda=32)
+CLIPS = pick(cpu=scaled(tiny=2, default=1, full=2), cuda=scaled(tiny=2, default=32))
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16] if full() else [torch.bfloat16], ids=str)
 SMALL = DiscriminatorConfig(resolution=32, channel_base=512, channel_max=16)
 # Relative to the naive path in float32. A pre-activation that rounds across zero changes the slope by a factor of 5.
 TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.3}
@@ -30,23 +36,27 @@ Penalty = Callable[[Discriminator, Tensor, torch.dtype | None], Tensor]
 
 
 @dataclass
-class Pair:
-    """D_I on the frames of some clips, and D_M on the clips."""
+class Judges:
+    """Discriminators and their inputs: D_I on the frames of some clips, and D_M on the clips."""
 
-    networks: tuple[Discriminator, Discriminator]
-    inputs: tuple[Tensor, Tensor]  # [2N, 3, R, R], [N, 7, R, R]
+    networks: Sequence[Discriminator]
+    inputs: Sequence[Tensor]  # [2N, 3, R, R], [N, 7, R, R]
+
+    @property
+    def names(self) -> str:
+        return " + ".join(("D_I", "D_M")[: len(self.networks)])
 
     def parameters(self) -> list[Tensor]:
         return [p for d in self.networks for p in d.parameters()]
 
     def loss_gradients(self, judge: Judge, dtype: torch.dtype | None) -> tuple[Tensor, ...]:
-        """Return the logits of both, and the gradients of their loss."""
+        """Return all logits, and the gradients of their loss."""
         logits = [judge(d, x, dtype) for d, x in zip(self.networks, self.inputs, strict=True)]
         loss = sum(F.softplus(-value).mean() for value in logits)
         return (*(value.detach() for value in logits), *torch.autograd.grad(loss, self.parameters()))
 
     def penalty_gradients(self, penalty: Penalty, dtype: torch.dtype | None) -> tuple[Tensor, ...]:
-        """Return the penalties of both and their gradients, one network after the other as in training."""
+        """Return the penalties and their gradients, one network after the other as in training."""
         values, gradients = [], []
         for d, x in zip(self.networks, self.inputs, strict=True):
             value = penalty(d, x, dtype)
@@ -57,10 +67,10 @@ class Pair:
 
     def joined(self, results: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Join the gradients of each network to one vector, because single ones may consist of rounding errors."""
-        values, gradients = tuple(results[:2]), list(results[2:])
-        split = len(list(self.networks[0].parameters()))
-        vectors = [torch.cat([g.reshape(-1) for g in part]) for part in (gradients[:split], gradients[split:])]
-        return (*values, *vectors)
+        count = len(self.networks)
+        values, gradients = tuple(results[:count]), iter(results[count:])
+        parts = ([next(gradients).reshape(-1) for _ in d.parameters()] for d in self.networks)
+        return (*values, *map(torch.cat, parts))
 
     def convolutions(self, dtype: torch.dtype, passes: Sequence[str]) -> ConvolutionTime:
         layers = []
@@ -71,28 +81,27 @@ class Pair:
 
 
 @pytest.fixture
-def pair(quick) -> Pair:
+def judges() -> Judges:
     torch.manual_seed(0)
-    config = SMALL if quick else DiscriminatorConfig()
+    config = SMALL if tiny() else DiscriminatorConfig()
     frames = torch.rand(CLIPS, 2, 3, config.resolution, config.resolution) * 2 - 1
-    networks = (Discriminator(config, IMAGE_CHANNELS), Discriminator(config, MOTION_CHANNELS))
-    inputs = (frames.flatten(0, 1), motion_input(frames, torch.rand(CLIPS)))
-    return Pair(tuple(d.to(device()) for d in networks), tuple(x.to(device()) for x in inputs))
+    networks = [Discriminator(config, IMAGE_CHANNELS)]
+    inputs = [frames.flatten(0, 1)]
+    if full():
+        networks.append(Discriminator(config, MOTION_CHANNELS))
+        inputs.append(motion_input(frames, torch.rand(CLIPS)))
+    return Judges([d.to(device()) for d in networks], [x.to(device()) for x in inputs])
 
 
 def half(dtype: torch.dtype) -> torch.dtype | None:
     return None if dtype is torch.float32 else dtype
 
 
-def rivals(path: Callable[[bool, torch.dtype | None], Path], dtype: torch.dtype) -> dict[str, Path]:
+def rivals(path: Callable[[bool, torch.dtype | None], Path], dtype: torch.dtype, compiles: bool) -> dict[str, Path]:
     """Return the naive paths; `path(compiled, dtype)` creates one, with `dtype` at the highest resolutions."""
-    plain, half_plain, compiled = (
-        on_reference(path(*options)) for options in ((False, None), (False, half(dtype)), (True, half(dtype)))
-    )
-    kept = {} if on_cuda() else {"naive, float32, memory kept": Kept(plain)}
-    if dtype is torch.float32:
-        return {"naive, float32": plain, **kept, "compiled": compiled}
-    return {"naive, float32": plain, **kept, "naive": half_plain, "compiled": compiled}
+    plain, compiled = (on_reference(path(compiled, half(dtype))) for compiled in (False, True))
+    kept = {"naive, memory kept": Kept(plain)} if full() and not on_cuda() else {}
+    return {"naive": plain, **kept, **({"compiled": compiled} if compiles else {})}
 
 
 def ours(d: Discriminator, x: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -103,41 +112,40 @@ def our_r1(d: Discriminator, x: Tensor, dtype: torch.dtype | None) -> Tensor:
     return losses.r1(lambda x, labels: d(x, labels, dtype), x, 1.0)
 
 
-def case(pair: Pair, name: str, dtype: torch.dtype, passes: Sequence[str], paths: dict[str, Path]) -> Case:
-    convolutions = pair.convolutions(dtype, passes)
-    clips, size = CLIPS, pair.networks[0].config.resolution
+def case(
+    judges: Judges, name: str, dtype: torch.dtype, passes: Sequence[str], paths: dict[str, Path], truth: Path
+) -> Case:
+    convolutions = judges.convolutions(dtype, passes)
+    clips, size = CLIPS, judges.networks[0].config.resolution
     return Case(
-        name=f"{name} N{clips}-T2-R{size}",
+        name=f"{judges.names} {name} N{clips}-T2-R{size}",
         dtype=dtype,
         paths=paths,
         flops=convolutions.flops,
-        truth=None,
-        part=pair.joined,
+        truth=lambda: judges.joined(truth()),
+        part=judges.joined,
         tolerance=TOLERANCE[dtype],
-        rounds=3,
         limits=[convolutions.limit],
-        rivals=["naive", "compiled"] if on_cuda() and dtype is not torch.float32 else (),
     )
 
 
 @DTYPES
-def test_discriminators_forward_and_backward(compare, pair, dtype):
+def test_discriminators_forward_and_backward(compare, judges, dtype):
     compiled_judge = torch.compile(naive.judge)
 
     def path(compiled: bool, dtype: torch.dtype | None) -> Path:
-        return lambda: pair.loss_gradients(compiled_judge if compiled else naive.judge, dtype)
+        return lambda: judges.loss_gradients(compiled_judge if compiled else naive.judge, dtype)
 
-    paths = rivals(path, dtype) | {"ours": Kept(lambda: pair.loss_gradients(ours, half(dtype)))}
-    compare(case(pair, "D forward + backward", dtype, LOSS_PASSES, paths))
+    paths = rivals(path, dtype, True) | {"ours": Kept(lambda: judges.loss_gradients(ours, half(dtype)))}
+    compare(case(judges, "forward + backward", dtype, LOSS_PASSES, paths, on_reference(path(False, None))))
 
 
 @DTYPES
-def test_discriminators_r1(compare, pair, dtype):
-    compiled_judge = torch.compile(naive.judge)
+def test_discriminators_r1(compare, judges, dtype):
+    """torch.compile does not support second derivatives."""
 
     def path(compiled: bool, dtype: torch.dtype | None) -> Path:
-        judge = compiled_judge if compiled else naive.judge
-        return lambda: pair.penalty_gradients(lambda d, x, t: naive.r1(d, x, t, judge), dtype)
+        return lambda: judges.penalty_gradients(naive.r1, dtype)
 
-    paths = rivals(path, dtype) | {"ours": Kept(lambda: pair.penalty_gradients(our_r1, half(dtype)))}
-    compare(case(pair, "D R1 penalty", dtype, R1_PASSES, paths))
+    paths = rivals(path, dtype, False) | {"ours": Kept(lambda: judges.penalty_gradients(our_r1, half(dtype)))}
+    compare(case(judges, "R1 penalty", dtype, R1_PASSES, paths, on_reference(path(False, None))))

@@ -10,6 +10,7 @@ import fused_inr as fi
 from benchmarks.device import pick
 from benchmarks.harness import precisions
 from benchmarks.networks import Network, Size, gradients_case, parameters, pixels, relu_layer, values_case
+from benchmarks.sizes import full, scaled
 from fused_inr.tools import counts
 
 # Relative to float64, for values and for gradients. Rounding flips the slope of a ReLU at some points, which a few of
@@ -18,13 +19,13 @@ TOLERANCE = {"float32": 1e-4, "tf32": 0.05, "float16": 0.05, "bfloat16": 0.1}
 GRADIENT_TOLERANCE = {"float32": 1e-3, "tf32": 0.2, "float16": 0.2, "bfloat16": 0.3}
 
 OMEGAS = {"gauss": 2.0}
-SIZE = pick(cpu=Size(8, 5, 256, 128), cuda=Size(8, 5, 256, 256))
-ACTIVATIONS = pytest.mark.parametrize("activation", ["relu", "gauss"])
+SIZE = scaled(tiny=Size(2, 3, 16, 8), default=pick(cpu=Size(8, 5, 256, 128), cuda=Size(8, 5, 256, 256)))
+ACTIVATIONS = pytest.mark.parametrize("activation", ["relu", "gauss"] if full() else ["relu"])
 
 
 def networks(size: Size) -> Network:
     """Return coordinates, and weights and biases initialised for ReLUs."""
-    return pixels(size.side), *parameters(size.batch, size.layers, size.width, relu_layer)
+    return pixels(size), *parameters(size, relu_layer)
 
 
 def options_of(activation: str, size: Size) -> dict:
@@ -35,7 +36,7 @@ def options_of(activation: str, size: Size) -> dict:
     }
 
 
-@precisions()
+@precisions("bfloat16")
 @ACTIVATIONS
 def test_mlp(compare, activation, precision):
     network, options = networks(SIZE), options_of(activation, SIZE)
@@ -44,7 +45,7 @@ def test_mlp(compare, activation, precision):
     compare(values_case(name, network, partial(fi.mlp, **options), work, precision, tolerance))
 
 
-@precisions()
+@precisions("bfloat16")
 @ACTIVATIONS
 def test_mlp_forward_and_backward(compare, activation, precision):
     network, options = networks(SIZE), options_of(activation, SIZE)

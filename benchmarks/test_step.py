@@ -1,6 +1,7 @@
 """Training iterations of DIGAN at 128x128: the trainer compared with the naive one.
 
-On a GPU, at batch 32, the naive path in half precision is included too, with and without torch.compile.
+On a GPU, at batch 32, the naive path in half precision is included too, with and without torch.compile. On a CPU,
+compiling it would take a large part of the run; the renderer and the discriminators are compiled on their own.
 """
 
 from __future__ import annotations
@@ -12,16 +13,26 @@ from torch import Tensor
 
 from benchmarks import naive
 from benchmarks.device import on_cuda, pick
-from benchmarks.harness import Case, Kept, Path, Sequel, on_reference
+from benchmarks.harness import Case, Sequel, on_reference
+from benchmarks.limits import Limit, gemm_ceiling
+from benchmarks.memory import Kept, Path
+from benchmarks.sizes import scaled, tiny
 from digan.config import TrainConfig
 from digan.data.loader import to_device
 from digan.training.distributed import make_accelerator
+from digan.training.flops import forward_macs, step_flops
 from digan.training.trainer import Reals, Trainer
 
 NAIVE = "naive, float32"
 RIVALS = ("naive, bfloat16", "compiled, bfloat16")
 # At learning rate 0, every update does all of its work but leaves the networks unchanged, the same for all paths.
-COMMON = dict(data="unused", batch=pick(cpu=4, cuda=32), lr=0.0, report_to="none", metrics="none")
+COMMON = dict(
+    data="unused",
+    batch=pick(cpu=scaled(tiny=2, default=1, full=4), cuda=scaled(tiny=2, default=32)),
+    lr=0.0,
+    report_to="none",
+    metrics="none",
+)
 SMALL = dict(resolution=32, z_dim=16, w_dim=16, fourier_dim=8, fmm_rank=2, channel_base=512, channel_max=16, gamma=1.0)
 # For the gradients that reach Adam in bfloat16, relative to those of the naive path in float32.
 TOLERANCE = 0.3
@@ -58,10 +69,10 @@ def sampled_gradients(trainer: Trainer, update: str, reals: list[Reals]) -> tupl
 
 
 @pytest.fixture
-def trainers(quick, monkeypatch) -> dict[str, Trainer]:
+def trainers(monkeypatch) -> dict[str, Trainer]:
     if not on_cuda():
         monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    config = TrainConfig(**COMMON, **(SMALL if quick else {}))
+    config = TrainConfig(**COMMON, **(SMALL if tiny() else {}))
     half = torch.bfloat16
     rivals = {
         name: trainer(config, "no", naive.NaiveTrainer, dtype=half, compiled=name.startswith("compiled"))
@@ -93,7 +104,11 @@ def test_training_iteration(compare, trainers):
 
     size = f"N{config.batch}-R{config.resolution}"
 
+    counted = step_flops(forward_macs(config))
+
     def step(name: str, update: str) -> Case:
+        flops = config.batch * getattr(counted, update)
+
         def path(title: str, trainer: Trainer) -> Path:
             reals = [trainer.reals(to_device(batch, trainer.device))]
             if title in (NAIVE, *RIVALS):
@@ -104,11 +119,10 @@ def test_training_iteration(compare, trainers):
             name=f"{name} {size}",
             dtype=None,
             paths={title: path(title, trainer) for title, trainer in trainers.items()},
-            flops=0,
+            flops=flops,
+            limits=[Limit("f32 gemm", lambda: flops / gemm_ceiling(torch.float32))],
             truth=None,
             tolerance=TOLERANCE,
-            rounds=3,
-            rivals=RIVALS,
         )
 
     parts = [

@@ -1,23 +1,41 @@
-"""Reports of comparisons: no time for wrong results, and ratios to rivals and to the roofline for correct ones."""
+"""Comparisons of paths: no time for wrong results, the reasons of failures, and slow rivals that run once."""
 
 import math
 
 import pytest
 import torch
 
-from benchmarks import harness
+from benchmarks import budget, harness
+from benchmarks.limits import Limit
 from fused_inr.tools.counts import Counts
 
 X = torch.arange(6.0)
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(budget, "MOST", budget.FEWEST)
+    monkeypatch.setattr(harness, "SHORTEST", 1e-9)
+
+
 def case(paths: dict, **options) -> harness.Case:
-    options = {"truth": lambda: 2 * X, "flops": 0, "rounds": 1, **options}
+    options = {"truth": lambda: 2 * X, "flops": 0, **options}
     return harness.Case("doubling", torch.float32, paths, tolerance=1e-6, **options)
 
 
-def rows(report: harness.Report) -> dict[str, dict[str, str]]:
-    return {line["path"]: line for line in report.table()}
+def measure(paths: dict, seconds: float = 1.0, **options) -> dict[str, harness.Measured]:
+    return {row.path: row for row in harness.measure(case(paths, **options), seconds).rows}
+
+
+class Counted:
+    """A path that counts its calls, and lasts as long as it claims to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> torch.Tensor:
+        self.calls += 1
+        return 2 * X
 
 
 def out_of_memory() -> torch.Tensor:
@@ -29,46 +47,55 @@ def broken() -> torch.Tensor:
 
 
 def test_a_wrong_result_is_not_timed():
-    table = rows(harness.measure(case({"naive": lambda: X + X, "wrong": lambda: 2.01 * X, "ours": lambda: 2 * X})))
-    assert table["wrong"]["time"] == "-"
-    assert table["wrong"]["error"].startswith("wrong result")
-    assert table["naive"]["speed-up"] == "1.00x"
-    assert table["ours"]["speed-up"].endswith("x")
-    nan = harness.measure(case({"ours": lambda: X * math.nan}))
-    assert nan.rows[0].seconds is None
+    rows = measure({"naive": lambda: X + X, "naive, wrong": lambda: 2.01 * X, "ours": lambda: 2 * X})
+    assert rows["naive, wrong"].seconds is None
+    assert rows["naive, wrong"].failure.startswith("wrong result")
+    assert len(rows["naive"].times) == len(rows["ours"].times) == budget.FEWEST
+    assert measure({"ours": lambda: X * math.nan})["ours"].seconds is None
 
 
-def test_failed_paths_report_the_reason():
-    table = rows(harness.measure(case({"naive": out_of_memory, "compiled": broken, "ours": lambda: 2 * X})))
-    assert table["naive"]["error"] == "out of memory"
-    assert table["compiled"]["error"] == "RuntimeError: this"
-    assert table["ours"]["time"].endswith("ms")
-    assert table["ours"]["speed-up"] == ""
+def test_failed_paths_have_the_reason():
+    rows = measure({"naive": out_of_memory, "compiled": broken, "ours": lambda: 2 * X})
+    assert (rows["naive"].failure, rows["compiled"].failure) == ("out of memory", "RuntimeError: this")
+    assert rows["ours"].seconds > 0
 
 
 def test_without_a_truth_the_first_path_that_fits_into_memory_is_the_expected_result():
-    report = harness.measure(case({"naive": out_of_memory, "ours": lambda: 2 * X}, truth=None))
-    assert [row.error for row in report.rows][1] == 0
+    assert measure({"naive": out_of_memory, "ours": lambda: 2 * X}, truth=None)["ours"].error == 0
     with pytest.raises(RuntimeError, match="this"):
-        harness.measure(case({"naive": broken}, truth=None))
+        measure({"naive": broken}, truth=None)
 
 
-def test_later_paths_have_ratios_to_rivals():
-    paths = {name: lambda: 2 * X for name in ("naive, float32", "naive", "compiled", "ours")}
-    report = harness.measure(case(paths, rivals=("naive", "compiled")))
-    for row, seconds in zip(report.rows, (8.0, 4.0, 2.0, 1.0), strict=True):
-        row.seconds, row.peak = seconds, int(seconds) << 30
-    table = rows(report)
-    assert table["ours"]["speed-up"] == "8.00x"
-    assert (table["ours"]["over naive"], table["ours"]["over compiled"]) == ("4.00x", "2.00x")
-    assert (table["ours"]["of naive's"], table["ours"]["of compiled's"]) == ("25%", "50%")
-    assert table["compiled"]["over naive"] == "2.00x"
-    assert not table["naive"]["over naive"] + table["naive"]["over compiled"] + table["compiled"]["over compiled"]
+def test_slow_rivals_run_once(monkeypatch):
+    monkeypatch.setattr(harness, "SLOW", 0.0)
+    naive, compiled, ours = Counted(), Counted(), Counted()
+    rows = measure({"naive": naive, "compiled": compiled, "ours": ours}, limits=[Limit("nothing", lambda: 1.0)])
+    # The first call of the compiled path compiles.
+    assert (naive.calls, compiled.calls, len(rows["naive"].times), len(rows["compiled"].times)) == (1, 2, 1, 1)
+    assert len(rows["ours"].times) == budget.FEWEST
+    assert rows["naive"].shares["nothing"] == pytest.approx(1 / rows["naive"].seconds)
 
 
-def test_share_of_the_roofline(monkeypatch):
+def test_without_time_nothing_is_compiled():
+    compiled, ours = Counted(), Counted()
+    rows = measure({"compiled": compiled, "ours": ours}, seconds=0)
+    assert (compiled.calls, rows["compiled"].failure) == (0, harness.NO_TIME)
+    assert len(rows["ours"].times) == budget.FEWEST
+
+
+def test_the_roofline(monkeypatch):
     monkeypatch.setattr(harness, "gemm_ceiling", lambda dtype: 100.0)
     monkeypatch.setattr(harness, "copy_ceiling", lambda: 10.0)
-    report = harness.measure(case({"ours": lambda: 2 * X}, work=Counts(flops=100, bytes=20)))
-    report.rows[0].seconds = 8.0
-    assert rows(report)["ours"]["of roofline"] == "25%"
+    assert harness.measure(case({"ours": lambda: 2 * X}, work=Counts(flops=100, bytes=20)), 0).roofline == 2
+
+
+def test_a_sequel_is_the_weighted_sum_of_its_parts():
+    paths = {"naive": Counted(), "ours": Counted()}
+    parts = [(case(paths, limits=[Limit("nothing", lambda: 1.0)]), weight) for weight in (1.0, 0.25)]
+    first, second, whole = harness.measure_sequel(harness.Sequel("both", parts), 1.0)
+    assert (first.case.name, whole.case.name) == ("doubling", "both")
+    for a, b, row in zip(first.rows, second.rows, whole.rows, strict=True):
+        assert row.times == pytest.approx([x + y / 4 for x, y in zip(a.times, b.times, strict=True)])
+        assert row.shares["nothing"] * row.seconds == pytest.approx(1.25, rel=0.5)  # medians of few rounds
+    failed = [(case({"naive": broken, "ours": Counted()}), 1.0)]
+    assert harness.measure_sequel(harness.Sequel("failed", failed), 1.0)[-1].rows[0].seconds is None

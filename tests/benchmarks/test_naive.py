@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import fused_inr as fi
-from benchmarks import naive
+from benchmarks import naive, profile_step
 from digan import Discriminator
-from digan.config import DiscriminatorConfig
+from digan.config import DiscriminatorConfig, TrainConfig
 from digan.models.discriminator import IMAGE_CHANNELS
+from digan.training.distributed import make_accelerator
 
 SMALL = DiscriminatorConfig(resolution=16, channel_base=128, channel_max=8)
 
@@ -35,3 +36,16 @@ def test_r1_is_half_the_squared_gradient():
     slope = torch.arange(3.0 * 4 * 4).view(3, 4, 4)
     penalty = naive.r1(None, torch.randn(2, 3, 4, 4), judge=lambda d, x, dtype: (x * slope).sum((1, 2, 3)))
     assert penalty == slope.square().sum() / 2
+
+
+def test_every_update_of_a_naive_trainer_asks_the_naive_discriminator(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    widths = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8)
+    config = TrainConfig(data="unused", batch=2, resolution=32, report_to="none", metrics="none", **widths)
+    trainer = naive.NaiveTrainer(config, make_accelerator("no", torch.get_num_threads()))
+    (reals,) = profile_step.random_reals(trainer)
+    for update in (trainer.update_g, trainer.update_d, trainer.update_r1):
+        before = trainer.judged
+        with fi.backend("reference"):
+            update([reals])
+        assert trainer.judged > before

@@ -1,0 +1,85 @@
+"""The table of a run: one line for each of our paths, within the width of a terminal."""
+
+import pytest
+
+from benchmarks import table
+
+
+def row(path: str, seconds: float | None, **options) -> dict:
+    options = {"case": "render N1", "dtype": "float32", "failure": "", **options}
+    return {"path": path, "seconds": seconds, "quartiles": [seconds, seconds], "peak_bytes": 2**25, **options}
+
+
+def line(*rows: dict) -> dict[str, str]:
+    (result,) = table.lines(rows)
+    return result
+
+
+def test_a_line_has_the_ratios_to_naive_and_compiled():
+    ours = row("ours", 0.1, quartiles=[0.09, 0.11], of_roofline=0.5, peak_bytes=2**24)
+    assert line(row("naive", 1.0), row("naive, kept", 0.8), row("compiled", 0.25), ours) == {
+        "what": "render N1 f32",
+        "ours": "100 ms ±10%",
+        "naive": "10x",
+        "compiled": "2.5x",
+        "limit": "50% roof",
+        "memory": "16 MB (50%)",
+    }
+
+
+def test_several_paths_of_ours_have_a_line_each():
+    lines = table.lines([row(path, 1.0, dtype="") for path in ("naive, float32", "ours, float32", "ours, bfloat16")])
+    assert [each["what"] for each in lines] == ["render N1 float32", "render N1 bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "cell"), [("out of memory", "OOM"), ("not measured: no time left", "-"), ("RuntimeError: no", "-")]
+)
+def test_rivals_that_failed(failure, cell):
+    assert line(row("compiled", None, failure=failure), row("ours", 1.0))["compiled"] == cell
+    assert line(row("ours", None, failure="wrong result, 1e-1")) == {
+        "what": "render N1 f32",
+        "ours": "wrong result, 1e-1",
+    }
+
+
+def test_our_failure_replaces_the_time():
+    failure = "wrong result, 1e-1"
+    assert line(row("ours", None, failure=failure)) == {"what": "render N1 f32", "ours": failure}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "amount", "cell"),
+    [(2.5, None, "2.5 s ±0%"), (2e-6, None, "2 µs ±0%"), (0.5, 16, "32 frames/s"), (0.001, 2, "2,000 frames/s")],
+)
+def test_times_and_rates(seconds, amount, cell):
+    options = {"amount": [amount, "frames"]} if amount else {}
+    assert line(row("ours", seconds, **options))["ours"] == cell
+
+
+def test_limits_other_than_the_roofline_have_names():
+    assert line(row("ours", 1.0, of_limits={"copy": 0.9, "clone": 3.0}))["limit"] == "90% copy"
+    assert line(row("ours", 1.0, of_limits={"matrix product": 1.2}))["limit"] == "120% gemm"
+
+
+def test_the_plain_table_fits_a_terminal():
+    rows = [
+        row("naive", 12.0, case="a name that is longer than " * 5),
+        row("ours", 0.1, case="a name that is longer than " * 5),
+    ]
+    text = table.plain(table.lines([*rows, row("naive", 1.0), row("ours", 0.5)]))
+    assert max(map(len, text.splitlines())) <= table.WIDTH
+    assert "…" in text
+    first, second, *_ = text.splitlines()
+    assert first.split() == ["over", "over", "of", "the"]
+    assert second.split() == ["what", "ours", "naive", "compiled", "limit", "memory"]
+
+
+def test_markdown_omits_empty_columns():
+    text = table.markdown([{"what": "a", "ours": "1 s", "compiled": ""}, {"what": "b", "naive": "2x"}])
+    assert text.splitlines() == [
+        "| what | ours | over naive |",
+        "|------|------|------------|",
+        "| a    | 1 s  |            |",
+        "| b    |      | 2x         |",
+    ]

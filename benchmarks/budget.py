@@ -15,9 +15,9 @@ from benchmarks.device import pick
 
 # Seconds of a run at the default size that are shared out. It must end within 600 on two cores and within 300 on a GPU:
 # the last cases, which are the slowest and compile nothing, take more than their share.
-RUN = {"cpu": 440.0, "cuda": 230.0}
-LONGEST_CASE = 20.0  # seconds that a case may take when there is time in plenty
-FEWEST, MOST = 3, 15  # rounds
+RUN = {"cpu": 380.0, "cuda": 230.0}
+LONGEST_CASE = 10.0  # seconds that a case may take when there is time in plenty
+FEWEST, MOST = 3, 11  # rounds
 STEADY = 0.02  # half the distance of the quartiles relative to the median, over the square root of the rounds
 
 

@@ -40,7 +40,9 @@ def markdown(runs: Sequence[Run], names: Sequence[str] = ()) -> str:
     for kind, title in DEVICES.items():
         own = [run for run in runs if run.machine["device"] == kind]
         for run in own:
-            lines = [line for line in table.lines(run.rows) if not names or line["what"] in names]
+            lines = table.lines(run.rows)
+            if names:
+                lines = [line for line in lines if f"{line['what']} {line['type']}".strip() in names]
             texts.append(f"{machine_text(run.machine)}; `{run.command}`, {run.seconds} s:\n\n{table.markdown(lines)}")
         if not own:
             texts.append(f"{title}: not measured.")

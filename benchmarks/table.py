@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from benchmarks.records import Record, by_case
 
 WIDTH = 100  # columns of a terminal
+COLUMNS = ("what", "type", "ours", "naive", "compiled", "limit", "memory")
 # Ratios to smaller peaks are not reported: the C library rounds up.
 SMALLEST = 2**24  # bytes
 _SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _UNITS = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
-_LIMITS = {"matrix product": "gemm", "convolutions": "conv"}
+_LIMITS = {"matrix product": "gemm", "convolutions": "conv", "imports": "import"}
 _HEADS = {
     "what": ("", "what"),
     "naive": ("over", "naive"),
@@ -21,7 +22,7 @@ _HEADS = {
 
 
 def lines(rows: Sequence[Record]) -> list[dict[str, str]]:
-    """Return the cells of every line, by column: what, ours, naive, compiled, limit, memory."""
+    """Return the cells of every line, by the names of `COLUMNS`."""
     return [line for paths in by_case(rows) for line in _case(paths)]
 
 
@@ -31,8 +32,11 @@ def _case(paths: Sequence[Record]) -> Iterator[dict[str, str]]:
         next((row for row in paths if row["path"].startswith(name)), None) for name in ("naive", "compiled")
     )
     for row in ours:
-        words = [row["case"], _SHORT.get(row["dtype"], row["dtype"]), row["path"].removeprefix("ours").strip(", ")]
-        line = {"what": " ".join(filter(None, words))}
+        name, variant, dtype = row["case"], row["path"].removeprefix("ours").strip(", "), row["dtype"]
+        if variant in _SHORT:
+            variant, dtype = "", variant
+        name = ", ".join(filter(None, (name.replace("backward", "bwd").replace("forward", "fwd"), variant)))
+        line = {"what": name, "type": _SHORT.get(dtype, dtype)}
         if row["seconds"] is None:
             yield line | {"ours": row["failure"]}
             continue
@@ -84,20 +88,19 @@ def _memory(naive: Record | None, row: Record) -> str:
 
 def plain(lines: Sequence[dict[str, str]]) -> str:
     """Return the table for a terminal; names that are too long are cut."""
-    columns = ["what", "ours", "naive", "compiled", "limit", "memory"]
-    heads = {name: _HEADS.get(name, ("", name)) for name in columns}
-    widths = {c: max([*map(len, heads[c]), *(len(line.get(c, "")) for line in lines)]) for c in columns[1:]}
+    heads = {name: _HEADS.get(name, ("", name)) for name in COLUMNS}
+    widths = {c: max([*map(len, heads[c]), *(len(line.get(c, "")) for line in lines)]) for c in COLUMNS[1:]}
     room = WIDTH - sum(widths.values()) - 2 * len(widths)
     widths = {"what": max(8, min(room, max((len(line["what"]) for line in lines), default=8)))} | widths
 
     def row(cells: dict[str, str]) -> str:
-        first, *rest = (cells.get(c, "") for c in columns)
+        first, *rest = (cells.get(c, "") for c in COLUMNS)
         if len(first) > widths["what"]:
             first = first[: widths["what"] - 1] + "…"
-        cut = [first.ljust(widths["what"]), *(cell.rjust(widths[c]) for c, cell in zip(columns[1:], rest, strict=True))]
+        cut = [first.ljust(widths["what"]), *(cell.rjust(widths[c]) for c, cell in zip(COLUMNS[1:], rest, strict=True))]
         return "  ".join(cut).rstrip()[:WIDTH]
 
-    return "\n".join([*(row({c: heads[c][i] for c in columns}) for i in range(2)), *map(row, lines)])
+    return "\n".join([*(row({c: heads[c][i] for c in COLUMNS}) for i in range(2)), *map(row, lines)])
 
 
 def markdown(lines: Sequence[dict[str, str]]) -> str:

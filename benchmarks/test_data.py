@@ -192,7 +192,7 @@ def test_data(publish, tmp_path, videos):
     naive.reader, unkept.reader = OpenedEachTime(index), FrameReader(index, RESOLUTION)
     ways = {
         "naive": Way(naive),
-        "ours, nothing kept": Way(unkept),
+        "ours, no cache": Way(unkept),
         "ours, first epoch": Way(ours, tmp_path / "fresh", fresh=True),
         "ours": Way(kept, tmp_path / "kept"),
     }
@@ -213,7 +213,7 @@ def test_data(publish, tmp_path, videos):
     for name, row in rows.items():
         row.shares = {"cores": statistics.median(processor[name]) / os.cpu_count() / row.seconds}
     case = Case(
-        name=f"data, {videos.count} videos of {videos.frames}, gop {videos.gop}",
+        name=f"data, {videos.count} videos, gop {videos.gop}",
         dtype=None,
         paths=dict.fromkeys(ways),
         flops=0,

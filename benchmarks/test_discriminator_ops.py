@@ -259,7 +259,7 @@ def test_conv2d_second_derivatives(compare, dtype, memory_format):
     convolutions = ConvolutionTime([layer], R1_PASSES)
     compare(
         Case(
-            name=title("conv2d second derivatives", x),
+            name=title("conv2d 2nd order", x),
             dtype=dtype,
             paths={
                 "naive": partial(penalty, torch.nn.functional.conv2d, x, weight),

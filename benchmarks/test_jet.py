@@ -121,7 +121,7 @@ def test_jet(compare, size):
     rival = in_chunks(forward_mode, CHUNK)
     compare(
         Case(
-            name=f"jet (Jacobian, Laplacian) {size}",
+            name=f"jet {size}",
             dtype=torch.float32,
             paths={
                 "naive": lambda: in_chunks(nested, CHUNK)(coords, weights, biases),

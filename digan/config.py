@@ -160,6 +160,8 @@ class TrainConfig:
     z_dim: int = _net(_G.z_dim, "size of z_content and of z_motion")
     w_dim: int = _net(_G.w_dim, "size of the intermediate latent")
     fourier_dim: int = _net(_G.fourier_dim, "Fourier features per stage")
+    space_frequency: float = _net(_G.space_frequency, "scale of the Fourier frequencies, in radians per half picture")
+    time_frequency: float = _net(_G.time_frequency, "scale of the motion, which shifts the Fourier phases over a clip")
     fmm_rank: int = _net(_G.fmm_rank, "rank of the factorised multiplicative modulation")
     channel_base: int = _net(_G.channel_base, "channels at resolution R: min(channel_base/R, channel_max)")
     channel_max: int = _net(_G.channel_max, "maximum number of channels in a layer")
@@ -211,21 +213,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": dict(
         resolution=32,
         batch=8,
-        kimg=10.0,
+        kimg=16.0,
         lr=0.01,
-        gamma=10.0,
-        r1_interval=4,
+        gamma=0.5,
+        r1_interval=8,
         aug="none",
         tick=0.5,
-        snap=10,
+        snap=16,
         workers=1,
         threads=1,  # leaves a core to the data loader, and makes the numbers independent of the number of cores
         channel_base=512,
         channel_max=32,
-        z_dim=64,
-        w_dim=64,
+        z_dim=4,  # content is a shape and its place, motion a velocity
+        w_dim=32,
         fourier_dim=32,
-        ema_kimg=0.5,
+        space_frequency=1.0,  # a shape as large as these is not repeated within the picture
+        time_frequency=1.5,  # and moves from the first step on
+        ema_kimg=1.0,
         ema_rampup=0.2,
     ),
     "sky": dict(frames=16, stride=1, overlap=0),

@@ -22,7 +22,7 @@ from digan.models.generator import Generator
 from digan.models.hub import find_network
 from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, mixture, motion_grid, videos
 from digan.sampling.frame_spill import FrameSpill
-from digan.sampling.grids import square_columns
+from digan.sampling.grids import full_grid
 from digan.sampling.latents import Latents, clip_times, read_latents
 from digan.sampling.media import MAX_PIXELS
 from digan.sampling.render import RENDER_MEMORY, Sampler
@@ -455,8 +455,8 @@ def _layout(args: argparse.Namespace, plan: Plan, height: int, width: int) -> tu
         return 0, 1
     capacity = max(1, GRID_PIXELS // (height * width))
     if plan.columns is None:
-        in_grid = min(count, capacity)
-        return (in_grid, square_columns(in_grid)) if in_grid > 1 or args.only else (0, 1)
+        in_grid, columns = full_grid(min(count, capacity), MAX_PIXELS // width or 1)
+        return (in_grid, columns) if in_grid > 1 or args.only else (0, 1)
     if count > capacity or plan.columns * width > MAX_PIXELS:
         raise ConfigError(
             f"--resolution {width}x{height}: a grid of {count} such videos in {plan.columns} columns is larger than "

@@ -34,9 +34,19 @@ def tile(images: Sequence[np.ndarray], columns: int, separator: int = 0) -> np.n
     return picture[: picture.shape[0] - separator, : picture.shape[1] - separator]
 
 
-def square_columns(count: int) -> int:
-    """Return the number of columns that makes a grid of `count` cells about square."""
-    return math.ceil(math.sqrt(count))
+def full_grid(count: int, widest: int | None = None) -> tuple[int, int]:
+    """Return a grid without empty cells for at most `count` clips: the number of clips and of columns.
+
+    It is about square, or less than twice as wide, with at most `widest` columns. Few counts have no such grid, such as
+    13: it is then that of the next lower one.
+    """
+    widest = widest or count
+    for clips in range(count, 1, -1):
+        side = math.ceil(math.sqrt(clips))
+        for columns in range(min(side, widest), min(2 * side - 1, widest) + 1):
+            if clips % columns == 0:
+                return clips, columns
+    return count, 1
 
 
 class VideoGrid(Sequence[np.ndarray]):
@@ -88,9 +98,10 @@ def time_slice(clip: Clip, row: int) -> np.ndarray:
 
 
 def video_grid(frames: torch.Tensor, columns: int | None = None) -> VideoGrid:
-    """Return clips [N, T, 3, H, W], uint8 or float in [-1, 1], side by side; about square unless `columns` is set."""
+    """Return clips [N, T, 3, H, W], uint8 or float in [-1, 1], side by side; a `full_grid` unless `columns` is set."""
     clips = _clips(frames)
-    return VideoGrid(clips, square_columns(len(clips)) if columns is None else columns)
+    shown, columns = full_grid(len(clips)) if columns is None else (len(clips), columns)
+    return VideoGrid(clips[:shown], columns)
 
 
 def contact_sheet(frames: torch.Tensor, columns: int = SHEET_COLUMNS, separator: int = SEPARATOR) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +18,14 @@ from digan.training import checkpoint
 from digan.training.trainer import NETWORKS, Trainer
 
 _WIDTHS = ("z_dim", "w_dim", "fourier_dim", "fmm_rank", "channel_base", "channel_max")
+_SCALES = ("space_frequency", "time_frequency")
 
 
 class InitialWeights(NamedTuple):
     """The networks to start from."""
 
     source: Path
-    resolution: int
-    widths: dict[str, int]  # by option
+    config: GeneratorConfig | TrainConfig
     networks: dict[str, Mapping[str, Tensor]]  # state dicts, keyed by name in checkpoints
 
 
@@ -58,17 +57,13 @@ def _of_checkpoint(path: Path) -> InitialWeights:
     networks: dict[str, Mapping[str, Tensor]] = {
         name: read_tensors(path / f"{name}.safetensors")[0] for name in NETWORKS
     }
-    return InitialWeights(path, config.resolution, _widths(config), networks)
+    return InitialWeights(path, config, networks)
 
 
 def _of_generator(file: Path) -> InitialWeights:
     network = read_network(file)
     tensors = {name: tensor.float() for name, tensor in network.tensors.items()}
-    return InitialWeights(file, network.config.resolution, _widths(network.config), {"g": tensors, "g_ema": tensors})
-
-
-def _widths(config: GeneratorConfig | TrainConfig) -> dict[str, int]:
-    return {f.name: getattr(config, f.name) for f in fields(GeneratorConfig) if f.name in _WIDTHS}
+    return InitialWeights(file, network.config, {"g": tensors, "g_ema": tensors})
 
 
 def initialise(trainer: Trainer, weights: InitialWeights) -> list[str]:
@@ -81,8 +76,12 @@ def initialise(trainer: Trainer, weights: InitialWeights) -> list[str]:
         Sentences about what was copied and what is new, for the log.
 
     Raises:
-        ConfigError: a tensor has another shape, or is not finite.
+        ConfigError: a tensor has another shape, or is not finite, or the scales of the frequencies differ.
     """
+    for name in _SCALES:
+        scale, own = getattr(weights.config, name), getattr(trainer.config, name)
+        if scale != own:
+            raise ConfigError(f"--init: give {flag(name)} {scale}, as {weights.source} was trained, instead of {own}.")
     new: list[str] = []
     unused: list[str] = []
     for name, state in weights.networks.items():
@@ -106,7 +105,7 @@ def _copy(
 ) -> tuple[list[str], list[str]]:
     """Copy the state of one network; return the names of its tensors that are new, and of those not used."""
     own = trainer.networks()[name].state_dict()
-    other_resolution = weights.resolution != trainer.config.resolution
+    other_resolution = weights.config.resolution != trainer.config.resolution
     other_classes = _num_classes(state) != _num_classes(own)
     missing = []
     for key, tensor in own.items():
@@ -140,7 +139,8 @@ def _num_classes(state: Mapping[str, Tensor]) -> int:
 
 
 def _misfit(key: str, given: Tensor, tensor: Tensor, weights: InitialWeights, config: TrainConfig) -> str:
-    options = [f"{flag(name)} {width}" for name, width in weights.widths.items() if width != getattr(config, name)]
+    widths = {name: getattr(weights.config, name) for name in _WIDTHS}
+    options = [f"{flag(name)} {width}" for name, width in widths.items() if width != getattr(config, name)]
     remedy = f"give the widths of that network, {' '.join(options)}" if options else "start from another network"
     return (
         f"--init: {key} of {weights.source} has the shape {list(given.shape)}, but {list(tensor.shape)} in this run: "

@@ -28,10 +28,10 @@ def test_default_set_trains_through_the_usual_path(tmp_path):
     train = load_index(root, None, labels=True)
     val = load_index(root, None, split="val", labels=True)
     assert train.class_names == val.class_names == sorted(SHAPES)
-    assert (len(train.videos), len(val.videos)) == (142, 18)
+    assert (len(train.videos), len(val.videos)) == (449, 63)
     assert {v.codec for v in train.videos} == {"h264"}
     assert {v.label for v in val.videos} == {0, 1, 2}
-    assert len(ClipWindows(train, 16)) == 284
+    assert len(ClipWindows(train, 16)) == 449
 
 
 def test_made_once_and_again_when_incomplete_or_different(tmp_path):
@@ -50,21 +50,23 @@ def test_made_once_and_again_when_incomplete_or_different(tmp_path):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_one_bright_shape_moves_smoothly_over_a_dark_ground(shape):
+def test_one_bright_shape_moves_at_constant_speed_over_a_dark_ground(shape):
     for seed in range(4):
-        video = render_demo_video(shape, 32, 64, np.random.default_rng(seed)).astype(float)
+        video = render_demo_video(shape, 16, 64, np.random.default_rng(seed)).astype(float)
         background = video[0].reshape(-1, 3).min(0)
-        inside = (abs(video - background).max(-1) > 60).astype(float)  # [F, R, R]
         assert background.max() < 50
-        assert (inside.mean((1, 2)) > 0.06).all()
-        assert (inside.mean((1, 2)) < 0.35).all()
+        light = (video - background).sum(-1)  # [F, R, R]
+        covered = light.sum((1, 2)) / light.max() / 64**2
+        assert covered.min() > 0.1
+        assert covered.max() < 0.2
+        assert covered.max() / covered.min() < 1.01  # all of the shape stays in the picture
         y, x = np.mgrid[:64, :64]
-        centre = np.stack([(inside * a).sum((1, 2)) / inside.sum((1, 2)) for a in (x, y)], 1)
-        steps = np.linalg.norm(np.diff(centre, axis=0), axis=1)
-        assert steps.max() < 5
-        assert np.linalg.norm(centre - centre[0], axis=1).max() > 8
+        centre = np.stack([(light * a).sum((1, 2)) / light.sum((1, 2)) for a in (x, y)], 1)
+        steps = np.diff(centre, axis=0)
+        assert abs(steps - steps.mean(0)).max() < 0.1
+        assert 0.5 < np.linalg.norm(steps.mean(0)) < 2
         # Smooth edges have pixels between the two colours.
-        share = (video - background).sum(-1) / (video - background).sum(-1).max()
+        share = light / light.max()
         assert ((share > 0.1) & (share < 0.9)).any((1, 2)).all()
 
 

@@ -7,7 +7,7 @@ import torch
 from digan.sampling import grids, media
 
 
-@pytest.mark.parametrize(("columns", "shape"), [(None, (2, 3)), (5, (1, 5)), (2, (3, 2))], ids=["auto", "C5", "C2"])
+@pytest.mark.parametrize(("columns", "shape"), [(None, (1, 5)), (5, (1, 5)), (2, (3, 2))], ids=["auto", "C5", "C2"])
 def test_video_grid_places_every_clip(columns, shape):
     clips = torch.randint(0, 256, (5, 4, 3, 6, 8), dtype=torch.uint8)
     grid = np.stack(list(grids.video_grid(clips, columns)))
@@ -18,6 +18,21 @@ def test_video_grid_places_every_clip(columns, shape):
         actual = grid[:, row * 6 : row * 6 + 6, column * 8 : column * 8 + 8]
         expected = clips[cell].permute(0, 2, 3, 1).numpy() if cell < 5 else np.zeros_like(actual)
         assert np.array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "full"),
+    [(1, (1, 1)), (2, (2, 2)), (6, (6, 3)), (7, (6, 3)), (12, (12, 4)), (13, (12, 4)), (16, (16, 4)), (97, (96, 12))],
+)
+def test_grids_have_no_empty_cells(count, full):
+    assert grids.full_grid(count) == full
+    clips = torch.full((count, 1, 3, 2, 2), 255, dtype=torch.uint8)
+    assert (grids.video_grid(clips)[0] == 255).all()
+
+
+def test_grids_of_wide_frames_have_few_columns():
+    assert [grids.full_grid(6, widest) for widest in (1, 2, 3, 4)] == [(6, 1), (6, 2), (6, 3), (6, 3)]
+    assert grids.full_grid(7, 2) == (6, 2)
 
 
 def test_grid_reads_a_frame_at_a_time():

@@ -116,6 +116,14 @@ def test_another_width_names_the_tensor_and_the_option(trainer_of, saved):
         initialise(trainer_of(), read_initial_weights(str(run)))
 
 
+@pytest.mark.parametrize(("option", "default"), [("space_frequency", r"3\.162\d*"), ("time_frequency", r"0\.25")])
+def test_another_scale_of_the_frequencies_is_refused(option, default, trainer_of, saved):
+    run = saved(trainer_of(**{option: 1.5}))
+    flag = option.replace("_", "-")
+    with pytest.raises(ConfigError, match=rf"--init: give --{flag} 1\.5, as \S+ was trained, instead of {default}\.$"):
+        initialise(trainer_of(), read_initial_weights(str(run)))
+
+
 def test_values_that_are_not_finite_are_refused(trainer_of, saved):
     source = trainer_of()
     source.d_motion.fc.weight.data[0, 0] = torch.nan

@@ -15,9 +15,10 @@ from benchmarks.device import pick
 
 # Seconds of a run at the default size that are shared out. It must end within 600 on two cores and within 300 on a GPU:
 # the last cases, which are the slowest and compile nothing, take more than their share.
-RUN = {"cpu": 380.0, "cuda": 230.0}
-LONGEST_CASE = 10.0  # seconds that a case may take when there is time in plenty
-FEWEST, MOST = 3, 11  # rounds
+RUN = {"cpu": 420.0, "cuda": 230.0}
+LONGEST_CASE = 5.0  # seconds that a case may take when there is time in plenty
+FEWEST, MOST = 3, 9  # rounds
+LEAST = 2  # rounds of a case whose time is used up
 STEADY = 0.02  # half the distance of the quartiles relative to the median, over the square root of the rounds
 
 
@@ -53,9 +54,11 @@ def enough(rounds: int, times: Iterable[Sequence[float]], left: float) -> bool:
     """
     if sizes.tiny():
         return True
-    if rounds < FEWEST:
+    if rounds < LEAST:
         return False
-    return rounds >= MOST or left <= 0 or all(uncertainty(seconds) <= STEADY for seconds in times)
+    if left <= 0 or rounds >= MOST:
+        return True
+    return rounds >= FEWEST and all(uncertainty(seconds) <= STEADY for seconds in times)
 
 
 def uncertainty(seconds: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ from fused_inr.tools import counts
 SMALL = dict(resolution=32, z_dim=16, w_dim=16, fourier_dim=8, fmm_rank=2, channel_base=512, channel_max=16)
 # Clips and frames.
 SIZES = scaled(tiny=[(1, 2)], default=pick(cpu=[(1, 16)], cuda=[(8, 16)]), full=pick(cpu=[(1, 16)], cuda=[(32, 16)]))
-TRAINING = scaled(tiny=[(2, 2)], default=pick(cpu=[(4, 2)], cuda=[(16, 2)]))
+TRAINING = scaled(tiny=[(2, 2)], default=pick(cpu=[(2, 2)], cuda=[(16, 2)]), full=pick(cpu=[(4, 2)], cuda=[(16, 2)]))
 # Relative to float64. bfloat16 keeps 8 bits of every activation, through twelve layers; float16 and tf32 keep 11.
 TOLERANCE = {"float32": 2e-6, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1e-2}
 # A pre-activation that rounds across zero changes the slope by a factor of 5: gradients differ more than frames.

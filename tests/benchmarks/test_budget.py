@@ -16,13 +16,13 @@ def clock(monkeypatch):
 
 
 def test_cases_share_what_is_left(clock):
-    run = budget.Budget(cases=4, seconds=40)
-    assert run.share() == 10
-    clock[0] = 10
-    assert run.share() == 10
-    clock[0] = 30  # twice its share
-    assert run.share() == 5
-    clock[0] = 50
+    run = budget.Budget(cases=4, seconds=16)
+    assert run.share() == 4
+    clock[0] = 4
+    assert run.share() == 4
+    clock[0] = 12  # twice its share
+    assert run.share() == 2
+    clock[0] = 20
     assert run.share() == run.share() == 0
     assert budget.Budget(cases=1, seconds=1000).share() == budget.LONGEST_CASE
 
@@ -38,7 +38,8 @@ def test_rounds_depend_on_noise():
     assert not budget.enough(2, [quiet[:2]], left=9)
     assert budget.enough(4, [quiet], left=9)
     assert not budget.enough(4, [quiet, noisy], left=9)
-    assert budget.enough(4, [noisy], left=0)
+    assert not budget.enough(1, [noisy], left=0)
+    assert budget.enough(2, [noisy], left=0)
     assert budget.enough(budget.MOST, [noisy * 4], left=9)
 
 

@@ -92,7 +92,7 @@ def roofline(run: Run) -> Figure | None:
 
 
 def scaling(run: Run) -> Figure | None:
-    """Draw time and memory over each size that a series of cases varies; a grey line is linear in it."""
+    """Draw time and memory over each size that a series of cases varies; a grey line is linear in pixels, or in it."""
     rows = [row for row in run.rows if "scaling" in row]
     axes_names = list(dict.fromkeys(row["scaling"][0] for row in rows))
     if not axes_names:
@@ -101,15 +101,18 @@ def scaling(run: Run) -> Figure | None:
     grid = figure.subplots(2, len(axes_names), squeeze=False)
     for column, name in enumerate(axes_names):
         series = [row for row in rows if row["scaling"][0] == name]
-        _lines(grid[0, column], series, [row["seconds"] * 1e3 for row in series], "ms")
-        _lines(grid[1, column], series, [max(row["peak_bytes"], 1) / 2**20 for row in series], "peak MB")
+        power = 2 if name == "resolution" else 1
+        _lines(grid[0, column], series, [row["seconds"] * 1e3 for row in series], power)
+        _lines(grid[1, column], series, [max(row["peak_bytes"], 1) / 2**20 for row in series], power)
         grid[1, column].set_xlabel(name)
+    grid[0, 0].set_ylabel("ms")
+    grid[1, 0].set_ylabel("peak MB")
     grid[0, 0].legend(fontsize=7)
     figure.tight_layout()
     return figure
 
 
-def _lines(axes: Axes, rows: Sequence[Record], values: Sequence[float], unit: str) -> None:
+def _lines(axes: Axes, rows: Sequence[Record], values: Sequence[float], power: int) -> None:
     """Draw the values of every path over the size that varies."""
     for path in dict.fromkeys(row["path"] for row in rows):
         points = [(row["scaling"][1], value) for row, value in zip(rows, values, strict=True) if row["path"] == path]
@@ -117,5 +120,8 @@ def _lines(axes: Axes, rows: Sequence[Record], values: Sequence[float], unit: st
     ours = [(row["scaling"][1], v) for row, v in zip(rows, values, strict=True) if kind(row["path"]) == "ours"]
     if ours:
         x, y = ours[-1]
-        axes.plot([x0 for x0, _ in ours], [y * x0 / x for x0, _ in ours], ":", color="grey", label="linear")
-    axes.set(xscale="log", yscale="log", ylabel=unit)
+        axes.plot([x0 for x0, _ in ours], [y * (x0 / x) ** power for x0, _ in ours], ":", color="grey", label="linear")
+    axes.set(xscale="log", yscale="log")
+    sizes = sorted({row["scaling"][1] for row in rows})
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.minorticks_off()

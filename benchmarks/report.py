@@ -24,6 +24,7 @@ from benchmarks.records import Run, machine_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+GALLERY = ROOT / "docs" / "gallery"
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "performance.md"]
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 MARKED = re.compile(r"(<!-- benchmarks(?:: ([^>]*))? -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
@@ -81,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument(
-        "--figures", type=Path, metavar="DIR", help="folder of the png files; default: beside each FILE"
+        "--figures",
+        type=Path,
+        metavar="DIR",
+        help="folder of the png files; default: beside each FILE, or docs/gallery for those of benchmarks/results",
     )
     parser.add_argument("--include", nargs="+", type=Path, default=[], metavar="DOCUMENT")
     parser.add_argument(
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for file in files:
         from benchmarks import figures  # matplotlib is not needed for the table
 
-        folder = options.figures or file.parent
+        folder = options.figures or (GALLERY if file.parent == RESULTS else file.parent)
         folder.mkdir(parents=True, exist_ok=True)
         for path in figures.draw(Run.read(file), folder, file.stem):
             print(path, file=sys.stderr)

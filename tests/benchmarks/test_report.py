@@ -1,6 +1,7 @@
 """The report of runs: the README holds the table of the committed results, which are whole."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -71,9 +72,10 @@ def test_a_document_may_name_the_lines_that_it_holds(file, tmp_path):
 def test_a_tiny_run_prints_a_table_and_writes_its_rows(tmp_path):
     command = ["-m", "pytest", "benchmarks/test_start.py", "--benchmark-only", "-p", "no:cacheprovider"]
     options = ["--bench-size", "tiny", "-k", "import", "--json", str(tmp_path / "run.json")]
-    done = subprocess.run(
-        [sys.executable, *command, *options], cwd=report.ROOT, capture_output=True, text=True, check=False
-    )
+    # Among the processes of pytest-xdist, pytest-benchmark is off.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    words = [sys.executable, *command, *options]
+    done = subprocess.run(words, cwd=report.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert max(len(line) for line in done.stdout.splitlines() if "import " in line) <= 100
     run = json.loads((tmp_path / "run.json").read_text())

@@ -213,7 +213,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": dict(
         resolution=32,
         batch=8,
-        kimg=16.0,
+        kimg=13.0,
         lr=0.01,
         gamma=0.5,
         r1_interval=8,

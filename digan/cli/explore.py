@@ -6,13 +6,12 @@ import argparse
 import contextlib
 import ipaddress
 import socket
-from pathlib import Path
 
 import torch
 import uvicorn
 import websockets  # noqa: F401 (uvicorn serves WebSockets by it; without it they are refused one by one)
 
-from digan.cli.options import OptionParser, add_network, number
+from digan.cli.options import OptionParser, add_latents, add_network, number
 from digan.cli.sample import DTYPES, on_device
 from digan.cli.terminal import plain_warnings
 from digan.config import Range
@@ -40,14 +39,7 @@ def configure(parser: OptionParser) -> None:
     parser.add_argument(
         "--allow-host", nargs="+", default=[], help="further names by which browsers reach this server, as of a proxy"
     )
-    parser.add_argument(
-        "--latents",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="clips of digan invert, which take the place of the first samples",
-    )
+    add_latents(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="type of the matrix products [%(default)s]")
     parser.add_argument(
         "--device",
@@ -60,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     file = find_network(args.network, args.which)
     g = Generator.from_pretrained(file)
+    digest = checksum(file) if args.latents else None
     with plain_warnings():
-        latents = {str(path): read_latents(path, g, checksum(file)) for path in args.latents}
+        latents = {str(path): read_latents(path, g, digest) for path in args.latents}
     on_device(g, args.device)
     with listen(args.host, args.port) as listener:
         names = frozenset({args.host, socket.gethostname(), *args.allow_host})

@@ -103,6 +103,18 @@ def add_network(options: argparse._ActionsContainer, required: bool = True, text
     )
 
 
+def add_latents(options: argparse._ActionsContainer) -> None:
+    """Add `--latents`, a list of files of `digan invert`, to a parser or a group of its options."""
+    options.add_argument(
+        "--latents",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="clips of digan invert, which take the place of the first samples",
+    )
+
+
 def parse_bool(text: str) -> bool:
     """Return the boolean that a word stands for."""
     if text.lower() in ("1", "true", "yes", "on"):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import fused_inr as fi
-from digan.cli.options import OptionParser, add_network, number
+from digan.cli.options import OptionParser, add_latents, add_network, number
 from digan.cli.terminal import ProgressBar, plain_warnings
 from digan.config import FRACTION, SEED, Range, TrainConfig
 from digan.errors import ConfigError
@@ -95,14 +95,7 @@ def configure(parser: OptionParser) -> None:
     which.add_argument("--class", dest="classes", nargs="+", help="class numbers or names, taken in turn [all]")
     which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
     which.add_argument("--seed", type=number(int, SEED), help="seed of the samples [0]")
-    which.add_argument(
-        "--latents",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="clips of digan invert, instead of the first samples",
-    )
+    add_latents(which)
     which.add_argument("--motion", type=Path, metavar="FILE", help="a clip whose motion all clips of --latents get")
 
     view = parser.add_argument_group("times and window")

@@ -290,7 +290,7 @@ def _check(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace) -> Plan:
     """Return the clips that --mode and its options select."""
     plan = _plan_of_mode(args)
-    if all(max(*clip.contents, clip.motion) < len(args.latents) for clip in plan.clips):  # never without --latents
+    if all(clip.within(len(args.latents)) for clip in plan.clips):  # never without --latents
         for name, value in {"seed": args.seed, "class": args.classes}.items():
             if value is not None:
                 raise ConfigError(f"--{name} has no effect on clips of --latents; leave it out.")

@@ -78,7 +78,7 @@ def command(
     """Return the `digan sample` command that writes the same file; `latents` are the files of given clips."""
     content = request.content
     plan = content.plan(request.motion)
-    given = max(*plan.contents, plan.motion) < len(latents)
+    given = plan.within(len(latents))
     options: dict[str, list[Any]] = {
         "network": [network],
         "outdir": ["out"],

@@ -23,6 +23,10 @@ class ClipPlan:
     weights: tuple[float, ...]
     motion: int
 
+    def within(self, count: int) -> bool:
+        """Return whether content and motion come from the first `count` samples alone."""
+        return max(*self.contents, self.motion) < count
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -44,6 +44,7 @@ class Range:
 _LAYERS = {"range": Range(minimum=0, maximum=256)}
 SEED = Range(minimum=0, maximum=2**63 - 1)  # what PyTorch and NumPy accept, and room for the seeds of further trials
 FRACTION = Range(minimum=0, maximum=1)
+FPS = Range(minimum=0.001, maximum=1000)  # frames per second of playback
 _CLIP = 0.001  # kimg
 _MAX_WORKERS = 4096  # processes or threads
 _MAX_WIDTH = 2**16  # features or channels of a layer

@@ -7,12 +7,11 @@ import contextlib
 import ipaddress
 import socket
 
-import torch
 import uvicorn
 import websockets  # noqa: F401 (uvicorn serves WebSockets by it; without it they are refused one by one)
 
+from digan.cli.device_options import DTYPES, add_precision, on_device
 from digan.cli.options import OptionParser, add_latents, add_network, number
-from digan.cli.sample import DTYPES, on_device
 from digan.cli.terminal import plain_warnings
 from digan.config import Range
 from digan.explore.messages import MAX_MESSAGE
@@ -40,12 +39,7 @@ def configure(parser: OptionParser) -> None:
         "--allow-host", nargs="+", default=[], help="further names by which browsers reach this server, as of a proxy"
     )
     add_latents(parser)
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="type of the matrix products [%(default)s]")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="device of the network [cuda if available]",
-    )
+    add_precision(parser, default="bf16")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from digan.cli.clip_options import COUNT, MAX_CLIPS, class_numbers
+from digan.cli.device_options import DTYPES, add_precision, on_device
 from digan.cli.options import OptionParser, add_network, number, training_number
-from digan.cli.sample import DTYPES, MAX_CLIPS, MAX_FPS, class_numbers, on_device
 from digan.cli.terminal import ProgressBar
-from digan.config import FRACTION, SEED, Range, TrainConfig
+from digan.config import FPS, FRACTION, SEED, Range, TrainConfig
 from digan.data.decode import FrameReader
 from digan.data.index import load_index
 from digan.data.video import Video, VideoIndex
@@ -71,12 +72,11 @@ def configure(parser: OptionParser) -> None:
     clip.add_argument("--class", dest="classes", nargs="+", help="class numbers or names to start from [all]")
 
     search = parser.add_argument_group("search")
-    count = number(int, Range(minimum=1, maximum=MAX_CLIPS))
     positive, weight = number(float, Range(above=0)), number(float, Range(minimum=0))
-    search.add_argument("--steps", type=count, default=_C.steps, help="updates at most [%(default)s]")
+    search.add_argument("--steps", type=COUNT, default=_C.steps, help="updates at most [%(default)s]")
     search.add_argument(
         "--restarts",
-        type=count,
+        type=COUNT,
         default=_C.restarts,
         help="searches side by side, of which the best counts [%(default)s]",
     )
@@ -99,7 +99,7 @@ def configure(parser: OptionParser) -> None:
     search.add_argument("--decay", type=number(float, FRACTION), default=_C.decay, help=_share("falls to 0"))
     search.add_argument(
         "--patience",
-        type=count,
+        type=COUNT,
         default=_C.patience,
         help="steps without a gain after which the next of these stages begins early [%(default)s]",
     )
@@ -116,15 +116,10 @@ def configure(parser: OptionParser) -> None:
     how = parser.add_argument_group("output and speed")
     how.add_argument(
         "--fps",
-        type=number(float, Range(minimum=0.001, maximum=MAX_FPS)),
+        type=number(float, FPS),
         help="frames per second of playback [the video's, divided by the stride]",
     )
-    how.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="type of the matrix products [fp32]")
-    how.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="device of the network [cuda if available]",
-    )
+    add_precision(how, names=("fp32", "bf16"))  # float16 would need loss scaling
 
 
 def _share(what: str) -> str:
@@ -267,7 +262,7 @@ def _rendered(g: Generator, latents: Latents) -> Tensor:
 
 
 def _fps(clip: _Clip) -> float:
-    return min(max(clip.video.fps / clip.stride, 0.001), MAX_FPS)
+    return min(max(clip.video.fps / clip.stride, FPS.minimum), FPS.maximum)
 
 
 def _finite(value: float) -> float | None:

@@ -13,14 +13,16 @@ from typing import Any
 import torch
 
 import fused_inr as fi
-from digan.cli.options import OptionParser, add_latents, add_network, number
+from digan.cli.clip_options import COUNT, add_clips, class_numbers, selected_clips
+from digan.cli.device_options import DTYPES, add_precision, on_device
+from digan.cli.options import OptionParser, add_network, number
 from digan.cli.terminal import ProgressBar, plain_warnings
-from digan.config import FRACTION, SEED, Range, TrainConfig
+from digan.config import FPS, FRACTION, Range, TrainConfig
 from digan.errors import ConfigError
 from digan.files import atomic_path, checksum
 from digan.models.generator import Generator
 from digan.models.hub import find_network
-from digan.sampling.clip_plan import ClipPlan, Plan, interpolation, mixture, motion_grid, videos
+from digan.sampling.clip_plan import ClipPlan, Plan
 from digan.sampling.frame_spill import FrameSpill
 from digan.sampling.grids import full_grid
 from digan.sampling.latents import Latents, clip_times, read_latents
@@ -29,16 +31,6 @@ from digan.sampling.render import RENDER_MEMORY, Sampler
 from digan.sampling.writers import FORMATS, Outputs
 from digan.wording import counted
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# The options that select the clips of each mode, with their defaults; None where the default depends on others.
-MODES: dict[str, dict[str, Any]] = {
-    "videos": {"videos": 16, "indices": None},
-    "motion-grid": {"contents": 4, "motions": 4, "indices": None, "motion_indices": None},
-    "interpolate": {"steps": 8, "indices": None, "motion_indices": None},
-    "mix": {"weights": None, "indices": None, "motion_indices": None},
-}
-MAX_CLIPS = 10**6
-MAX_FPS = 1000.0
 MAX_SIDE = 2**16  # pixels per side of an image
 GRID_PIXELS = 2048 * 2048  # maximum size of a grid's frame: the encoder holds tens of frames
 
@@ -76,32 +68,11 @@ def configure(parser: OptionParser) -> None:
     add_network(parser)
     parser.add_argument("--outdir", required=True, type=Path, help="folder for the results")
 
-    count = number(int, Range(minimum=1, maximum=MAX_CLIPS))
-    which = parser.add_argument_group("which clips")
-    which.add_argument("--mode", choices=MODES, default="videos", help="what to generate [videos]")
-    which.add_argument("--videos", type=count, help="number of videos [16]")
-    which.add_argument("--contents", type=count, help="number of contents (rows) in a motion-grid [4]")
-    which.add_argument("--motions", type=count, help="number of motions (columns) in a motion-grid [4]")
-    which.add_argument(
-        "--steps",
-        type=number(int, Range(minimum=2, maximum=MAX_CLIPS)),
-        help="videos from one content to the next, interpolated in w; both ends count [8]",
-    )
-    which.add_argument("--indices", type=_indices, help="samples or contents, such as 3,7,10-12 [0, 1, 2, ...]")
-    which.add_argument(
-        "--weights", type=float, nargs="+", help="weight in w of each content in --mode mix; their sum should be 1"
-    )
-    which.add_argument("--motion-indices", type=_indices, help="samples whose motions are used [0, 1, 2, ...]")
-    which.add_argument("--class", dest="classes", nargs="+", help="class numbers or names, taken in turn [all]")
-    which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
-    which.add_argument("--seed", type=number(int, SEED), help="seed of the samples [0]")
-    add_latents(which)
-    which.add_argument("--motion", type=Path, metavar="FILE", help="a clip whose motion all clips of --latents get")
-
+    add_clips(parser)
     view = parser.add_argument_group("times and window")
     view.add_argument(
         "--frames",
-        type=count,
+        type=COUNT,
         help="frames, evenly spaced from --t0 to --t1 [a training clip's, or 16; those of --latents]",
     )
     view.add_argument("--t0", type=float, help="time of the first frame [0; that of --latents]")
@@ -117,7 +88,7 @@ def configure(parser: OptionParser) -> None:
     files.add_argument("--only", choices=("videos", "grid"), help="write only the single videos, or only their grid")
     files.add_argument(
         "--fps",
-        type=number(float, Range(minimum=0.001, maximum=MAX_FPS)),
+        type=number(float, FPS),
         default=8.0,
         help="frames per second of playback [8]",
     )
@@ -134,12 +105,7 @@ def configure(parser: OptionParser) -> None:
     )
 
     speed = parser.add_argument_group("speed")
-    speed.add_argument("--dtype", choices=DTYPES, default="fp32", help="type of the matrix products [fp32]")
-    speed.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="device of the network [cuda if available]",
-    )
+    add_precision(speed)
     speed.add_argument(
         "--memory",
         type=number(float, Range(above=0)),
@@ -151,7 +117,7 @@ def configure(parser: OptionParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate the clips one after the other, then their grid, and return the exit status."""
     _check(args)
-    plan = _plan(args)
+    plan = selected_clips(args)
     network = find_network(args.network, args.which)
     digest = checksum(network)
     g = Generator.from_pretrained(network)
@@ -239,22 +205,6 @@ def _with_progress(
         progress(done + index + 1, total)
 
 
-def _indices(text: str) -> list[int]:
-    """Parse a list of samples such as "3,7,10-12"."""
-    indices: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise argparse.ArgumentTypeError(f"'{text}' is not a list such as 3,7,10-12")
-        start, end = map(number(int, Range(minimum=0)), (first, last if dash else first))
-        if len(indices) + end - start >= MAX_CLIPS:
-            raise argparse.ArgumentTypeError(f"'{text}' names more than {MAX_CLIPS:,} samples")
-        indices += range(start, end + 1)
-    if len(set(indices)) < len(indices):
-        raise argparse.ArgumentTypeError(f"'{text}' names a sample twice")
-    return indices
-
-
 def _size(text: str) -> tuple[int, int]:
     """Parse a width and height such as "128" or "256x128"."""
     parts = text.lower().split("x")
@@ -283,77 +233,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError("--slice-line is for --format slice; leave one of them out.")
         if args.slice_line[:2] == args.slice_line[2:]:
             raise ConfigError("--slice-line must lead from one point to another.")
-    if args.motion and not args.latents:
-        raise ConfigError("--motion replaces the motion of clips of --latents: give these too.")
-
-
-def _plan(args: argparse.Namespace) -> Plan:
-    """Return the clips that --mode and its options select."""
-    plan = _plan_of_mode(args)
-    if all(clip.within(len(args.latents)) for clip in plan.clips):  # never without --latents
-        for name, value in {"seed": args.seed, "class": args.classes}.items():
-            if value is not None:
-                raise ConfigError(f"--{name} has no effect on clips of --latents; leave it out.")
-    return plan
-
-
-def _plan_of_mode(args: argparse.Namespace) -> Plan:
-    defaults = MODES[args.mode]
-    for name in {name for options in MODES.values() for name in options} - set(defaults):
-        if getattr(args, name) is not None:
-            modes = " or ".join(mode for mode, options in MODES.items() if name in options)
-            raise ConfigError(f"--{name.replace('_', '-')} is for --mode {modes}, not {args.mode}; leave it out.")
-
-    def samples(indices: str, count: str) -> list[int]:
-        """Return the samples in the option `indices`, else the first ones, as many as the option `count` says."""
-        if getattr(args, indices) is not None and getattr(args, count) is not None:
-            raise ConfigError(f"--{count} and --{indices.replace('_', '-')} both set the number; leave one out.")
-        default = len(args.latents) or defaults[count]
-        return getattr(args, indices) or list(range(getattr(args, count) or default))
-
-    if args.mode == "videos":
-        return videos(samples("indices", "videos"))
-    if args.mode == "motion-grid":
-        rows, columns = samples("indices", "contents"), samples("motion_indices", "motions")
-        _check_count(len(rows) * len(columns), "contents times motions")
-        return motion_grid(rows, columns)
-    contents = args.indices or list(range(len(args.weights or (0, 1))))
-    motions = args.motion_indices or contents[:1]
-    if len(motions) != 1:
-        raise ConfigError(f"--motion-indices must name one sample: all videos of --mode {args.mode} share a motion.")
-    if args.mode == "mix":
-        return _mixture(contents, args.weights or [1 / len(contents)] * len(contents), motions[0])
-    if len(contents) < 2:
-        raise ConfigError("--indices must name at least two samples for --mode interpolate.")
-    steps = args.steps or defaults["steps"]
-    _check_count(len(contents) * steps, "--steps times samples in --indices")
-    return interpolation(contents, motions[0], steps)
-
-
-def _mixture(contents: list[int], weights: list[float], motion: int) -> Plan:
-    if len(weights) != len(contents):
-        raise ConfigError(f"--weights has {len(weights)} values, but --indices {len(contents)}; give one for each.")
-    if not any(weights):
-        raise ConfigError("--weights must not all be 0.")
-    return mixture(contents, weights, motion)
-
-
-def _check_count(count: int, what: str) -> None:
-    if count > MAX_CLIPS:
-        raise ConfigError(f"{what} is {count:,}, but must be at most {MAX_CLIPS:,}.")
-
-
-def on_device(g: Generator, device: str) -> Generator:
-    """Move a generator to the device of `--device`.
-
-    Raises:
-        ConfigError: the device cannot be used.
-    """
-    try:
-        return g.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ConfigError(f"--device {device} cannot be used here ({reason}); leave it out.") from error
 
 
 def _latents(args: argparse.Namespace, g: Generator, digest: str) -> list[Latents]:
@@ -404,33 +283,6 @@ def _grid(args: argparse.Namespace, g: Generator) -> fi.Grid:
             near = f"{below} or {below + scale}" if below else f"{scale}"
             raise ConfigError(f"--resolution {side}: this network renders multiples of {scale} pixels; give {near}.")
     return fi.Grid(height // scale, width // scale, x=tuple(args.x), y=tuple(args.y))
-
-
-def class_numbers(texts: list[str] | None, count: int, names: list[str]) -> list[int]:
-    """Return the numbers of the classes of `--class`, which samples take in turn.
-
-    Args:
-        texts: numbers or names; None for all classes.
-        count: number of classes of the network.
-        names: their names, if known.
-
-    Raises:
-        ConfigError: the network has no such class.
-    """
-    if texts is None:
-        return list(range(count))
-    if not count:
-        raise ConfigError("--class: this network was trained without classes; leave it out.")
-    classes = []
-    for text in texts:
-        if text in names:
-            classes.append(names.index(text))
-        elif text.isdecimal() and int(text) < count:
-            classes.append(int(text))
-        else:
-            known = f", or one of {', '.join(names)}" if names else ""
-            raise ConfigError(f"--class {text} is not a class of this network: give 0 to {count - 1}{known}.")
-    return classes
 
 
 def _check_sides(args: argparse.Namespace, height: int, width: int) -> None:

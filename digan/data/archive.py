@@ -8,7 +8,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -18,22 +18,14 @@ _LOCAL_HEADER = struct.Struct("<4s22sHH")  # signature, fields repeated in the d
 IN_MEMORY = 1 << 24  # bytes of a decompressed member that are kept in memory; a larger one goes to a temporary file
 
 
-class StoredMember(io.RawIOBase):
-    """A seekable, read-only view of a stored (not deflated) zip member, with its own file handle.
+class View(io.RawIOBase):
+    """A seekable, read-only view of part of an open file.
 
-    `zipfile` can seek in a stored member only by reading from its start; a decoder seeks all the time.
+    Each has a position of its own, so that several decoders can read one file. Closing it leaves the file open.
     """
 
-    def __init__(self, path: str | os.PathLike[str], info: zipfile.ZipInfo) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
-        self._file.seek(info.header_offset)
-        header = self._file.read(_LOCAL_HEADER.size)
-        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
-            self._file.close()
-            raise zipfile.BadZipFile(f"{info.filename} has no local header")
-        _, _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        self._start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-        self._size = info.file_size
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
         self._position = 0
 
     def readable(self) -> bool:
@@ -45,11 +37,11 @@ class StoredMember(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return the position in the member."""
+        """Return the position in the view."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in the member and return it."""
+        """Move to a position in the view and return it."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = max(0, base + offset)
         return self._position
@@ -63,6 +55,24 @@ class StoredMember(io.RawIOBase):
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+class StoredMember(View):
+    """A seekable, read-only view of a stored (not deflated) zip member, with its own file handle.
+
+    `zipfile` can seek in a stored member only by reading from its start; a decoder seeks all the time.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], info: zipfile.ZipInfo) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
+        self._file.seek(info.header_offset)
+        header = self._file.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+            self._file.close()
+            raise zipfile.BadZipFile(f"{info.filename} has no local header")
+        _, _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        super().__init__(self._file, start, info.file_size)
 
     def close(self) -> None:
         """Close the file handle."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from digan.config import RESIZES, TrainConfig
 
@@ -104,9 +104,21 @@ def to_square(
     return image[0].permute(1, 2, 0).contiguous().numpy()
 
 
+@contextlib.contextmanager
+def _picture(file: str | BinaryIO) -> Iterator[Image.Image]:
+    """Open a picture with Pillow, and close it and its file afterwards."""
+    with _closing(file):
+        try:
+            image = Image.open(file)
+        except UnidentifiedImageError:  # its message would show the address of a file object
+            raise UnidentifiedImageError("it is not a picture of a known format") from None
+        with image:
+            yield image
+
+
 def read_picture(file: str | BinaryIO) -> np.ndarray:
     """Read a picture file as uint8 RGB `[H, W, 3]`: EXIF orientation applied, alpha dropped, 16 bits reduced to 8."""
-    with _closing(file), Image.open(file) as opened:
+    with _picture(file) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):
             grey = np.asarray(image).astype(np.int64) >> 8
@@ -116,7 +128,7 @@ def read_picture(file: str | BinaryIO) -> np.ndarray:
 
 def read_animation(file: str | BinaryIO, indices: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield frames of an animated picture, uint8 RGB `[H, W, 3]` with alpha dropped; the indices must not decrease."""
-    with _closing(file), Image.open(file) as image:
+    with _picture(file) as image:
         for index in indices:
             image.seek(index)
             yield np.asarray(image.convert("RGB"))
@@ -124,7 +136,7 @@ def read_animation(file: str | BinaryIO, indices: Sequence[int]) -> Iterator[np.
 
 def probe_animation(file: str | BinaryIO) -> tuple[int, int, int, float]:
     """Return the number of frames, the height, the width, and the frames per second of a picture, animated or not."""
-    with _closing(file), Image.open(file) as image:
+    with _picture(file) as image:
         frames = getattr(image, "n_frames", 1)
         image.load()
         milliseconds = float(image.info.get("duration", 0))  # of the first frame

@@ -28,8 +28,8 @@ from digan.data.sources import (
     Source,
     list_key,
     open_source,
+    opened_again,
     read_split_list,
-    rewound,
     scan,
 )
 from digan.data.timing import READ_ERRORS, Timing, probe
@@ -222,7 +222,7 @@ def _probe(source: Source, entry: Entry) -> Video | str:
             return Video(*facts, frames, width, height, fps=fps, codec="animation")
         file = source.open(entry.name)
         with contextlib.nullcontext() if isinstance(file, str) else contextlib.closing(file):
-            result = probe(lambda: rewound(file))
+            result = probe(lambda: opened_again(file))
     except (UnreadableVideo, *READ_ERRORS, *PICTURE_ERRORS, IndexError) as error:  # IndexError: pictures were deleted
         return reason(error)
     width, height = (result.height, result.width) if result.rotation % 180 else (result.width, result.height)

@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from digan.data.image import DEFAULT_RESIZE, PICTURE_ERRORS, RGBConverter, read_animation, read_picture, to_square
-from digan.data.sources import Source, rewound
+from digan.data.sources import Source, opened_again
 from digan.data.timing import NO_TIME, READ_ERRORS, Timing, decode, drain, open_indexed
 from digan.data.video import Video
 from digan.errors import UnreadableVideo
@@ -306,7 +306,7 @@ class VideoReader:
         return Opened(container, stream, container.demux(stream), 0)
 
     def _open_file(self) -> tuple[InputContainer, VideoStream]:
-        return open_indexed(lambda: rewound(self._file), self.video.codec, self._timing)
+        return open_indexed(lambda: opened_again(self._file), self.video.codec, self._timing)
 
     def _arrived(self, first: av.Packet, point: int) -> int:
         """Return the frame of the first packet after a seek to a seek point; -1 if the seek went too far.

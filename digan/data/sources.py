@@ -6,6 +6,7 @@ import hashlib
 import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import BinaryIO, cast
 
-from digan.data.archive import InflatedMember, StoredMember
+from digan.data.archive import InflatedMember, StoredMember, View
 from digan.data.image import is_animated
 from digan.errors import DataError
 from digan.wording import counted, reason, some
@@ -179,7 +180,7 @@ class ZipSource(Source):
         """The archive opened by this process."""
         # A handle inherited through fork shares its file position with the parent, so every process opens its own.
         if self._state is None or self._state[0] != os.getpid():
-            self._state = (os.getpid(), zipfile.ZipFile(self.path))
+            self._state = (os.getpid(), _open_zip(self.path))
         return self._state[1]
 
     def listing(self) -> Listing:
@@ -226,6 +227,15 @@ class ZipSource(Source):
                     folders.setdefault(parent(name), []).append(name)
             self._folders = folders
         return sorted(self._folders.get(folder, []), key=natural_key)
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Open an archive; `BadZipFile` whatever is wrong with its directory."""
+    try:
+        return zipfile.ZipFile(path)
+    # NotImplementedError: a version of the format yet to come; ValueError: a name that is not text
+    except (NotImplementedError, ValueError, OverflowError, struct.error) as error:
+        raise zipfile.BadZipFile(reason(error)) from error
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
@@ -360,11 +370,11 @@ def list_key(name: str) -> str:
     return "/".join(path.parts[-2:])
 
 
-def rewound(file: BinaryIO | str) -> BinaryIO | str:
-    """Return a file as `Source.open` gives it, at its start."""
-    if not isinstance(file, str):
-        file.seek(0)
-    return file
+def opened_again(file: BinaryIO | str) -> BinaryIO | str:
+    """Return a file as `Source.open` gives it, at its start and undisturbed by other uses of it, which go on."""
+    if isinstance(file, str):
+        return file
+    return cast(BinaryIO, View(file, 0, file.seek(0, os.SEEK_END)))
 
 
 def is_hidden(name: str) -> bool:

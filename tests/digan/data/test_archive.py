@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from digan.data import archive as archive_module
-from digan.data.archive import InflatedMember, StoredMember
+from digan.data.archive import InflatedMember, StoredMember, View
 
 
 @pytest.fixture
@@ -43,6 +43,17 @@ def test_a_member_reads_and_seeks_like_a_file(archive, monkeypatch, kind, limit)
             assert file.seek(offset, whence) == plain.seek(offset, whence)
             assert file.read(size) == plain.read(size)
             assert file.tell() == plain.tell()
+
+
+@pytest.mark.parametrize("kind", ["stored", "deflated"])
+def test_views_of_a_member_do_not_disturb_each_other(archive, kind):
+    opened, content = archive
+    with member(opened, kind) as file:
+        first, second = View(file, 0, len(content)), View(file, 1000, 500)
+        assert first.read(200) == content[:200]
+        assert second.read() == content[1000:1500]
+        second.close()
+        assert first.read(200) == content[200:400]
 
 
 def test_a_large_member_is_decompressed_to_disk(archive, monkeypatch):

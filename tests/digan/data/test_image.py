@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from digan.config import RESIZES
-from digan.data.image import RGBConverter, is_animated, probe_animation, read_animation, to_square
+from digan.data.image import RGBConverter, is_animated, probe_animation, read_animation, read_picture, to_square
 
 # Weights of red and blue in luma (ITU-R BT.601, BT.709, BT.2020), and the number of the matrix in a stream's tags.
 MATRICES = {"bt601": (0.299, 0.114, 6), "bt709": (0.2126, 0.0722, 1), "bt2020": (0.2627, 0.0593, 9)}
@@ -114,3 +114,8 @@ def test_still_and_broken_pictures_are_not_animated(animation, tmp_path, suffix)
     assert not is_animated(str(tmp_path / "absent.webp"))
     for content in (b"", b"RIFF", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffabcd"):
         assert not is_animated(io.BytesIO(content))
+
+
+def test_what_is_no_picture_is_refused_without_the_address_of_an_object():
+    with pytest.raises(OSError, match=r"^it is not a picture of a known format$"):
+        read_picture(io.BytesIO(b"nothing"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,3 +246,35 @@ def test_opening_an_indexed_file_decodes_nothing(tmp_path, video, name):
         assert stream.codec_context.thread_count == 1
         # The pixel format is known only once frames were decoded.
         assert (stream.codec_context.pix_fmt is None) == (name != "h264-ts")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_a_damaged_video_in_a_zip_is_read_as_in_a_folder(tmp_path, compression):
+    """Larger than FFmpeg's buffer, so that the decoders of a file read on while others have been opened on it."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "folder" / "a.mp4"
+    path.parent.mkdir()
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"x264-params": "bframes=2:scenecut=0", "qp": "20"})
+        stream.width, stream.height, stream.codec_context.gop_size = 128, 128, 24
+        stream.codec_context.thread_count = 1
+        for _ in range(24):
+            noise = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        output.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    assert len(data) > 1 << 18
+    for place in (len(data) // 4, len(data) // 2):
+        data[place : place + 300] = rng.integers(0, 256, 300, dtype=np.uint8).tobytes()
+    path.write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as out:
+        out.write(path, "a.mp4")
+    orders = [rng.integers(0, 24, 2).tolist() for _ in range(20)]
+    results = []
+    for source in (path.parent, tmp_path / "a.zip"):
+        index, video = single(source)
+        reader = FrameReader(index, 32)
+        reader.report = lambda sentence: None
+        results.append([reader.read(video, order) for order in orders])
+        reader.close()
+    np.testing.assert_array_equal(*results)

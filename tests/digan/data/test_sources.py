@@ -208,6 +208,27 @@ def test_a_damaged_zip_member_is_reported_as_a_problem(tmp_path, video):
     assert index.problems[0].startswith("bad.mp4: cannot be read from the zip")
 
 
+@pytest.mark.parametrize("version", [64, 205], ids=str)
+def test_a_zip_of_a_version_yet_to_come_is_refused_in_a_sentence(tmp_path, video, version):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        out.write(video(tmp_path / "a.mp4", count=4), "a.mp4")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    place = data.rindex(b"PK\1\2") + 6  # of the version that is needed to read the member
+    data[place : place + 2] = version.to_bytes(2, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.zip cannot be read \(zip file version {version / 10}\)"):
+        load_index(tmp_path / "a.zip", None)
+
+
+def test_a_zip_whose_names_are_no_text_is_refused_in_a_sentence(tmp_path, video):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        out.write(video(tmp_path / "a.mp4", count=4), "\N{LATIN SMALL LETTER E WITH ACUTE}.mp4")  # flagged as UTF-8
+    data = (tmp_path / "a.zip").read_bytes().replace("\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), b"\xff\xff")
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.zip cannot be read"):
+        load_index(tmp_path / "a.zip", None)
+
+
 def test_split_lists_select_the_videos(tmp_path, video):
     for name in ("Archery/v_1.mp4", "Archery/v_2.mp4", "Biking/v_3.mp4", "YoYo/v_4.mp4"):
         video(tmp_path / "data" / "UCF" / name, count=4)

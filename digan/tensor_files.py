@@ -60,6 +60,13 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
         raise DamagedFile(str(error).splitlines()[0]) from None
 
 
+def is_tensor_file(path: Path) -> bool:
+    """Whether a file starts as a safetensors file does: the length of the header, 8 bytes, then JSON."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
 def write_object(path: str | os.PathLike, value: Any) -> None:
     """Write a value atomically with `torch.save`.
 

@@ -22,7 +22,7 @@ from digan.data import ClipWindows, VideoIndex, load_index
 from digan.data.sources import SPLITS, scan
 from digan.errors import ConfigError, DataError, NetworkNotFound
 from digan.models.generator import Generator
-from digan.models.hub import WEIGHTS_FILE, find_network
+from digan.models.hub import WEIGHTS_FILE, find_network, packaged_networks
 from digan.run_dir import (
     CHECKPOINTS,
     SAMPLES,
@@ -38,6 +38,7 @@ from digan.run_dir import (
 )
 from digan.run_results import best_result, own_results
 from digan.sampling.latents import are_latents, load_latents
+from digan.tensor_files import is_tensor_file
 from digan.training import checkpoint, summary
 from digan.training.trainer import NONFINITE
 from digan.wording import counted
@@ -97,13 +98,14 @@ def inspect(
     if checkpoint.is_checkpoint(path) or (path / checkpoint.STATE).is_file():
         return _checkpoint(path)
     if path.is_file():
-        with open(path, "rb") as file:
-            start = file.read(9)
-        # safetensors: the length of the header, 8 bytes, and the header, which is JSON
-        if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        if is_tensor_file(path):
             return _latents(path) if are_latents(path) else _network(path)
+        with open(path, "rb") as file:
+            start = file.read(2)
         if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):  # pickle: PROTO and its number
             return _pickle(path)
+    elif packaged := packaged_networks().get(str(path)):
+        return _network(packaged)
     elif not path.is_dir():
         raise NetworkNotFound(
             f"{path} does not exist: give a network, a checkpoint, a run, or a folder, zip or file of videos."

@@ -279,13 +279,26 @@ class Generator(
             raise ValueError(f"times must be [T] or [{n}, T], got {list(times.shape)}.")
         return times.to(slots)
 
-    def save(self, path: str | os.PathLike[str], **metadata: Any) -> None:
+    def save(self, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, **metadata: Any) -> None:
         """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically.
 
         The bytes of the file depend on these alone, and include a checksum that `from_pretrained` compares.
+
+        Args:
+            path: the file.
+            dtype: type in which the weights are stored: float32, or float16 or bfloat16 for a file of half the size.
+            metadata: further values of the file's header.
+
+        Raises:
+            ValueError: a finite weight is beyond the range of `dtype`.
+            OSError: the file cannot be written.
         """
+        state = {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
+        for name, tensor in self.state_dict().items():
+            if not torch.equal(tensor.isfinite(), state[name].isfinite()):
+                raise ValueError(f"{name} holds values beyond the range of {str(dtype).removeprefix('torch.')}")
         header = {"config": asdict(self.config), **metadata}
-        write_tensors(path, self.state_dict(), {key: json.dumps(value) for key, value in header.items()})
+        write_tensors(path, state, {key: json.dumps(value) for key, value in header.items()})
 
     @classmethod
     def from_pretrained(  # type: ignore[override] # the file holds the configuration: it takes no model_kwargs
@@ -303,7 +316,8 @@ class Generator(
 
         Args:
             path: a safetensors file; a run folder or its snapshots folder, of which a network-snapshot is loaded; a
-                folder with model.safetensors; or `owner/name` of a repository on the Hugging Face hub.
+                folder with model.safetensors; the name of a network that comes with this package, such as `sky-64`; or
+                `owner/name` of a repository on the Hugging Face hub.
             which: the snapshot of a run: "latest", or "best" by the first metric of the run, as best.json names it.
             revision: branch, tag or commit of the repository; this and the options below do not affect local files.
             token: for a private repository; default the one of `hf auth login`.

@@ -28,6 +28,7 @@ from digan.tensor_files import read_tensors
 _Network = TypeVar("_Network", bound=nn.Module)
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # the hub's names
+_PACKAGED = Path(__file__).parents[1] / "networks"  # with the model card of each beside it
 _WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16)  # float32 holds every value of each
 _REACH_TIMEOUT = 3.0  # seconds to wait for a connection to the hub
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -46,7 +47,8 @@ def find_network(path: str | os.PathLike[str], which: str = "latest", **hub: Any
 
     Args:
         path: a file; a run folder or its snapshots folder, for one of its snapshots; a folder with a
-            model.safetensors; or, if no such path exists, `owner/name` of a repository on the Hugging Face hub.
+            model.safetensors; or, if no such path exists, the name of a network that comes with this package, such as
+            `sky-64`, or `owner/name` of a repository on the Hugging Face hub.
         which: "latest" for the newest snapshot of a run, "best" for that with the best value of the run's first metric;
             without effect on other paths.
         hub: passed to `huggingface_hub.hf_hub_download`: revision, token, cache_dir, ...
@@ -61,7 +63,7 @@ def find_network(path: str | os.PathLike[str], which: str = "latest", **hub: Any
     if local.is_file():
         return local
     if not local.is_dir():
-        return _download(os.fspath(path), hub)
+        return packaged_networks().get(os.fspath(path)) or _download(os.fspath(path), hub)
     snapshots = list_snapshots(local)
     if snapshots and which == "best":
         return best_snapshot(local)
@@ -71,6 +73,11 @@ def find_network(path: str | os.PathLike[str], which: str = "latest", **hub: Any
             f"{path} holds no network-snapshot-*.safetensors, nor does its folder snapshots/, and no {WEIGHTS_FILE}."
         )
     return candidates[-1]
+
+
+def packaged_networks() -> dict[str, Path]:
+    """Return the generator files that come with this package, keyed by name."""
+    return {file.stem: file for file in sorted(_PACKAGED.glob("*.safetensors"))}
 
 
 def read_network(file: Path) -> Network:
@@ -169,8 +176,8 @@ def _value(text: str) -> Any:
 def _download(name: str, hub: dict[str, Any]) -> Path:
     if not _HUB_ID.fullmatch(name):
         raise NetworkNotFound(
-            f"{name} does not exist: give a network-snapshot file, the folder of a run, or owner/name of a repository "
-            "on the Hugging Face hub."
+            f"{name} does not exist: give a network-snapshot file, the folder of a run, owner/name of a repository on "
+            f"the Hugging Face hub, or {' or '.join(packaged_networks())}, which comes with this package."
         )
     if problem := _connection_problem():
         hub = {**hub, "local_files_only": True}  # the hub's cache; the client would try to connect for half a minute

@@ -246,7 +246,7 @@ def bias_act(
 ) -> Tensor:
     """Return residual + clamp(act(x + bias along dim) * gain, -clamp, clamp)."""
     if bias is not None:
-        x = x + bias.to(x.dtype).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+        x = x + bias.to(x.dtype).reshape([len(bias) if axis == dim else 1 for axis in range(x.ndim)])
     x = BIAS_ACTIVATIONS[act](x, alpha)
     if gain != 1:
         x = x * gain

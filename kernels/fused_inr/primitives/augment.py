@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fused_inr import composed, reference
 from fused_inr.primitives import memory_format
-from fused_inr.primitives.transforms import Op, folded
+from fused_inr.primitives.transforms import Op, batched, folded
 
 torch.library.define(
     "fused_inr::augment",
@@ -107,9 +107,10 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
 
 def _batch(op: Op, size: int, dims: tuple, x: Tensor, *others: Any) -> tuple[Tensor, int]:
     *tensors, hole_size, color_last, adjoint = Options(*others)
-    clips = folded(x, dims[0], size)
+    stacked = batched(x, dims[0], size)  # [B, N, C, T, H, W]
     per_clip = [None if t is None else folded(t, dim, size) for t, dim in zip(tensors, dims[1:6], strict=True)]
-    return op(clips, *per_clip, hole_size, color_last, adjoint).unflatten(0, (size, len(clips) // size)), 0
+    clips = op(stacked.flatten(0, 1), *per_clip, hole_size, color_last, adjoint)
+    return clips.unflatten(0, stacked.shape[:2]), 0
 
 
 _augment = Op(torch.ops.fused_inr.augment.default, _save, _backward, _batch, _composed, _prepare)

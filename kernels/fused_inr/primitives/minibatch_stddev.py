@@ -1,5 +1,6 @@
 """Minibatch standard deviation, with a kernel for its gradient; second derivatives are PyTorch calls."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,28 +70,26 @@ def _backward_of_gradient(ctx: Any, grad_dx: Tensor) -> tuple:
     return *composed.vjp(gradient, ctx.saved_tensors, grad_dx, ctx.needs_input_grad[:2]), None, None
 
 
-def _interleaved(x: Tensor, dim: int | None, size: int, group: int) -> Tensor:
-    """Merge an additional axis into the batch so that every group keeps its members.
+def _merged(op: Op, size: int, dims: tuple, tensors: Sequence[Tensor], group: int, channels: int) -> tuple[Tensor, int]:
+    """Apply an op with an additional axis merged into the batch so that every group keeps its members.
 
     Group m of a batch of N = G M consists of the samples m, m + M, ...
     """
-    return batched(x, dim, size).unflatten(1, (group, -1)).movedim(0, 1).flatten(0, 2)  # [G B M, C, H, W]
-
-
-def _separated(x: Tensor, size: int, group: int) -> Tensor:
-    """Undo `_interleaved`, with the additional axis in front."""
-    return x.unflatten(0, (group, size, -1)).movedim(1, 0).flatten(1, 2)  # [B, N, C, H, W]
+    stacked = [batched(tensor, dim, size) for tensor, dim in zip(tensors, dims, strict=False)]  # [B, N, C, H, W]
+    parts = (group, stacked[0].shape[1] // group)
+    merged = [tensor.unflatten(1, parts).movedim(0, 1).flatten(0, 2) for tensor in stacked]  # [G B M, C, H, W]
+    output = op(*merged, group, channels)
+    return output.unflatten(0, (group, size, parts[1])).movedim(1, 0).flatten(1, 2), 0  # [B, N, C', H, W]
 
 
 def _batch(op: Op, size: int, dims: tuple, x: Tensor, group: int, channels: int) -> tuple[Tensor, int]:
-    return _separated(op(_interleaved(x, dims[0], size, group), group, channels), size, group), 0
+    return _merged(op, size, dims, [x], group, channels)
 
 
 def _batch_gradient(
     op: Op, size: int, dims: tuple, gradient: Tensor, x: Tensor, group: int, channels: int
 ) -> tuple[Tensor, int]:
-    inputs = [_interleaved(tensor, dim, size, group) for tensor, dim in zip((gradient, x), dims, strict=False)]
-    return _separated(op(*inputs, group, channels), size, group), 0
+    return _merged(op, size, dims, [gradient, x], group, channels)
 
 
 _forward = Op(

@@ -179,7 +179,6 @@ def _batch(
     for role, tensor, dim in zip(roles(structure), tensors, dims[0], strict=True):
         if role == "to_rgb_bias" and dim is not None:
             offsets.append(tensor.movedim(dim, 0))  # [B, C]
-            tensor, dim = torch.zeros_like(offsets[-1][0]), None
         inputs.append(_per_clip(role, tensor, dim, size, n, keep_shared=True))
     frames = op(inputs, structure, numbers, [size * n, *rest], *options).unflatten(0, (size, n))
     for offset in offsets:
@@ -222,14 +221,14 @@ def _per_clip(role: str, tensor: Tensor, dim: int | None, size: int, n: int, kee
     """Merge the additional axis of a tensor into its axis N.
 
     Args:
-        role: as in `roles`. The bias of a read-out has no axis N: one of its entries is returned.
+        role: as in `roles`. The bias of a read-out has no axis N: with an additional axis, zeros are returned.
         tensor, dim: the tensor and the position of its additional axis, or None.
         size: length of the additional axis.
         n: number of clips.
         keep_shared: leave a tensor alone if all clips share it and it has no additional axis.
     """
     if role == "to_rgb_bias":
-        return batched(tensor, dim, size)[0]
+        return tensor if dim is None else tensor.new_zeros(tensor.movedim(dim, 0).shape[1:])
     bare = role == "bias" and tensor.ndim - (dim is not None) == 1
     if keep_shared and dim is None and (bare or tensor.shape[0] == 1):
         return tensor

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from digan import DiscriminatorConfig, Generator, GeneratorConfig
+from digan.cli.device_options import DTYPES
 from digan.cli.main import main
 from digan.official.snapshot import load_discriminators
 
@@ -97,6 +98,46 @@ class TestGenuine:
         captured = capsys.readouterr()
         assert "\x1b" not in captured.out + captured.err
         assert captured.err.count("\n") == 1
+
+
+class TestOwn:
+    """A network of this project, stored in another type."""
+
+    @pytest.fixture
+    def network(self, tmp_path):
+        torch.manual_seed(0)
+        path = tmp_path / "network.safetensors"
+        Generator(SMALL).save(path, clips_seen=3000, data={"frames": 16})
+        return path
+
+    @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+    def test_half_the_size(self, network, tmp_path, dtype, capsys):
+        out = tmp_path / "half.safetensors"
+        assert main(["convert", str(network), str(out), "--dtype", dtype]) == 0
+        assert out.stat().st_size < 0.6 * network.stat().st_size
+        assert f"Wrote {out} (0." in capsys.readouterr().out
+        before, after = Generator.from_pretrained(network), Generator.from_pretrained(out)
+        assert after.metadata == before.metadata
+        kind = DTYPES[dtype]
+        for name, tensor in before.state_dict().items():
+            torch.testing.assert_close(after.state_dict()[name], tensor.to(kind).float(), rtol=0, atol=0)
+
+    def test_a_weight_beyond_the_range(self, network, tmp_path, capsys):
+        g = Generator.from_pretrained(network)
+        g.mapping.w_avg[0] = 1e6
+        g.save(network)
+        assert main(["convert", str(network), str(tmp_path / "o"), "--dtype", "fp16"]) == 2
+        assert "--dtype fp16: mapping.w_avg holds values beyond the range of float16" in capsys.readouterr().err
+        assert not (tmp_path / "o").exists()
+
+    @pytest.mark.parametrize("option", ["--network=G", "--discriminators=d"])
+    def test_options_of_official_snapshots(self, network, tmp_path, capsys, option):
+        assert main(["convert", str(network), str(tmp_path / "o"), option]) == 2
+        assert "is for official snapshots" in capsys.readouterr().err
+
+    def test_a_network_that_does_not_exist(self, tmp_path, capsys):
+        assert main(["convert", str(tmp_path / "none"), str(tmp_path / "o")]) == 2
+        assert "does not exist" in capsys.readouterr().err
 
 
 class TestTargets:

@@ -1,5 +1,6 @@
 """Every public op under every function transform, on every backend, against the float64 reference."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -219,6 +220,20 @@ def test_transform(case, transform, dtype, backend):
         assert a.shape == e.shape, f"tensor {index}: {list(a.shape)} instead of {list(e.shape)}"
         difference = (a.double() - e).norm().item()
         assert difference <= tolerance * max(e.norm().item(), 1e-2), f"tensor {index}: {difference:.1e}"
+
+
+# vmap of PyTorch's own convolution, of which the others are made in part, refuses an empty axis.
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("case", [c for c in CASES if c not in ("conv2d", "upfirdn2d", "downsample2d", "upsample2d")])
+def test_an_empty_additional_axis(case, backend):
+    function, shapes = CASES[case]
+    tensors = _tensors(shapes, torch.float32, "cpu")
+    stacked = [t.expand(0, *t.shape) for t in tensors]
+    with fi.backend(backend) if backend == "reference" else contextlib.nullcontext():
+        shape = function(*tensors).shape
+        assert vmap(function)(*stacked).shape == (0, *shape)
+        gradients = vmap(grad(lambda *ts: function(*ts).sum(), _all(tensors)))(*stacked)
+    assert [g.shape for g in gradients] == [t.shape for t in stacked]
 
 
 @pytest.mark.ci

@@ -195,7 +195,8 @@ def check_frames(windows: ClipWindows, rng: np.random.Generator) -> None:
     index = windows.index
     video = min(index.videos, key=lambda video: video.name == "good.mp4")
     indices = rng.integers(0, video.num_frames, 4).tolist()
-    expected = frames(FrameReader(index, RESOLUTION), video, [[i] for i in indices])
+    alone = frames(FrameReader(index, RESOLUTION), video, [[i] for i in indices])
+    expected = dict(zip(indices, (content for (content,) in alone), strict=True))
     readers = {
         "the order": (FrameReader(index, RESOLUTION), [[i] for i in sorted(indices, reverse=True)]),
         "the frames read with it": (FrameReader(index, RESOLUTION), [indices[:2], indices[2:]]),
@@ -203,22 +204,22 @@ def check_frames(windows: ClipWindows, rng: np.random.Generator) -> None:
         "reading onward": (FrameReader(index, RESOLUTION, onward=True), [sorted(indices)]),
     }
     for what, (reader, requests) in readers.items():
-        contents = frames(reader, video, requests)
-        for request in requests:
+        for request, contents in zip(requests, frames(reader, video, requests), strict=True):
             # A frame that cannot be read fails the whole request.
             errors = [expected[i] for i in request if isinstance(expected[i], str)]
-            for i in request:
-                sound = contents[i] in errors if errors else contents[i] == expected[i]
+            for i, content in zip(request, contents, strict=True):
+                sound = content in errors if errors else content == expected[i]
                 assert sound, f"frame {i} of {video.name} depends on {what}"
 
 
-def frames(reader: FrameReader, video, requests: list[list[int]]) -> dict[int, bytes | str]:
-    contents: dict[int, bytes | str] = {}
+def frames(reader: FrameReader, video, requests: list[list[int]]) -> list[list[bytes | str]]:
+    """Return what becomes of the frames of each request: bytes, or the error of the request."""
+    contents: list[list[bytes | str]] = []
     for request in requests:
         try:
-            contents |= zip(request, map(np.ndarray.tobytes, quiet_reader(reader).read(video, request)), strict=True)
+            contents.append([frame.tobytes() for frame in quiet_reader(reader).read(video, request)])
         except UnreadableVideo as error:
-            contents |= dict.fromkeys(request, str(error))
+            contents.append([str(error)] * len(request))
     close(reader)
     return contents
 

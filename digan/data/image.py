@@ -151,7 +151,8 @@ def is_animated(file: str | BinaryIO) -> bool:
             return _has_animation_chunk(stream)
         # RIFF, size, WEBP, then an extended header, whose flags hold the animation bit
         extended = stream.read(13)
-        return start[:4] == b"RIFF" and extended[:8] == b"WEBPVP8X" and bool(extended[12] & 2)
+        whole = len(extended) == 13 and start[:4] == b"RIFF" and extended[:8] == b"WEBPVP8X"
+        return whole and bool(extended[12] & 2)
     return False
 
 

@@ -114,6 +114,10 @@ def test_still_and_broken_pictures_are_not_animated(animation, tmp_path, suffix)
     assert not is_animated(str(tmp_path / "absent.webp"))
     for content in (b"", b"RIFF", b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffabcd"):
         assert not is_animated(io.BytesIO(content))
+    with open(animation(suffix), "rb") as file:
+        start = file.read(20)
+    for size in range(len(start) + 1):  # before the flags of webp, and the chunks of png
+        assert not is_animated(io.BytesIO(start[:size]))
 
 
 def test_what_is_no_picture_is_refused_without_the_address_of_an_object():

@@ -43,12 +43,13 @@ ROOMS = {  # the modules of each
 
 # Test files of a module besides the one that mirrors it; an op and its derivatives are tested together.
 ALSO = {
+    "kernels/fused_inr/primitives/mlp_jet.py": ["tests/fused_inr/primitives/test_transforms.py"],
     "digan/training/trainer.py": ["tests/digan/training/test_iteration.py"],
     "kernels/fused_inr/ops/precision.py": ["tests/fused_inr/ops/test_render.py", "tests/fused_inr/ops/test_mlp.py"],
     **{
         f"kernels/fused_inr/primitives/{op}.py": [
-            "tests/fused_inr/primitives/test_shapes.py",
             f"tests/fused_inr/ops/test_{op}.py",
+            "tests/fused_inr/primitives/test_transforms.py",
         ]
         for op in ("augment", "bias_act", "conv2d", "minibatch_stddev", "mlp", "render", "upfirdn2d")
     },
@@ -201,7 +202,7 @@ def tests_of(path: str) -> list[str]:
     """Return the test files of a module: the one that mirrors it, and those of `ALSO`."""
     place = pathlib.PurePosixPath(path.removeprefix("kernels/"))
     mirror = pathlib.PurePosixPath("tests") / place.with_name(f"test_{place.name}")
-    return [name for name in [str(mirror), *ALSO.get(path, [])] if (ROOT / name).exists()]
+    return [*([str(mirror)] if (ROOT / mirror).exists() else []), *ALSO.get(path, [])]
 
 
 def run_tests(tree: pathlib.Path, tests: list[str]) -> None:
@@ -276,6 +277,8 @@ def main() -> int:
     rooms = list(ROOMS) if options.all else options.rooms
     if not rooms or not set(rooms) <= set(ROOMS):
         parser.error(f"name some of {', '.join(ROOMS)}, or --all.")
+    if absent := [name for names in ALSO.values() for name in names if not (ROOT / name).exists()]:
+        parser.error(f"ALSO names {absent[0]}, which does not exist.")
     samples = {room: sample(room, options.mutants, options.seed) for room in rooms}
     samples = {room: [m for m in mutants if options.match in str(m)] for room, mutants in samples.items()}
     if options.list:

@@ -230,8 +230,10 @@ function update() {
 let linkTimer = null;
 
 function scheduleLink() {
+  document.body.dataset.link = "outdated";
   linkTimer ??= setTimeout(() => {
     linkTimer = null;
+    delete document.body.dataset.link;
     const hash = state.toHash();
     history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
     if (!player.playing) saving.showCommand();

@@ -28,7 +28,7 @@ from digan.config import GeneratorConfig
 from digan.models.generator import Generator
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SETTLED = '#canvas[data-settled]:not([data-settled=""])'
@@ -61,22 +61,32 @@ def server(network: Path, *options: str) -> Iterator[tuple[psutil.Process, str]]
 
 
 @contextlib.contextmanager
-def page(url: str) -> Iterator[Page]:
-    """Open the page in a headless Chromium of 1280x800 pixels."""
+def chromium() -> Iterator[Browser | None]:
+    """Start the installed Chromium or Chrome without a window; None if there is none."""
     from playwright.sync_api import sync_playwright
 
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        sys.exit("benchmarks.explore needs Chromium or Chrome on the PATH.")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        yield None
+        return
     with sync_playwright() as playwright:
         # Its sandbox does not work for root; 127.0.0.1 needs no proxy.
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--no-proxy-server"])
-        page = chromium.new_page(viewport={"width": 1280, "height": 800})
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--no-proxy-server"])
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def page(url: str) -> Iterator[Page]:
+    """Open the page in a headless browser of 1280x800 pixels."""
+    with chromium() as browser:
+        if browser is None:
+            sys.exit("benchmarks.explore needs Chromium or Chrome on the PATH.")
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.add_init_script(NOTE_PICTURES)
         page.goto(url)
         page.wait_for_selector(SETTLED)
         yield page
-        chromium.close()
 
 
 def frame_rate(page: Page, seconds: float) -> tuple[float, float]:

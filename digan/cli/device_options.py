@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 
 from digan.errors import ConfigError
-from digan.models.generator import Generator
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,8 +27,8 @@ def add_precision(options: argparse._ActionsContainer, default: str = "fp32", na
     )
 
 
-def on_device(g: Generator, device: str) -> Generator:
-    """Move a generator to the device of `--device`.
+def on_device(g: _Module, device: str) -> _Module:
+    """Move a network to the device of `--device`.
 
     Raises:
         ConfigError: the device cannot be used.

@@ -175,9 +175,10 @@ def _value(text: str) -> Any:
 
 def _download(name: str, hub: dict[str, Any]) -> Path:
     if not _HUB_ID.fullmatch(name):
+        packaged = "".join(f"{known}, " for known in packaged_networks())
         raise NetworkNotFound(
-            f"{name} does not exist: give a network-snapshot file, the folder of a run, owner/name of a repository on "
-            f"the Hugging Face hub, or {' or '.join(packaged_networks())}, which comes with this package."
+            f"{name} does not exist: give a network-snapshot file, the folder of a run, {packaged}or owner/name of a "
+            "repository on the Hugging Face hub."
         )
     if problem := _connection_problem():
         hub = {**hub, "local_files_only": True}  # the hub's cache; the client would try to connect for half a minute

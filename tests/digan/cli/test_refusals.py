@@ -35,7 +35,7 @@ SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, chan
 SMALL = "--resolution 32 --batch 8 --z-dim 8 --w-dim 8 --fourier-dim 4 --fmm-rank 2 --channel-base 128 --channel-max 8 "
 SMALL += "--samples 2 --metrics none --tick 0.016 --snap 1000 --workers 0 --report-to none --frames 4"
 # Options and arguments that name files and folders. All other text is checked when it is parsed, or names something.
-FILES = {"data", "outdir", "resume", "config", "split_list", "detector", "network", "fake", "cache", "official", "out"}
+FILES = {"data", "outdir", "resume", "config", "split_list", "detector", "network", "fake", "cache", "source", "out"}
 FILES |= {"discriminators", "path", "runs", "output", "init", "video", "perceptual", "latents", "motion"}
 TEXTS = {"cfg", "desc", "split", "aug", "mixed_precision", "metrics", "report_to", "mode", "classes", "only", "dtype"}
 TEXTS |= {"device", "fake_split", "experiment", "resize", "host", "allow_host", "which", "snapshots", "name"}
@@ -216,7 +216,7 @@ CASES = {
     ("evaluate", "--split-list"): ("--network {network} --data {data} --metrics rfvd4_4f --outdir {out}", ()),
     ("evaluate", "--outdir"): ("--network {network} --data {data} --metrics rfvd4_4f", ("missing", "folder")),
     ("evaluate", "--cache"): ("--network {network} --data {data} --metrics rfvd4_4f", ("missing", "folder")),
-    ("convert", "official"): ("{wrong} {out}/g.safetensors", ()),
+    ("convert", "source"): ("{wrong} {out}/g.safetensors", ()),
     ("convert", "out"): ("{official} {wrong}", ("missing", "empty", "text", "binary", "latin", "nested", "loop")),
     ("convert", "--discriminators"): (
         "{official} {out}/g.safetensors",

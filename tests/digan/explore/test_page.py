@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -19,9 +18,10 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import fused_inr as fi
+from benchmarks.explore import SETTLED, chromium
 from digan.cli.main import main
 from digan.explore.messages import Content, Window
 from digan.explore.pictures import METHODS, Painter, enlarged
@@ -31,22 +31,16 @@ from digan.sampling.media import to_uint8
 from digan.sampling.slices import line_slice
 from tests.digan.explore.conftest import build, start_server
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SETTLED = '#canvas[data-settled]:not([data-settled=""])'
 START = dict(seed=0, a=0, b=1, c=2, d=3, u=0, v=0, psi=1, label=0, motion=0, t=0, x=0, y=0, half=1)
 TIMEOUT = 60_000  # ms; other tests may use all cores
 
 
 @pytest.fixture(scope="module")
 def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no browser")
-    with sync_playwright() as playwright:
-        # Its sandbox does not work for root; 127.0.0.1 needs no proxy.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--no-proxy-server"])
+    with chromium() as browser:
+        if browser is None:
+            pytest.skip("no browser")
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""One thread renders for all pages; of each kind of picture, a page has one request at work and one waiting."""
+"""One thread renders for all pages; of each kind of picture, a page has one request at work and few waiting."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 
 from digan.errors import sentence
 
+_MAX_WAITING = 2  # a player asks for the next frames before the thread knows that the job at work has ended
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 
@@ -50,7 +52,7 @@ class _Lane:
 
     priority: int
     running: Job | None = None
-    waiting: Job | None = None
+    waiting: deque[Job] = field(default_factory=lambda: deque(maxlen=_MAX_WAITING))
     served: float = 0.0  # when it was last served or began to wait, by the clock
 
 
@@ -68,8 +70,9 @@ class Scheduler:
     What has waited for `patience` seconds is as urgent as anything else, so that playing does not keep the rest waiting
     on a machine that is always busy with it.
 
-    A newer request of the same kind replaces the one that waits. One of another generation also ends the one at work,
-    after its current step: that step is still delivered, so that pictures keep coming while something is dragged.
+    Of each kind, the two newest requests of one generation wait. One of another generation replaces them, and ends the
+    one at work after its current step: that step is still delivered, so that pictures keep coming while something is
+    dragged.
     """
 
     def __init__(self, patience: float = 0.25) -> None:
@@ -118,9 +121,10 @@ class Scheduler:
             if lane.running is None:
                 lane.served = time.monotonic()
             if lane.running is not None and lane.running.generation == job.generation:
-                lane.waiting = job
+                lane.waiting.append(job)
             else:
-                lane.running, lane.waiting = job, None
+                lane.running = job
+                lane.waiting.clear()
             self._condition.notify()
 
     def call(self, function: Callable[[], Result]) -> Future[Result]:
@@ -172,7 +176,7 @@ class Scheduler:
             job.fail(error)
         with self._condition:
             if done and lane.running is job:
-                lane.running, lane.waiting = lane.waiting, None
+                lane.running = lane.waiting.popleft() if lane.waiting else None
 
 
 def _answer(function: Callable[[], Any], future: Future) -> None:

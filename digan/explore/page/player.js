@@ -1,6 +1,6 @@
 // Playing: frames are asked for ahead of a clock, at the pace at which the server can render, and shown in time.
 
-const AHEAD = 0.3; // seconds of frames to have at most
+const AHEAD = 0.5; // seconds of frames to have at most
 const AT_ONCE = 2; // frames of a request: they share work; more would delay the answer to a drag
 const REQUESTS = 2; // one at work and one waiting
 const LOST = 10000; // ms after which a request was lost, as by an error
@@ -12,6 +12,7 @@ export class Player {
   #asked = new Map(); // id -> play seconds of its frames
   #frames = []; // [play seconds, picture], to be shown
   #shown = []; // when the last frames were shown, ms
+  #arrived = 0; // when the last frames of a request arrived, ms
   #delay = 0.1; // seconds from a request to its frames
   #interval = 1 / 24;
 
@@ -58,10 +59,13 @@ export class Player {
     }
     const entry = seconds.frames.shift();
     this.#frames.push([entry, picture]);
-    this.#interval += 0.2 * (Math.max(1 / 60, picture.seconds) - this.#interval);
     if (!seconds.frames.length) {
       this.#asked.delete(picture.id);
-      this.#delay += 0.2 * ((performance.now() - seconds.sent) / 1000 - this.#delay);
+      const now = performance.now();
+      const working = (now - Math.max(seconds.sent, this.#arrived)) / 1000; // it may have waited for the one before
+      this.#interval += 0.2 * (Math.max(1 / 60, working / AT_ONCE) - this.#interval);
+      this.#delay += 0.2 * ((now - seconds.sent) / 1000 - this.#delay);
+      this.#arrived = now;
     }
     this.#ask();
   }
@@ -111,7 +115,7 @@ export class Player {
     for (const [id, { sent }] of this.#asked) if (performance.now() - sent > LOST) this.#asked.delete(id);
     while (this.playing && this.#asked.size < REQUESTS) {
       const now = this.#now();
-      const start = Math.max(this.#next, now + Math.min(this.#delay, AHEAD) * 0.5);
+      const start = Math.max(this.#next, now + Math.min(this.#delay, AHEAD));
       if (start > now + AHEAD) return;
       const frames = Array.from({ length: AT_ONCE }, (_, i) => start + i * this.#interval);
       const id = this.request(frames.map((seconds) => this.#timeAt(seconds)));

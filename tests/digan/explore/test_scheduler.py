@@ -71,15 +71,15 @@ def test_another_generation_ends_a_job_after_its_step(bench):
     assert bench.log == ["a0", "4.0"]
 
 
-def test_of_one_generation_the_newest_waits(bench):
+def test_of_one_generation_the_two_newest_wait(bench):
     page = bench.scheduler.open(lambda: True)
     bench.scheduler.submit(page, "frames", 0, bench.job("a", 1, 2))
     assert bench.at_work.acquire(timeout=TIMEOUT)
-    for name in "bc":
+    for name in "bcd":
         bench.scheduler.submit(page, "frames", 0, bench.job(name, 1, 1))
     bench.at_work.release()
-    bench.step(3)
-    assert bench.log == ["a0", "a1", "c0"]
+    bench.step(4)
+    assert bench.log == ["a0", "a1", "c0", "d0"]
 
 
 def test_urgent_pictures_come_first_and_pages_take_turns(bench):

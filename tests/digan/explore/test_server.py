@@ -1,5 +1,6 @@
 """The server: who may use it, what it answers, and that nothing it is sent ends in a traceback."""
 
+import asyncio
 import json
 import socket
 import time
@@ -231,3 +232,28 @@ def test_it_listens_on_the_address_alone():
     with listen("127.0.0.1", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
         assert listener.family == socket.AF_INET
+
+
+def test_connections_do_not_wait_for_acknowledgements():
+    """Two pictures in a row would otherwise be 40 ms apart, by Nagle's algorithm and delayed acknowledgements."""
+
+    async def option():
+        transports = []
+
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport):
+                transports.append(transport)
+
+        with listen("127.0.0.1", 0) as listener:
+            server = await asyncio.get_running_loop().create_server(Protocol, sock=listener)  # as uvicorn does
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            while not transports:
+                await asyncio.sleep(0.01)
+            value = transports[0].get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            writer.close()
+            transports[0].close()
+            server.close()
+            await server.wait_closed()
+        return value
+
+    assert asyncio.run(option())

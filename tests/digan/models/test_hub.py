@@ -13,7 +13,7 @@ from digan.cli.main import main
 from digan.config import GeneratorConfig
 from digan.errors import NetworkError, NetworkNotFound
 from digan.models import hub as hub_module
-from digan.models.hub import filled, find_network, read_network
+from digan.models.hub import filled, find_network, packaged_networks, read_network
 from digan.run_dir import append_record, metric_path, snapshot_path
 
 CONFIG = GeneratorConfig(resolution=32, z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=128, channel_max=8)
@@ -181,3 +181,38 @@ def test_the_snapshot_of_a_run_that_is_asked_for(tmp_path):
     assert find_network(path, "best") == path
     with pytest.raises(NetworkError, match="which='newest' names no snapshot; give 'latest' or 'best'"):
         find_network(tmp_path, "newest")
+
+
+class TestPackaged:
+    """Networks that come with the package."""
+
+    def test_a_name_is_enough(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert "sky-64" in packaged_networks()
+        for name, file in packaged_networks().items():
+            g = Generator.from_pretrained(name)
+            assert find_network(name) == g.source == file
+            assert file.stat().st_size <= 4_000_000
+            assert f'Generator.from_pretrained("{name}")' in file.with_suffix(".md").read_text(encoding="utf-8")
+
+    def test_a_local_path_of_that_name_comes_first(self, saved, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "sky-64").symlink_to(saved)
+        assert Generator.from_pretrained("sky-64").config == CONFIG
+
+    def test_an_unknown_name_is_told_what_there_is(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(NetworkNotFound, match=r"sky-65 does not exist: .* sky-64, or owner/name"):
+            find_network("sky-65")
+
+    def test_its_videos_are_different_and_move(self):
+        g = Generator.from_pretrained("sky-64")
+        generator = torch.Generator().manual_seed(0)
+        z_content, z_motion = (torch.randn(8, g.config.z_dim, generator=generator) for _ in range(2))
+        with torch.no_grad():
+            frames = g(z_content, z_motion, torch.linspace(0, 1, 4))  # [8, 4, 3, 64, 64]
+        assert frames.shape == (8, 4, 3, 64, 64)
+        assert frames.isfinite().all()
+        across, over_time = frames.std(0).mean().item(), frames.std(1).mean().item()
+        assert across > 0.1
+        assert over_time > 0.02

@@ -71,7 +71,11 @@ def test_an_svg_is_one_element_in_the_colour_of_the_text(run):
         ([1.0, 100.0], False, "log", None),
         ([1.0, 100.0], True, "linear", 0),
         ([100.0, *[1.0] * 20], False, "linear", 0),  # an outlier
+        ([1.0, 20.5], False, "log", None),
+        ([1.0, 19.5], False, "linear", 0),
         ([1.0, 3.0], False, "linear", 0),
+        ([1.45, 3.0], False, "linear", 0),
+        ([1.55, 3.0], False, "linear", None),
         ([2.9, 3.0], True, "linear", 0),
         ([2.9, 3.0], False, "linear", None),
         ([-1.0, 100.0], False, "linear", None),

@@ -260,6 +260,7 @@ def test_runs_are_numbered_and_named(tiny, tmp_path):
     assert folder.is_dir()
     config = tiny(outdir=str(tmp_path), data="Phone clips", desc="a  b", frames=4)
     assert logger.make_run_dir(config) == tmp_path / "00043-Phone-clips-32x4-batch8-a-b"
+    assert logger.make_run_dir(tiny(outdir=str(tmp_path / "new" / "runs"))).is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--outdir .*file: .* cannot be created: Not a directory"):
         logger.make_run_dir(tiny(outdir=str(tmp_path / "file")))

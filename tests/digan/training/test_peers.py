@@ -33,8 +33,10 @@ def watches(monkeypatch):
 
 def test_processes_that_leave_end_nobody(watches):
     started = watches(3)
-    for watch in reversed(started):  # the main process waits for the others
+    for watch in started[:0:-1]:  # the main process waits for the others
         watch.leave()
+        assert not started[0].found.wait(0.2)
+    started[0].leave()
     assert not any(watch.found.wait(0.2) for watch in started)
 
 

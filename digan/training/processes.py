@@ -272,7 +272,7 @@ def _wait_for_host(place: Place, limit: float) -> None:
             )
         if time.monotonic() - said >= NOTICE:
             said = time.monotonic()
-            print(f"digan: process {place.rank} waits for {where} since {waited:.0f} s.", file=sys.stderr, flush=True)
+            print(f"digan: process {place.rank} waits for {where} since {waited:.0f} s.", file=sys.stderr)
         time.sleep(0.2)
 
 

@@ -19,6 +19,7 @@ from digan.files import atomic_path, parse_json, write_atomic
 
 _METADATA = "__metadata__"
 _CHECKSUM = "sha256"  # key of the metadata: SHA-256 of the header without this key, and of the tensors
+_CHECKED = "checksum"  # key that names the other one, so that damage to a key does not pass for a file without checksum
 
 
 class DamagedFile(ValueError):
@@ -35,7 +36,8 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metada
     """
     content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, dict(metadata))
     header, data = _split(content)
-    header[_METADATA] = {**metadata, _CHECKSUM: _checksum(header, data)}
+    header[_METADATA] |= {**metadata, _CHECKED: _CHECKSUM}
+    header[_METADATA][_CHECKSUM] = _checksum(header, data)
     text = _canonical(header)
     text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8 bytes
     write_atomic(path, b"".join([len(text).to_bytes(8, "little"), text, data]))
@@ -52,8 +54,9 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     header, data = _split(content)
     metadata = header[_METADATA]
     expected = metadata.pop(_CHECKSUM, None)
-    if expected is not None and expected != _checksum(header, data):
+    if (_CHECKED in metadata or expected is not None) and expected != _checksum(header, data):
         raise DamagedFile("its checksum differs")
+    metadata.pop(_CHECKED, None)
     try:
         return load(content), metadata
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:

@@ -35,7 +35,9 @@ def test_what_was_written_is_read_here_and_by_the_library(tmp_path):
     assert equal(tensors, TENSORS)
     assert metadata == METADATA
     with safe_open(file, "pt") as reader:
-        assert {name: text for name, text in reader.metadata().items() if name != "sha256"} == METADATA
+        assert {
+            name: text for name, text in reader.metadata().items() if name not in ("sha256", "checksum")
+        } == METADATA
         assert equal({name: reader.get_tensor(name) for name in TENSORS}, TENSORS)
 
 
@@ -61,7 +63,7 @@ def test_no_flipped_bit_gives_other_content(tmp_path):
             continue
         silent += 1
         assert equal(tensors, TENSORS)
-    assert silent <= 6  # the key of the checksum itself
+    assert silent == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 30, b"\2\0\0\0\0\0\0\0[]", b"\0" * 8])

@@ -241,6 +241,8 @@ def _damage(outdir: pathlib.Path, rng: random.Random) -> None:
         [*outdir.glob(".index/*"), outdir / ".index"],
         [*run.glob(f"{SAMPLES}/*"), run / SAMPLES],
     ]
+    # What an earlier damage removed, or made a link to another folder, is not there any more.
+    groups = [[p for p in group if os.path.lexists(p) and p.parent.resolve() == p.parent] for group in groups]
     group = sorted(rng.choice([group for group in groups if group]))
     path = rng.choice(group)
     kinds = [_delete, _to_folder, _to_link, _replace, _swap]

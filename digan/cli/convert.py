@@ -78,7 +78,7 @@ def _convert_own(args: argparse.Namespace) -> str:
 def _save(generator: Generator, args: argparse.Namespace, **metadata: Any) -> None:
     with _writing(args.out):
         try:
-            generator.save(args.out, dtype=DTYPES[args.dtype], **metadata)
+            generator.save(args.out, DTYPES[args.dtype], **metadata)
         except ValueError as error:
             raise NetworkError(f"--dtype {args.dtype}: {error}; use another type.") from error
 

@@ -279,7 +279,7 @@ class Generator(
             raise ValueError(f"times must be [T] or [{n}, T], got {list(times.shape)}.")
         return times.to(slots)
 
-    def save(self, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, **metadata: Any) -> None:
+    def save(self, path: str | os.PathLike[str], dtype: torch.dtype = torch.float32, /, **metadata: Any) -> None:
         """Write state, configuration and `metadata` (JSON values) to a safetensors file, atomically.
 
         The bytes of the file depend on these alone, and include a checksum that `from_pretrained` compares.
@@ -287,15 +287,16 @@ class Generator(
         Args:
             path: the file.
             dtype: type in which the weights are stored: float32, or float16 or bfloat16 for a file of half the size.
-            metadata: further values of the file's header.
+            metadata: further values of the file's header, of any name but `config`.
 
         Raises:
             ValueError: a finite weight is beyond the range of `dtype`.
             OSError: the file cannot be written.
         """
-        state = {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
-        for name, tensor in self.state_dict().items():
-            if not torch.equal(tensor.isfinite(), state[name].isfinite()):
+        state = self.state_dict()
+        for name, tensor in state.items():
+            state[name] = tensor.to(dtype)
+            if state[name] is not tensor and not torch.equal(tensor.isfinite(), state[name].isfinite()):
                 raise ValueError(f"{name} holds values beyond the range of {str(dtype).removeprefix('torch.')}")
         header = {"config": asdict(self.config), **metadata}
         write_tensors(path, state, {key: json.dumps(value) for key, value in header.items()})

@@ -107,7 +107,7 @@ class TestOwn:
     def network(self, tmp_path):
         torch.manual_seed(0)
         path = tmp_path / "network.safetensors"
-        Generator(SMALL).save(path, clips_seen=3000, data={"frames": 16})
+        Generator(SMALL).save(path, clips_seen=3000, data={"frames": 16}, dtype="of another program", path="x")
         return path
 
     @pytest.mark.parametrize("dtype", ["fp16", "bf16"])

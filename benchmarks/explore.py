@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import statistics
 import subprocess
@@ -30,6 +31,7 @@ from digan.models.generator import Generator
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SETTLED = '#canvas[data-settled]:not([data-settled=""])'
 # Notes when the pointer moved last, and the time and the width of every picture on its way to the stage, whose layers
@@ -47,17 +49,24 @@ OffscreenCanvasRenderingContext2D.prototype.putImageData = function (image, ...p
 
 
 @contextlib.contextmanager
-def server(network: Path, *options: str) -> Iterator[tuple[psutil.Process, str]]:
-    """Run `digan explore` in a process of its own; yields the process and its address."""
-    command = [sys.executable, "-m", "digan", "explore", "--network", str(network), "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            if not line:
-                sys.exit("digan explore did not start.")
-            yield psutil.Process(process.pid), line.split()[1]
-        finally:
-            process.terminate()
+def start_server(network: str | Path, *options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen, str]]:
+    """Start `digan explore` of this tree in a process of its own, and end it; yields the process and its address."""
+    words = [sys.executable, "-m", "digan", "explore", "--network", str(network), "--port", str(port), *options]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    try:
+        line = process.stdout.readline()
+        if not line:
+            sys.exit(process.stderr.read().strip())
+        yield process, line.split()[1]
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=60)
+        process.stdout.close()
+        process.stderr.close()
 
 
 @contextlib.contextmanager
@@ -162,14 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             network = Path(folder) / "random.safetensors"
             Generator(GeneratorConfig()).save(network)
         print(machine_text(machine()))
-        with server(network, "--dtype", options.dtype, "--device", "cpu") as (process, url), page(url) as opened:
+        with start_server(network, "--dtype", options.dtype) as (process, url), page(url) as opened:
             side = opened.evaluate("() => document.getElementById('canvas').width")
             rate, width = frame_rate(opened, options.seconds)
             print(f"playing: {rate:.1f} frames/s of {width:g}x{width:g} pixels, on a stage of {side}x{side}")
             times = sorted(drag_times(opened, options.drags))
             print(f"drag to the first picture: median {statistics.median(times):.0f} ms, at most {times[-1]:.0f} ms")
             print("memory in use:")
-            values = memory(process, opened, options.minutes)
+            values = memory(psutil.Process(process.pid), opened, options.minutes)
     if values:
         growth = values[-1][0] - values[0][0]
         print(f"memory of the server: {growth:+.0f} MB from minute 1 to minute {len(values)}")

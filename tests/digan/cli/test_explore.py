@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from benchmarks.explore import start_server
 from digan.cli import explore
 from digan.cli.main import main
 from digan.explore.server import listen
-from tests.digan.explore.conftest import build, start_server
+from tests.digan.explore.conftest import build
 
 ROOT = Path(__file__).parents[3]
 

@@ -1,12 +1,5 @@
 """Small generators to explore, and messages of the page about them."""
 
-import contextlib
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,7 +7,6 @@ from digan import Generator
 from digan.config import GeneratorConfig
 from digan.explore.pictures import Painter
 
-ROOT = Path(__file__).parents[3]
 SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=512, channel_max=8, resolution=64)
 CLIP = {"seed": 3, "contents": [4, 5, 6, 7], "pad": [0.25, 0.5], "psi": 0.7, "label": 1, "motion": 9}
 WINDOW = {"x": [-0.5, 0.75], "y": [-1.5, -0.25]}
@@ -27,26 +19,6 @@ def build(classes: int = 0) -> Generator:
     torch.nn.init.normal_(g.mapping.w_avg)
     g.metadata = {"clips_seen": 7000, "data": {"frames": 5, "class_names": ["sun", "moon", "star"][:classes]}}
     return g
-
-
-@contextlib.contextmanager
-def start_server(network: Path, *options: str, port: int = 0) -> Iterator[tuple[subprocess.Popen, str]]:
-    """Start `digan explore` in a process of its own, and end it; yields the process and its address."""
-    words = [sys.executable, "-m", "digan", "explore", "--network", str(network), "--port", str(port), *options]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
-    try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        yield process, line.split()[1]
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(timeout=60)
-        process.stdout.close()
-        process.stderr.close()
 
 
 @pytest.fixture(params=[0, 3], ids=["unconditional", "classes"])

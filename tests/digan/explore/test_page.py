@@ -21,7 +21,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 import fused_inr as fi
-from benchmarks.explore import SETTLED, chromium
+from benchmarks.explore import SETTLED, chromium, start_server
 from digan.cli.main import main
 from digan.explore.messages import Content, Window
 from digan.explore.pictures import METHODS, Painter, enlarged
@@ -29,7 +29,7 @@ from digan.files import checksum
 from digan.sampling.latents import Latents, clip_times, seeded_latents, write_latents
 from digan.sampling.media import to_uint8
 from digan.sampling.slices import line_slice
-from tests.digan.explore.conftest import build, start_server
+from tests.digan.explore.conftest import build
 
 START = dict(seed=0, a=0, b=1, c=2, d=3, u=0, v=0, psi=1, label=0, motion=0, t=0, x=0, y=0, half=1)
 TIMEOUT = 60_000  # ms; other tests may use all cores

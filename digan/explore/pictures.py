@@ -140,11 +140,10 @@ class Painter:
     def _coarse(self, request: FramesRequest, inr: fi.INR, full: fi.Grid) -> Iterator[list[Picture]]:
         """Yield the frames at the size that is rendered smoothly."""
         grid = self.grid(request.window, self.coarse_size(request.size))
-        start = time.perf_counter()
         frames = self.render(inr, grid)
-        seconds = (time.perf_counter() - start) / len(frames)
+        final = grid.width == full.width
         yield [
-            _picture(request, frame, final=grid.width == full.width, time=t, x=grid.x, y=grid.y, seconds=seconds)
+            _picture(request, frame, final=final, time=t, x=grid.x, y=grid.y)
             for frame, t in zip(frames, request.times, strict=True)
         ]
 

@@ -137,7 +137,7 @@ class TrainConfig:
     frames: int = _data(16, "frames per clip", above=0)
     stride: int = _data(1, "frame stride; a window of frames*stride frames yields this many clips", above=0)
     overlap: int = _data(0, "raw frames shared by consecutive windows; frames*stride-1: every window", minimum=0)
-    mirror: bool = _data(True, "flip real clips horizontally with probability 1/2")
+    mirror: bool = _data(True, "flip real clips horizontally with probability 1/2; --no-mirror turns it off")
     cond: bool = _data(False, "condition on class labels (class subfolders)")
     workers: int = _data(4, "data loading processes per training process", minimum=0, maximum=_MAX_WORKERS)
 
@@ -161,7 +161,7 @@ class TrainConfig:
     z_dim: int = _net(_G.z_dim, "size of z_content and of z_motion")
     w_dim: int = _net(_G.w_dim, "size of the intermediate latent")
     fourier_dim: int = _net(_G.fourier_dim, "Fourier features per stage")
-    space_frequency: float = _net(_G.space_frequency, "scale of the Fourier frequencies, in radians per half picture")
+    space_frequency: float = _net(_G.space_frequency, "scale of the Fourier frequencies, radians per half image width")
     time_frequency: float = _net(_G.time_frequency, "scale of the motion, which shifts the Fourier phases over a clip")
     fmm_rank: int = _net(_G.fmm_rank, "rank of the factorised multiplicative modulation")
     channel_base: int = _net(_G.channel_base, "channels at resolution R: min(channel_base/R, channel_max)")
@@ -327,17 +327,28 @@ def check(config: TrainConfig) -> TrainConfig:
 
 
 def micro_batches(config: TrainConfig, processes: int) -> int:
-    """Return the number of micro-batches per step and process: batch = batch_gpu * processes * micro-batches."""
+    """Return the number of micro-batches per step and process: batch = batch_gpu * processes * micro-batches.
+
+    Raises:
+        ConfigError: the batch cannot be divided so; the message proposes values that fit.
+    """
+    group = _mbstd_group(config)
     if config.batch % processes:
-        raise ConfigError(f"--batch {config.batch} is not a multiple of the {processes} processes.")
+        unit = processes * config.mbstd_group
+        below = config.batch // unit * unit
+        raise ConfigError(
+            f"--batch {config.batch} is not a multiple of the {processes} processes; "
+            f"use {f'{below} or ' if below else ''}{below + unit}."
+        )
     per_process = config.batch // processes
     micro_batch = config.batch_gpu or per_process
     if per_process % micro_batch:
+        fitting = [size for size in range(group, per_process + 1, group) if per_process % size == 0] or [per_process]
+        nearest = min(fitting, key=lambda size: abs(size - micro_batch))
         raise ConfigError(
-            f"--batch {config.batch} on {processes} processes is {per_process} clips each, not a multiple of "
-            f"--batch-gpu {micro_batch}."
+            f"--batch {config.batch} on {processes} process(es) is {per_process} clips each, not a multiple of "
+            f"--batch-gpu {micro_batch}; use --batch-gpu {nearest}."
         )
-    group = _mbstd_group(config)
     if micro_batch % group:
         fitting = next(size for size in range(min(group, micro_batch), 0, -1) if micro_batch % size == 0)
         raise ConfigError(

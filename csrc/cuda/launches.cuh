@@ -24,11 +24,12 @@ inline int forward_shared(const FusedInrSiren& s) {
 inline int backward_shared(const FusedInrSiren& s) { return layout_of(s).backward_shared(16 * s.warps); }
 
 inline Network network_of(const FusedInrSiren& s) {
-  const FusedInrSirenLayer &first = s.layers[0], &last = s.layers[s.num_layers - 1];
+  // The layers after the first have one frequency; that of the last one has no meaning if it is linear.
+  const FusedInrSirenLayer &first = s.layers[0], &second = s.layers[1], &last = s.layers[s.num_layers - 1];
   Network net;
   net.layout = layout_of(s);
   net.outputs = last.outputs;
-  net.first_omega = first.omega, net.omega = last.omega;
+  net.first_omega = first.omega, net.omega = second.omega;
   net.final_sine = last.sine;
   net.points = s.points, net.blocks = s.blocks;
   net.coords = s.coords, net.coords_sample = s.coords_sample;

@@ -26,7 +26,7 @@ def configure(parser: OptionParser) -> None:
     parser.epilog = "\n\n".join(texts)
 
     what = parser.add_argument_group("what to evaluate")
-    add_network(what, required=False, text="network file, run folder or snapshots folder")
+    add_network(what, required=False, text="network file, run or snapshots folder, owner/name on the hub, or sky-64")
     what.add_argument(
         "--snapshots",
         choices=["all"],

@@ -57,7 +57,7 @@ class Report:
 def configure(parser: OptionParser) -> None:
     """Add the options of the command."""
     c = TrainConfig
-    parser.add_argument("path", type=Path, help="network, latents, checkpoint, run, or a folder, zip or file of videos")
+    parser.add_argument("path", type=Path, help="network, latents, checkpoint or run; folder, zip or file of videos")
     parser.add_argument("--json", action="store_true", help="print JSON")
     cut = parser.add_argument_group("options of training, for the number of clips in the videos")
     for name, default, text in (
@@ -264,7 +264,7 @@ def _run_lines(facts: dict[str, Any]) -> list[str]:
             f"{name} {value:.3g}" for name, value in last.items() if name not in (*TICK_FACTS, NONFINITE)
         )
         lines += [
-            f"  speed        {summary.speed(last)}, {last['memory_gb']:.1f} GB, "
+            f"  speed        {summary.speed(last)}, {last['memory_gb']:.1f} GiB, "
             f"elapsed {summary.clock(last['seconds'])} since the start or the last --resume",
             f"  losses       {losses}",
         ]
@@ -422,7 +422,7 @@ def _plain(value: Any) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**20:,.1f} MB" if count >= 2**20 else f"{count / 2**10:,.1f} kB"
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _age(file: Path) -> float | None:

@@ -101,13 +101,15 @@ def configure(parser: OptionParser) -> None:
         "--patience",
         type=COUNT,
         default=_C.patience,
-        help="steps without a gain after which the next of these stages begins early [%(default)s]",
+        help="steps without improvement after which the next stage begins: shared w, own w, decay [%(default)s]",
     )
     search.add_argument(
         "--prior", type=weight, default=_C.prior, help="weight of the distance from the average [%(default)s]"
     )
-    search.add_argument("--edges", type=weight, default=1.0, help="weight of edges beside pixels [1]")
-    search.add_argument("--changes", type=weight, default=1.0, help="weight of what changes over time [1]")
+    search.add_argument("--edges", type=weight, default=1.0, help="weight of the edge term; pixels have 1 [1]")
+    search.add_argument(
+        "--changes", type=weight, default=1.0, help="weight of the motion term, on frame differences [1]"
+    )
     search.add_argument("--perceptual", type=Path, metavar="FILE", help="perceptual distance to add, see below")
     search.add_argument("--perceptual-weight", type=weight, default=1.0, help="its weight [1]")
     search.add_argument("--fit-offset", action="store_true", help="also find the time of the first frame [it is 0]")

@@ -93,7 +93,7 @@ def add_network(options: argparse._ActionsContainer, required: bool = True, text
         required: whether the command needs a network.
         text: what `--network` takes; by default whatever `find_network` finds.
     """
-    text = text or "network file, run folder, owner/name on the hub, or sky-64, which comes along"
+    text = text or "network file, run folder, owner/name on the hub, or sky-64, which is bundled"
     options.add_argument("--network", required=required, help=text)
     options.add_argument(
         "--which",

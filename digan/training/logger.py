@@ -213,7 +213,7 @@ class RunLogger:
         mean_losses = "  ".join(f"{k} {v:.3g}" for k, v in losses.items())
         line = (
             f"kimg {trainer.clips_seen / 1000:.2f}/{self.config.kimg:g}  {mean_losses}  "
-            f"{summary.speed(record)}  {record['memory_gb']:.1f} GB  elapsed {summary.clock(record['seconds'])}  "
+            f"{summary.speed(record)}  {record['memory_gb']:.1f} GiB  elapsed {summary.clock(record['seconds'])}  "
             f"remaining {summary.clock(remaining)}"
         )
         if self._bar is None:

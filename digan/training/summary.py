@@ -18,7 +18,7 @@ from digan.data.training_data import TrainingData
 from digan.models.discriminator import Discriminator
 from digan.models.generator import Generator
 from digan.run_dir import SAMPLES, SNAPSHOTS, metric_path
-from digan.training.flops import count_macs, counter, naive_render_macs, render_macs
+from digan.training.flops import count_macs, counter, forward_macs, naive_render_macs, render_macs, step_flops
 from digan.training.trainer import Trainer
 from digan.wording import counted
 
@@ -110,7 +110,22 @@ def networks(trainer: Trainer) -> str:
     totals = (
         f"  G has {_count(trainer.g):,} parameters, D_I and D_M together {_count(trainer.d_image, trainer.d_motion):,}."
     )
-    return f"{table(rows)}\n{totals}"
+    return f"{table(rows)}\n{totals}\n  {iteration(trainer.config, trainer.num_classes)}"
+
+
+def iteration(config: TrainConfig, num_classes: int = 0) -> str:
+    """Return a sentence with the operations of an average iteration and of its updates."""
+    flops = step_flops(forward_macs(config, num_classes))
+    parts = {"G": flops.update_g, "D": flops.update_d}
+    if config.gamma:
+        parts[f"R1 (one iteration in {config.r1_interval})"] = flops.update_r1
+    if config.pl_weight:
+        parts[f"path length (one iteration in {config.pl_interval})"] = flops.update_path_length
+    listed = ", ".join(f"{name} {config.batch * value / 1e12:.3g}" for name, value in parts.items())
+    return (
+        f"An iteration of {config.batch} clips takes {config.batch * flops.weighted(config) / 1e12:.3g} TFLOP, two "
+        f"operations per multiply-accumulate: {listed}."
+    )
 
 
 class Row(NamedTuple):

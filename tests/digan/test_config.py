@@ -100,12 +100,25 @@ def test_micro_batches(batch, at_once, processes, expected):
 
 @pytest.mark.parametrize(
     ("batch", "at_once", "processes", "flag"),
-    [(10, None, 4, "--batch 10"), (8, 3, 1, "--batch-gpu 3"), (6, None, 1, "--batch-gpu"), (12, 6, 1, "--batch-gpu")],
+    [
+        (10, None, 4, "--batch 10 .*; use 16"),
+        (18, None, 4, "--batch 18 .*; use 16 or 32"),
+        (8, 3, 1, "--batch-gpu 3; use --batch-gpu 4"),
+        (24, 10, 1, "--batch-gpu 10; use --batch-gpu 8"),
+        (6, None, 1, "--batch-gpu"),
+        (12, 6, 1, "--batch-gpu"),
+    ],
 )
 def test_batches_that_do_not_come_out_even(batch, at_once, processes, flag):
     argv = ["--data", "x", "--batch", str(batch)] + (["--batch-gpu", str(at_once)] if at_once else [])
     with pytest.raises(ConfigError, match=flag):
         micro_batches(config(*argv), processes)
+
+
+def test_the_batches_that_an_error_proposes_fit():
+    for batch in (16, 32):
+        assert micro_batches(config("--data", "x", "--batch", str(batch)), 4) == 1
+    assert micro_batches(config("--data", "x", "--batch", "24", "--batch-gpu", "8"), 1) == 3
 
 
 def test_the_group_of_the_minibatch_deviation_does_not_depend_on_the_processes():

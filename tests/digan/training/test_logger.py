@@ -173,7 +173,7 @@ def test_a_tick_reports_speed_and_fraction_of_peak(make_run, real_batch, clock):
     line = (run.folder / "log.txt").read_text()
     assert line.startswith("kimg 0.04/1  loss_d ")
     assert summary.speed(record) in line
-    assert line.endswith(f"{record['memory_gb']:.1f} GB  elapsed 10s  remaining 4m 0s\n")  # 960 clips
+    assert line.endswith(f"{record['memory_gb']:.1f} GiB  elapsed 10s  remaining 4m 0s\n")  # 960 clips
     trainer.clips_seen = 48
     clock.now += 1.0
     run.tick()

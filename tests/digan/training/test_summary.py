@@ -4,7 +4,7 @@ import pytest
 from accelerate import Accelerator
 
 from digan.training import summary
-from digan.training.flops import forward_macs
+from digan.training.flops import forward_macs, step_flops
 from digan.training.trainer import Trainer
 
 
@@ -21,6 +21,18 @@ def test_the_table_counts_what_the_speed_counts(tiny, classes):
         for d in (trainer.d_image, trainer.d_motion)
     )
     assert 2 * frames + pair == macs.discriminators
+
+
+def test_the_operations_of_an_iteration_are_those_of_the_speed(tiny):
+    config = tiny(batch=8, gamma=1.0, r1_interval=16)
+    flops = step_flops(forward_macs(config))
+    text = summary.iteration(config)
+    for value in (flops.weighted(config), flops.update_g, flops.update_d, flops.update_r1):
+        assert f"{8 * value / 1e12:.3g}" in text
+    assert "R1 (one iteration in 16)" in text
+    assert "R1" not in summary.iteration(tiny(gamma=0.0))
+    assert "path length" not in text
+    assert "path length (one iteration in 4)" in summary.iteration(tiny(pl_weight=2.0))
 
 
 @pytest.mark.parametrize(

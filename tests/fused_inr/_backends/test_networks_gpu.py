@@ -40,7 +40,7 @@ CASES = {
     "small-gelu-skip": (2, 63, (2, 64, 64, 3), "coords", mlp_of("gelu gelu linear", skips=(1,))),
     **{
         f"N3-P300-3x40x40x2-{name}": (3, 300, (3, 40, 40, 2), "", mlp_of(f"{name} {name} linear", 2.0))
-        for name in ("lrelu", "gelu", "silu", "tanh", "gauss", "finer")
+        for name in ("sine", "lrelu", "gelu", "silu", "tanh", "gauss", "finer")
     },
     "N2-P300-2x64x64x64x3-final-gauss": (2, 300, (2, 64, 64, 64, 3), "", mlp_of("gauss gauss gauss gauss", 2.0)),
     "N2-P100-3x200x70x33x2-mixed": (2, 100, (3, 200, 70, 33, 2), "", mlp_of("relu sine linear tanh", 3.0)),

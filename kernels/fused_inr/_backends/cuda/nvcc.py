@@ -71,7 +71,10 @@ def code_flags(names: Sequence[str]) -> list[str]:
         codes.setdefault(virtual, []).append(f"sm_{number}")
         if ptx:
             codes[virtual].append(f"compute_{virtual}")
-    return [f"-gencode=arch=compute_{virtual},code=[{','.join(targets)}]" for virtual, targets in codes.items()]
+    return [
+        f"-gencode=arch=compute_{virtual},code=[{','.join(dict.fromkeys(targets))}]"
+        for virtual, targets in codes.items()
+    ]
 
 
 def compile_one(nvcc: str, source: Path, to: Path, names: Sequence[str], source_hash: str, *flags: str) -> str:

@@ -1,6 +1,8 @@
 """The compiled CUDA library: the reasons why it cannot be used, and the devices that a build supports."""
 
+import contextlib
 import ctypes
+import types
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(cuda, "_STATE", "ready")
     monkeypatch.setattr(cuda, "_BUILT_FOR", ("8.0", "9.0+PTX"))
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     cuda._cached_state.cache_clear()
     yield lambda *capability: monkeypatch.setattr(networks, "limits", lambda device: networks.Limits(capability, 0, 1))
     cuda._cached_state.cache_clear()
@@ -31,10 +34,11 @@ def device(monkeypatch):
 def test_states(device, monkeypatch, built_library):
     device(7, 5)
     monkeypatch.setattr(native, "load", lambda: (built_library, "ready"))
-    assert cuda.status() == "built for sm_80, sm_90+PTX, this device is sm_75, and the kernels need sm_80"
+    old = "built for sm_80, sm_90+PTX, this device is sm_75, and the kernels need sm_80"
+    assert cuda.status() == cuda._state_of(0) == old
     cuda._cached_state.cache_clear()
     device(8, 6)
-    assert cuda.status() == "ready"
+    assert cuda.status() == cuda._state_of(0) == "ready"
     monkeypatch.setattr(cuda, "_STATE", "not built: for some reason")
     assert cuda.status() == "not built: for some reason"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -56,7 +60,24 @@ def test_driver_errors_are_reported(device, monkeypatch):
 
     device(9, 0)
     monkeypatch.setattr(native, "load", lambda: (Library, "ready"))
-    assert cuda.status() == "the device cannot run it: CUDA driver version is insufficient for CUDA runtime version"
+    assert cuda.status() == "ready"  # not asked, since asking makes a context on the current device
+    coords = types.SimpleNamespace(is_cuda=True, device=torch.device("cuda", 1))
+    assert cuda.KERNELS["mlp"].supports(coords) == (
+        False,
+        "the device cannot run it: CUDA driver version is insufficient for CUDA runtime version",
+    )
+
+
+def test_another_device_is_checked_by_its_own_capability(device, monkeypatch, built_library):
+    device(9, 0)
+    capabilities = {0: (9, 0), 1: (7, 5)}
+    monkeypatch.setattr(networks, "limits", lambda index: networks.Limits(capabilities[index], 0, 1))
+    monkeypatch.setattr(native, "load", lambda: (built_library, "ready"))
+    assert cuda.status() == "ready"
+    coords = types.SimpleNamespace(is_cuda=True, device=torch.device("cuda", 1))
+    supported, reason = cuda.KERNELS["mlp"].supports(coords)
+    assert not supported
+    assert "this device is sm_75" in reason
 
 
 def test_compiled_code_can_read_the_state(monkeypatch, built_library):

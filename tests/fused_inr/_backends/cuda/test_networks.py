@@ -88,6 +88,19 @@ def test_half_precision(name, dtype, case_of, evaluated, mean_error):
         assert mean_error(actual[part], exact[part]) <= max(one_number, mean_error(naive[part], exact[part]))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_linear_layer_has_no_frequency(dtype, network, evaluated):
+    tensors = network(2, 40, (2, 20, 20, 20, 3))
+    activations = ["sine", "sine", "sine", "linear"]
+
+    def of(last: float):
+        omegas = [20.0, 30.0, 30.0, last]
+        return evaluated(lambda *net: networks.mlp(*net, activations, omegas, [False] * 4, DTYPES[dtype]), tensors)
+
+    for a, b in zip(of(1.0), of(30.0), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_strides_change_nothing(network, evaluated):
     tensors = network(2, 40, (3, 20, 20, 2))
     strided = [torch.stack([tensor, tensor + 9], dim=-1)[..., 0].mT.contiguous().mT for tensor in tensors[:4]]

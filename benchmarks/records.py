@@ -97,6 +97,6 @@ def machine_text(machine: Record) -> str:
     peaks = ", ".join(f"{name} {peak / 1e9:.0f}" for name, peak in machine["flop_per_second"].items())
     at = f"commit {machine['commit']}, " if machine["commit"] else ""
     return (
-        f"{machine['description']}; {at}{machine['date']}; matrix products at most {peaks} GFLOP/s, "
+        f"{machine['description']}; {at}{machine['date']}; peak of matrix products: {peaks} GFLOP/s, "
         f"copies {machine['bytes_per_second'] / 1e9:.0f} GB/s"
     )

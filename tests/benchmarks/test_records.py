@@ -35,6 +35,6 @@ def test_the_text_of_a_machine(machine):
     text = records.machine_text(machine)
     assert text == (
         "a processor, 2 threads; commit abc1234, 2026-01-02; "
-        "matrix products at most float32 200 GFLOP/s, copies 40 GB/s"
+        "peak of matrix products: float32 200 GFLOP/s, copies 40 GB/s"
     )
     assert "commit" not in records.machine_text(machine | {"commit": ""})

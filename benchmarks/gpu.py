@@ -13,6 +13,7 @@ command succeeded.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shutil
@@ -29,6 +30,9 @@ NO_DEVICE = "no CUDA device"
 LIMIT = 570.0  # seconds of a step, all its commands together
 DEVICE_NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q")
+# Most of the tests' time goes into compiling kernels, which processes share among the cores.
+SHARED = ("-n", "8") if importlib.util.find_spec("xdist") else ()
+LARGE = "large or 2_31 or 32_bits"  # tests that take tens of GiB each
 # Small tests, because the sanitizer checks every memory access.
 SANITIZER_TESTS = (
     "(gradients and (small or P1- or P100-) or values_and_derivatives) and (float32 or bfloat16) and not graph"
@@ -92,7 +96,10 @@ def steps(out: Path, device: str) -> dict[str, list[Command]]:
             BUILD,
             Command("driver", ("nvidia-smi",), 30),
             Command("backends", (sys.executable, "-m", "fused_inr"), 60, needs_device=False),
-            Command("tests", (*PYTEST, "-m", "gpu", "tests", "--durations", "15"), 480),
+            Command(
+                "tests", (*PYTEST, "-m", "gpu", *SHARED, "-k", f"not ({LARGE})", "tests", "--durations", "15"), 400
+            ),
+            Command("large-tests", (*PYTEST, "-m", "gpu", "-k", LARGE, "tests", "--durations", "15"), 150),
         ],
         "sanitize": [BUILD, sanitizer("memcheck"), sanitizer("racecheck")],
         "bench": [

@@ -32,7 +32,7 @@ def gemm_ceiling(dtype: torch.dtype) -> float:
 
     On a CPU, at the sizes of the default generator; on a GPU, at sizes that fill it, with TF32 as currently allowed.
     """
-    return _gemm_ceiling(dtype, on_cuda() and torch.backends.cuda.matmul.allow_tf32)
+    return _gemm_ceiling(dtype, on_cuda() and torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 @functools.cache

@@ -138,12 +138,14 @@ def _timed(device: torch.device, call: Callable[[], object]) -> float:
 @contextmanager
 def _precision_of_convolutions() -> Iterator[None]:
     """Allow TF32 in matrix products where convolutions allow it."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    # Reading the older `allow_tf32` raises if a caller has set precisions per operator.
+    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = convolutions.fp32_precision
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        matmul.fp32_precision = before
 
 
 def count_macs(call: Callable[[], object]) -> int:

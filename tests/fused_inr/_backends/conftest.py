@@ -259,9 +259,9 @@ def where_served() -> Callable[[str], AbstractContextManager[None]]:
 def product_type(request) -> Iterator[tuple[str, torch.dtype]]:
     """Yield the name and dtype of a type in which GPUs multiply; tf32 is float32 with PyTorch's TF32 setting on."""
     matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, request.param == "tf32"
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if request.param == "tf32" else "ieee"
     yield request.param, getattr(torch, request.param.replace("tf32", "float32"))
-    matmul.allow_tf32 = before
+    matmul.fp32_precision = before
 
 
 def check_replays(

@@ -1,4 +1,6 @@
-"""The Triton backend: GPU kernels that need no C++ compiler and are compiled on their first call.
+"""The Triton backend: GPU kernels that are compiled on their first call, without nvcc.
+
+Triton itself compiles a small launcher in C on its first call, which needs a C compiler and Python's header files.
 
 Importing this package does not import Triton. `python -m fused_inr.tools.triton` compiles every kernel ahead of time,
 without a GPU, and prints the GPU resources that each kernel needs.
@@ -6,6 +8,10 @@ without a GPU, and prints the GPU resources that each kernel needs.
 
 import importlib
 import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +23,25 @@ from fused_inr.primitives import augment, bias_act, conv2d, minibatch_stddev, up
 MAX_SAMPLES = 64  # largest group of minibatch_stddev: a program holds the whole group at a few positions
 OPS = ("bias_act", "bias_act_slope", "upfirdn2d", "minibatch_stddev", "minibatch_stddev_backward", "augment")
 """The ops of `fused_inr.primitives` registered for CUDA tensors; each is a function of `image_ops`."""
-_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def _missing() -> str:
+    """Return what Triton lacks; "" if nothing."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton finds no C compiler: install gcc or clang, or set CC"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Triton needs Python's header files: install python3-dev, or the package of that kind"
+    return ""
+
+
+_MISSING = _missing()
 
 
 def status() -> str:
     """Return "ready", or one line saying what is missing."""
-    if not _INSTALLED:
-        return "triton is not installed"
-    return "ready" if torch.cuda.is_available() else "no CUDA device"
+    return _MISSING or ("ready" if torch.cuda.is_available() else "no CUDA device")
 
 
 def _supports_stddev(x: torch.Tensor, group: int, channels: int) -> tuple[bool, str]:

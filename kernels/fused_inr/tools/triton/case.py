@@ -50,9 +50,10 @@ def differing(launches: Iterable[Launch]) -> list[Launch]:
 @contextmanager
 def products_in(kind: str) -> Iterator[torch.dtype]:
     """Yield the type whose products are "bfloat16", "float16", "tf32" or "float32" inside the `with` block."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32" if kind == "tf32" else "ieee"
     try:
         yield {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(kind, torch.float32)
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        matmul.fp32_precision = before

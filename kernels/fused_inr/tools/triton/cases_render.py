@@ -22,11 +22,11 @@ def _generator() -> INR:
     return INR([*stages, replace(last, layers=layers)])
 
 
-def _launches(inr: INR, kind: str, keep: bool, multiplies: bool) -> list[Launch]:
+def _launches(inr: INR, kind: str, keep: bool, multiplies: bool, side: int = 32) -> list[Launch]:
     collected: list[Launch] = []
     with products_in(kind) as dtype:
         render_forward.evaluate(
-            inr, Grid(32, 32), dtype, keep=keep, run=lambda launches, device: collected.extend(launches)
+            inr, Grid(side, side), dtype, keep=keep, run=lambda launches, device: collected.extend(launches)
         )
     return differing(launch for launch in collected if (launch.kernel not in _SUMS) == multiplies)
 
@@ -42,6 +42,11 @@ def _cases() -> Iterator[Case]:
     yield Case("render-wide-bfloat16-stored", lambda: _launches(wide, "bfloat16", True, True), every)
     small = inr_of(((1, 128, 3), (2, 64, 2)), "sine")
     yield Case("render-small-sine-float16", lambda: _launches(small, "float16", False, True), every)
+    # Integers of 1 are constants of a kernel, which have no methods.
+    single = inr_of(((1, 64, 2),), "lrelu")
+    yield Case("render-one-pixel-bfloat16", lambda: _launches(single, "bfloat16", False, True, side=1), every)
+    parts = inr_of(((1, 512, 1),), "lrelu")
+    yield Case("render-one-pixel-bfloat16-sums", lambda: _launches(parts, "bfloat16", False, False, side=1))
 
 
 CASES: list[Case] = [*_cases()]

@@ -70,9 +70,9 @@ def on_device(launch: Launch) -> Launch:
 
 
 def seconds_of(launches: Iterable[Launch]) -> float:
-    """Return the median time of running launches in order, or infinity if a kernel does not fit or spills registers."""
-    ready = [on_device(launch) for launch in launches]
+    """Return the median time of running launches in order, or infinity if it does not fit or spills registers."""
     try:
+        ready = [on_device(launch) for launch in launches]
         for launch in ready:
             kernel = launch.kernel[(launch.programs,)](**launch.arguments, **launch.options)
             if kernel.n_spills:

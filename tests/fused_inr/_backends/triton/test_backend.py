@@ -1,8 +1,10 @@
 """The Triton backend without a GPU: its state, the calls it declines, and its kernels in the interpreter."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -25,13 +27,26 @@ GROUPS = {
 def test_status(monkeypatch):
     assert torch.cuda.is_available() or fi.backends()["triton"] != "ready"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(backend, "_INSTALLED", True)
+    monkeypatch.setattr(backend, "_MISSING", "")
     assert backend.status() == "no CUDA device"
-    monkeypatch.setattr(backend, "_INSTALLED", False)
-    assert backend.status() == "triton is not installed"
-    monkeypatch.setattr(backend, "_INSTALLED", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert backend.status() == "ready"
+    monkeypatch.setattr(backend, "_MISSING", "triton is not installed")
+    assert backend.status() == "triton is not installed"
+
+
+def test_what_triton_needs_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert backend._missing() == "triton is not installed"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert backend._missing() == "Triton finds no C compiler: install gcc or clang, or set CC"
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert "install python3-dev" in backend._missing()
+    (tmp_path / "Python.h").touch()
+    assert backend._missing() == ""
 
 
 def test_unsupported_calls():

@@ -49,7 +49,7 @@ def test_launches_that_compile_differently_are_kept(name):
 
 
 def test_the_type_of_products_ends_with_its_block():
-    before = torch.backends.cuda.matmul.allow_tf32
+    before = torch.backends.cuda.matmul.fp32_precision
     for kind, dtype, product in (
         ("bfloat16", torch.bfloat16, "half"),
         ("float16", torch.float16, "half"),
@@ -61,4 +61,4 @@ def test_the_type_of_products_ends_with_its_block():
             assert configs.kind_of(actual) == product
     with pytest.raises(KeyError), products_in("tf32"):
         raise KeyError
-    assert torch.backends.cuda.matmul.allow_tf32 == before
+    assert torch.backends.cuda.matmul.fp32_precision == before

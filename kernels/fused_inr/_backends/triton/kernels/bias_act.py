@@ -207,7 +207,7 @@ def backward(
         stretches = cdiv(tiling.tiles_along, steps)
         partial = saved.new_empty(stretches, tiling.lanes, dtype=torch.float32)
     if from_output and options.clamp is not None:  # the clamped output has been rounded
-        options = options._replace(clamp=torch.tensor(options.clamp, dtype=saved.dtype).item())
+        options = options._replace(clamp=torch.tensor(options.clamp, dtype=saved.dtype, device="cpu").item())
     arguments = {"gradient": gradient, "shift": shift, "saved": saved, "bias": bias, "out": out, "partial": partial}
     arguments |= tiling.arguments() | _arguments(options)
     arguments |= {"steps": steps, "FROM_OUTPUT": from_output}

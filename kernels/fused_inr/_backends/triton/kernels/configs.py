@@ -37,7 +37,14 @@ def kind_of(dtype: torch.dtype) -> str:
     """Return "half" (bfloat16 and float16), "tf32" where PyTorch's matrix products may round to it, or "float32"."""
     if dtype != torch.float32:
         return "half"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
+    # Reading the older `allow_tf32` raises if a caller has set precisions per operator.
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" and _multiplies_tf32() else "float32"
+
+
+@functools.cache
+def _multiplies_tf32() -> bool:
+    """Return whether Triton has TF32 products on the GPUs of this machine: of AMD's, only gfx942."""
+    return not torch.version.hip or _architecture_of(None) == "gfx942"
 
 
 def input_precision(dtype: torch.dtype) -> str:

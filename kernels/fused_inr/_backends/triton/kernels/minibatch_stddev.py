@@ -148,7 +148,7 @@ def forward(x: Tensor, group: int, channels: int) -> tuple[Tensor, list[Launch]]
     """Return the result of fused_inr::minibatch_stddev, which the launches fill."""
     out = x.new_empty(x.shape[0], x.shape[1] + channels, *x.shape[2:])
     if not x.numel():
-        return out, []
+        return out.fill_(math.nan), []  # the mean of no values
     jobs = _Jobs(x, group, channels)
     partial = x.new_empty(jobs.count * jobs.tiles, dtype=torch.float32)
     shared = {"out": out, "partial": partial} | jobs.arguments()

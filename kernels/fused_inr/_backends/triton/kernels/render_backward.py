@@ -42,6 +42,11 @@ def _summed(partial: Tensor, like: Tensor, axes: tuple[int, ...]) -> Tensor:
     return partial.sum(axes).sum_to_size(like.shape).to(like.dtype).contiguous()
 
 
+def _zeros(tensor: Tensor) -> Tensor:
+    """Return the contiguous gradient of a tensor that has no effect."""
+    return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+
+
 class _Backward:
     """The gradients of one call, computed from the last tensor to the first."""
 
@@ -61,7 +66,7 @@ class _Backward:
         """
         upstream, to_rgb = self._upstream, layer.to_rgb or ()
         if upstream.following is None and upstream.direct is None and not to_rgb:
-            self.gradients.append(torch.zeros_like(layer.bias))
+            self.gradients.append(_zeros(layer.bias))
             return None
         colours = upstream.image if to_rgb else None
         following, direct = upstream.following, upstream.direct
@@ -75,7 +80,7 @@ class _Backward:
     def inner_layer(self, layer: Layer, dz: Tensor | None, x: Tensor) -> None:
         """Compute the gradient of the weight of a layer whose input is x, the output of the previous layer."""
         if dz is None:
-            self.gradients.append(torch.zeros_like(layer.weight))
+            self.gradients.append(_zeros(layer.weight))
             return
         self.gradients.append(self._stored_weight(dz, x, layer.weight))
         self._upstream.following = Following(dz, rows_dense(layer.weight, self._dtype))
@@ -94,7 +99,7 @@ class _Backward:
             upstream.image = self._launched(children_sum(upstream.image, plan.ratio))
         if dz is None:
             features = () if plan.fourier is None else (plan.fourier.phase, plan.fourier.frequency)
-            self.gradients += [torch.zeros_like(tensor) for tensor in (weight, *features)]
+            self.gradients += [_zeros(tensor) for tensor in (weight, *features)]
             return
         narrow, parts = rows_dense(weight, self._dtype), []
         if before is not None:
@@ -177,7 +182,7 @@ def backward(
         run: called with the launches to run; a caller with tensors on "meta" may collect them instead.
     """
     if not gradient.numel():
-        return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in inr.tensors()]
+        return [_zeros(tensor) for tensor in inr.tensors()]
     plans = lower(inr, grid)
     shown = any(layer.to_rgb is not None for plan in plans for layer in plan.layers)
     forward = Forward(inr, dtype, run)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fused_inr._backends.triton.kernels import fused_stages, launch, to_rgb
+from fused_inr._backends.triton.kernels import configs, fused_stages, launch, to_rgb
 from fused_inr._backends.triton.kernels.layers import Tables, rows_dense
 from fused_inr._backends.triton.kernels.render_layers import Forward, Run
 from fused_inr._backends.triton.kernels.to_rgb import Canvas
@@ -90,4 +90,5 @@ def evaluate(
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
     """Return the peak bytes of the tensors of `evaluate`, including its result."""
     on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
-    return peak_bytes(lambda: evaluate(on_meta, grid, dtype, run=lambda launches, device: None))
+    with configs.compiling_for(configs.architecture(inr.device)):  # the blocks decide which sums are stored
+        return peak_bytes(lambda: evaluate(on_meta, grid, dtype, run=lambda launches, device: None))

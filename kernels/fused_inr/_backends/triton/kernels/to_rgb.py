@@ -40,7 +40,8 @@ def add_read_out(total, y, weight, outputs, colours, o, COLOURS: tl.constexpr, P
 @triton.jit
 def place_in_planes(frame, c, y, x, height, width, colours):
     """Return the offsets of pixels [BLOCK_M, 1] in the planes of colours c [1, COLOURS] of a frame."""
-    return (frame * colours + c) * (height * width.to(tl.int64)) + y * width.to(tl.int64) + x
+    row = tl.cast(width, tl.int64)  # not a method: a size of 1 is a constant of the kernel
+    return (frame * colours + c) * (height * row) + y * row + x
 
 
 @triton.jit

@@ -59,6 +59,8 @@ def test_empty_tensors(shape, device):
     x = torch.zeros(shape, device=device, requires_grad=True)
     y = minibatch_stddev(x, max(1, min(2, shape[0])), 1)
     assert y.shape == (shape[0], shape[1] + 1, *shape[2:])
+    expected = reference.minibatch_stddev(x.detach().cpu(), max(1, min(2, shape[0])), 1)  # NaN without channels
+    torch.testing.assert_close(y.detach().cpu(), expected, rtol=0, atol=0, equal_nan=True)
     (dx,) = torch.autograd.grad(y.sum(), x)
     assert dx.shape == shape
 

@@ -1,6 +1,6 @@
 """Mutation testing: change one operator or number of a module, and see whether the module's own tests notice.
 
-    python tests/mutation.py training models        # a fixed sample of 25 mutants of each room
+    python tests/mutation.py training models        # a fixed sample of 25 mutants of each area
     python tests/mutation.py --all --mutants 40
 
 The mutants are those of cosmic-ray. Each runs the test files that mirror its module in a forked process, in which
@@ -30,7 +30,7 @@ sys.dont_write_bytecode = True  # a mutant may have the size and the time of the
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-ROOMS = {  # the modules of each
+AREAS = {  # the modules of each
     "training": ["digan/training/*.py"],
     "models": ["digan/models/*.py"],
     "ops": ["kernels/fused_inr/ops/*.py"],
@@ -172,13 +172,13 @@ def mutants_of(path: str) -> list[Mutant]:
     return found
 
 
-def sample(room: str, count: int, seed: int) -> list[Mutant]:
-    """Draw mutants of a room: `count` places in its modules, and one mutant of each place.
+def sample(area: str, count: int, seed: int) -> list[Mutant]:
+    """Draw mutants of an area: `count` places in its modules, and one mutant of each place.
 
     The order is that of digests of the text, so that editing one line leaves the rest of the sample as it is.
     """
     places: dict[tuple[str, int, int], list[Mutant]] = {}
-    for path in sorted(path.relative_to(ROOT).as_posix() for pattern in ROOMS[room] for path in ROOT.glob(pattern)):
+    for path in sorted(path.relative_to(ROOT).as_posix() for pattern in AREAS[area] for path in ROOT.glob(pattern)):
         for mutant in mutants_of(path) if tests_of(path) else ():
             places.setdefault((path, mutant.line, mutant.column), []).append(mutant)
 
@@ -264,23 +264,23 @@ class Runner:
 
 
 def main() -> int:
-    """Run a sample of each room and print what survived, and how many were killed of each module."""
+    """Run a sample of each area and print what survived, and how many were killed of each module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rooms", nargs="*", metavar="ROOM", help=", ".join(ROOMS))
-    parser.add_argument("--all", action="store_true", help="every room")
-    parser.add_argument("--mutants", type=int, default=25, help="number of mutants of each room (25)")
+    parser.add_argument("areas", nargs="*", metavar="AREA", help=", ".join(AREAS))
+    parser.add_argument("--all", action="store_true", help="every area")
+    parser.add_argument("--mutants", type=int, default=25, help="number of mutants of each area (25)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample (0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (1)")
     parser.add_argument("--match", default="", help="only the mutants of the sample whose line contains this text")
     parser.add_argument("--list", action="store_true", help="print the sample without running it")
     options = parser.parse_args()
-    rooms = list(ROOMS) if options.all else options.rooms
-    if not rooms or not set(rooms) <= set(ROOMS):
-        parser.error(f"name some of {', '.join(ROOMS)}, or --all.")
+    areas = list(AREAS) if options.all else options.areas
+    if not areas or not set(areas) <= set(AREAS):
+        parser.error(f"name some of {', '.join(AREAS)}, or --all.")
     if absent := [name for names in ALSO.values() for name in names if not (ROOT / name).exists()]:
         parser.error(f"ALSO names {absent[0]}, which does not exist.")
-    samples = {room: sample(room, options.mutants, options.seed) for room in rooms}
-    samples = {room: [m for m in mutants if options.match in str(m)] for room, mutants in samples.items()}
+    samples = {area: sample(area, options.mutants, options.seed) for area in areas}
+    samples = {area: [m for m in mutants if options.match in str(m)] for area, mutants in samples.items()}
     if options.list:
         print("\n".join(str(m) for mutants in samples.values() for m in mutants))
         return 0
@@ -288,11 +288,11 @@ def main() -> int:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         runner = Runner(pathlib.Path(folder), options.jobs)
-        return max(report(room, mutants, runner) for room, mutants in samples.items())
+        return max(report(area, mutants, runner) for area, mutants in samples.items())
 
 
-def report(room: str, mutants: list[Mutant], runner: Runner) -> int:
-    """Run the mutants of a room and print the outcome; return 1 where fewer than 90 % were killed."""
+def report(area: str, mutants: list[Mutant], runner: Runner) -> int:
+    """Run the mutants of an area and print the outcome; return 1 where fewer than 90 % were killed."""
     counts: dict[str, list[int]] = {}
     unproven = {tuple(tests_of(m.path)) for m in mutants}
     for mutant, outcome, _ in runner.outcomes(mutants, [tests_of(m.path) for m in mutants]):
@@ -313,7 +313,7 @@ def report(room: str, mutants: list[Mutant], runner: Runner) -> int:
         killed, total, equivalent = counts[path]
         print(f"{killed:4d} of {total:3d} killed, {equivalent} equivalent  {path}")
     killed, total = (sum(count[i] for count in counts.values()) for i in (0, 1))
-    print(f"{killed:4d} of {total:3d} killed  {room}", flush=True)
+    print(f"{killed:4d} of {total:3d} killed  {area}", flush=True)
     return int(killed < 0.9 * total)
 
 

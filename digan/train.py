@@ -56,7 +56,10 @@ def train(
         if resume is not None:
             processes.together("loading", lambda: checkpoint.load(trainer, resume))
             _agree(trainer, data, processes)
-        return _train(trainer, data, folder, resume is not None, [*notes, unlocked])
+        _train(trainer, data, folder, resume is not None, [*notes, unlocked])
+        # The main process writes the last results; one that left before would end well although that failed.
+        processes.exchange("the last results", True)
+    return folder
 
 
 def _agree(trainer: Trainer, data: TrainingData, processes: Processes) -> None:
@@ -68,7 +71,7 @@ def _folder(trainer: Trainer, resume: Path | None) -> Path:
     return make_run_dir(trainer.config) if resume is None else checkpoint.run_of(resume)
 
 
-def _train(trainer: Trainer, data: TrainingData, folder: Path, resumed: bool, notes: Sequence[str]) -> Path:
+def _train(trainer: Trainer, data: TrainingData, folder: Path, resumed: bool, notes: Sequence[str]) -> None:
     log = RunLogger(folder, trainer, data)
     log.start(notes)
     if not resumed:
@@ -93,4 +96,3 @@ def _train(trainer: Trainer, data: TrainingData, folder: Path, resumed: bool, no
                 log.write_fakes()
                 break
         log.finish()
-    return folder

@@ -338,7 +338,7 @@ def micro_batches(config: TrainConfig, processes: int) -> int:
         below = config.batch // unit * unit
         raise ConfigError(
             f"--batch {config.batch} is not a multiple of the {processes} processes; "
-            f"use {f'{below} or ' if below else ''}{below + unit}."
+            f"use {f'{below} or ' if below else ''}{below + unit}{_fewer(config, processes)}."
         )
     per_process = config.batch // processes
     micro_batch = config.batch_gpu or per_process
@@ -354,9 +354,16 @@ def micro_batches(config: TrainConfig, processes: int) -> int:
         raise ConfigError(
             f"--batch {config.batch} on {processes} process(es) is divided into micro-batches of {micro_batch} clips, "
             f"which do not hold whole groups of {group} clips for the minibatch standard deviation: change --batch, "
-            f"--batch-gpu or the number of processes, or, for a new run, set --mbstd-group {fitting}."
+            f"--batch-gpu or the number of processes, or, for a new run, set --mbstd-group {fitting}"
+            f"{_fewer(config, processes)}."
         )
     return per_process // micro_batch
+
+
+def _fewer(config: TrainConfig, processes: int) -> str:
+    """Return the part of an error that proposes fewer processes, "" if no other number fits."""
+    fitting = [n for n in range(1, processes) if config.batch % (n * _mbstd_group(config)) == 0]
+    return f", or start {fitting[-1]} of them (--num_processes {fitting[-1]} of accelerate launch)" if fitting else ""
 
 
 def _mbstd_group(config: TrainConfig) -> int:

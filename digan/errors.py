@@ -69,6 +69,17 @@ _REMEDIES = {
 }
 
 
+_MEMORY_SIGNS = (
+    "can't allocate memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "DataLoader worker",
+    "Storage size calculation overflowed",
+)
+# Of errors of CUDA that say something about the machine; others, such as an illegal address, are defects.
+_DEVICE_SIGNS = ("busy or unavailable", "no kernel image is available", "driver version is insufficient")
+
+
 def sentence(error: BaseException) -> str | None:
     """Return the sentence that describes an error of the user or of the machine; None for a defect of the program."""
     text = _own_text(error)
@@ -76,8 +87,11 @@ def sentence(error: BaseException) -> str | None:
         text = f"a video could not be decoded ({text}): remove it from the data and run again."
     elif isinstance(error, OSError) and not isinstance(error, UserError):
         text = _of_system(error, text)
-    elif _is_memory(error, text):
+    elif sign := memory_sign(error):
+        text = next((line for line in text.splitlines() if sign in line), text)  # TorchScript's has its whole trace
         text = f"out of memory ({text.rstrip('.')}): use smaller batches, sizes or fewer workers."
+    elif isinstance(error, (RuntimeError, NotImplementedError)) and any(sign in text for sign in _DEVICE_SIGNS):
+        text = f"the device cannot be used ({text.splitlines()[0].rstrip('.')}): choose another one, or the CPU."
     elif not isinstance(error, UserError) and not text.startswith("Symlink loop from"):  # of pathlib, a RuntimeError
         return None
     return text.replace("\n", "\\n")
@@ -99,9 +113,12 @@ def _of_system(error: OSError, text: str) -> str:
     return f"{path}{error.strerror}" + (f"; {remedy}." if remedy else ".")
 
 
-def _is_memory(error: BaseException, text: str) -> bool:
-    """Return whether memory ran out; PyTorch reports it by various errors, and is perhaps not loaded."""
+def memory_sign(error: BaseException) -> str:
+    """Return a part of the message that tells that memory ran out; "" for another error.
+
+    PyTorch reports it by various errors, and is perhaps not loaded.
+    """
+    text = _own_text(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    signs = ("can't allocate memory", "DataLoader worker", "Storage size calculation overflowed")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+        return text
+    return next((sign for sign in _MEMORY_SIGNS if isinstance(error, RuntimeError) and sign in text), "")

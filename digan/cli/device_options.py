@@ -37,4 +37,4 @@ def on_device(g: _Module, device: str) -> _Module:
         return g.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise ConfigError(f"--device {device} cannot be used here ({reason}); leave it out.") from error
+        raise ConfigError(f"--device {device} cannot be used here ({reason}); choose another one, or cpu.") from error

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         # In the commands that the page shows, the best snapshot of today has its own name.
         network = args.network if args.which == WHICH[0] else str(file)
         explorer = Explorer(g, network, DTYPES[args.dtype], names, latents)
+        explorer.painter.warm_up()  # here, an error of the first picture ends the command in a sentence
         server = _Server(_config(explorer), _url(args.host, listener.getsockname()[1]))
         with contextlib.suppress(KeyboardInterrupt):  # once uvicorn has closed everything, it may raise it again
             server.run(sockets=[listener])

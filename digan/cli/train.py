@@ -22,7 +22,7 @@ from digan.training import checkpoint, summary
 from digan.training.agreement import option_facts
 from digan.training.allocator import keep_freed_memory
 from digan.training.augment import draw_augment
-from digan.training.distributed import make_accelerator
+from digan.training.distributed import check_devices, make_accelerator
 from digan.training.initial_weights import initialise, read_initial_weights
 from digan.training.launch import launch_identity
 from digan.training.logger import check_trackers
@@ -88,6 +88,7 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
         accelerator = processes.together(
             "the devices", lambda: make_accelerator(config.mixed_precision, config.threads, processes)
         )
+        check_devices(accelerator, processes)
         if keep_memory and accelerator.device.type == "cpu":
             keep_freed_memory()
         data = processes.main_first("the index of the videos", lambda: TrainingData(config, accelerator))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from digan.errors import MetricError
+from digan.errors import MetricError, memory_sign
 from digan.metrics.distances import frechet_distance
 from digan.metrics.precision import full_precision
 from digan.metrics.protocol import MetricProtocol
@@ -133,9 +133,9 @@ class Detector:
         try:
             with full_precision(self._device):
                 features = self._module(x.to(about.dtype), **dict.fromkeys(about.options, True))
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if memory_sign(error):
+                raise
             reason = str(error).strip().splitlines()[-1]
             called = f"with {_listed(about.options)}" if about.options else "without options"
             raise MetricError(
@@ -274,6 +274,8 @@ def _load_script(path: Path, device: torch.device, about: DetectorKind) -> torch
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
+        if memory_sign(error):
+            raise
         raise MetricError(
             f"--detector {path} is not a TorchScript file ({path.stat().st_size:,} bytes); a state dict or a cut-off "
             f"download will not do, give the TorchScript {about.title}"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from digan.errors import ConfigError
+from digan.errors import ConfigError, memory_sign
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # (x, y), each [n, 3, H, W] in [-1, 1] -> distances [n]
 _SMALLEST = 8  # pixels per side of the coarsest level
@@ -102,7 +102,9 @@ def load_perceptual(path: Path, resolution: int, device: torch.device) -> Percep
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, the format of published metrics
             module = torch.jit.load(str(path), map_location=device).eval()
-    except RuntimeError:
+    except RuntimeError as error:
+        if memory_sign(error):
+            raise
         raise ConfigError(f"--perceptual {path} is not a TorchScript file: save it with torch.jit.save.") from None
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -114,6 +116,8 @@ def load_perceptual(path: Path, resolution: int, device: torch.device) -> Percep
     try:
         differentiable = distances(probe, torch.full_like(probe, 0.5)).requires_grad
     except (RuntimeError, AttributeError) as error:
+        if memory_sign(error):
+            raise
         reason = str(error).strip().splitlines()[-1].rstrip(".")
         raise ConfigError(
             f"--perceptual {path} fails on two pairs of frames of {resolution}x{resolution} pixels ({reason}): it must "

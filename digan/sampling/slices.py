@@ -24,12 +24,11 @@ def along(inr: fi.INR, line: Line) -> fi.INR:
     tensor = inr.stages[0].fourier.frequency
     axes = torch.tensor([[x1 - x0, y0 - y1], [y1 - y0, x1 - x0]], dtype=torch.float64)  # columns d and n
     start = torch.tensor([x0, y0], dtype=torch.float64)
-    axes, start = axes.to(tensor.device), start.to(tensor.device)
 
     def turned(fourier: fi.Fourier) -> fi.Fourier:
-        frequency = fourier.frequency.double()  # [N, D, 2]
-        phase = fourier.phase + (frequency @ start).unsqueeze(1)  # [N, T, D]
-        return replace(fourier, frequency=(frequency @ axes).to(tensor.dtype), phase=phase.to(tensor.dtype))
+        frequency = fourier.frequency.cpu().double()  # [N, D, 2]; not every device has float64
+        phase = fourier.phase.cpu() + (frequency @ start).unsqueeze(1)  # [N, T, D]
+        return replace(fourier, frequency=(frequency @ axes).to(tensor), phase=phase.to(tensor))
 
     stages = inr.stages
     return fi.INR([s if s.fourier is None else replace(s, fourier=turned(s.fourier)) for s in stages])

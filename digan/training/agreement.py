@@ -15,13 +15,15 @@ import fused_inr as fi
 from digan.config import PROCESSES_MAY_DIFFER, TrainConfig, flag
 from digan.data.training_data import TrainingData
 from digan.digests import tensor_digest
+from digan.training.distributed import device_type
 from digan.training.trainer import Trainer
 
 
 def option_facts(config: TrainConfig) -> dict[str, Any]:
-    """Return the options that must not differ, keyed by flag, and the versions that decide numbers."""
+    """Return the options that must not differ, keyed by flag, the type of device, and versions that decide numbers."""
     options = {flag(f.name): getattr(config, f.name) for f in fields(config) if f.name not in PROCESSES_MAY_DIFFER}
     versions = {
+        "the type of device": device_type(),
         "the version of digan": fi.__version__,
         "the version of Python": platform.python_version_tuple()[:2],
         "the version of torch": torch.__version__,
@@ -33,12 +35,11 @@ def option_facts(config: TrainConfig) -> dict[str, Any]:
 
 
 def state_facts(trainer: Trainer, data: TrainingData) -> dict[str, Any]:
-    """Return what decides the first step: devices, data, counters, networks and optimizers."""
+    """Return what decides the first step: precision, kernels, data, counters, networks and optimizers."""
     accelerator = trainer.accelerator
     networks = [tensor for net in trainer.networks().values() for tensor in net.state_dict().values()]
     return {
         "--mixed-precision": accelerator.mixed_precision,
-        "the type of device": trainer.device.type,
         "the kernels": [name for name, state in fi.backends().items() if state == "ready"],
         "--data": data.identity(),
         "the state to start from": f"{trainer.iteration} iterations, {trainer.clips_seen} clips seen, networks "

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Self
 
 import torch
@@ -35,24 +36,44 @@ def make_accelerator(
         processes: the processes of the launch, which have met.
 
     Raises:
-        ConfigError: accelerate is set up for sharding, which these networks do not need, or for a precision that the
-            device does not support.
+        ConfigError: accelerate is set up for sharding, which these networks do not need, for a precision that the
+            device does not support, or not for this launch.
     """
-    cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    cpu = device_type() == "cpu"
     if cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             "accelerate starts several processes with --cpu only through MPI; on CPUs launch with --multi_gpu "
             "--num_processes N instead, which also works without a GPU."
         )
-    if processes.world > 1:
-        # Through the store in which the processes met: keys of an earlier attempt of the launcher are not in its way.
-        PartialState(cpu=cpu, store=processes.store, rank=processes.rank, world_size=processes.world)
+    if not cpu:
+        # As in the published system. PyTorch would round the operands of float32 convolutions to 10 bits.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # replaced at import by torch
+        torch.backends.cudnn.benchmark = True
     try:
+        if processes.world > 1:
+            if not cpu:  # not every launcher sets it, and without it Accelerate would run this process alone
+                os.environ.setdefault("LOCAL_RANK", str(processes.local_rank))
+            # Through the store in which the processes met: keys of an earlier attempt of the launcher are not in its
+            # way. The limit is for a process that is slow; `PeerWatch` notices one that has ended.
+            PartialState(
+                cpu=cpu,
+                store=processes.store,
+                rank=processes.rank,
+                world_size=processes.world,
+                timeout=timedelta(days=1),
+            )
         # The published system trains in half precision without loss scaling: activations are clamped instead.
         scaler = GradScalerKwargs(enabled=False)
         accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[scaler])
     except ValueError as error:
         raise ConfigError(f"--mixed-precision {mixed_precision}: {error}") from None
+    except NotImplementedError as error:  # GPUs whose driver cannot do what NCCL needs; the text names the remedy
+        raise ConfigError(f"accelerate: {' '.join(str(error).split())}") from None
+    if (accelerator.num_processes, accelerator.process_index) != (processes.world, processes.rank):
+        raise ConfigError(
+            f"accelerate takes this process for number {accelerator.process_index} of {accelerator.num_processes}, but "
+            f"it is number {processes.rank} of {processes.world}: start with `accelerate launch`, `torchrun` or `srun`."
+        )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ConfigError(
             f"accelerate is configured for {accelerator.distributed_type.value}, but 120 million parameters need no "
@@ -69,6 +90,39 @@ def make_accelerator(
     elif threads:
         torch.set_num_threads(threads)
     return accelerator
+
+
+def device_type() -> str:
+    """Return the type of device that a run of this process uses, "cuda" or "cpu"."""
+    return "cpu" if not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU") else "cuda"
+
+
+def check_devices(accelerator: Accelerator, processes: Processes) -> None:
+    """Check that each process has a device of its own, before the first sum over processes.
+
+    Raises:
+        UserError: two of them would use one GPU.
+    """
+    on_gpu = accelerator.device.type == "cuda"
+    own = str(torch.cuda.get_device_properties(accelerator.device).uuid) if on_gpu else None
+    pairs = list(zip(processes.hosts, processes.exchange("their devices", own), strict=True))
+    for pair in pairs:
+        if pair[1] is not None and pairs.count(pair) > 1:
+            same = [rank for rank, other in enumerate(pairs) if other == pair]
+            processes.refuse(
+                f"{processes.name(same)} would share one GPU: start at most as many processes as a machine has GPUs "
+                "(`accelerate launch --num_processes N`, `torchrun --nproc_per_node N`)."
+            )
+
+
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Wait until all processes are here.
+
+    Not `wait_for_everyone`, which waits on the GPU of the process's number on its machine, although the process may see
+    only one, number 0.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.reduce(torch.zeros((), device=accelerator.device)).item()
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

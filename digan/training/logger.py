@@ -55,7 +55,7 @@ from digan.sampling.media import write_png, write_video
 from digan.sampling.render import GeneratedClips, sample_clips
 from digan.training import checkpoint, summary
 from digan.training.curves import CurveWriter
-from digan.training.distributed import COMPUTE_TYPES
+from digan.training.distributed import COMPUTE_TYPES, wait_for_all
 from digan.training.flops import forward_macs, matmul_peak, step_flops
 from digan.training.launch import launch_identity
 from digan.training.trainer import Trainer
@@ -157,6 +157,9 @@ class RunLogger:
         # All processes measure at the same time, as they do in training.
         peak = matmul_peak(device, COMPUTE_TYPES[self.accelerator.mixed_precision])
         self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
+        if device.type == "cuda":  # the largest product is no part of the run's memory
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
         if self.is_main:
             self._clip_flops = step_flops(forward_macs(self.config, self.data.num_classes)).weighted(self.config)
             try:
@@ -292,7 +295,7 @@ class RunLogger:
         with self.stopwatch.paused():
             if self.is_main:
                 self._save(CHECKPOINTS, self.config.checkpoints)
-            self.accelerator.wait_for_everyone()
+            wait_for_all(self.accelerator)
 
     def _save(self, folder: str, keep: int) -> Path:
         config, fingerprint = asdict(self.config), self.data.index.fingerprint
@@ -386,7 +389,7 @@ class RunLogger:
             "seconds": time.time() - self._started,
         }
         if self.accelerator.device.type == "cuda":
-            record["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+            record["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30
         return record
 
     def _compute(self, g: Generator, name: str) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class Processes:
         """The number of processes on the machine of this one."""
         return self.hosts.count(self.hosts[self.rank])
 
+    @property
+    def local_rank(self) -> int:
+        """The number of this process among those of its machine."""
+        return self.hosts[: self.rank].count(self.hosts[self.rank])
+
     def meet(self, limit: float) -> None:
         """Wait until all processes are there, at most `limit` seconds.
 
@@ -101,7 +106,7 @@ class Processes:
         differing = [name for name in facts if any(other.get(name) != everyone[0].get(name) for other in everyone)]
         if differing:
             parts = [self._difference(name, [other.get(name) for other in everyone]) for name in differing]
-            self._raise(f"the processes do not agree: {'; '.join(parts)}: {remedy}.")
+            self.refuse(f"the processes do not agree: {'; '.join(parts)}: {remedy}.")
 
     def together(self, what: str, work: Callable[[], T]) -> T:
         """Do `work` in every process and return this process's result.
@@ -178,9 +183,10 @@ class Processes:
             return
         text, same = texts[failed[0]], [rank for rank in failed if texts[rank] == texts[failed[0]]]
         where = "" if len(same) == self.world else f"{self.name(same)} of {self.world}: "
-        self._raise(f"{where}{text}")
+        self.refuse(f"{where}{text}")
 
-    def _raise(self, text: str) -> NoReturn:
+    def refuse(self, text: str) -> NoReturn:
+        """Raise `SharedError`, as all processes do, which one process of each machine says."""
         raise SharedError(text, quiet=not self.speaks())
 
     def _difference(self, name: str, values: list[Any]) -> str:

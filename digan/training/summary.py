@@ -28,7 +28,7 @@ def start(trainer: Trainer, data: TrainingData, resume: Path | None) -> str:
     config, accelerator = trainer.config, trainer.accelerator
     lines = [
         task(config),
-        f"  devices    {accelerator.num_processes} x {accelerator.device}, discriminators in "
+        f"  devices    {accelerator.num_processes} x {accelerator.device.type}, discriminators in "
         f"{_precision(accelerator.mixed_precision)}, "
         f"{counted(trainer.micro_batches, 'micro-batch', 'micro-batches')} per step",
         f"  software   torch {torch.__version__}, accelerate {accelerate.__version__}, kernels: {_backends()}",

@@ -14,8 +14,10 @@ __all__ = ["render", "render_chunks"]
 
 
 def _largest_fitting(limit: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number in 0..limit that fits, by bisection."""
-    low, high = 0, limit
+    """Return the largest number in 0..limit that fits: most often the limit, or else by bisection."""
+    if fits(limit):
+        return limit
+    low, high = 0, limit - 1
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)

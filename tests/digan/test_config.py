@@ -102,7 +102,9 @@ def test_micro_batches(batch, at_once, processes, expected):
     ("batch", "at_once", "processes", "flag"),
     [
         (10, None, 4, "--batch 10 .*; use 16"),
-        (18, None, 4, "--batch 18 .*; use 16 or 32"),
+        (8, None, 3, r"--batch 8 .*; use 12, or start 2 of them \(--num_processes 2"),
+        (8, None, 8, "--mbstd-group 1, or start 2 of them"),
+        (18, None, 4, "--batch 18 .*; use 16 or 32\\."),
         (8, 3, 1, "--batch-gpu 3; use --batch-gpu 4"),
         (24, 10, 1, "--batch-gpu 10; use --batch-gpu 8"),
         (6, None, 1, "--batch-gpu"),

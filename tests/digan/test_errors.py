@@ -53,6 +53,28 @@ def test_memory_that_is_not_there(allocate):
     assert sentence(caught(allocate)).startswith("out of memory (")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "The following operation failed in the TorchScript interpreter.\nTraceback ...\nCUDA out of memory. Tried to ...",
+    ],
+)
+def test_memory_of_a_device_that_is_not_there(text):
+    said = sentence(RuntimeError(text))
+    assert said.startswith("out of memory (")
+    assert "\\n" not in said
+    assert "Traceback" not in said
+
+
+def test_a_device_that_cannot_be_used():
+    error = RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nFor debugging consider ...")
+    expected = "the device cannot be used (CUDA error: CUDA-capable device(s) is/are busy or unavailable): choose "
+    assert sentence(error) == expected + "another one, or the CPU."
+    assert sentence(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
+
+
 class Damaged(Dataset):
     def __len__(self):
         return 1

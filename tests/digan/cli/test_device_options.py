@@ -28,7 +28,7 @@ def test_a_command_may_take_fewer_types():
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
 def test_a_device_that_cannot_be_used_is_one_sentence(device):
-    with pytest.raises(ConfigError, match=f"--device {device} cannot be used here .*; leave it out."):
+    with pytest.raises(ConfigError, match=f"--device {device} cannot be used here .*; choose another one, or cpu."):
         on_device(torch.nn.Linear(1, 1), device)
 
 

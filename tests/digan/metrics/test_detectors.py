@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from digan.errors import sentence
 from digan.metrics import DETECTORS, Detector, MetricError, check_i3d, detector_files, parse
 from digan.metrics import detectors as module
 
@@ -166,6 +167,18 @@ def test_wrong_modules_are_refused_in_one_line(save_script, kind, wrong, message
     with pytest.raises(MetricError, match=message) as caught:
         Detector(save_script(wrong), kind=kind)
     assert "\n" not in str(caught.value)
+
+
+class OutOfMemory(torch.nn.Module):
+    def forward(self, clips):
+        return torch.zeros(1 << 60)
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_wrong_file(save_script):
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        Detector(save_script(OutOfMemory()), kind="c3d")
+    assert not isinstance(caught.value, MetricError)
+    assert sentence(caught.value).startswith("out of memory (")
 
 
 def test_unsupported_clip_lengths_are_refused(save_script):

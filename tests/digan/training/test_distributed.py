@@ -1,8 +1,10 @@
 """Processes: the set-ups that are refused, the delayed sum, and signals."""
 
 import os
+import re
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from accelerate import Accelerator
 
 from digan.errors import ConfigError
 from digan.training import distributed
-from digan.training.distributed import DelayedSum, StopSignal, make_accelerator, send
+from digan.training.distributed import DelayedSum, StopSignal, check_devices, make_accelerator, send
+from tests.digan.training.test_processes import each
 
 
 @pytest.fixture
@@ -55,6 +58,21 @@ def test_the_end_of_the_launcher_asks_too(accelerator, monkeypatch):
         assert not stop.requested()
         monkeypatch.setattr(os, "getppid", lambda: 1)
         assert stop.requested()
+
+
+@pytest.mark.parametrize(
+    ("machines", "gpus", "same"),
+    [("aabb", "0101", None), ("aabb", "0001", r"processes 0, 1 \(on a\)"), ("aaaa", "0120", "processes 0, 3")],
+)
+def test_processes_that_would_share_a_gpu_are_named(machines, gpus, same, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"GPU-{device.index}"))
+
+    def check(processes):
+        device = torch.device("cuda", int(gpus[processes.rank]))
+        return check_devices(SimpleNamespace(device=device), processes)
+
+    for error in each(4, check, machines=list(machines)):
+        assert (error is None) if same is None else re.match(f"{same} would share one GPU: ", str(error))
 
 
 def test_a_launch_that_starts_one_process_for_several_is_refused(monkeypatch):

@@ -53,6 +53,11 @@ def test_a_disagreement_names_the_fact_the_values_and_the_processes():
     assert each(2, lambda p: p.agree({"--lr": 1}, "")) == [None, None]
 
 
+def test_the_number_of_a_process_on_its_machine():
+    assert each(4, lambda p: p.local_rank, machines=["a", "b", "a", "a"]) == [0, 0, 1, 2]
+    assert ALONE.local_rank == 0
+
+
 @pytest.mark.parametrize("method", ["together", "main_first"])
 def test_an_error_of_one_process_ends_all(method):
     def work(rank):

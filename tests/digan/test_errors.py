@@ -58,7 +58,7 @@ def test_memory_that_is_not_there(allocate):
     [
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-        "The following operation failed in the TorchScript interpreter.\nTraceback ...\nCUDA out of memory. Tried to ...",
+        "The following operation failed in the TorchScript interpreter.\nTraceback\nCUDA out of memory. Tried to ...",
     ],
 )
 def test_memory_of_a_device_that_is_not_there(text):

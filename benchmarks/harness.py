@@ -21,7 +21,7 @@ from torch import Tensor
 
 import fused_inr as fi
 from benchmarks import budget, sizes
-from benchmarks.device import pick, tf32, timed, warm_up
+from benchmarks.device import on_cuda, pick, tf32, timed, warm_up
 from benchmarks.limits import Limit, copy_ceiling, gemm_ceiling, matrix_products
 from benchmarks.memory import Allocator, Path, observed
 from fused_inr.tools.counts import Counts
@@ -159,7 +159,8 @@ def measure(case: Case, seconds: float) -> Report:
     with tf32(case.tf32):
         try:
             report = _check(case, memory, compiles=seconds > 0)
-            _time(report, memory, end)
+            # On a GPU the rounds take little time beside the compiling before them.
+            _time(report, memory, max(end, time.perf_counter() + pick(cpu=0.0, cuda=1.0)))
         finally:
             memory.restore()
         if case.work is not None:
@@ -171,8 +172,9 @@ def measure(case: Case, seconds: float) -> Report:
 def _check(case: Case, memory: Allocator, compiles: bool) -> Report:
     """Run every path once, to compare its result, and once more unless it is slow.
 
-    The memory, and the time of a slow rival, are those of the last call. The first call of a compiled path compiles: it
-    is always called again. A path that keeps memory may take more of it in later calls, which short ones show.
+    The memory, and the time of a slow rival, are those of the last call. The first call of a compiled path compiles, as
+    that of every path may on a GPU: it is always called again. A path that keeps memory may take more of it in later
+    calls, which short ones show.
     """
     report = Report(case)
     expected = None if case.truth is None else case.truth()
@@ -193,7 +195,7 @@ def _check(case: Case, memory: Allocator, compiles: bool) -> Report:
             if not row.error <= case.tolerance:
                 row.failure = f"wrong result, {row.error:.1e}"
                 continue
-            if compiled or seconds <= SLOW:
+            if compiled or on_cuda() or seconds <= SLOW:
                 seconds, row.peak, _ = observed(lambda path=path: memory.prepare(path))
         except (RuntimeError, MemoryError) as error:
             if expected is None and not _out_of_memory(error):
@@ -241,6 +243,7 @@ def _reason(error: Exception) -> str:
     """Return why a path was not timed."""
     if _out_of_memory(error):
         return "out of memory"
+    error = getattr(error, "inner_exception", error)  # of torch.compile, whose own text begins with the backend
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -284,8 +287,10 @@ def on_reference(path: Callable[[], Result]) -> Callable[[], Result]:
 
 
 def relative_error(result: Tensor | tuple[Tensor, ...], expected: Tensor | tuple[Tensor, ...]) -> float:
-    """Return the largest relative difference, in the 2-norm, of corresponding tensors."""
-    pairs = zip(_tuple(result), _tuple(expected), strict=True)
+    """Return the largest relative difference, in the 2-norm, of corresponding tensors; infinity for other shapes."""
+    pairs = list(zip(_tuple(result), _tuple(expected), strict=True))
+    if any(a.shape != b.shape for a, b in pairs):
+        return math.inf
     return max(((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item() for a, b in pairs)
 
 

@@ -159,7 +159,7 @@ class ConvolutionTime:
 
 def _passes(c: Convolution, passes: Sequence[str], memory_format: torch.memory_format) -> float:
     x, weight, gradient = (
-        torch.full(shape, 0.5, dtype=c.dtype, device=device()).contiguous(memory_format=memory_format)
+        torch.randn(shape, dtype=c.dtype, device=device()).contiguous(memory_format=memory_format)
         for shape in (c.input, c.weight, c.output)
     )
 

@@ -83,6 +83,7 @@ def values_case(
         tolerance: relative to float64.
     """
     coords, weights, biases = network
+    first = coords if coords.ndim == 2 else coords[:1]
     wide = [[tensor[:1].double() for tensor in tensors] for tensors in (weights, biases)]
 
     def naive() -> Tensor:
@@ -99,7 +100,7 @@ def values_case(
         },
         flops=work.flops,
         work=work,
-        truth=lambda: evaluate(coords.double(), *wide, backend="reference"),
+        truth=lambda: evaluate(first.double(), *wide, backend="reference"),
         part=lambda values: values[:1],
         tolerance=tolerance,
     )

@@ -28,10 +28,8 @@ def lines(rows: Sequence[Record]) -> list[dict[str, str]]:
 
 def _case(paths: Sequence[Record]) -> Iterator[dict[str, str]]:
     ours = [row for row in paths if row["path"].startswith("ours")]
-    naive, compiled = (
-        next((row for row in paths if row["path"].startswith(name)), None) for name in ("naive", "compiled")
-    )
     for row in ours:
+        naive, compiled = (_rival(paths, kind, row) for kind in ("naive", "compiled"))
         name, variant, dtype = row["case"], row["path"].removeprefix("ours").strip(", "), row["dtype"]
         if variant in _SHORT:
             variant, dtype = "", variant
@@ -47,6 +45,14 @@ def _case(paths: Sequence[Record]) -> Iterator[dict[str, str]]:
             "limit": _limit(row),
             "memory": _memory(naive, row),
         }
+
+
+def _rival(paths: Sequence[Record], kind: str, ours: Record) -> Record | None:
+    """Return the path of a kind that ours is compared with: that of the same type, or else one in float32."""
+    suffix = ours["path"].partition(", ")[2]
+    rivals = {row["path"].partition(", ")[2]: row for row in reversed(paths) if row["path"].startswith(kind)}
+    wider = [row for name, row in reversed(rivals.items()) if name not in _SHORT or name == "float32"]
+    return rivals.get(suffix) or next(iter(wider), None)
 
 
 def _time(row: Record) -> str:

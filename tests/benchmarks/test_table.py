@@ -35,6 +35,16 @@ def test_several_paths_of_ours_have_a_line_each():
     assert names == [("G fwd + bwd", "f32"), ("G fwd + bwd", "bf16"), ("G fwd + bwd, kept", "")]
 
 
+def test_a_path_is_compared_with_rivals_of_its_own_type_or_of_float32():
+    seconds = {"naive, float32": 8.0, "naive, bfloat16": 4.0, "compiled, bfloat16": 2.0}
+    rows = [row(path, value, dtype="") for path, value in seconds.items()]
+    wide, narrow = table.lines([*rows, *(row(f"ours, {name}", 1.0, dtype="") for name in ("float32", "bfloat16"))])
+    assert (wide["naive"], wide["compiled"]) == ("8.0x", "")
+    assert (narrow["naive"], narrow["compiled"]) == ("4.0x", "2.0x")
+    (narrow,) = table.lines([rows[0], row("ours, bfloat16", 1.0, dtype="")])
+    assert narrow["naive"] == "8.0x"
+
+
 @pytest.mark.parametrize(
     ("failure", "cell"), [("out of memory", "OOM"), ("not measured: no time left", "-"), ("RuntimeError: no", "-")]
 )

@@ -1,5 +1,6 @@
 """Fixtures for the tests of backends: instruction sets, threads, comparisons and INRs of any shape."""
 
+import gc
 import os
 import platform
 import subprocess
@@ -237,6 +238,19 @@ def layered_inr(
 @pytest.fixture(scope="session")
 def make_layered_inr() -> Callable[..., fi.INR]:
     return layered_inr
+
+
+def require_memory(gigabytes: float) -> None:
+    """Skip the test unless the GPU has this much memory free; that which PyTorch keeps for later counts as free."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < gigabytes * 1e9:
+        pytest.skip(f"needs {gigabytes} GB of free memory on the GPU")
+
+
+@pytest.fixture
+def needs_memory() -> Callable[[float], None]:
+    return require_memory
 
 
 @contextmanager

@@ -243,10 +243,9 @@ def test_float64_is_refused(backend, case_of):
 
 @BACKENDS
 @pytest.mark.parametrize("width", [64, 512], ids=["narrow", "wide"])
-def test_more_values_than_32_bits_can_count(backend, width, make_layered_inr, where_served, errors):
+def test_more_values_than_32_bits_can_count(backend, width, make_layered_inr, where_served, errors, needs_memory):
     frames = 2**31 // (128 * 128 * width) + 3
-    if torch.cuda.mem_get_info()[0] < 48e9:
-        pytest.skip("needs 48 GB of free memory on the GPU")
+    needs_memory(48)
     inr = make_layered_inr(1, frames, scales=(1, 2), widths=(width, width), features=8, bias="NTO")
     inr, grid = inr.mapped(lambda tensor: tensor.to(DEVICE)), fi.Grid(64, 64)
 

@@ -91,10 +91,10 @@ def exactly() -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 @pytest.fixture
-def untouched_memory(nan_memory) -> Iterator[None]:
+def untouched_memory(nan_memory, needs_memory) -> Iterator[None]:
     """Leave the tensors of torch.empty as the operating system provides their memory, which on a GPU must suffice."""
-    if not INTERPRETED and torch.cuda.mem_get_info()[0] < 64 << 30:
-        pytest.skip("needs 64 GiB of free GPU memory")
+    if not INTERPRETED:
+        needs_memory(64)
     torch.utils.deterministic.fill_uninitialized_memory = False
     yield
     torch.utils.deterministic.fill_uninitialized_memory = True

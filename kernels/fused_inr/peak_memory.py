@@ -1,7 +1,8 @@
 """Peak memory of tensor code, counted by running it on "meta" tensors, which have shapes but no data."""
 
+import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fused_inr import reference
+from fused_inr.flattening import flatten, unflatten
 from fused_inr.inr import INR, Grid
 
 
@@ -21,11 +23,40 @@ def peak_bytes(function: Callable[[], Any]) -> int:
     return counter.peak
 
 
+def render_bytes(render: Callable[..., Any], inr: INR, grid: Grid, *settings: Hashable) -> int:
+    """Return the peak bytes of `render(inr, grid, *settings)` without gradients.
+
+    Counting takes as long as a small call, so counts are remembered: they depend on sizes and strides, not on contents.
+
+    Args:
+        render: a function of a module; it must give the same count whenever it is called with equal settings.
+        inr: on any device.
+        grid: the base grid.
+        settings: further arguments.
+    """
+    tensors, structure, numbers = flatten(inr)
+    layout = tuple((tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in tensors)
+    return _counted(render, layout, tuple(structure), tuple(numbers), (grid.height, grid.width), settings)
+
+
+@functools.lru_cache(maxsize=4096)
+def _counted(
+    render: Callable[..., Any],
+    layout: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...],
+    structure: tuple[int, ...],
+    numbers: tuple[float, ...],
+    size: tuple[int, int],
+    settings: tuple[Hashable, ...],
+) -> int:
+    tensors = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in layout]
+    inr = unflatten(tensors, structure, numbers)
+    with torch.no_grad():
+        return peak_bytes(lambda: render(inr, Grid(*size), *settings))
+
+
 def reference_render_memory(inr: INR, grid: Grid, dtype: torch.dtype | None = None) -> int:
     """Return the peak bytes of `reference.render` without gradients, excluding the workspace of matrix products."""
-    on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
-    with torch.no_grad():
-        return peak_bytes(lambda: reference.render(on_meta, grid, dtype))
+    return render_bytes(reference.render, inr, grid, dtype)
 
 
 class _AllocationCounter(TorchDispatchMode):

@@ -9,7 +9,7 @@ from fused_inr._backends.triton.kernels.render_layers import Forward, Run
 from fused_inr._backends.triton.kernels.to_rgb import Canvas
 from fused_inr.inr import INR, Grid
 from fused_inr.lowering import StagePlan, lower
-from fused_inr.peak_memory import peak_bytes
+from fused_inr.peak_memory import render_bytes
 
 
 class _Evaluation:
@@ -86,9 +86,13 @@ def evaluate(
     return canvas.pixels, kept
 
 
-@torch.no_grad()
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
     """Return the peak bytes of the tensors of `evaluate`, including its result."""
-    on_meta = inr.mapped(lambda tensor: tensor.to("meta"))
-    with configs.compiling_for(configs.architecture(inr.device)):  # the blocks decide which sums are stored
-        return peak_bytes(lambda: evaluate(on_meta, grid, dtype, run=lambda launches, device: None))
+    # The blocks, which depend on the last two, decide which sums are stored.
+    return render_bytes(_evaluate_for, inr, grid, dtype, configs.architecture(inr.device), configs.kind_of(dtype))
+
+
+def _evaluate_for(inr: INR, grid: Grid, dtype: torch.dtype, architecture: str, kind: str) -> object:
+    """Evaluate an INR on "meta" as on an architecture, with products of a kind, those that PyTorch allows now."""
+    with configs.compiling_for(architecture):
+        return evaluate(inr, grid, dtype, run=lambda launches, device: None)

@@ -41,7 +41,7 @@ def mentioned_paths(document: str) -> list[str]:
 
 def listed_files() -> list[str]:
     """Return the files in the tables of the architecture page, each below the heading of its folder."""
-    sections = re.findall(r"^### `(.*?)/`\n(.*?)(?=^##)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+    sections = re.findall(r"^### `(.*?)/`\n(.*?)(?=^##|\Z)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
     return [f"{folder}/{name}" for folder, table in sections for name in re.findall(r"^\| `(.*?)` \|", table, re.M)]
 
 

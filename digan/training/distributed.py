@@ -69,10 +69,11 @@ def make_accelerator(
         raise ConfigError(f"--mixed-precision {mixed_precision}: {error}") from None
     except NotImplementedError as error:  # GPUs whose driver cannot do what NCCL needs; the text names the remedy
         raise ConfigError(f"accelerate: {' '.join(str(error).split())}") from None
-    if (accelerator.num_processes, accelerator.process_index) != (processes.world, processes.rank):
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if processes.world > 1 and (rank, world) != (processes.rank, processes.world):
         raise ConfigError(
-            f"accelerate takes this process for number {accelerator.process_index} of {accelerator.num_processes}, but "
-            f"it is number {processes.rank} of {processes.world}: start with `accelerate launch`, `torchrun` or `srun`."
+            f"accelerate counts this process as rank {rank} of {world}, but it is rank {processes.rank} of "
+            f"{processes.world}: start with `accelerate launch`, `torchrun` or `srun`."
         )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ConfigError(

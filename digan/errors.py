@@ -61,11 +61,11 @@ class MissingPackages(UserError):
 _REMEDIES = {
     errno.ENOSPC: "free some space, or name a folder on another disk",
     errno.EDQUOT: "free some space, or name a folder on another disk",
-    errno.EFBIG: "raise the limit of the size of files (ulimit -f), or name a folder on another disk",
+    errno.EFBIG: "raise the file size limit (ulimit -f), or name a folder on another disk",
     errno.EACCES: "change the permissions, or name another path",
     errno.EPERM: "change the permissions, or name another path",
     errno.EROFS: "name a path on a disk that is not read-only",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 
 
@@ -76,7 +76,7 @@ _MEMORY_SIGNS = (
     "DataLoader worker",
     "Storage size calculation overflowed",
 )
-# Of errors of CUDA that say something about the machine; others, such as an illegal address, are defects.
+# CUDA errors caused by the machine; others, such as an illegal address, are defects of the program.
 _DEVICE_SIGNS = ("busy or unavailable", "no kernel image is available", "driver version is insufficient")
 
 
@@ -89,7 +89,7 @@ def sentence(error: BaseException) -> str | None:
         text = _of_system(error, text)
     elif sign := memory_sign(error):
         text = next((line for line in text.splitlines() if sign in line), text)  # TorchScript's has its whole trace
-        text = f"out of memory ({text.rstrip('.')}): use smaller batches, sizes or fewer workers."
+        text = f"out of memory ({text.rstrip('.')}): reduce the batch, the resolution or the number of workers."
     elif isinstance(error, (RuntimeError, NotImplementedError)) and any(sign in text for sign in _DEVICE_SIGNS):
         text = f"the device cannot be used ({text.splitlines()[0].rstrip('.')}): choose another one, or the CPU."
     elif not isinstance(error, UserError) and not text.startswith("Symlink loop from"):  # of pathlib, a RuntimeError
@@ -114,9 +114,9 @@ def _of_system(error: OSError, text: str) -> str:
 
 
 def memory_sign(error: BaseException) -> str:
-    """Return a part of the message that tells that memory ran out; "" for another error.
+    """Return the part of a message that shows that memory ran out; "" for any other error.
 
-    PyTorch reports it by various errors, and is perhaps not loaded.
+    PyTorch uses several exception types for this and may not be imported, so its type is recognised by name.
     """
     text = _own_text(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

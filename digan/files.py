@@ -32,7 +32,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft_of(path)
     try:
-        with _errors_name(path, draft):
+        with _errors_renamed(path, draft):
             yield draft
             mask = os.umask(0)
             os.umask(mask)
@@ -56,7 +56,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     draft = _draft_of(path)
     try:
-        with _errors_name(path, draft):
+        with _errors_renamed(path, draft):
             draft.mkdir(parents=True)
             yield draft
             for file in draft.iterdir():
@@ -75,8 +75,8 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _errors_name(path: Path, draft: Path) -> Iterator[None]:
-    """Let system errors name `path`, or what lies in it, where they name the draft or nothing."""
+def _errors_renamed(path: Path, draft: Path) -> Iterator[None]:
+    """Replace the draft's path by `path` in system errors, and add `path` to those that name no file."""
     try:
         yield
     except OSError as error:

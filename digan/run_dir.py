@@ -13,7 +13,7 @@ from typing import Any
 from digan.config import TrainConfig, check
 from digan.errors import ConfigError
 from digan.files import parse_json, remove_drafts, write_atomic
-from digan.wording import counted, some
+from digan.wording import counted, first_few
 
 CONFIG = "config.json"
 STATISTICS = "stats.jsonl"
@@ -150,7 +150,7 @@ def known_fields(cls: type, values: Any) -> dict[str, Any]:
         ValueError: there are no values by name.
     """
     if not isinstance(values, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not a JSON object")
     names = {field.name for field in fields(cls)}
     return {name: value for name, value in values.items() if name in names}
 
@@ -185,8 +185,8 @@ def read_records(path: Path, report: Callable[[str], None] | None = None) -> lis
         elif record:
             records.append(record)
     if skipped and report is not None:
-        numbers = some([str(number) for number in skipped])
-        report(f"{path}: {counted(len(skipped), 'line')} without a whole record skipped ({numbers}).")
+        numbers = first_few([str(number) for number in skipped])
+        report(f"{path}: {counted(len(skipped), 'line')} without a complete record skipped ({numbers}).")
     return records
 
 
@@ -200,7 +200,7 @@ def _lines(path: Path, report: Callable[[str], None] | None) -> list[bytes]:
 
 
 def _is_record(record: Any) -> bool:
-    """Return whether a value is an object, and what other code computes with are numbers."""
+    """Return whether a value is a JSON object in which the fields that other code computes with are numbers."""
     if not isinstance(record, dict):
         return False
     return all(_is_number(record[name]) for name in ("value", *TICK_FACTS) if name in record)

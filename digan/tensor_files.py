@@ -19,11 +19,11 @@ from digan.files import atomic_path, parse_json, write_atomic
 
 _METADATA = "__metadata__"
 _CHECKSUM = "sha256"  # key of the metadata: SHA-256 of the header without this key, and of the tensors
-_CHECKED = "checksum"  # key that names the other one, so that damage to a key does not pass for a file without checksum
+_CHECKED = "checksum"  # key that records that there is a checksum, so that damage to either key is noticed
 
 
 class DamagedFile(ValueError):
-    """A file is no safetensors file, or does not hold what was written; the message is the reason."""
+    """A file is not a safetensors file, or does not hold what was written; the message is the reason."""
 
 
 def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -64,7 +64,7 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def is_tensor_file(path: Path) -> bool:
-    """Whether a file starts as a safetensors file does: the length of the header, 8 bytes, then JSON."""
+    """Return whether a file starts as a safetensors file does: the length of the header, 8 bytes, then JSON."""
     with open(path, "rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size

@@ -57,7 +57,8 @@ def train(
             processes.together("loading", lambda: checkpoint.load(trainer, resume))
             _agree(trainer, data, processes)
         _train(trainer, data, folder, resume is not None, [*notes, unlocked])
-        # The main process writes the last results; one that left before would end well although that failed.
+        # The main process writes the last results. A process that left earlier would exit with status 0 even if that
+        # failed.
         processes.exchange("the last results", True)
     return folder
 

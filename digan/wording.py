@@ -10,7 +10,7 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def some(items: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
+def first_few(items: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
     """Return the first items, and an ellipsis if there are more than `limit`."""
     return separator.join([*items[:limit], *(["…"] if len(items) > limit else [])])
 

@@ -32,7 +32,7 @@ def add_clips(parser: OptionParser) -> None:
     which.add_argument(
         "--steps",
         type=number(int, Range(minimum=2, maximum=MAX_CLIPS)),
-        help="videos from one content to the next, interpolated in w; both ends count [8]",
+        help="number of videos from one content to the next, both included, interpolated in w [8]",
     )
     which.add_argument("--indices", type=_indices, help="samples or contents, such as 3,7,10-12 [0, 1, 2, ...]")
     which.add_argument(
@@ -43,7 +43,9 @@ def add_clips(parser: OptionParser) -> None:
     which.add_argument("--psi", type=float, default=1.0, help="truncation: 1 for none, 0 for the average content [1]")
     which.add_argument("--seed", type=number(int, SEED), help="seed of the samples [0]")
     add_latents(which)
-    which.add_argument("--motion", type=Path, metavar="FILE", help="a clip whose motion all clips of --latents get")
+    which.add_argument(
+        "--motion", type=Path, metavar="FILE", help="latents file whose motion replaces that of every clip"
+    )
 
 
 def selected_clips(args: argparse.Namespace) -> Plan:

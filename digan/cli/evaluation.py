@@ -73,7 +73,7 @@ class Evaluation:
         self.model = None if g is None else Model(g, self.span, self._labels(g), self.psi)
 
     def facts(self) -> dict[str, Any]:
-        """Return what the processes must agree in, by flag: all options but places, and digests of what they name."""
+        """Return what the processes must agree on, by flag: all options but paths, and digests of what these name."""
         places = ("config", "network", "data", "fake", "split_list", "detector", "outdir", "cache", "threads")
         sets = {"--data": self.reals, "--fake": self.fakes}
         return {

@@ -8,7 +8,7 @@ import ipaddress
 import socket
 
 import uvicorn
-import websockets  # noqa: F401 (uvicorn serves WebSockets by it; without it they are refused one by one)
+import websockets  # noqa: F401 (uvicorn needs it for WebSockets; without it, every connection is refused)
 
 from digan.cli.device_options import DTYPES, add_precision, on_device
 from digan.cli.options import OptionParser, add_latents, add_network, number
@@ -36,7 +36,10 @@ def configure(parser: OptionParser) -> None:
         help="port to listen on; 0 for a free one [%(default)s]",
     )
     parser.add_argument(
-        "--allow-host", nargs="+", default=[], help="further names by which browsers reach this server, as of a proxy"
+        "--allow-host",
+        nargs="+",
+        default=[],
+        help="further host names by which browsers reach this server, such as that of a proxy",
     )
     add_latents(parser)
     add_precision(parser, default="bf16")
@@ -52,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
     on_device(g, args.device)
     with listen(args.host, args.port) as listener:
         names = frozenset({args.host, socket.gethostname(), *args.allow_host})
-        # In the commands that the page shows, the best snapshot of today has its own name.
+        # Commands on the page name the snapshot file: another snapshot may be the best one later.
         network = args.network if args.which == WHICH[0] else str(file)
         explorer = Explorer(g, network, DTYPES[args.dtype], names, latents)
-        explorer.painter.warm_up()  # here, an error of the first picture ends the command in a sentence
+        explorer.painter.warm_up()  # before serving: an error in the first picture ends the command with one sentence
         server = _Server(_config(explorer), _url(args.host, listener.getsockname()[1]))
         with contextlib.suppress(KeyboardInterrupt):  # once uvicorn has closed everything, it may raise it again
             server.run(sockets=[listener])

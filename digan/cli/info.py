@@ -211,7 +211,7 @@ def _checkpoint(folder: Path) -> Report:
         f"  progress     {counters['clips_seen'] / 1000:g} of {config.kimg:g} kimg, iteration {counters['iteration']}",
         *_training(config),
         f"  files        {', '.join(f'{name} {_size(size)}' for name, size in sizes.items())}",
-        f"  content      {'the checksums are right' if checked else 'unchecked: it is of a version without checksums'}",
+        f"  content      {'the checksums are right' if checked else 'unchecked: of a version without checksums'}",
         f"  software     torch {facts['torch']}",
         f"  resume with  {facts['resume']}",
     ]
@@ -404,7 +404,7 @@ def _training(config: TrainConfig) -> list[str]:
 
 
 def _quartiles(lengths: np.ndarray) -> dict[str, float]:
-    names = ("least", "lower quarter", "median", "upper quarter", "most")
+    names = ("minimum", "lower quartile", "median", "upper quartile", "maximum")
     return dict(zip(names, np.percentile(lengths, [0, 25, 50, 75, 100]).tolist(), strict=True))
 
 

@@ -35,7 +35,7 @@ from digan.sampling.inversion import Inversion, InversionConfig, invert
 from digan.sampling.latents import Latents, paced_times, write_latents
 from digan.sampling.render import Sampler
 from digan.sampling.writers import Outputs
-from digan.wording import counted, some
+from digan.wording import counted, first_few
 
 LATENTS = "latents.safetensors"
 _C = InversionConfig
@@ -78,13 +78,13 @@ def configure(parser: OptionParser) -> None:
         "--restarts",
         type=COUNT,
         default=_C.restarts,
-        help="searches side by side, of which the best counts [%(default)s]",
+        help="number of parallel searches; the best one is kept [%(default)s]",
     )
     search.add_argument(
         "--draws",
         type=number(int, Range(minimum=0, maximum=MAX_CLIPS)),
         default=_C.draws,
-        help="random samples among which, with the average content, the searches start [%(default)s]",
+        help="random samples to choose the starting points from, besides the average content [%(default)s]",
     )
     search.add_argument(
         "--lr", type=positive, default=_C.lr, help="learning rate, in standard deviations of w [%(default)s]"
@@ -94,7 +94,7 @@ def configure(parser: OptionParser) -> None:
         "--shared",
         type=number(float, FRACTION),
         default=_C.shared,
-        help="fraction of the steps, the first ones, in which all slots share one w [%(default)s]",
+        help="fraction of the steps, from the first, in which all slots share one w [%(default)s]",
     )
     search.add_argument("--decay", type=number(float, FRACTION), default=_C.decay, help=_share("falls to 0"))
     search.add_argument(
@@ -106,13 +106,13 @@ def configure(parser: OptionParser) -> None:
     search.add_argument(
         "--prior", type=weight, default=_C.prior, help="weight of the distance from the average [%(default)s]"
     )
-    search.add_argument("--edges", type=weight, default=1.0, help="weight of the edge term; pixels have 1 [1]")
+    search.add_argument("--edges", type=weight, default=1.0, help="weight of the edge term, relative to pixels [1]")
     search.add_argument(
         "--changes", type=weight, default=1.0, help="weight of the motion term, on frame differences [1]"
     )
     search.add_argument("--perceptual", type=Path, metavar="FILE", help="perceptual distance to add, see below")
-    search.add_argument("--perceptual-weight", type=weight, default=1.0, help="its weight [1]")
-    search.add_argument("--fit-offset", action="store_true", help="also find the time of the first frame [it is 0]")
+    search.add_argument("--perceptual-weight", type=weight, default=1.0, help="weight of the perceptual distance [1]")
+    search.add_argument("--fit-offset", action="store_true", help="also find the time of the first frame [fixed at 0]")
     search.add_argument("--seed", type=number(int, SEED), default=_C.seed, help="seed of the draws [%(default)s]")
 
     how = parser.add_argument_group("output and speed")
@@ -194,7 +194,7 @@ def _chosen_video(args: argparse.Namespace, index: VideoIndex) -> Video:
     if args.name in names:
         return names[args.name]
     what = f"holds {counted(len(names), 'video')}" if args.name is None else f"holds no --name {args.name}"
-    raise DataError(f"--video {args.video} {what}: choose one with --name ({some(list(names))}).")
+    raise DataError(f"--video {args.video} {what}: choose one with --name ({first_few(list(names))}).")
 
 
 def _search(args: argparse.Namespace, g: Generator, clip: _Clip, classes: Sequence[int]) -> Inversion:

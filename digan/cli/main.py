@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Return whether Ctrl-C led to an error: clean-up that it reaches, as that of `torch.save`, raises its own."""
+    """Return whether Ctrl-C caused an error: code that it interrupts, such as `torch.save`, may raise another."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

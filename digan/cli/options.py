@@ -111,7 +111,7 @@ def add_latents(options: argparse._ActionsContainer) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="clips of digan invert, which take the place of the first samples",
+        help="latents files of digan invert; their clips replace the first samples",
     )
 
 

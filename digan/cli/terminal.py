@@ -65,7 +65,7 @@ class ProgressBar(contextlib.AbstractContextManager):
         self._last_report = time.monotonic()
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of the `total` units of this process are done, and a note on what they have led to."""
+        """Show that `done` of the `total` units of this process are done, and a note, such as the result."""
         if not self._shown:
             return
         if sys.stderr.isatty():

@@ -140,7 +140,7 @@ class FramePairs(Dataset):
         return self._item(k, wait=True)
 
     def __getitems__(self, ks: Sequence[int]) -> list[dict[str, Any]]:
-        """Return several items, reading those that another process is decoding last, so that no process waits long."""
+        """Return several items; those that another process is decoding are read last, so that no process waits long."""
         items: dict[int, dict[str, Any]] = {}
         for wait in (False, True):
             for k in ks:
@@ -268,7 +268,7 @@ def choose(clips: Clips, n: int, seed: int) -> list[int]:
 def cut_clips(
     index: VideoIndex, frames: int, stride: int, overlap: int, resolution: int, resize: str = DEFAULT_RESIZE
 ) -> Clips:
-    """Return clips of any length; if their windows are not longer than `overlap`, they share all but one frame."""
+    """Cut videos into clips; an `overlap` too large for the windows is reduced to all but one of their frames."""
     windows = ClipWindows(index, frames=frames, stride=stride, overlap=min(overlap, frames * stride - 1))
     return Clips(windows, resolution, resize)
 

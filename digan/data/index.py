@@ -36,7 +36,7 @@ from digan.data.timing import READ_ERRORS, Timing, probe
 from digan.data.video import Video, VideoIndex, damage_line
 from digan.errors import DataError, UnreadableVideo
 from digan.files import parse_json, seal, unseal, write_atomic
-from digan.wording import counted, reason, some
+from digan.wording import counted, first_few, reason
 
 CACHE_FOLDER = ".index"  # for indices, decoded frames and features, under --outdir
 _FORMAT = 4  # version of the cache file; a file of another version is rebuilt
@@ -74,7 +74,7 @@ def load_index(
         raise DataError(
             f"--data {path} holds no video: found {counted(listing.other_files, 'other file')}, but no mp4, avi, mkv, "
             "webm, mov or gif, and no folder of png or jpg frames"
-            + (f" ({some(listing.problems, 3, '; ')})." if listing.problems else ".")
+            + (f" ({first_few(listing.problems, 3, '; ')})." if listing.problems else ".")
         )
     notes = list(listing.notes)
     chosen = _select(path, listing, split, split_list, notes)
@@ -91,7 +91,7 @@ def load_index(
     if not videos:
         one = f"{chosen[0][0].name} cannot be read" if len(chosen) == 1 else ""
         many = f"none of the {len(chosen):,} videos can be read"
-        raise DataError(f"--data {path}: {one or many}: {some(problems, 3, '; ')}.")
+        raise DataError(f"--data {path}: {one or many}: {first_few(problems, 3, '; ')}.")
     problems = sorted([*listing.problems, *problems, *(damage_line(v) for v in videos if v.damage)])
     name = "list" if split_list is not None else split or "all"
     return VideoIndex(source, name, videos, class_names, problems, notes)
@@ -148,7 +148,7 @@ def _unused_classes(chosen: Iterable[tuple[Entry, Place]]) -> list[str]:
     names = {place.class_name for _, place in chosen}
     if None in names or len(names) < 2:
         return []
-    return [f"class folders are not used as labels: {some(sorted(names))}; to train on them, add --cond"]
+    return [f"class folders are not used as labels: {first_few(sorted(names))}; to train on them, add --cond"]
 
 
 def _indexed(

@@ -206,7 +206,7 @@ class Mpeg4:
                 if packet not in self._short:
                     candidate = vop
             if candidate is not None:
-                holds = vops.types[candidate] in (_I, _B)  # of the type, the decoder looks at one bit
+                holds = vops.types[candidate] in (_I, _B)  # the decoder tests only one bit of the type
                 if holds != vops.coded[candidate]:
                     return None
                 if holds:

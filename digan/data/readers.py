@@ -19,9 +19,9 @@ from digan.data.video import Video
 from digan.errors import UnreadableVideo
 from digan.wording import reason
 
-_EARLIER = 3  # earlier keyframes that the search for the substitute of a missing frame goes back to
+_EARLIER = 3  # number of earlier keyframes to try when a missing frame needs a substitute
 _SILENT = 1024  # packets in a row without a frame, after which the rest of a stretch counts as damaged
-_CHECKED = 20_000  # frames that are checked for damage, at most
+_CHECKED = 20_000  # maximum number of frames to check for damage
 _AFTER_ALL = 1 << 62  # an index after that of every frame
 _NONE = np.zeros(0, np.int64)
 
@@ -341,7 +341,7 @@ class VideoReader:
             frame = None  # see `Stretch.at`
 
     def _decoded_packets(self, opened: Opened, point: int) -> Iterator[list[av.VideoFrame]]:
-        """Yield the frames that come out of the decoder with each packet, until all reached from a seek point have."""
+        """Yield the frames that each packet completes, until every frame reached from a seek point has come out."""
         reached = self._timing.reached_from(point)
         # Where each packet makes a frame, the decoder is drained after the last one that is needed.
         one_each = self._timing.reorder >= 0

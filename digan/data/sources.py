@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 from digan.data.archive import InflatedMember, StoredMember, View
 from digan.data.image import is_animated
 from digan.errors import DataError
-from digan.wording import counted, reason, some
+from digan.wording import counted, first_few, reason
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .gif .apng .mpg .mpeg .ts .mts .wmv .flv .ogv .3gp .divx .y4m".split()
@@ -310,7 +310,7 @@ def _empty_classes(folders: Sequence[str], places: Sequence[Place], skip: int) -
             empty.append(folder)
     if not empty:
         return []
-    return [f"{counted(len(empty), 'class folder holds', 'class folders hold')} no video: {some(sorted(empty))}"]
+    return [f"{counted(len(empty), 'class folder holds', 'class folders hold')} no video: {first_few(sorted(empty))}"]
 
 
 def _parts(entry: Entry) -> tuple[str, ...]:
@@ -371,14 +371,14 @@ def list_key(name: str) -> str:
 
 
 def opened_again(file: BinaryIO | str) -> BinaryIO | str:
-    """Return a file as `Source.open` gives it, at its start and undisturbed by other uses of it, which go on."""
+    """Return a file of `Source.open` at its start, independent of other readers of the same file."""
     if isinstance(file, str):
         return file
     return cast(BinaryIO, View(file, 0, file.seek(0, os.SEEK_END)))
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is none of the user's: its name begins with a dot, or macOS has made it."""
+    """Return whether a file or folder is not user data: its name begins with a dot, or macOS created it."""
     return name.startswith(".") or name == "__MACOSX"
 
 

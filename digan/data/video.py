@@ -9,7 +9,7 @@ import numpy as np
 
 from digan.data.sources import Source
 from digan.data.timing import Timing
-from digan.wording import counted, some
+from digan.wording import counted, first_few
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Video:
 
     @property
     def damage(self) -> str:
-        """How many frames of how many are sound, as far as the index knows; empty if all of them."""
+        """How many frames can be read, such as "27 of 30 frames can be read"; "" if all can, as the index knows."""
         if not self.missing and not self.damaged:
             return ""
         total = self.num_frames + self.missing
@@ -41,7 +41,7 @@ class Video:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the file; 0 for a frame folder, whose signature does not tell."""
+        """Size of a video file in bytes; 0 for a frame folder or an animated picture."""
         return int(self.signature.partition(":")[0]) if self.kind == "video" else 0
 
 
@@ -86,7 +86,7 @@ class VideoIndex:
             "damaged": [p for p in self.problems if p in damaged],
         }.items():
             if problems:
-                lines.append(f"{verb} {len(problems):,}: {some(problems, separator='; ')}")
+                lines.append(f"{verb} {len(problems):,}: {first_few(problems, separator='; ')}")
         return "\n".join(lines)
 
 

@@ -27,12 +27,12 @@ Call = Callable[[Callable[[], Any]], Any]
 def write_file(painter: Painter, request: FileRequest, call: Call) -> bytes:
     """Render a file and return its bytes, those of `digan sample` with the options of `command`.
 
-    Large frames are rendered in steps, whose coordinates are rounded otherwise: a pixel may differ by a level, rarely.
+    Large frames are rendered in bands, whose coordinates round differently: rarely, a pixel differs by one level.
 
     Args:
         painter: renders the frames.
         request: the file.
-        call: is given every rendering, some rows each; what it raises ends the file.
+        call: runs each rendering step, a few rows at a time; an exception from it ends the rendering of the file.
 
     Raises:
         ConfigError: the network does not render frames of this size.
@@ -42,7 +42,7 @@ def write_file(painter: Painter, request: FileRequest, call: Call) -> bytes:
     inr = call(lambda: painter.inr(request.content, request.motion, times))
     if request.line is not None:
         height = 1
-        frames = _called(call, slice_rows(inr, request.line, width, dtype=painter.dtype))
+        frames = _in_rendering_thread(call, slice_rows(inr, request.line, width, dtype=painter.dtype))
     else:
         frames = _frames(painter, inr, painter.grid(request.window, (width, height)), call)
     with tempfile.TemporaryDirectory(prefix="digan-explore-") as name:
@@ -61,14 +61,14 @@ def _frames(painter: Painter, inr: fi.INR, grid: fi.Grid, call: Call) -> Iterato
         yield torch.cat(bands, dim=1)[0]
 
 
-def _called(call: Call, values: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Take each value in the rendering thread."""
+def _in_rendering_thread(call: Call, values: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Compute each value in the rendering thread."""
     return iter(lambda: call(lambda: next(values, None)), None)
 
 
 def _checked(side: int, scale: int) -> int:
     if side % scale:
-        raise ConfigError(f"size {side} is not a multiple of {scale}, the pixels that this network renders at once.")
+        raise ConfigError(f"size {side} is not a multiple of {scale}, as this network requires.")
     return side
 
 

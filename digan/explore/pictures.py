@@ -31,7 +31,7 @@ from digan.sampling.slices import line_slice
 
 METHODS = ("nearest", "bilinear", "bicubic")
 _CACHED_CONTENTS = 4  # INRs: that of the default generator takes 13 MiB
-_SMOOTH = 18.0  # coarse frames have the most pixels of which this many can be rendered in a second
+_MIN_FPS = 18.0  # coarse frames have the largest size that can be rendered at this rate
 _STEP = 128 * 128  # pixels that a step of a sharp picture renders at least
 _STEP_SECONDS = 0.05
 _COARSE_ROWS = 32  # times of a coarse slice
@@ -116,7 +116,7 @@ class Painter:
     def coarse_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size at which frames of this size can be rendered smoothly; at least half the training one."""
         side = self.g.config.resolution / 2
-        while 4 * side * side * _SMOOTH <= self.rate and side < max(size):
+        while 4 * side * side * _MIN_FPS <= self.rate and side < max(size):
             side *= 2
         shrink = min(1.0, side / max(size))
         width, height = (max(1, round(length * shrink)) for length in size)
@@ -157,7 +157,7 @@ class Painter:
             yield [_picture(request, band, final=final, time=request.times[0], x=grid.x, y=edges, sharp=True)]
 
     def row_steps(self, grid: fi.Grid) -> Iterator[tuple[int, int]]:
-        """Yield the rows of a base grid, from one to another, in steps that each take little time."""
+        """Yield ranges (top, bottom) of rows of a base grid, each quick to render; bottom is excluded."""
         top = 0
         while top < grid.height:
             pixels = max(_STEP, self.rate * _STEP_SECONDS)
@@ -181,7 +181,7 @@ class Painter:
     def _slice_rows(
         self, request: SliceRequest, width: int, times: torch.Tensor, top: float, bottom: float, **header: Any
     ) -> Picture:
-        """Return rows of a slice, which lie between two shares of its height."""
+        """Return the rows of a slice between two fractions of its height, 0 at the top."""
         inr = self.inr(request.content, request.motion, times)
         rows = _pixels(line_slice(inr, request.line, width, dtype=self.dtype).transpose(0, 1))  # [T, W, 3]
         return _picture(request, rows, top=top, bottom=bottom, **header)

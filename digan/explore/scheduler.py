@@ -15,7 +15,7 @@ import torch
 
 from digan.errors import sentence
 
-_MAX_WAITING = 2  # a player asks for the next frames before the thread knows that the job at work has ended
+_MAX_WAITING = 2  # a player asks for the next frames before the thread knows that the running job has ended
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 
@@ -34,7 +34,7 @@ class Job(Generic[Step]):
     """A request at work.
 
     Args:
-        generation: as of its `Request`.
+        generation: that of its `Request`.
         steps: yields results, each in a short time.
         deliver: takes each result; called in the rendering thread.
         fail: takes the error that ended the job, if one did.
@@ -53,7 +53,7 @@ class _Lane:
     priority: int
     running: Job | None = None
     waiting: deque[Job] = field(default_factory=lambda: deque(maxlen=_MAX_WAITING))
-    served: float = 0.0  # when it was last served or began to wait, by the clock
+    served: float = 0.0  # time.monotonic() when it was last served or began to wait
 
 
 @dataclass

@@ -77,7 +77,7 @@ class Guard:
         host = headers.get("host", "")
         name = _host_name(host)
         if not (_is_address(name) or name in self.hosts):
-            return "This server is not reached by that name; add it with --allow-host."
+            return "This server does not accept that host name; add it with --allow-host."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return "Requests from pages of other sites are refused."

@@ -67,7 +67,7 @@ def compute(
         cache: folder for the features of the reals.
         cache_key: identifies the content of the reals in the cache; it must change whenever the data, its resolution or
             the choice of windows changes.
-        rank: index of this process, which takes every world-th clip.
+        rank: index of this process, which takes clips rank, rank + world, rank + 2 world, ...
         world: number of processes.
         gather: concatenates tensors of equal shape from all processes along the first axis, in the order of ranks (as
             `Accelerator.gather` does).

@@ -100,7 +100,7 @@ def read_network(file: Path) -> Network:
 
 
 def not_a_generator(file: Path, reason: str) -> NetworkError:
-    """Return the error for a file that is not a usable generator, for a reason of which the first line is used."""
+    """Return the error for a file that is not a usable generator; only the first line of `reason` is used."""
     reason = reason.strip().partition("\n")[0].rstrip(".:")
     return NetworkError(
         f"{file} is not a generator saved by this project, or is damaged ({reason}); give a network-snapshot file."
@@ -108,7 +108,7 @@ def not_a_generator(file: Path, reason: str) -> NetworkError:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Makes new parameters on "meta", as `torch.device("meta")` does, which imports 900 modules for it."""
+    """Creates new parameters on "meta" like `torch.device("meta")`, which would import 900 modules."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -191,8 +191,8 @@ def _download(name: str, hub: dict[str, Any]) -> Path:
         reason = problem or str(error).strip().partition("\n")[0] or type(error).__name__
         raise NetworkNotFound(
             f"{name} does not exist here, and {WEIGHTS_FILE} of a repository of that name on the Hugging Face hub "
-            f"cannot be had ({reason.rstrip('.')}): give the path of a network-snapshot or a run, or check the "
-            "repository's name and the network."
+            f"could not be downloaded ({reason.rstrip('.')}): give the path of a network-snapshot or a run, or check "
+            "the repository's name and the network."
         ) from error
 
 

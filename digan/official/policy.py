@@ -127,7 +127,7 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
     Tensors and long byte strings stay in a memory map of the file until they are read.
 
     Raises:
-        NetworkError: The file is refused (see above), damaged, or no pickle.
+        NetworkError: The file is refused (see above), damaged, or not a pickle.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,7 +144,7 @@ def load(path: str | os.PathLike[str]) -> Snapshot:
         raise NetworkError(f"{path} {refusal}, which no official snapshot does; nothing of it was run.") from None
     except Damage as damage:
         raise NetworkError(
-            f"{path} is no pickle or a damaged one ({damage}, at byte {unpickler.stream.position:,}): "
+            f"{path} is not a pickle, or is damaged ({damage}, at byte {unpickler.stream.position:,}): "
             "download the official snapshot again."
         ) from None
     return Snapshot(value, unpickler.inert)
@@ -260,7 +260,7 @@ def _set(unpickler: InertUnpickler, items: list | tuple = ()) -> set:
 
 
 def _copied(unpickler: InertUnpickler, items: list | tuple = ()) -> list:
-    """Return a copy of the items, paid for: a few instructions could copy one list many times."""
+    """Return a copy of the items, charged to the budget: a few instructions could copy one list many times."""
     unpickler.stream.budget.spend(instructions=len(items))
     return list(items)
 

@@ -175,7 +175,7 @@ def _stored(root: Record, file_size: int) -> StoredNetwork:
             buffers.pop(f"{prefix}{name}", None)
         for name, tensor in (parameters | buffers).items():
             if not isinstance(tensor, StoredTensor):
-                raise ValueError(f"{name} is no tensor")
+                raise ValueError(f"{name} is not a tensor")
         network.tensors |= parameters | buffers
         network.parameters += sum(tensor.numel for tensor in parameters.values())
         network.attributes |= {f"{prefix}{attribute}": value for attribute, value in _plain(state).items()}
@@ -197,7 +197,7 @@ def _module(record: Any) -> tuple[str, dict]:
             return kind, state
         case Record(cls=cls, state=dict(state)):
             return cls.name, state
-    raise ValueError("a part of it is no module")
+    raise ValueError("a part of it is not a module")
 
 
 def _children(state: dict, kind: str, prefix: str) -> dict[str, Any]:

@@ -130,7 +130,7 @@ _IMMUTABLE = (type(None), bool, int, float, str, bytes, tuple, frozenset, memory
 def set_items(target: Any, items: list) -> Any:
     """Set items `[key, value, key, value, ...]` of a dict or a record, and return it."""
     if not isinstance(target, dict | Record):
-        raise Damage("it sets items of what is no mapping")
+        raise Damage("it sets items of something that is not a mapping")
     keys = items[::2]
     check_keys(keys)
     for key, value in zip(keys, items[1::2], strict=True):
@@ -150,7 +150,7 @@ def check_keys(keys: Iterable) -> None:
         elif isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
             raise Refusal(f"has a key of more than {MAX_KEY_BITS} bits")
         elif not isinstance(key, type(None) | int | float | str | bytes | Global | Record):
-            raise Refusal("has a key that is no plain value")
+            raise Refusal("has a key that is not a plain value")
 
 
 def _check_call(function: Any, args: Any) -> None:
@@ -288,8 +288,8 @@ class InertUnpickler(pickle._Unpickler):
     load_readonly_buffer = load_next_buffer
 
     def load_unknown(self) -> NoReturn:
-        """Reject a byte that is no instruction."""
-        raise Damage("it has a byte that is no pickle instruction")
+        """Reject a byte that is not an instruction."""
+        raise Damage("it has a byte that is not a pickle instruction")
 
     def load_setitem(self) -> None:
         """Execute SETITEM: set one item of a mapping."""

@@ -94,7 +94,7 @@ def load_perceptual(path: Path, resolution: int, device: torch.device) -> Percep
         device: where it runs.
 
     Raises:
-        ConfigError: the file cannot be loaded or is no such module.
+        ConfigError: the file cannot be loaded or is not such a module.
     """
     if not path.is_file():
         raise ConfigError(f"--perceptual {path} does not exist: give a TorchScript file.")

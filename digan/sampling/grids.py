@@ -37,8 +37,8 @@ def tile(images: Sequence[np.ndarray], columns: int, separator: int = 0) -> np.n
 def full_grid(count: int, widest: int | None = None) -> tuple[int, int]:
     """Return a grid without empty cells for at most `count` clips: the number of clips and of columns.
 
-    It is about square, or less than twice as wide, with at most `widest` columns. Few counts have no such grid, such as
-    13: it is then that of the next lower one.
+    It is about square, or less than twice as wide, with at most `widest` columns. A few counts have no such grid, such
+    as 13: the result is then that of the next lower count.
     """
     widest = widest or count
     for clips in range(count, 1, -1):

@@ -17,7 +17,7 @@ from digan.sampling.clip_loss import ClipLoss
 from digan.sampling.latents import Latents, seeded_latents
 
 _PRIOR_DRAWS = 4096  # contents that give the mean and the covariance of w
-_LEAST_VARIANCE = 0.01  # of a direction of w, as a fraction of the mean variance: real clips need some of all
+_LEAST_VARIANCE = 0.01  # floor for each direction of w, relative to the mean variance: real clips use all of them
 _RANKED_FRAMES = 4  # frames by which random draws are ranked
 _MOTION_STEP = 2.0  # learning rate of z_motion, relative to that of w: the gradients of a motion agree less
 _STALLED = 1e-3  # a smaller relative gain within `patience` steps is a stall
@@ -30,12 +30,12 @@ class InversionConfig:
 
     Args:
         steps: updates.
-        restarts: searches side by side, as one batch of INRs; the best one is the result.
-        draws: random samples among which, with the average content, the searches start.
+        restarts: number of parallel searches, run as one batch of INRs; the best one is the result.
+        draws: number of random samples to choose the starting points from, besides the average content.
         lr: learning rate of Adam, in standard deviations of w.
         warmup: fraction of the steps in which the learning rate rises.
         shared: fraction of the steps, the first ones, in which all slots of a clip share one w, as those of a sample
-            do. The slots on their own would soon lead away from all samples, into minima from which none returns.
+            do. Independent slots would soon drift away from all samples, into poor local minima.
         decay: fraction of the steps, the last ones, in which the learning rate falls to 0.
         patience: a stage ends early once the loss has not fallen by 0.1 % within this many steps.
         prior: weight of the squared distance, in variances, of w from its average and of z_motion from 0.
@@ -101,7 +101,7 @@ class Schedule:
         return step < self._shared
 
     def end_stage(self, step: int) -> None:
-        """Let the next stage begin at a step; the last one continues."""
+        """Start the next stage at a step; in the last stage, do nothing."""
         if self.is_shared(step):
             self._shared, self._fall_start = step, self._fall_start - (self._shared - step)
         else:
@@ -182,7 +182,7 @@ class _Starts:
 class _ContentPrior:
     """Mean of w over the samples of each class, and their principal axes, each as long as its standard deviation.
 
-    Steps of one size along these axes keep to the w of samples, which vary far more in some directions than in others.
+    Equal steps along these axes stay within the distribution of w, which is far wider in some directions than others.
     """
 
     def __init__(self, g: Generator, classes: Sequence[int | None], seed: int) -> None:
@@ -294,7 +294,10 @@ class _Searches:
 
     @torch.no_grad()
     def _best_starts(self, prior: _ContentPrior, classes: Sequence[int | None]) -> _Starts:
-        """Return the closest to the clip among random samples and, with as many motions, the average content."""
+        """Return the `restarts` candidates closest to the clip.
+
+        The candidates are `draws` random samples, and the average content with `restarts` random motions.
+        """
         g, config = self._g, self._config
         candidates, device = config.draws + config.restarts, self._times.device
         labels = [classes[i % len(classes)] for i in range(candidates)]

@@ -140,8 +140,8 @@ class Sampler:
         times: [T], times of every clip's frames.
         grid: base grid of the frames, see `Generator.grid`; its region is the visible window.
         seed: sample i has the latents of (seed, i).
-        latents: given clips, which take the place of the first samples: sample i is latents[i] as far as they go.
-        classes: for a conditional generator; another sample i has class classes[i % len(classes)].
+        latents: clips that replace the first samples: sample i is latents[i] for i < len(latents).
+        classes: for a conditional generator; every other sample i has class classes[i % len(classes)].
         psi: truncation; 1 is none.
         dtype: compute type of the matrix products; None for float32.
         memory: bytes that rendering may use beyond a frame.

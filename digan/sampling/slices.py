@@ -11,14 +11,14 @@ import fused_inr as fi
 from digan.sampling.media import to_uint8
 
 Line = tuple[float, float, float, float]  # x0, y0, x1, y1
-_PIXELS = 128 * 128  # that are rendered in one call
+_PIXELS = 128 * 128  # pixels rendered in one call
 
 
 def along(inr: fi.INR, line: Line) -> fi.INR:
     """Return the INR in coordinates of a line: X runs along it from 0 at its start to 1 at its end, Y across it.
 
-    frequency . (P + X d + Y n) + phase is again of that form, so the slice is rendered from the function itself and not
-    from pixels of its frames.
+    frequency . (P + X d + Y n) + phase is again a Fourier feature, now of (X, Y), so the slice is rendered from the
+    function itself, not from pixels.
     """
     x0, y0, x1, y1 = line
     tensor = inr.stages[0].fourier.frequency
@@ -40,7 +40,7 @@ def line_slice(inr: fi.INR, line: Line, width: int, *, dtype: torch.dtype | None
 
     Args:
         inr: one clip (N = 1) at T times.
-        line: its start and its end; pixel j is at the share j / width of the way.
+        line: its start and its end; pixel j is at start + (end - start) * j / width.
         width: pixels along the line, a multiple of the scale of the INR's last stage.
         dtype: compute type of the matrix products; None for float32.
 

@@ -29,8 +29,8 @@ Report = Callable[[str], None]
 def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int, data: str | None = None) -> Path:
     """Write `folder/checkpoint-<clips seen>` and remove all but the newest `keep` checkpoints.
 
-    Checkpoints of more clips are removed too: they belong to a course that the run left when it was resumed before
-    them.
+    Checkpoints with more clips are removed too: they belong to a branch that was abandoned when the run was resumed
+    from an earlier checkpoint.
 
     Args:
         trainer: the trainer whose state is saved.
@@ -77,7 +77,7 @@ def load(trainer: Trainer, checkpoint: Path) -> None:
         trainer.load_counters(read_state(checkpoint)["counters"])
     except ConfigError:
         raise
-    except Exception as error:  # what unpickling damaged data raises, and optimizers given other values, has no limit
+    except Exception as error:  # damaged pickles, and wrong values given to an optimizer, can raise anything
         raise ConfigError(f"--resume: the checkpoint {checkpoint} cannot be loaded: {_reason(error)}.") from None
 
 
@@ -99,7 +99,7 @@ def verify(checkpoint: Path) -> bool:
     """Check that every file of a checkpoint holds what was written.
 
     Returns:
-        Whether that is certain; False if the checkpoint is of a version without checksums but can be read.
+        True if checksums confirm it; False if the checkpoint is from a version without checksums but can be read.
 
     Raises:
         ConfigError: it is damaged.
@@ -183,17 +183,17 @@ def list_all(folder: Path) -> list[Path]:
 
 
 def in_path(path: Path) -> list[Path]:
-    """Return the checkpoints that a path names, oldest first: one itself, or those of a run or of a folder of them."""
+    """Return the checkpoints at a path, oldest first: itself, or those of a run or of a folder of checkpoints."""
     return [path] if is_checkpoint(path) else list_all(path / CHECKPOINTS) or list_all(path)
 
 
 def newest_sound(checkpoints: Sequence[Path], report: Report, option: str = "--resume") -> Path:
-    """Return the newest of checkpoints that is not damaged.
+    """Return the newest undamaged checkpoint.
 
     Args:
         checkpoints: at least one, oldest first.
         report: as in `find`.
-        option: that named them.
+        option: flag that named them, for messages.
 
     Raises:
         ConfigError: all are damaged.
@@ -208,7 +208,7 @@ def newest_sound(checkpoints: Sequence[Path], report: Report, option: str = "--r
         for problem in problems:
             report(f"{problem}; {path.name}, the one before, is used.")
         if not certain:
-            report(f"the checkpoint {path} is of a version without checksums: its content is unchecked.")
+            report(f"the checkpoint {path} is from a version without checksums: its content is unchecked.")
         return path
     raise ConfigError(f"{option}: {problems[0]}, and there is no sound one before it: give {option} another run.")
 
@@ -222,7 +222,7 @@ def _read_optimizers(checkpoint: Path) -> dict[str, Any]:
 def _check_state(checkpoint: Path, state: Any) -> None:
     """Raise ValueError if the content of state.json is not what `save` wrote."""
     if not isinstance(state, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not a JSON object")
     stored = {name: value for name, value in state.items() if name != "checksum"}
     if ("files" in state or "checksum" in state) and state.get("checksum") != _checksum(stored):
         raise ValueError("its checksum differs")
@@ -231,7 +231,7 @@ def _check_state(checkpoint: Path, state: Any) -> None:
         raise ValueError("it lacks the counters or the configuration")
     check_values(TrainConfig(**known_fields(TrainConfig, config)), flag)
     if not all(type(counters.get(name)) is int and counters[name] >= 0 for name in ("iteration", "clips_seen")):
-        raise ValueError("the counters are no numbers")
+        raise ValueError("the counters are not natural numbers")
     if _NAME.match(checkpoint.absolute().name) and _clips(checkpoint) != counters["clips_seen"]:
         raise ValueError(f"it is the state at {counters['clips_seen']} clips")
 

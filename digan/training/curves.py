@@ -24,7 +24,7 @@ _FACTS = {"clips_per_second": "clips/s", "memory_gb": "memory, GiB", "gpu_memory
 _SIZE = (4.4, 2.7)  # inches
 _SMOOTHED = 60  # more points than this are drawn faintly, below their moving average
 _WINDOW = 25  # moving averages of a curve span a fraction 1 / _WINDOW of it
-_MARGIN = 0.07  # above the largest value, as a share of it
+_MARGIN = 0.07  # above the largest value, as a fraction of it
 _LOG_RATIO = 20  # positive values whose 5th and 95th percentiles differ by more than this get a logarithmic axis
 _INK = "#010203"  # stands for the colour of the text where an SVG is drawn
 
@@ -47,7 +47,7 @@ class Chart:
     from_zero: bool = False
     curves: dict[int, Points] = field(default_factory=dict)
 
-    def says_something(self) -> bool:
+    def has_nonzero_values(self) -> bool:
         """Return whether a value differs from zero, unlike most counts of non-finite gradients."""
         return any(any(values) for _, values in self.curves.values())
 
@@ -72,7 +72,7 @@ def read_charts(runs: Sequence[Path], report: Callable[[str], None] | None = Non
                 _add(ticks.setdefault(name, empty), position, records, name)
     losses = [chart for name, chart in ticks.items() if name not in _FACTS]
     facts = [ticks[name] for name in _FACTS if name in ticks]
-    return [chart for chart in (*metrics.values(), *losses, *facts) if chart.says_something()]
+    return [chart for chart in (*metrics.values(), *losses, *facts) if chart.has_nonzero_values()]
 
 
 def _add(chart: Chart, position: int, records: Sequence[Mapping[str, Any]], name: str) -> None:

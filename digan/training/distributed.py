@@ -53,8 +53,8 @@ def make_accelerator(
         if processes.world > 1:
             if not cpu:  # not every launcher sets it, and without it Accelerate would run this process alone
                 os.environ.setdefault("LOCAL_RANK", str(processes.local_rank))
-            # Through the store in which the processes met: keys of an earlier attempt of the launcher are not in its
-            # way. The limit is for a process that is slow; `PeerWatch` notices one that has ended.
+            # Use the store in which the processes met, where keys of an earlier attempt cannot interfere. The timeout
+            # is for slow processes only; `PeerWatch` notices one that has ended.
             PartialState(
                 cpu=cpu,
                 store=processes.store,
@@ -119,8 +119,7 @@ def check_devices(accelerator: Accelerator, processes: Processes) -> None:
 def wait_for_all(accelerator: Accelerator) -> None:
     """Wait until all processes are here.
 
-    Not `wait_for_everyone`, which waits on the GPU of the process's number on its machine, although the process may see
-    only one, number 0.
+    Not `wait_for_everyone`, which waits on the GPU numbered by the local rank, although the process may see only GPU 0.
     """
     if accelerator.num_processes > 1:
         accelerator.reduce(torch.zeros((), device=accelerator.device)).item()

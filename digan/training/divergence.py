@@ -39,10 +39,10 @@ class NonfiniteWatch:
         state = self._states.get(update)
         streak, start, tensor = torch.zeros_like(counts[:3]) if state is None else state  # []
         bad = counts > 0
-        found, starts = bad.any(), streak == 0
+        any_bad, starts = bad.any(), streak == 0
         start = torch.where(starts, iteration, start)
         tensor = torch.where(starts, bad.int().argmax(), tensor)
-        self._states[update] = torch.stack([torch.where(found, streak + 1, 0), start, tensor])
+        self._states[update] = torch.stack([torch.where(any_bad, streak + 1, 0), start, tensor])
 
     def problem(self) -> str:
         """Return which tensor has been non-finite since when; "" while training has not diverged.

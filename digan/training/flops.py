@@ -1,9 +1,9 @@
 """Operation counts of networks and training steps, and the peak throughput of the device.
 
-Counted are matrix products and convolutions between channels, two operations per multiply-accumulate, as far as the
-published objective needs them: no unused gradients, and rendering in its lowered form, in which a layer below an
-upsampling runs on the coarse grid (`fused_inr.lowering`). Any further work of an implementation does not count, so
-waste cannot raise the fraction of peak.
+This counts matrix products and convolutions between channels, at two operations per multiply-accumulate, as far as
+the published objective needs them: no unused gradients, and rendering in its lowered form, in which a layer below an
+upsampling runs on the coarse grid (`fused_inr.lowering`). Extra work of an implementation is not counted, so waste
+cannot raise the fraction of peak.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class RunLogger:
         # All processes measure at the same time, as they do in training.
         peak = matmul_peak(device, COMPUTE_TYPES[self.accelerator.mixed_precision])
         self.peak = float(self.accelerator.reduce(torch.tensor(peak, device=device), "sum"))
-        if device.type == "cuda":  # the largest product is no part of the run's memory
+        if device.type == "cuda":  # the largest product is not part of the run's memory
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
         if self.is_main:

@@ -1,4 +1,4 @@
-"""A process of a launch that ends without leaving ends all others.
+"""If one process of a launch ends without leaving, all others end too.
 
 Every process keeps a connection to the main process. The system closes it when a process ends, however it ends, and
 when a machine no longer answers. So the others learn of it within seconds, whatever they are doing, while collective
@@ -23,9 +23,9 @@ from digan.errors import ConfigError
 if TYPE_CHECKING:
     from digan.training.processes import Processes
 
-_STATUS = 1  # exit status of a process whose peer ended, as that of Python after an error
+_STATUS = 1  # exit status of a process whose peer ended, the same as Python's after an error
 _GRACE = 10.0  # seconds in which the main thread may finish what it writes, before it meets the missing peer
-_VERDICT = 5.0  # seconds after an error of a collective operation in which the end of a peer explains it
+_BLAME_WINDOW = 5.0  # seconds after an error of a collective operation in which the end of a peer explains it
 _BYE = "bye"
 
 
@@ -39,12 +39,12 @@ class PeerWatch:
         UserError: the main process cannot be reached from one of them.
 
     Attributes:
-        found: set once another process is known to have ended.
+        peer_lost: set once another process is known to have ended.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
-        self.found = threading.Event()
+        self.peer_lost = threading.Event()
         self._left = False
         self._all_left = threading.Event()
         self._connections: dict[int, socket.socket] = {}
@@ -71,11 +71,11 @@ class PeerWatch:
             _send(connection, _BYE)
 
     def fail(self) -> None:
-        """Exit if another process has ended, which explains the error being handled; else let this process end of it.
+        """Exit if another process has ended, which explains the error being handled; else let the error end this one.
 
-        The others learn of an error when this process is gone, so its shutdown gets `_GRACE` seconds.
+        The others notice only once this process is gone, so its shutdown may take at most `_GRACE` seconds.
         """
-        self.end_if_lost(_VERDICT)
+        self.end_if_lost(_BLAME_WINDOW)
         _end_within(_GRACE)
 
     def end_if_lost(self, seconds: float = 0) -> None:
@@ -83,7 +83,7 @@ class PeerWatch:
 
         The shutdown of the interpreter is skipped: it waits for the process group, which misses a member.
         """
-        if self.found.wait(seconds):
+        if self.peer_lost.wait(seconds):
             atexit._run_exitfuncs()  # ends the data workers, and closes files
             sys.stdout.flush()
             os._exit(_STATUS)
@@ -93,8 +93,8 @@ class PeerWatch:
             connection = socket.create_connection((host, port), timeout=30)
         except OSError as error:
             raise ConfigError(
-                f"process 0 cannot be reached at {host}:{port} ({error.strerror or error}): let no firewall stand "
-                "between the machines."
+                f"process 0 cannot be reached at {host}:{port} ({error.strerror or error}): make sure that no firewall "
+                "blocks connections between the machines."
             ) from None
         self._connections[0] = _keep_alive(connection)
         _send(connection, f"{token} {self.processes.rank}")
@@ -141,7 +141,7 @@ class PeerWatch:
             text = "a run continues from its newest checkpoint with --resume latest"
             print(f"digan: {name} ended too early, so the others end too; {text}.", file=sys.stderr, flush=True)
         _end_within(_GRACE)
-        self.found.set()
+        self.peer_lost.set()
 
 
 def _end_within(seconds: float) -> None:
@@ -153,7 +153,7 @@ def _end_within(seconds: float) -> None:
 
 
 def _own_address() -> str:
-    """Return the address at which the other machines reach this one: that of the way to the store."""
+    """Return the address at which the other machines reach this one: that of the interface that leads to the store."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
         probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
         return probe.getsockname()[0]

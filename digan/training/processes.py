@@ -31,7 +31,7 @@ class Processes:
 
     Args:
         store: where they exchange values; None for a single process.
-        rank: the number of this process.
+        rank: rank of this process.
         world: the number of processes.
         attempt: how often the launcher has restarted the processes.
         notice: seconds between two sentences about processes that are waited for.
@@ -56,7 +56,7 @@ class Processes:
 
     @property
     def local_rank(self) -> int:
-        """The number of this process among those of its machine."""
+        """The rank of this process among those of its machine."""
         return self.hosts[: self.rank].count(self.hosts[self.rank])
 
     def meet(self, limit: float) -> None:
@@ -139,7 +139,7 @@ class Processes:
         return self.exchange(what, result)[0]
 
     def speaks(self, ended: int | None = None) -> bool:
-        """Return whether this process tells its machine's terminal what concerns all processes that have not ended."""
+        """Return whether this process prints the shared messages of its machine; the rank `ended` no longer counts."""
         here = self.hosts[self.rank]
         return self.rank == min(rank for rank, host in enumerate(self.hosts) if host == here and rank != ended)
 
@@ -168,11 +168,11 @@ class Processes:
                 )
             if missing and time.monotonic() - said >= self._notice and (self.speaks() or not self._met):
                 said = time.monotonic()
-                text = f"process {self.rank} waits for {what} on {self.name(missing)} since {waited:.0f} s"
+                text = f"process {self.rank} has been waiting for {self.name(missing)} for {waited:.0f} s ({what})"
                 print(f"digan: {text}.", file=sys.stderr, flush=True)
 
     def _share(self, what: str, error: UserError | None) -> None:
-        """Raise in all processes if `error` is one in some of them."""
+        """Raise in every process if any process has an `error`."""
         if self.world == 1:
             if error is not None:
                 raise error
@@ -186,7 +186,7 @@ class Processes:
         self.refuse(f"{where}{text}")
 
     def refuse(self, text: str) -> NoReturn:
-        """Raise `SharedError`, as all processes do, which one process of each machine says."""
+        """Raise `SharedError`, as every process must; one process per machine prints it."""
         raise SharedError(text, quiet=not self.speaks())
 
     def _difference(self, name: str, values: list[Any]) -> str:
@@ -278,7 +278,7 @@ def _wait_for_host(place: Place, limit: float) -> None:
             )
         if time.monotonic() - said >= NOTICE:
             said = time.monotonic()
-            print(f"digan: process {place.rank} waits for {where} since {waited:.0f} s.", file=sys.stderr)
+            print(f"digan: process {place.rank} has been waiting for {where} for {waited:.0f} s.", file=sys.stderr)
         time.sleep(0.2)
 
 

@@ -28,7 +28,7 @@ _held: weakref.WeakSet[BinaryIO] = weakref.WeakSet()
 
 @contextlib.contextmanager
 def run_lock(folder: Path, processes: Processes = ALONE) -> Iterator[str]:
-    """Hold the lock of a run folder inside the `with` block. The main process holds it for all of them.
+    """Hold the lock of a run folder inside the `with` block. The main process holds it for all processes.
 
     Processes that their launcher has restarted wait some seconds for the end of those that they replace.
 
@@ -50,8 +50,8 @@ def run_lock(folder: Path, processes: Processes = ALONE) -> Iterator[str]:
             file = _acquire(folder / LOCK, _PATIENCE if processes.attempt else 0)
         except BlockingIOError:
             raise ConfigError(
-                f"--resume: another run is writing to {folder} (process {_holder(folder / LOCK)}): wait for its end or "
-                "stop it first."
+                f"--resume: another run is writing to {folder} (process {_holder(folder / LOCK)}): wait until it "
+                "ends, or stop it first."
             ) from None
         except OSError as error:
             return f"{folder} cannot be locked ({error.strerror}): make sure that no other run writes there."

@@ -197,7 +197,7 @@ class Trainer:
         """
         self._train_only(self.d_image, self.d_motion)
         weight = self.config.gamma * self.config.r1_interval
-        # The clamp stays where the penalty alone is float32, so that it is that of the function which is trained.
+        # Clamp even where only the penalty runs in float32, so that it penalises the function that is trained.
         precision = {"dtype": self.penalty_dtype, "clamped": self.dtype is not None}
         d_motion, d_image = partial(self.d_motion, **precision), partial(self.d_image, **precision)
         for draw, real in self._draws(Phase.R1, reals):

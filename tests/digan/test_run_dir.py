@@ -38,7 +38,7 @@ def test_records_around_damaged_lines_are_kept_and_the_damage_is_reported(tmp_pa
     damaged = [b'{"clips": 1', b"\x80\xff", b"[1]", b"null", b'{"clips": "8"}', b'{"seconds": [1]}', b"[" * 100_000]
     file.write_bytes(b'{"clips": 8}\n' + b"\n".join(damaged) + b'\n\n{"clips": 16}\n{"cl')
     assert run_dir.read_records(file, reports.append) == [{"clips": 8}, {"clips": 16}]
-    assert reports == [f"{file}: 8 lines without a whole record skipped (2, 3, 4, 5, 6, …)."]
+    assert reports == [f"{file}: 8 lines without a complete record skipped (2, 3, 4, 5, 6, …)."]
 
 
 def test_a_record_after_a_line_that_was_cut_off_has_its_own_line(tmp_path):

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from digan.wording import counted, reason, some
+from digan.wording import counted, first_few, reason
 
 
 def test_counts_agree_with_their_nouns():
@@ -17,10 +17,10 @@ def test_counts_agree_with_their_nouns():
 
 
 def test_long_lists_are_cut():
-    assert some(["a", "b"], limit=2) == "a, b"
-    assert some(["a", "b", "c"], limit=2) == "a, b, …"
-    assert some(["a", "b", "c"], limit=1, separator="; ") == "a; …"
-    assert some([]) == ""
+    assert first_few(["a", "b"], limit=2) == "a, b"
+    assert first_few(["a", "b", "c"], limit=2) == "a, b, …"
+    assert first_few(["a", "b", "c"], limit=1, separator="; ") == "a; …"
+    assert first_few([]) == ""
 
 
 def test_a_reason_is_never_empty():

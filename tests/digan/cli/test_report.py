@@ -98,7 +98,7 @@ def test_a_page_about_two_runs(run, page):
     assert "1m 30s" in words  # both parts of a run that was resumed
     assert "2.0 GiB" in words
     assert text.count("<svg") == 4  # the metric, the loss, the speed and the memory, of both runs in each
-    assert printed.count("line without a whole record") == 2
+    assert printed.count("line without a complete record") == 2
 
 
 def test_the_page_needs_nothing_beside_it(run, page):

@@ -88,7 +88,7 @@ def test_a_run_from_a_damaged_checkpoint_says_so_and_replaces_it(options, tmp_pa
     assert start(options("", "--resume", str(folder))) == folder
     log = (folder / "log.txt").read_text()
     assert f"the checkpoint {newest} is damaged (optimizers.pt: its checksum differs); checkpoint-000000008" in log
-    assert f"{folder / 'stats.jsonl'}: 2 lines without a whole record skipped (3, 4)." in log
+    assert f"{folder / 'stats.jsonl'}: 2 lines without a complete record skipped (3, 4)." in log
     assert "removed 1 unfinished file(s)" in log
     assert len(files) == 6
     assert all(file.read_bytes() == content for file, content in files.items())

@@ -128,7 +128,7 @@ def test_a_checkpoint_without_checksums_is_loaded_and_called_unchecked(checkpoin
         (path / "state.json").write_text(json.dumps({key: state[key] for key in ("counters", "config", "torch")}))
     reports = []
     assert checkpoint.find(str(newer.parents[1]), "unused", reports.append) == newer
-    assert reports == [f"the checkpoint {newer} is of a version without checksums: its content is unchecked."]
+    assert reports == [f"the checkpoint {newer} is from a version without checksums: its content is unchecked."]
     checkpoint.load(trainer, newer)
     empty(newer / "optimizers.pt")
     assert checkpoint.find(str(newer.parents[1]), "unused", reports.append) == older

@@ -35,9 +35,9 @@ def test_processes_that_leave_end_nobody(watches):
     started = watches(3)
     for watch in started[:0:-1]:  # the main process waits for the others
         watch.leave()
-        assert not started[0].found.wait(0.2)
+        assert not started[0].peer_lost.wait(0.2)
     started[0].leave()
-    assert not any(watch.found.wait(0.2) for watch in started)
+    assert not any(watch.peer_lost.wait(0.2) for watch in started)
 
 
 @pytest.mark.parametrize("lost", [1, 2])
@@ -45,12 +45,12 @@ def test_a_lost_process_is_found_by_all_others(watches, lost, capfd):
     started = watches(3)
     started[lost]._connections[0].shutdown(socket.SHUT_RDWR)  # as the system does when a process ends
     others = [watch for watch in started if watch is not started[lost]]
-    assert all(watch.found.wait(10) for watch in others)
+    assert all(watch.peer_lost.wait(10) for watch in others)
     assert f"process {lost} of 3 ended too early" in capfd.readouterr().err
 
 
 def test_the_main_process_is_missed_too(watches, capfd):
     started = watches(2)
     started[0]._connections[1].shutdown(socket.SHUT_RDWR)
-    assert started[1].found.wait(10)
+    assert started[1].peer_lost.wait(10)
     assert "process 0 of 2 ended too early" in capfd.readouterr().err

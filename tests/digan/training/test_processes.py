@@ -86,7 +86,7 @@ def test_waiting_is_told_and_ends_at_the_limit(capsys):
         processes.meet(1.5)
     lines = capsys.readouterr().err.splitlines()
     assert 2 <= len(lines) <= 1.5 / 0.2
-    assert lines[0].startswith("digan: process 0 waits for their start on process 1 since 0")
+    assert lines[0].startswith("digan: process 0 has been waiting for process 1 for 0 s (their start)")
 
 
 def test_a_main_process_that_does_not_answer_is_named(monkeypatch):

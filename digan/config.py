@@ -12,7 +12,7 @@ from digan.errors import ConfigError
 
 RESIZES = (
     "antialias",  # bilinear with a filter that widens when frames are reduced, in uint8
-    "bilinear",  # bilinear between four pixels at any scale, in float32, then rounded: the published UCF-101 pipeline
+    "bilinear",  # bilinear between four pixels at any scale, in float32, then rounded: the published loaders
 )
 
 
@@ -131,7 +131,7 @@ class TrainConfig:
     resolution: int = _data(_G.resolution, "pixels per side", choices=(32, 64, 128, 256, 512))
     resize: str = _data(
         "antialias",
-        "how frames are resized: antialias averages, bilinear skips pixels (published UCF-101)",
+        "how frames are resized: antialias averages, bilinear skips pixels (as published)",
         choices=RESIZES,
     )
     frames: int = _data(16, "frames per clip", above=0)
@@ -152,7 +152,9 @@ class TrainConfig:
     style_mixing: float = _fit(0.0, "probability of style mixing (published model: 0)", range=FRACTION)
     aug: str = _fit("color,translation", "DiffAugment policy: any of color,translation,cutout, or none")
     ema_kimg: float = _fit(20.0, "half-life of the moving average of G", minimum=0)
-    ema_rampup: float = _fit(0.05, "upper limit of the half-life, as a fraction of the clips seen", above=0)
+    ema_rampup: float = _fit(
+        0.05, "upper limit of the half-life, as a fraction of the clips seen; without effect after --init", above=0
+    )
     nonfinite_limit: int = _fit(
         50, "stop after this many updates in a row whose losses or gradients are not finite", above=0
     )
@@ -233,9 +235,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         ema_kimg=1.0,
         ema_rampup=0.2,
     ),
-    "sky": dict(frames=16, stride=1, overlap=0),
-    "taichi": dict(frames=16, stride=4, overlap=0),
+    "sky": dict(frames=16, stride=1, overlap=0, resize="bilinear"),
+    "taichi": dict(frames=16, stride=4, overlap=0, resize="bilinear"),
     "ucf101": dict(frames=16, stride=1, overlap=15, resize="bilinear"),
+    # Its frames were published resized by Pillow, with antialiasing.
     "kinetics-food": dict(frames=16, stride=1, overlap=0, split="train+val"),
 }
 

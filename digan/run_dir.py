@@ -22,6 +22,7 @@ TICK_FACTS = (
     "clips",
     "iteration",
     "seconds",
+    "started",
     "clips_per_second",
     "tflops_per_second",
     "share_of_peak",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ class _OnePerVideo:
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Return clips `[N, F, 3, R, R]` uint8."""
         return self._clips.batch([self._chosen[i] for i in indices])
+
+    def labels(self) -> torch.Tensor:
+        """Return the classes of the clips, int64 `[N]`."""
+        return self._clips.labels()[torch.as_tensor(self._chosen)]
 
 
 class Evaluation:
@@ -185,7 +189,11 @@ class Evaluation:
         return resolution
 
     def _labels(self, g: Generator) -> torch.Tensor | None:
-        """Return the classes that the fakes cycle through, from --labels or the real clips; None without classes."""
+        """Return --labels, the classes that the fakes cycle through; None for those of each protocol's real clips.
+
+        Raises:
+            ConfigError: they do not fit the network, or there are no real clips with its classes.
+        """
         labels, classes = self.args.labels, g.config.num_classes
         if not classes:
             if labels:
@@ -203,13 +211,16 @@ class Evaluation:
                 f"the {len(folders)} class folders of --data {self.args.data} are not the {classes} classes of the "
                 f"network {self.network}: give the videos that it was trained on, or class numbers with --labels."
             )
-        shortest = min(self.protocols, key=lambda protocol: protocol.frames)
-        return self._cut(self.reals, shortest, self._real_stride(shortest)).labels()
+        return None
 
     def _rows(self, protocol: MetricProtocol) -> Mapping[str, Maker | ClipSource]:
         """Return the fakes of each result, keyed by the result's name."""
         if self.model is not None:
-            return self.experiment.rows(self.model, protocol, self.resolution)
+            model = self.model
+            if model.g.config.num_classes and model.labels is None:
+                reals = self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))[0]
+                model = replace(model, labels=reals.labels())
+            return self.experiment.rows(model, protocol, self.resolution)
         stride = self.args.fake_stride or (1 if self.args.fake else self.stride)
         return {"videos": self._chosen(self._cut(self.fakes, protocol, stride))[0]}
 
@@ -241,7 +252,7 @@ class Evaluation:
             )
         return cut_clips(index, frames, stride, self.overlap, self.resolution, self.resize)
 
-    def _chosen(self, clips: Clips) -> tuple[ClipSource, str]:
+    def _chosen(self, clips: Clips) -> tuple[Clips | _OnePerVideo, str]:
         """Apply --one-per-video; return the clips and a cache key for their content."""
         if not self.args.one_per_video:
             return clips, content_key(clips)

@@ -108,7 +108,7 @@ def configure(parser: OptionParser) -> None:
     )
     search.add_argument("--edges", type=weight, default=1.0, help="weight of the edge term, relative to pixels [1]")
     search.add_argument(
-        "--changes", type=weight, default=1.0, help="weight of the motion term, on frame differences [1]"
+        "--changes", type=weight, default=1.0, help="weight of the motion term, on deviations from the mean frame [1]"
     )
     search.add_argument("--perceptual", type=Path, metavar="FILE", help="perceptual distance to add, see below")
     search.add_argument("--perceptual-weight", type=weight, default=1.0, help="weight of the perceptual distance [1]")

@@ -17,6 +17,9 @@ from digan.run_results import WHICH
 Number = TypeVar("Number", int, float)
 
 
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
 class OptionParser(argparse.ArgumentParser):
     """A parser that also reads `--config FILE.yaml`, and reports errors as `ConfigError`.
 
@@ -27,6 +30,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self._negative_number_matcher = _NEGATIVE  # argparse's own takes -1e-5 for an option
         for kind in (int, float):
             self.register("type", kind, number(kind))
         self.add_argument("--config", metavar="FILE", help="YAML file of options; the command line takes precedence")

@@ -152,8 +152,8 @@ def _cells(run: Path, config: TrainConfig) -> dict[str, str]:
     for name, title in (("memory_gb", "peak memory"), ("gpu_memory_gb", "peak GPU memory")):
         if sizes := _finite(records, name):
             cells[title] = f"{max(sizes):.1f} GiB"
-    if elapsed := _finite(records, "seconds"):
-        cells["time"] = summary.clock(_total(elapsed))
+    if timed := [record for record in records if curves.is_finite(record.get("seconds"))]:
+        cells["time"] = summary.clock(_total(timed))
     cells["snapshots"] = str(len(list_snapshots(run)))
     return cells
 
@@ -167,10 +167,14 @@ def _trained(run: Path, metric: str) -> list[dict[str, Any]]:
     return [result for result in own_results(run, metric) if result["clips"] > 0]
 
 
-def _total(elapsed: Sequence[float]) -> float:
-    """Return the time of a whole run, given the times since its start or the last time that it was resumed."""
-    ends = [time for time, later in zip(elapsed, [*elapsed[1:], 0.0], strict=True) if later < time]
-    return sum(ends)
+def _total(records: Sequence[dict[str, Any]]) -> float:
+    """Return the time of a whole run, from the times since its start or the last time that it was resumed."""
+    sessions: dict[Any, float] = {}
+    session, before = 0, 0.0
+    for record in records:
+        session += record["seconds"] < before  # records of older versions do not say when their session started
+        before = sessions[record.get("started", session)] = record["seconds"]
+    return sum(sessions.values())
 
 
 def _strips(run: Path, report: Callable[[str], None]) -> list[Strip]:

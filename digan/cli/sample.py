@@ -246,6 +246,8 @@ def _latents(args: argparse.Namespace, g: Generator, digest: str) -> list[Latent
 
 def _times(args: argparse.Namespace, default: torch.Tensor) -> torch.Tensor:
     """Return the times of the frames; `default` has those that --frames, --t0 and --t1 would replace."""
+    if args.frames is None and args.t0 is None and args.t1 is None:
+        return default
     t0 = default[0].item() if args.t0 is None else args.t0
     t1 = default[-1].item() if args.t1 is None else args.t1
     return clip_times(args.frames or len(default), t0, t1)

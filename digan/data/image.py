@@ -129,18 +129,26 @@ def read_picture(file: str | BinaryIO) -> np.ndarray:
 def read_animation(file: str | BinaryIO, indices: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield frames of an animated picture, uint8 RGB `[H, W, 3]` with alpha dropped; the indices must not decrease."""
     with _picture(file) as image:
+        first = _still_frames(image)
         for index in indices:
-            image.seek(index)
+            image.seek(first + index)
             yield np.asarray(image.convert("RGB"))
 
 
 def probe_animation(file: str | BinaryIO) -> tuple[int, int, int, float]:
     """Return the number of frames, the height, the width, and the frames per second of a picture, animated or not."""
     with _picture(file) as image:
-        frames = getattr(image, "n_frames", 1)
+        first = _still_frames(image)
+        frames = getattr(image, "n_frames", 1) - first
+        image.seek(first)
         image.load()
         milliseconds = float(image.info.get("duration", 0))  # of the first frame
         return frames, image.height, image.width, 1000 / milliseconds if milliseconds > 0 else 25.0
+
+
+def _still_frames(image: Image.Image) -> int:
+    """Return 1 if the first frame is a png's still picture, for programs that play no animations, else 0."""
+    return int(bool(image.info.get("default_image")) and getattr(image, "n_frames", 1) > 1)
 
 
 def is_animated(file: str | BinaryIO) -> bool:

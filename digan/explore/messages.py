@@ -241,7 +241,8 @@ def parse_file_request(text: str, num_classes: int) -> FileRequest:
         fields.line() if format == "slice" else None,
     )
     width, height = request.size
-    if request.frames * width * height > MAX_FILE_PIXELS:
+    rows = 1 if format == "slice" else height  # each time is a row of a slice
+    if request.frames * width * rows > MAX_FILE_PIXELS:
         raise ConfigError(f"{request.frames} frames of {width}x{height} pixels are too many; lower one of them.")
     return request
 

@@ -56,8 +56,13 @@ def blurred(clips: torch.Tensor, deviation: float) -> torch.Tensor:
 
 
 def noisy(clips: torch.Tensor, deviation: float, seed: int = 0) -> torch.Tensor:
-    """Add Gaussian noise with this standard deviation in grey levels (of 255), and clamp."""
-    noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(seed)).to(clips.device)
+    """Add Gaussian noise with this standard deviation in grey levels (of 255), and clamp.
+
+    The noise of a clip depends on the clip and the seed, not on the other clips of its batch.
+    """
+    seeds = seed + clips.flatten(1).sum(1, dtype=torch.int64)  # [N]
+    generators = [torch.Generator().manual_seed(int(number)) for number in seeds]
+    noise = torch.stack([torch.randn(clips.shape[1:], generator=g) for g in generators]).to(clips.device)
     return (clips + deviation * noise).round().clamp(0, 255).to(torch.uint8)
 
 

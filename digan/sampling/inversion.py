@@ -140,8 +140,11 @@ def invert(
         schedule = Schedule(config.steps, config.warmup, config.shared, config.decay)
         step, reference, since = 0, math.inf, 0
         while step < schedule.steps:
-            lowest = searches.step(config.lr * schedule.factor(step), schedule.is_shared(step))
+            shared = schedule.is_shared(step)
+            lowest = searches.step(config.lr * schedule.factor(step), shared)
             step += 1
+            if shared and not schedule.is_shared(step):
+                since = step  # patience is for one stage
             if not lowest >= reference * (1 - _STALLED):
                 reference, since = lowest, step
             elif step - since >= config.patience:

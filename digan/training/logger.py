@@ -387,6 +387,7 @@ class RunLogger:
             "share_of_peak": flops / self.peak,
             "memory_gb": psutil.Process().memory_info().rss / 2**30,
             "seconds": time.time() - self._started,
+            "started": self._started,
         }
         if self.accelerator.device.type == "cuda":
             record["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30

@@ -88,7 +88,8 @@ def path_length(
         z_motion: as for `Generator.inr_from_slots`.
         times: as for `Generator.inr_from_slots`.
         noise: `[N, T, 3, R, R]` standard normal.
-        mean: scalar, the running mean of the length.
+        mean: scalar, the running mean of the length before this batch. The penalty refers to it, and not to the new
+            mean as in StyleGAN2, so that its gradient does not depend on how a batch is divided.
         decay: weight of this batch in the running mean (0.01 in StyleGAN2).
 
     Returns:
@@ -98,8 +99,7 @@ def path_length(
     pixels = frames.shape[-2] * frames.shape[-1]
     (gradient,) = torch.autograd.grad((frames * noise).sum() / math.sqrt(pixels), slots, create_graph=True)
     lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()  # [N]
-    mean = mean.lerp(lengths.detach().mean(), decay)
-    return (lengths - mean).square().mean(), mean
+    return (lengths - mean).square().mean(), mean.lerp(lengths.detach().mean(), decay)
 
 
 def draw_mixing_cutoff(n: int, num_slots: int, probability: float, generator: torch.Generator) -> Tensor:

@@ -222,9 +222,11 @@ class Trainer:
     def update_ema(self) -> None:
         """Move the averaged generator towards G; buffers are copied.
 
-        The half-life is `ema_kimg`, shorter at the start of the run.
+        The half-life is `ema_kimg`, shorter at the start of a run that did not start from an average (`--init`).
         """
-        half_life = min(self.config.ema_kimg * 1000, self.config.ema_rampup * self.clips_seen)
+        half_life = self.config.ema_kimg * 1000
+        if self.config.init is None:
+            half_life = min(half_life, self.config.ema_rampup * self.clips_seen)
         beta = 0.5 ** (self.config.batch / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.g_ema.parameters()), list(self.g.parameters()), 1 - beta)
         for average, current in zip(self.g_ema.buffers(), self.g.buffers(), strict=True):

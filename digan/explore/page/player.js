@@ -105,7 +105,8 @@ export class Player {
     const { state } = this;
     const [first, last] = this.#ends();
     const t = this.#origin + Math.sign(last - first || 1) * state.speed * seconds;
-    if (!state.loop || first === last) return first < last ? Math.min(t, last) : Math.max(t, last);
+    if (first === last) return last;
+    if (!state.loop) return first < last ? Math.min(t, last) : Math.max(t, last);
     const length = last - first;
     const share = (t - first) / length;
     return first + length * (share - Math.floor(share));

@@ -34,7 +34,7 @@ export class Saving {
     const ends = state.reverse ? [state.to, state.from] : [state.from, state.to];
     const seconds = Math.min(MOST_SECONDS, Math.abs(state.to - state.from) / state.speed);
     const moving = Math.min(network.max_frames, Math.max(2, Math.round(seconds * fps) + 1));
-    const frames = { png: 1, slice: side }[format] ?? moving;
+    const frames = { png: 1, slice: Math.min(side, network.max_frames) }[format] ?? moving;
     return {
       ...state.content, motion: state.motion, ...state.window, line: state.line, format, fps, frames,
       span: format === "png" ? [state.t, state.t] : format === "slice" ? [state.from, state.to] : ends,

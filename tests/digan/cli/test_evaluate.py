@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from digan import Generator, metrics
+from digan.cli.evaluation import _OnePerVideo
 from digan.cli.main import main
 from digan.config import GeneratorConfig
 from digan.data import Clips, ClipWindows, load_index, make_demo_videos
+from digan.data.clips import cut_clips
 from digan.sampling.latents import paced_times
 from digan.sampling.render import GeneratedClips
 
@@ -203,6 +205,23 @@ def test_classes_are_those_of_the_data_or_named(evaluate, videos, tmp_path, caps
     for wrong in (conditional(tmp_path, 2), conditional(tmp_path, 3, class_names=["a", "b", "c"])):
         evaluate("--network", wrong, *options, status=2)
         assert "--labels" in capsys.readouterr().err
+
+
+def test_classes_of_the_fakes_do_not_depend_on_the_other_metrics(evaluate, videos, tmp_path):
+    options = ("--network", conditional(tmp_path, 3), "--data", videos)
+    alone = evaluate(*options, "--metrics", "rfvd8_8f")["rfvd8_8f"][0]
+    both = evaluate(*options, "--metrics", "rfvd8_4f,rfvd8_8f")["rfvd8_8f"][-1]
+    assert both["value"] == alone["value"]
+
+
+def test_classes_of_the_fakes_are_as_frequent_as_those_of_chosen_clips(videos):
+    clips = cut_clips(load_index(videos, videos.parent / "index"), 4, 1, 0, 32, "antialias")
+    chosen = _OnePerVideo(clips, seed=0)
+    assert len(chosen) < len(clips)
+    assert len(chosen.labels()) == len(chosen)
+    for position in range(len(chosen)):
+        assert torch.equal(chosen.batch([position])[0], clips.batch([chosen._chosen[position]])[0])
+        assert chosen.labels()[position] == clips.labels()[chosen._chosen[position]]
 
 
 def test_inception_score_needs_no_reals(evaluate, network, tmp_path, capsys):

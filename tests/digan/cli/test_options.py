@@ -37,6 +37,15 @@ def test_dashes_and_underscores_are_alike_and_values_stay(parser):
     assert parser.parse(["--frame-count", "3", "--name=a_b"]).name == "a_b"
 
 
+@pytest.mark.parametrize("text", ["-5e-05", "-1E+3", "-2.", "-.5", "-0.25", "-7"])
+def test_negative_numbers_are_values_however_they_are_written(parser, text):
+    parser.add_argument("--x", type=float, nargs=2)
+    group = parser.add_argument_group("others")
+    group.add_argument("--t0", type=float)
+    args = parser.parse(["--name", "a", "--x", text, "1", "--t0", text])
+    assert (args.x, args.t0) == ([float(text), 1.0], float(text))
+
+
 def test_a_file_sets_every_kind_of_option(parser, yaml):
     file = yaml("frame_count: 4\nlabels: [1, 2]\nname: x\nprecision: no\nfast: true\nmirror: true\n")
     values = parser.parse(["--config", file])

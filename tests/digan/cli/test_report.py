@@ -133,6 +133,18 @@ def test_damaged_and_foreign_files_are_left_out(run, page):
     assert "fakes000001.png is not shown" in printed
 
 
+@pytest.mark.parametrize(
+    ("sessions", "total"),
+    [(None, 150.0 + 30.0), ([7.5, 7.5, 9.5, 9.5], 150.0 + 30.0), ([7.5, 8.5, 8.5, 9.5], 100.0 + 200.0 + 30.0)],
+)
+def test_the_time_of_a_run_is_that_of_all_its_sessions(sessions, total):
+    elapsed = [100.0, 150.0, 20.0, 30.0] if sessions != [7.5, 8.5, 8.5, 9.5] else [100.0, 150.0, 200.0, 30.0]
+    records = [{"seconds": seconds} for seconds in elapsed]
+    if sessions:
+        records = [record | {"started": start} for record, start in zip(records, sessions, strict=True)]
+    assert report._total(records) == total
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e300", "9223372036854775807"])
 def test_numbers_of_any_size_are_reported_or_left_out(run, page, value):
     folder = run("00000-a")

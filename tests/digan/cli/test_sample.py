@@ -320,14 +320,18 @@ def test_only_the_grid(run):
 def latents(network, tmp_path):
     """Makes a file of the latents that a sample of the network has; its clip has 3 frames, from 0.2 to 1.4."""
 
-    def make(index: int, classes: int = 0):
+    def make(index: int, classes: int = 0, times: torch.Tensor | None = None):
         path = tmp_path / f"latents-{index}-{classes}"
         g = Generator.from_pretrained(network(classes))
         z_content, z_motion = seeded_latents(8, 0, [index])
         label = index % classes if classes else None
         with torch.no_grad():
             w = g.broadcast(g.mapping(z_content, None if label is None else torch.tensor([label])))[0]
-        write_latents(path, Latents(w, z_motion[0], clip_times(3, 0.2, 1.4), label), checksum(network(classes)))
+        write_latents(
+            path,
+            Latents(w, z_motion[0], clip_times(3, 0.2, 1.4) if times is None else times, label),
+            checksum(network(classes)),
+        )
         return path
 
     return make
@@ -344,6 +348,15 @@ def test_clips_of_latents_files(run, network, latents, classes):
     assert record["times"] == pytest.approx([0.2, 0.8, 1.4])
     assert record["options"]["latents"] == [str(latents(4, classes))]
     assert record["clips"][0]["classes"][0] == label
+
+
+def test_the_times_of_a_latents_file_are_kept_to_the_last_bit(run, network, latents):
+    times = torch.tensor([0.1, 0.7, 1.1])
+    status, folder = run(f"--latents {latents(4, times=times)} --format png")
+    assert status == 0
+    expected = rendered(network(0), 4, 4, times)
+    assert np.array_equal(sheet_frames(folder / "video-0000.png", 3), expected)
+    assert json.loads((folder / "sample.json").read_text())["times"] == times.tolist()
 
 
 def test_clips_of_latents_files_at_other_times_and_sizes(run, network, latents):

@@ -98,6 +98,14 @@ def animation(tmp_path):
     return write
 
 
+def test_the_still_picture_of_an_animation_is_not_played(tmp_path):
+    images = [Image.new("RGB", (24, 16), (30 * i,) * 3) for i in range(4)]
+    path = str(tmp_path / "a.png")
+    images[3].save(path, save_all=True, append_images=images[:3], duration=50, default_image=True)
+    assert probe_animation(path) == (3, 16, 24, 20.0)
+    assert [p[3, 5].tolist() for p in read_animation(path, [0, 2])] == [[0] * 3, [60] * 3]
+
+
 @pytest.mark.parametrize("suffix", ["webp", "png"])
 def test_animated_pictures_are_played(animation, suffix):
     path = animation(suffix)

@@ -103,6 +103,8 @@ def test_a_file_holds_what_the_message_says(message):
     assert (request.format, request.span, request.frames, request.fps, request.size) == ("gif", (0, 2), 5, 8, (32, 32))
     assert request.line is None
     assert parse_file_request(json.dumps(message("file", format="slice")), 3).line == (-1, -0.5, 1, 0.5)
+    large = message("file", format="slice", size=[1024, 1024], frames=1000)  # one row for each time
+    assert parse_file_request(json.dumps(large), 3).frames == 1000
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ def test_blur_and_noise_have_the_stated_strength():
     grey = torch.full((1, 2, 3, 64, 64), 128, dtype=torch.uint8)
     assert torch.equal(blurred(grey, 2), grey)
     assert noisy(grey, 8).float().std() == pytest.approx(8, rel=0.05)
+    clips = torch.randint(0, 256, (4, 2, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert torch.equal(noisy(clips, 8), torch.cat([noisy(part, 8) for part in clips.split(1)]))
+    noise = noisy(clips, 8).int() - clips.int()
+    assert not torch.equal(noise[0], noise[1])
     point = torch.zeros(1, 1, 3, 65, 65, dtype=torch.uint8)
     point[..., 32, 32] = 255
     # A Gaussian with standard deviation 2 peaks at 1 / (8 pi).

@@ -159,6 +159,16 @@ def test_a_stall_ends_a_stage_early(generator):
     assert found.steps == 26  # the first step, twice five without a gain, and the decay
 
 
+def test_patience_begins_anew_with_each_stage(generator):
+    found = invert(
+        generator,
+        ClipLoss(clip_of(generator, seed=9)),
+        TIMES,
+        config=InversionConfig(steps=50, shared=0.08, decay=0.5, restarts=1, draws=1, lr=1e-9, patience=5),
+    )
+    assert found.steps == 34  # four steps of the first stage, five without a gain, and the decay
+
+
 def test_the_slots_share_one_w_at_first(generator):
     clip = clip_of(generator, seed=9)
     shared, free = (

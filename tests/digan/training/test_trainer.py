@@ -103,6 +103,16 @@ def test_average_follows_g_with_its_half_life(tiny, accelerator):
     assert not moved(snapshot(trainer.g), trainer.g_ema)
 
 
+def test_an_average_to_start_from_is_not_given_up(tiny, accelerator):
+    trainer = Trainer(tiny(ema_kimg=20.0, init="a run"), accelerator)
+    start, target = trainer.g_ema.blocks["4"].layers[0].weight.clone(), trainer.g.blocks["4"].layers[0].weight
+    with torch.no_grad():
+        target.add_(1.0)
+    trainer.update_ema()
+    beta = 0.5 ** (8 / 20_000)
+    torch.testing.assert_close(trainer.g_ema.blocks["4"].layers[0].weight, start * beta + target * (1 - beta))
+
+
 def test_nonfinite_gradients_are_replaced_and_counted(tiny, accelerator, real_batch):
     trainer = Trainer(tiny(), accelerator)
     weight = trainer.d_image.out.weight
@@ -148,6 +158,8 @@ def test_micro_batches_accumulate_to_the_gradient_of_the_batch(tiny, accelerator
                 gradients(trainer, trainer.opt_g, trainer.update_g, reals),
                 gradients(trainer, trainer.opt_d, trainer.update_d, reals),
                 gradients(trainer, trainer.opt_d, trainer.update_r1, reals),
+                gradients(trainer, trainer.opt_g, trainer.update_path_length, reals),
+                trainer.path_length_mean[None],
             ]
         )
     for one, two in zip(*results, strict=True):

@@ -1,6 +1,6 @@
 """The time of a run: how many rounds a case takes, and whether there is time left to compile rivals.
 
-Every case needs some calls in any case. What remains of the run is shared evenly among the cases that remain, and a
+Every case makes a minimum number of calls. The time left of the run is divided evenly among the remaining cases, and a
 case uses its share for further rounds until the medians of its paths are known well enough.
 """
 
@@ -16,7 +16,7 @@ from benchmarks.device import pick
 # Seconds of a run at the default size that are shared out. It must end within 600 on two cores and within 300 on a GPU:
 # the last cases, which are the slowest and compile nothing, take more than their share.
 RUN = {"cpu": 420.0, "cuda": 230.0}
-LONGEST_CASE = 5.0  # seconds that a case may take when there is time in plenty
+LONGEST_CASE = 5.0  # seconds that a case may take, however much time is left
 FEWEST, MOST = 3, 9  # rounds
 LEAST = 2  # rounds of a case whose time is used up
 STEADY = 0.02  # half the distance of the quartiles relative to the median, over the square root of the rounds

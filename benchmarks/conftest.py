@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, value in defaults.items():
         if not any(word.startswith(f"--benchmark-{name}") for word in given):
             setattr(config.option, f"benchmark_{name.replace('-', '_')}", value)
-    # Its table is printed for those who ask for one of its options.
+    # pytest-benchmark prints its own table only if one of its options is given.
     if not any(word.startswith(f"--benchmark-{name}") for word in given for name in _FIGURES):
         config.option.benchmark_quiet = True
 
@@ -65,7 +65,7 @@ def _compile_anew():
 
 @pytest.fixture
 def seconds(request) -> float:
-    """Return the time of the case, of that which the run has left."""
+    """Return the case's share, in seconds, of the time that the run has left."""
     return request.config.stash[_BUDGET].share()
 
 

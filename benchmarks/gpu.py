@@ -4,7 +4,7 @@
     python benchmarks/gpu.py sanitize    run small tests under compute-sanitizer's memcheck and racecheck
     python benchmarks/gpu.py bench       measure what runs on the GPU, as `pytest benchmarks/ --benchmark-only` does
 
-They need the packages of `.[test]`, of which `check` only those of fused_inr, av and accelerate.
+All need the packages of `.[test]`, except that `check` needs only those of fused_inr, av and accelerate.
 
 Results are written to the folder in the environment variable OUT, or to benchmarks/results, and the output of the
 commands to its subfolder logs. A command that fails or takes too long does not keep the others from running. Without a
@@ -37,7 +37,7 @@ SHARED = ("-n", str(os.cpu_count())) if importlib.util.find_spec("xdist") else (
 # The paths with tests marked gpu; others import packages that such a machine need not have.
 TESTS = (*PYTEST, "-m", "gpu", "--durations", "15", "tests/fused_inr", "tests/digan/training/test_synchronization.py")
 DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # without it some versions of PyTorch refuse to be deterministic
-# Without those of decoding and of starts, which no GPU takes part in; what matters most comes first.
+# The most important first; without the benchmarks of decoding and of start-up, which do not use the GPU.
 BENCHMARKS = tuple(
     f"benchmarks/test_{name}.py"
     for name in "step render siren discriminator discriminator_ops mlp layers jet fit sampling features".split()

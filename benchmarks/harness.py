@@ -153,7 +153,7 @@ def measure(case: Case, seconds: float) -> Report:
 
     Args:
         case: the comparison.
-        seconds: time of the case, after which it takes no more rounds than it must; if it is 0, nothing is compiled.
+        seconds: time for the case, after which only the mandatory rounds run; with 0, nothing is compiled.
     """
     end, memory = time.perf_counter() + seconds, Allocator()
     with tf32(case.tf32):
@@ -271,7 +271,7 @@ def measure_sequel(sequel: Sequel, seconds: float) -> list[Report]:
                 bound = sum(r.shares[name] * r.seconds * weight for r, weight in zip(rows, weights, strict=True))
                 row.shares[name] = bound / row.seconds
         else:
-            row.failure = "a part of it has no time"
+            row.failure = "one of its cases was not timed"
         whole.rows.append(row)
     return [*reports, whole]
 

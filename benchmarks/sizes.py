@@ -29,6 +29,6 @@ def full() -> bool:
 
 
 def scaled(*, default: T, tiny: T | None = None, full: T | None = None) -> T:
-    """Return the value for the size in use; one that is not given is that of the default size."""
+    """Return the value for the size in use, or `default` if it has no value of its own."""
     value = {"tiny": tiny, "default": default, "full": full}[_name]
     return default if value is None else value

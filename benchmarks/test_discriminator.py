@@ -1,6 +1,6 @@
 """The discriminators of DIGAN on 128x128 clips with 512 channels: losses with gradients, and R1.
 
-At the default size, it is the one of frames alone; a training step, in another file, has both.
+At the default size, only the image discriminator is measured; the training iteration of test_step.py has both.
 """
 
 from __future__ import annotations

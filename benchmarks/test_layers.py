@@ -36,7 +36,7 @@ def test_modulated_layer(compare, precision):
 
 
 def test_fmm_weight(compare):
-    """The official implementation makes the weights of every frame, which are those of the clip."""
+    """The official implementation builds the weights once per frame, although all frames of a clip share them."""
     torch.manual_seed(0)
     shared = torch.randn(WIDTH, WIDTH, device=device())
     left, right = torch.randn(CLIPS, WIDTH, RANK, device=device()), torch.randn(CLIPS, RANK, WIDTH, device=device())

@@ -74,7 +74,7 @@ def test_sample_to_mp4(compare, generator, tmp_path, side, frames, precision):
 
 @precisions("float32")
 def test_latency_of_a_frame(compare, generator, precision):
-    """Weights included: from z to a uint8 frame."""
+    """Measure the latency from z to a uint8 frame, including building the weights."""
     z_content, z_motion = torch.randn(2, 1, generator.config.z_dim, device=device())
     times = torch.tensor([0.37], device=device())
 

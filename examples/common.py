@@ -23,15 +23,15 @@ def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    result.add_argument("--outdir", type=Path, default=Path("runs/examples"), help="folder of the pictures")
-    result.add_argument("--seed", type=int, default=0, help="of all random numbers")
+    result.add_argument("--outdir", type=Path, default=Path("runs/examples"), help="folder for the pictures")
+    result.add_argument("--seed", type=int, default=0, help="random seed")
     result.add_argument("--quick", action="store_true", help="a few steps at a small size, to try whether it runs")
     result.set_defaults(**defaults)
     return result
 
 
 def positive(text: str) -> int:
-    """Parse a number of things."""
+    """Parse an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
@@ -139,7 +139,7 @@ def load_images(folder: Path, count: int, size: int) -> Tensor:
     except ImportError:
         raise ExampleError("reading images needs pillow: pip install pillow") from None
     if not folder.is_dir():
-        raise ExampleError(f"{folder} is no folder.")
+        raise ExampleError(f"{folder} is not a folder.")
     images = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_NAMES):
         try:
@@ -153,7 +153,7 @@ def load_images(folder: Path, count: int, size: int) -> Tensor:
         if len(images) == count:
             break
     if not images:
-        raise ExampleError(f"{folder} holds no image that can be read ({', '.join(IMAGE_NAMES)}).")
+        raise ExampleError(f"{folder} contains no readable image ({', '.join(IMAGE_NAMES)}).")
     return torch.stack(images)
 
 

@@ -58,15 +58,17 @@ class Batch:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the images and write the picture."""
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--data", type=Path, help="folder of images; without it they are made")
+    options.add_argument("--data", type=Path, help="folder of images; without it, synthetic ones")
     options.add_argument("--count", type=positive, default=16, help="number of images")
     options.add_argument("--size", type=positive, default=64, help="pixels per side")
-    options.add_argument("--width", type=positive, default=64, help="of the hidden layers")
+    options.add_argument("--width", type=positive, default=64, help="width of the hidden layers")
     options.add_argument("--layers", type=positive, default=4, help="number of hidden layers")
     options.add_argument("--steps", type=positive, default=100, help="number of updates")
     options.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam")
-    options.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the products")
-    options.add_argument("--compare", action="store_true", help="train by a loop and by vmap, too, and compare")
+    options.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32", help="type of the matrix products"
+    )
+    options.add_argument("--compare", action="store_true", help="also train with a loop and with vmap, and compare")
     args = options.parse_args(arguments)
     if args.quick:
         args.count, args.size, args.width, args.steps = 4, 32, 32, 30

@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train the network and write the picture."""
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--write", choices=["weights", "shifts"], default="weights", help="what the network writes")
-    options.add_argument("--count", type=positive, default=24, help="images in the collection, which are made")
+    options.add_argument("--count", type=positive, default=24, help="number of synthetic images in the collection")
     options.add_argument("--size", type=int, choices=[16, 32, 64], default=32, help="pixels per side of the images")
     options.add_argument("--latent", type=positive, default=64, help="length of the latent vector")
-    options.add_argument("--width", type=positive, default=32, help="of the hidden layers of the SIRENs")
+    options.add_argument("--width", type=positive, default=32, help="width of the hidden layers of the SIRENs")
     options.add_argument("--batch", type=positive, default=16, help="images in an update")
     options.add_argument("--steps", type=positive, default=600, help="number of updates")
     options.add_argument("--lr", type=float, default=2e-3, help="learning rate of Adam at the beginning")

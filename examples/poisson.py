@@ -22,10 +22,10 @@ import fused_inr as fi
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the derivatives and write the picture."""
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--data", type=Path, help="folder whose first image is used; without it one is made")
+    options.add_argument("--data", type=Path, help="folder whose first image is used; without it, a synthetic one")
     options.add_argument("--fit", choices=["laplacian", "gradient"], default="laplacian", help="what is known")
     options.add_argument("--size", type=positive, default=64, help="pixels per side")
-    options.add_argument("--width", type=positive, default=64, help="of the three hidden layers")
+    options.add_argument("--width", type=positive, default=64, help="width of the three hidden layers")
     options.add_argument("--omega", type=float, default=15.0, help="frequency of the sines")
     options.add_argument("--steps", type=positive, default=500, help="number of updates")
     options.add_argument("--points", type=positive, default=1024, help="pixels in an update")

@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--shape", choices=list(SHAPES), default="flower", help="a curve in 2-D, or a surface in 3-D")
     options.add_argument("--samples", type=positive, default=2000, help="points on the shape")
     options.add_argument(
-        "--points", type=positive, default=512, help="on the shape, and as many elsewhere, in an update"
+        "--points", type=positive, default=512, help="points on the shape, and as many elsewhere, per update"
     )
-    options.add_argument("--width", type=positive, default=64, help="of the three hidden layers")
+    options.add_argument("--width", type=positive, default=64, help="width of the three hidden layers")
     options.add_argument("--omega", type=float, default=3.0, help="frequency of the sines")
     options.add_argument("--steps", type=positive, default=600, help="number of updates")
     options.add_argument("--lr", type=float, default=2e-3, help="learning rate of Adam at the beginning")

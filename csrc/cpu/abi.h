@@ -13,7 +13,7 @@ typedef int32_t (*FusedInrParallelFor)(int64_t begin, int64_t end, int64_t grain
 
 enum { FUSED_INR_MAX_LAYERS = 64, FUSED_INR_MAX_STAGES = 16 };  // limits of a program with gradients
 
-// Codes are positions in ACTIVATIONS of primitives/mlp.py. Programs have the first four, and points have all.
+// Codes are positions in ACTIVATIONS of primitives/mlp.py. Programs support only the first four, points support all.
 enum FusedInrActivation : int32_t {
   ACT_LINEAR = 0,
   ACT_LRELU = 1,

@@ -115,7 +115,7 @@ template <class T, class Finish>
 static void product(T* a, int64_t lda, int64_t m, const T* w, int64_t n, int64_t k, float* c, Finish finish) {
   constexpr int64_t KC = 256 / sizeof(T) * 2;  // 32 KiB of weights
   const int64_t kp = round_up(k, 2);
-  if (k % 2)  // of infinity or NaN, the product with the zero that pads the weight would be NaN
+  if (k % 2)  // infinity or NaN times the zero that pads the weight would be NaN
     for (int64_t r = 0; r < m; r++) a[r * lda + k] = element(0.0f, T());
   for (int64_t n0 = 0; n0 < n; n0 += NB) {
     const int64_t lanes = std_min<int64_t>(NB, round_up(n - n0, W));
@@ -192,7 +192,7 @@ static inline void store_two(vf a, vf b, float* rows, int64_t ld, float* steps, 
 static inline void store_two(vf a, vf b, uint16_t* rows, int64_t ld, uint32_t* steps, int64_t) {
 #if defined(__AVX512BF16__)
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
-  // The forms with a mask, because GCC 12 warns about those without.
+  // The masked forms, because GCC 12 warns about the unmasked ones.
   const __m256i low = _mm512_maskz_extracti64x4_epi64(0xff, both, 0);
   const __m256i high = _mm512_maskz_extracti64x4_epi64(0xff, both, 1);
   __builtin_memcpy(rows, &low, sizeof low);

@@ -205,7 +205,7 @@ struct Jets : Chain<T> {
   }
 
   // Evaluates a tile forward and then backwards. The gradients of the weights and biases are added to `sums`; those of
-  // the coordinates are written, unless there is no place for them.
+  // the coordinates are written unless g.coords is null.
   void tile_backward(const Tile& t, const FusedInrPointsGradients& g, const Scratch& s, const Work& x,
                      float* sums) const {
     const int64_t rows = t.points * shape.rows(), axes = shape.axes;

@@ -281,7 +281,7 @@ struct Chain {
   }
 
   // Evaluates a tile forward, keeping inputs and slopes, and then backwards. The gradients of the weights and biases
-  // are added to `sums`; those of the coordinates are written, unless there is no place for them.
+  // are added to `sums`; those of the coordinates are written unless g.coords is null.
   void tile_backward(const Tile& t, const FusedInrPointsGradients& g, const Scratch& s, const Work& x,
                      float* sums) const {
     keep_forward(t, s, x);

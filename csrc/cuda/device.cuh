@@ -25,7 +25,7 @@ __device__ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// d += a b: a is 16 x 8, b is 8 x 8; of the mantissas of their floats, 10 bits are used.
+// d += a b: a is 16 x 8, b is 8 x 8; only the top 10 bits of each mantissa are used.
 __device__ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -102,7 +102,8 @@ int32_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int s
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   if (shared > 48 * 1024) {
-    // The limit belongs to the kernel: with the size of this launch, another thread could lower it before the launch.
+    // The limit belongs to the kernel, not to the launch, so it is set to the device's maximum: if every launch set its
+    // own size, another thread could lower the limit before this launch.
     int device, limit;
     cudaError_t error = cudaGetDevice(&device);
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);

@@ -12,13 +12,13 @@ from torch import Tensor
 FLOATING_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGER_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LARGEST = 2**31 - 1  # kernels take sizes, steps and paddings as 32-bit integers
-MAX_BYTES = 2**46  # of a result: half of the addresses that a process has
+MAX_BYTES = 2**46  # largest result: half of a process's 47-bit address space
 _INTEGERS: Any = (int, torch.SymInt, numbers.Integral)
 _NUMBERS: Any = (int, float, torch.SymFloat, numbers.Real)
 
 
 def described(value: Any) -> str:
-    """Return what an error says of a value: dtype and shape of a tensor, the representation of short values."""
+    """Return how errors show a value: a tensor by dtype and shape, a plain value by its `repr`, others by type name."""
     if isinstance(value, Tensor):
         layout = "" if value.layout == torch.strided else f"{value.layout} "
         return f"{layout}{value.dtype} {list(value.shape)}"
@@ -45,10 +45,10 @@ def floating(owner: str, name: str, value: Any, axes: str = "") -> None:
 
 
 def tensors(owner: str, name: str, value: Any) -> list:
-    """Return the entries of a sequence of tensors, which their user checks.
+    """Return a sequence of tensors as a list; the caller checks its entries.
 
     Raises:
-        ValueError: it is a tensor, or no sequence.
+        ValueError: it is a tensor or not a sequence.
     """
     if isinstance(value, (Tensor, str)) or not isinstance(value, Iterable):
         raise ValueError(f"{owner} {name} must be a list of tensors, not {described(value)}.")
@@ -186,6 +186,6 @@ def result(owner: str, shape: Iterable[int], dtype: torch.dtype, arguments: str)
 
 
 def _short(value: Any) -> str:
-    """Return what an error says of a value that should be no tensor: the representation, unless it is long."""
+    """Return how errors show a value that should not be a tensor: its `repr`, or the result of `described` if long."""
     text = repr(value)
     return described(value) if isinstance(value, Tensor) or len(text) > 80 else text

@@ -111,8 +111,8 @@ class _Network(nn.Module):
         """Evaluate the networks at P points.
 
         Modulations act on z = W x + b of the hidden layers, z <- scale z + shift, before the activation and its
-        frequency: sin(omega (scale z + shift)). Shifts alone are those of Functa. Frequencies gamma and phases beta of
-        FiLM-SIREN (pi-GAN), sin(gamma z + beta), are scale = gamma / omega and shift = beta / omega.
+        frequency: sin(omega (scale z + shift)). Shifts alone give the modulation of Functa. The frequencies gamma and
+        phases beta of FiLM-SIREN (pi-GAN), sin(gamma z + beta), give scale = gamma / omega and shift = beta / omega.
 
         Args:
             coords: `[P, K]` shared by all networks, or `[N, P, K]`.
@@ -143,7 +143,7 @@ class _Network(nn.Module):
         dtype: torch.dtype | None = None,
         backend: str | None = None,
     ) -> tuple[Tensor, ...]:
-        """Evaluate the networks and their derivatives by the coordinates at P points.
+        """Evaluate the networks and their derivatives with respect to the coordinates at P points.
 
         Args:
             coords, flat, scales, shifts, dtype, backend: as for `forward`.
@@ -218,7 +218,7 @@ class _Network(nn.Module):
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             inputs = weight.shape[-1]
             bound = inputs**-0.5  # Kaiming's for a slope of sqrt(5), the default of `nn.Linear`
-            # A linear layer after sines is initialised as they are.
+            # A linear layer after sine layers is initialised like them.
             source = index if self.activations[index] in ("sine", "finer") else max(index - 1, 0)
             bias.uniform_(-bound, bound)
             if self.activations[source] in ("sine", "finer"):
@@ -282,8 +282,8 @@ class MLP(_Network):
 class Siren(MLP):
     """A SIREN (NeurIPS 2020), or a batch of independent ones: x <- sin(omega (W x + b)), and a linear last layer.
 
-    Weights are uniform: within 1/I in the first layer, and within sqrt(6/I)/omega in the others, for I inputs; biases
-    within 1/sqrt(I), as in the authors' code.
+    Weights are uniform in [-1/I, 1/I] in the first layer, and in [-b, b] with b = sqrt(6/I)/omega in the others, for I
+    inputs; biases are uniform in [-1/sqrt(I), 1/sqrt(I)], as in the authors' code.
 
     Args:
         in_features, out_features, hidden, final, batch, device, dtype: as for `MLP`; `final` is "linear" or "sine".
@@ -321,7 +321,7 @@ class Siren(MLP):
                 the defaults of the package, 1 and 30.
 
         Raises:
-            ValueError: the network is none of that package, or its last layer is neither linear nor a sine.
+            ValueError: a network is not a `SirenNet`, or its last layer is neither linear nor a sine.
         """
         single = isinstance(networks, (nn.Module, Mapping))
         networks = [networks] if single else list(networks)
@@ -330,7 +330,7 @@ class Siren(MLP):
         if networks and isinstance(networks[0], nn.Module):
             frequencies, final = _siren_pytorch_options(networks[0])
             if any(_siren_pytorch_options(network) != (frequencies, final) for network in networks[1:]):
-                raise ValueError("from_siren_pytorch takes a list of networks with equal w0 and last activation.")
+                raise ValueError("from_siren_pytorch takes networks with the same w0 and the same last activation.")
         given = {"omega": omega, "first_omega": first_omega}
         frequencies |= {name: value for name, value in given.items() if value is not None}
         weights, biases = _siren_pytorch_layers(networks)
@@ -444,7 +444,7 @@ def _siren_pytorch_options(network: nn.Module) -> tuple[dict[str, float], str]:
         rates.append(getattr(last.activation, "w0", None))
     omega = rates[min(1, len(rates) - 1)]
     if any(rate != omega for rate in rates[1:]):
-        raise ValueError("from_siren_pytorch needs one w0 after the first layer, and a linear or sine last layer.")
+        raise ValueError("from_siren_pytorch needs the same w0 after the first layer, and a linear or sine last layer.")
     return {"omega": omega, "first_omega": rates[0]}, final
 
 
@@ -461,5 +461,5 @@ def _siren_pytorch_layers(networks: Sequence[Any]) -> tuple[list[Tensor], list[T
             zeros = weights[-1].new_zeros(weights[-1].shape[1])  # for networks made with use_bias=False
             biases.append(torch.stack([state.get(f"{name}.bias", zeros) for state in states]))
     except (KeyError, RuntimeError) as error:
-        raise ValueError("from_siren_pytorch takes a siren_pytorch.SirenNet, or a list of equal ones.") from error
+        raise ValueError("from_siren_pytorch takes a siren_pytorch.SirenNet, or a list of equal-sized ones.") from error
     return weights, biases

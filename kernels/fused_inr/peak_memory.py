@@ -26,10 +26,10 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 def render_bytes(render: Callable[..., Any], inr: INR, grid: Grid, *settings: Hashable) -> int:
     """Return the peak bytes of `render(inr, grid, *settings)` without gradients.
 
-    Counting takes as long as a small call, so counts are remembered: they depend on sizes and strides, not on contents.
+    Counting takes as long as a small call, so counts are cached; they depend on sizes and strides, not on values.
 
     Args:
-        render: a function of a module; it must give the same count whenever it is called with equal settings.
+        render: a module-level function, because it is a cache key; equal settings must give equal counts.
         inr: on any device.
         grid: the base grid.
         settings: further arguments.

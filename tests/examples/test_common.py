@@ -84,8 +84,8 @@ def test_progress_reports_the_last_step(common, capsys):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("poisson", ["--data", "."], r": \. holds no image that can be read \(\.png, \.jpg, .*\)\.\n"),
-        ("poisson", ["--data", "missing"], r": missing is no folder\.\n"),
+        ("poisson", ["--data", "."], r": \. contains no readable image \(\.png, \.jpg, .*\)\.\n"),
+        ("poisson", ["--data", "missing"], r": missing is not a folder\.\n"),
         ("sdf", ["--steps", "0"], r": error: argument --steps: must be at least 1, not 0\n"),
         ("hypernetwork", ["--size", "17"], r": error: argument --size: invalid choice: 17"),
     ],

@@ -269,7 +269,7 @@ def test_weights_of_siren_pytorch(assert_close):
         assert_close("values", expected, many(x), 2e-6)
         states = fi.nn.Siren.from_siren_pytorch([net.state_dict() for net in nets], first_omega=25.0)
         assert torch.equal(states(x), many(x))
-    with pytest.raises(ValueError, match="equal w0 and last activation"):
+    with pytest.raises(ValueError, match="the same w0 and the same last activation"):
         fi.nn.Siren.from_siren_pytorch([*nets, package.SirenNet(**options, w0_initial=20.0)])
     nets[0].layers[0].weight.data.zero_()
     assert many.weights[0].abs().min() > 0
@@ -292,7 +292,7 @@ def test_other_networks_than_siren_pytorch_are_refused():
     with pytest.raises(ValueError, match=r"takes a siren_pytorch\.SirenNet, not a Linear"):
         fi.nn.Siren.from_siren_pytorch(nn.Linear(2, 3))
     for networks in ({"weights.0": torch.zeros(2, 2)}, []):
-        with pytest.raises(ValueError, match="or a list of equal ones"):
+        with pytest.raises(ValueError, match="or a list of equal-sized ones"):
             fi.nn.Siren.from_siren_pytorch(networks)
 
 

@@ -1,4 +1,4 @@
-"""Compiled libraries of the backends: finding one, and checking that it was built from the present sources."""
+"""Compiled libraries of the backends: finding one, and checking that it was built from the current sources."""
 
 import ctypes
 import hashlib
@@ -43,5 +43,5 @@ def opened(
         return None, f"{name} cannot be loaded: {error}"
     if sources.is_dir() and source_hash(sources, patterns) != built_from:
         where = f"csrc/{sources.name}"
-        return None, f"{name} was built from other sources than {where} holds: run pip install -e . again"
+        return None, f"{name} is out of date with the sources in {where}: run pip install -e . again"
     return library, "ready"

@@ -6,7 +6,7 @@ partial sums are then added in a fixed order, so that repeated calls give bitwis
 
 
 def splits_to_fill(programs: int, sums: int, max_splits: int) -> int:
-    """Return how many splits of each of `sums` sums give at least `programs` programs, from 1 to `max_splits`."""
+    """Return the fewest splits per sum, from 1 to `max_splits`, with which `sums` sums occupy `programs` programs."""
     return max(1, min(-(-programs // max(1, sums)), max_splits))
 
 

@@ -45,7 +45,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tens
     )
     for name, sizes in (("x", x.shape[1:]), ("weight", weight.shape)):
         if 0 in sizes:  # PyTorch refuses them, some of them only in the backward pass
-            raise ValueError(f"conv2d {name} may be empty only in N, not have the sizes {list(sizes)}.")
+            raise ValueError(f"conv2d {name} has the sizes {list(sizes)}, none of which may be 0; only N may be empty.")
     if min(x.shape[2] - weight.shape[2], x.shape[3] - weight.shape[3]) + 2 * padding < 0:
         raise ValueError(
             f"conv2d kernel {list(weight.shape[2:])} is larger than the image {list(x.shape[2:])} with padding "

@@ -1,4 +1,4 @@
-"""Networks evaluated at points, and their derivatives by the coordinates."""
+"""Networks evaluated at points, and their derivatives with respect to the coordinates."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -144,7 +144,7 @@ def mlp_jet(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, ...]:
-    """Evaluate N networks and their derivatives by the coordinates at P points, in one pass.
+    """Evaluate N networks and their derivatives with respect to the coordinates at P points, in one pass.
 
     Values and directional derivatives propagate together through the layers, so that no graph of the derivatives is
     built. All results are differentiable in the coordinates, weights and biases: this is what physics-informed
@@ -202,7 +202,7 @@ def _layers(
         or not isinstance(activations, Iterable)
         or len(names := list(activations)) != count
     ):
-        raise ValueError(f"{owner} activations must be one name per layer, {count}, not {activations!r}.")
+        raise ValueError(f"{owner} activations must hold {count} names, one per layer, not {activations!r}.")
     for name in names:
         checks.choice(owner, "activations", name, ACTIVATIONS)
     if omegas is None or not isinstance(omegas, Sequence):
@@ -210,7 +210,7 @@ def _layers(
         frequencies = [everywhere if name in FREQUENCIES else 1.0 for name in names]
     else:
         if len(omegas) != count:
-            raise ValueError(f"{owner} omegas must be a number or one per layer, {count}, not {len(omegas)}.")
+            raise ValueError(f"{owner} omegas must be a number or {count} entries, one per layer, not {len(omegas)}.")
         frequencies = [1.0 if omega is None else checks.number(owner, "omegas", omega) for omega in omegas]
         for index, (name, omega) in enumerate(zip(names, frequencies, strict=True)):
             if omega != 1 and name not in FREQUENCIES:
@@ -234,7 +234,7 @@ def _network(
     """Check the tensors, and give all of them an axis of N entries and at least float32."""
     weights, biases = checks.tensors(owner, "weights", weights), checks.tensors(owner, "biases", biases)
     if not weights or len(weights) != len(biases):
-        raise ValueError(f"{owner} needs one bias per weight and at least one, not {len(weights)} and {len(biases)}.")
+        raise ValueError(f"{owner} needs weights and a bias for each, not {len(weights)} and {len(biases)}.")
     (coords,) = _batched(owner, "coords", [coords], (2, 3))
     weights, biases = _batched(owner, "weights", weights, (2, 3)), _batched(owner, "biases", biases, (1, 2))
     _check_sizes(owner, coords, weights, biases, skips)

@@ -65,7 +65,7 @@ def _(x: Tensor, *others: Any) -> Tensor:
 
 
 def _prepare(x: Tensor, *others: Any) -> tuple:
-    """Kernels take contiguous clips, float32 amounts and int64 positions."""
+    """Return the arguments as kernels take them: contiguous clips, float32 amounts and int64 positions."""
     options = Options(*others)
     amounts = [None if t is None else t.float().contiguous() for t in options[:3]]
     positions = [None if t is None else t.long().contiguous() for t in options[3:5]]
@@ -107,7 +107,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple:
 
 def _batch(op: Op, size: int, dims: tuple, x: Tensor, *others: Any) -> tuple[Tensor, int]:
     *tensors, hole_size, color_last, adjoint = Options(*others)
-    stacked = batched(x, dims[0], size)  # [B, N, C, T, H, W]
+    stacked = batched(x, dims[0], size)  # [B, N, T, C, H, W]
     per_clip = [None if t is None else folded(t, dim, size) for t, dim in zip(tensors, dims[1:6], strict=True)]
     clips = op(stacked.flatten(0, 1), *per_clip, hole_size, color_last, adjoint)
     return clips.unflatten(0, stacked.shape[:2]), 0

@@ -71,7 +71,7 @@ class Op:
 
     def __call__(self, *args: Any) -> Any:
         """Run the op; in forward mode, and under transforms in torch.compile, its composition."""
-        # Dynamo traces no autograd function that takes lists or options such as a dtype.
+        # Dynamo cannot trace autograd functions that take lists, or options such as a dtype.
         if forward_mode() or (transforming() and torch.compiler.is_compiling()):
             return self._composed(*args)
         return self.without_tangents(*args)

@@ -62,9 +62,7 @@ def test_sources_that_changed(change, load_again, compiled_library, monkeypatch,
     native.load.cache_clear()
     library, reason = load_again()
     assert library is None
-    assert reason == (
-        "the native extension was built from other sources than csrc/cpu holds: run pip install -e . again"
-    )
+    assert reason == ("the native extension is out of date with the sources in csrc/cpu: run pip install -e . again")
 
 
 def test_library_without_sources_is_accepted(load_again, compiled_library, monkeypatch, tmp_path):

@@ -87,7 +87,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str]:
     """Return (library, "ready") or (None, reason). Needs no device; cached."""
-    missing = "not built: install with nvcc at hand (FUSED_INR_CUDA=1 makes its absence an error)"
+    missing = "not built: reinstall with nvcc available (FUSED_INR_CUDA=1 makes a missing nvcc an error)"
     library, state = native_library.opened(_FOLDER, _SOURCES, nvcc.SOURCE_NAMES, "the CUDA library", missing)
     return (None, state) if library is None else (declare(library), state)
 

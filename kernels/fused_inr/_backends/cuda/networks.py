@@ -68,7 +68,9 @@ class _Call:
         self.library = native.load()[0]
         on_host = bool(self.library and self.library.fused_inr_runs_on_host())
         if self.library is None or coords.is_cuda == on_host:
-            raise RuntimeError(f"The CUDA kernels take no tensors on {coords.device}: {native.load()[1]}.")
+            where = "the CPU" if on_host else "CUDA devices"
+            reason = native.load()[1] if self.library is None else f"this library runs on {where}"
+            raise RuntimeError(f"The CUDA kernels take no tensors on {coords.device}: {reason}.")
         self.device = -1 if on_host else coords.device.index
         self.shape = layout.shape_of(weights, dtype.itemsize)
         self._kept: list[Tensor] = []

@@ -52,7 +52,7 @@ def architectures(text: str | None = None) -> list[str]:
             if (int(match[1]), int(match[2])) >= OLDEST and name not in selected:
                 selected.append(name)
     if not selected:
-        raise ValueError(f"TORCH_CUDA_ARCH_LIST={text} holds nothing from 8.0 on, which the kernels need.")
+        raise ValueError(f"TORCH_CUDA_ARCH_LIST={text} names no architecture from 8.0 on, which the kernels need.")
     return selected
 
 

@@ -30,9 +30,9 @@ def _missing() -> str:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "Triton finds no C compiler: install gcc or clang, or set CC"
+        return "Triton needs a C compiler: install gcc or clang, or set CC"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        return "Triton needs Python's header files: install python3-dev, or the package of that kind"
+        return "Triton needs Python's header files: install python3-dev, or your distribution's equivalent"
     return ""
 
 

@@ -108,7 +108,7 @@ def tune(cases: Iterable[Case]) -> None:
         SystemExit: there is no GPU.
     """
     if not torch.cuda.is_available():
-        raise SystemExit("tune times kernels and found no GPU: run it on a machine with the GPU to tune for.")
+        raise SystemExit("tune needs a GPU to time kernels on: run it on a machine with the GPU to tune for.")
     target = configs.architecture(torch.device("cuda", torch.cuda.current_device()))
     users: dict[Entry, list[Case]] = {}
     for case in cases:

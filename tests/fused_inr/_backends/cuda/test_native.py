@@ -123,7 +123,7 @@ def test_no_library(load_again, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
     library, reason = load_again()
     assert library is None
-    assert reason == "not built: install with nvcc at hand (FUSED_INR_CUDA=1 makes its absence an error)"
+    assert reason == "not built: reinstall with nvcc available (FUSED_INR_CUDA=1 makes a missing nvcc an error)"
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_library_of_these_sources(load_again, library_of):
 
 def test_library_of_other_sources(load_again, library_of):
     library_of("0123456789abcdef")
-    reason = "the CUDA library was built from other sources than csrc/cuda holds: run pip install -e . again"
+    reason = "the CUDA library is out of date with the sources in csrc/cuda: run pip install -e . again"
     assert load_again() == (None, reason)
     assert native.architectures() == []
 

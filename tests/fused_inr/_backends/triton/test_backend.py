@@ -41,7 +41,7 @@ def test_what_triton_needs_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert backend._missing() == "Triton finds no C compiler: install gcc or clang, or set CC"
+    assert backend._missing() == "Triton needs a C compiler: install gcc or clang, or set CC"
     monkeypatch.setenv("CC", "cc")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert "install python3-dev" in backend._missing()

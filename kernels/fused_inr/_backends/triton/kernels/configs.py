@@ -43,7 +43,7 @@ def kind_of(dtype: torch.dtype) -> str:
 
 @functools.cache
 def _multiplies_tf32() -> bool:
-    """Return whether Triton has TF32 products on the GPUs of this machine: of AMD's, only gfx942."""
+    """Return whether Triton has TF32 products on this machine's GPUs; among AMD GPUs, only gfx942 has them."""
     return not torch.version.hip or _architecture_of(None) == "gfx942"
 
 

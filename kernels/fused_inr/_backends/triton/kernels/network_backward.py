@@ -59,7 +59,7 @@ def value_of_state(state, omega, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def slope_of_state(state, omega, ACTIVATION: tl.constexpr):
-    """Return the derivative of the activation by z from a result of `state_of`."""
+    """Return the derivative of the activation with respect to z from a result of `state_of`."""
     if ACTIVATION == "sine":
         return omega * cosine(state)
     else:
@@ -68,7 +68,7 @@ def slope_of_state(state, omega, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def stored_state(state, dtype: tl.constexpr):
-    """Return a state in a type: of int16 a phase in -pi ... pi, in units of 2^-16 turns."""
+    """Convert a state to `dtype`; int16 holds a phase in -pi ... pi, in units of 2^-16 turns."""
     if dtype == tl.int16:
         turns = state * 0.15915494309189535 + _FIXED
         return turns.to(tl.int32, bitcast=True).to(tl.int16)
@@ -78,7 +78,7 @@ def stored_state(state, dtype: tl.constexpr):
 
 @triton.jit
 def loaded_state(stored):
-    """Return the float32 state of a value of `stored_state`."""
+    """Convert a result of `stored_state` back to a float32 state."""
     if stored.dtype == tl.int16:
         turns = (stored.to(tl.int32) + _FIXED_BITS).to(tl.float32, bitcast=True)
         return (turns - _FIXED) * 6.283185307179586

@@ -8,9 +8,9 @@ The layers are uniform (`primitives.mlp.UniformLayers`): one activation, no skip
 linear. Other networks run layer by layer (`network_layers`).
 
 Each call packs the weights of the hidden layers into one tensor [N, L, W, W] of the compute type, padded with rows and
-columns of zeros to the width W of the kernel. The output of a padding unit is multiplied by 0, so that only infinities
-differ from the network without padding: they become NaN. Packing copies a sample's weights once, whereas with pointers
-to the float32 weights every program would read twice the bytes.
+columns of zeros to the width W of the kernel. Padding units are multiplied by 0, so results differ from those of the
+unpadded network only if an activation is infinite: they then become NaN. Packing copies a sample's weights once,
+whereas with pointers to the float32 weights every program would read twice the bytes.
 
 Float32 products where PyTorch does not allow TF32: NVIDIA GPUs use three TF32 products of the high and low parts of
 both operands, which run on matrix instructions instead of multiply-adds and leave an error of 2^-22 each; AMD GPUs have

@@ -88,11 +88,14 @@ def evaluate(
 
 def memory(inr: INR, grid: Grid, dtype: torch.dtype) -> int:
     """Return the peak bytes of the tensors of `evaluate`, including its result."""
-    # The blocks, which depend on the last two, decide which sums are stored.
+    # Block sizes depend on the architecture and the kind of the products, and decide which partial sums are stored.
     return render_bytes(_evaluate_for, inr, grid, dtype, configs.architecture(inr.device), configs.kind_of(dtype))
 
 
 def _evaluate_for(inr: INR, grid: Grid, dtype: torch.dtype, architecture: str, kind: str) -> object:
-    """Evaluate an INR on "meta" as on an architecture, with products of a kind, those that PyTorch allows now."""
+    """Evaluate an INR on "meta" with the table entries of `architecture`.
+
+    `kind` is the current `configs.kind_of(dtype)`; it is an argument only to be part of the cache key.
+    """
     with configs.compiling_for(architecture):
         return evaluate(inr, grid, dtype, run=lambda launches, device: None)

@@ -4,7 +4,7 @@ Triton's own `tl.sin` compiles to a call that keeps a table in local memory for 
 r = a - 2 pi k, k = round(a / 2 pi), by two fused multiply-adds with 2 pi = 201 / 32 + rest (Cody and Waite, 1980: the
 first product is exact for |k| < 2^16), and the instruction sees |r| <= pi only.
 
-Larger angles first lose their whole turns exactly, in integers (Payne and Hanek, 1983), behind a branch of each thread.
+Larger angles are first reduced exactly, in integer arithmetic (Payne and Hanek, 1983), behind a per-thread branch.
 
 Errors against float64. The reduction, measured in Triton's interpreter, whose multiply-adds round twice: absolute
 1.5e-7 for |a| <= 100, 2.2e-7 for |a| <= 10,000 and 1.3e-6 for |a| <= FAR; 3e-7 beyond. The instruction adds up to

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _stored = False
+_open_blocks: dict[object, None] = {}  # of all threads
 
 
 def stored() -> bool:
@@ -21,8 +22,11 @@ def store_activations() -> Iterator[None]:
     always stores.
     """
     global _stored
-    before, _stored = _stored, True
+    key = object()
+    _open_blocks[key] = None
+    _stored = True
     try:
         yield
     finally:
-        _stored = before
+        del _open_blocks[key]
+        _stored = bool(_open_blocks)

@@ -27,7 +27,10 @@ def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
         for index, layer in enumerate(plan.layers):
             # lrelu and relu commute with a positive factor: fold it into the weight, which is smaller than the output.
             scale = layer.gain if layer.activation in ("lrelu", "relu") and layer.gain > 0 else 1.0
-            x = _first_layer(plan, x, n, t, scale, dtype) if index == 0 else _product(x, layer.weight * scale, dtype)
+            if index == 0:
+                x = _first_layer(plan, x, n, t, scale, dtype, wide)
+            else:
+                x = _product(x, _scaled(layer.weight, scale, wide), dtype)
             x = _finish(x, layer, scale, wide)
             if layer.to_rgb is not None:
                 weight, bias = layer.to_rgb
@@ -36,13 +39,15 @@ def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:
     return (x if image is None else image).movedim(-1, 2)
 
 
-def _first_layer(plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float, dtype: torch.dtype) -> Tensor:
+def _first_layer(
+    plan: StagePlan, x: Tensor | None, n: int, t: int, scale: float, dtype: torch.dtype, wide: torch.dtype
+) -> Tensor:
     """Return inner * features + upsampled (parent * x), `[N, T, H, W, O]`."""
-    parent = None if x is None else _product(x, plan.parent * scale, dtype)  # [N, T, h, w, O]
+    parent = None if x is None else _product(x, _scaled(plan.parent, scale, wide), dtype)  # [N, T, h, w, O]
     if plan.fourier is None:
         return _children(parent, plan.ratio)
     features = _features(plan.fourier, plan.grid, dtype, plan.inner.dtype)
-    y = _product(features.expand(n, t, -1, -1, -1), plan.inner * scale, dtype)
+    y = _product(features.expand(n, t, -1, -1, -1), _scaled(plan.inner, scale, wide), dtype)
     if parent is None:
         return y
     h, w = parent.shape[2:4]
@@ -68,6 +73,11 @@ def _features(fourier: Fourier, grid: Grid, dtype: torch.dtype, wide: torch.dtyp
     return torch.cat([su * cv + cu * sv, cu * cv - su * sv], dim=-1)
 
 
+def _scaled(weight: Tensor, scale: float, wide: torch.dtype) -> Tensor:
+    """Return a weight or bias times a factor, which its own type might round."""
+    return weight if scale == 1 else weight.to(wide) * scale
+
+
 def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply x `[N, T, H, W, I]` by a weight `[N, O, I]` or `[1, O, I]`: `[N, T, H, W, O]` in `dtype`."""
     rows = x.to(dtype).flatten(1, 3)  # [N, T H W, I]
@@ -75,14 +85,14 @@ def _product(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _finish(x: Tensor, layer: Layer, scale: float, wide: torch.dtype) -> Tensor:
-    """Apply bias, activation and gain; `scale` is the factor that the product already contains."""
-    bias = layer.bias * scale
+    """Apply bias, activation and gain in `wide`; `scale` is the factor that the product already contains."""
+    bias = _scaled(layer.bias, scale, wide)
     if bias.ndim > 1:
         bias = bias[:, None, None, None] if bias.ndim == 2 else bias[:, :, None, None]  # [N, 1 or T, 1, 1, O]
+    x = x.to(wide) + bias.to(wide)
     if layer.activation in ("lrelu", "relu"):
-        x = F.leaky_relu(x + bias.to(x.dtype), reference.LRELU_SLOPE if layer.activation == "lrelu" else 0.0)
+        x = F.leaky_relu(x, reference.LRELU_SLOPE) if layer.activation == "lrelu" else F.relu(x)
         return x if scale == layer.gain else x * layer.gain
-    x = x.to(wide) + bias.to(wide)  # angles stay float32
     if layer.activation == "sine":
         x = torch.sin(layer.omega * x)
     return x * layer.gain

@@ -54,6 +54,7 @@ class _Network(nn.Module):
         checks.choice(owner, "final", final, ACTIVATIONS)
         self.activations = (*[activation] * len(self.hidden), final)
         self.omegas = _omegas(owner, self.activations, omega, first_omega)
+        self._omega = OMEGAS.get(activation, OMEGAS.get(final)) if omega is None else omega  # after the first layer
         self.skips = tuple(checks.integer(owner, "skips", skip, 1, len(self.hidden)) for skip in skips)
         widths = [inputs, *self.hidden, self.out_features]
         self.layer_shapes = tuple(
@@ -222,7 +223,7 @@ class _Network(nn.Module):
             source = index if self.activations[index] in ("sine", "finer") else max(index - 1, 0)
             bias.uniform_(-bound, bound)
             if self.activations[source] in ("sine", "finer"):
-                bound = 1 / inputs if index == 0 and first_input else (6 / inputs) ** 0.5 / abs(self.omegas[source])
+                bound = 1 / inputs if index == 0 and first_input else (6 / inputs) ** 0.5 / abs(self._omega)
             weight.uniform_(-bound, bound)
         if first_bias is not None:
             self.biases[0].uniform_(-first_bias, first_bias)
@@ -305,7 +306,9 @@ class Siren(MLP):
         dtype: torch.dtype | None = None,
     ) -> None:
         checks.choice("Siren", "final", final, ("linear", "sine"))
-        options: dict[str, Any] = dict(omega=omega, first_omega=first_omega, batch=batch, device=device, dtype=dtype)
+        options: dict[str, Any] = dict(first_omega=first_omega, batch=batch, device=device, dtype=dtype)
+        if hidden or final == "sine":  # a linear layer alone has no frequency
+            options["omega"] = omega
         super().__init__(in_features, out_features, hidden, activation="sine", final=final, **options)
 
     @classmethod
@@ -442,8 +445,8 @@ def _siren_pytorch_options(network: nn.Module) -> tuple[dict[str, float], str]:
     final = "linear" if isinstance(last.activation, nn.Identity) else "sine"
     if final == "sine":
         rates.append(getattr(last.activation, "w0", None))
-    omega = rates[min(1, len(rates) - 1)]
-    if any(rate != omega for rate in rates[1:]):
+    omega = rates[min(1, len(rates) - 1)] if rates else None
+    if omega is None or any(rate != omega for rate in rates[1:]):
         raise ValueError("from_siren_pytorch needs the same w0 after the first layer, and a linear or sine last layer.")
     return {"omega": omega, "first_omega": rates[0]}, final
 

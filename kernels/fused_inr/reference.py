@@ -275,8 +275,8 @@ def upfirdn2d(
         x = x.reshape(n, c, h, 1, w, 1)
         x = F.pad(x, [0, up[0] - 1, 0, 0, 0, up[1] - 1])
         x = x.reshape(n, c, h * up[1], w * up[0])
-    if any(padding):
-        x = F.pad(x, list(padding))  # a negative number crops
+    if any(padding):  # before negative numbers crop, which may be by more than x has
+        x = F.pad(F.pad(x, [max(size, 0) for size in padding]), [min(size, 0) for size in padding])
     filter = filter.to(x.dtype)
     taps = filter * gain if filter.ndim == 2 else filter
     if not flip_filter:
@@ -316,9 +316,15 @@ def change_color(x: Tensor, brightness: Tensor | None, saturation: Tensor | None
     return x
 
 
+def _far(positions: Tensor) -> Tensor:
+    """Return integers of any type as int64 with which sums and differences do not overflow."""
+    return positions.long().clamp(-(2**62), 2**62)
+
+
 def translate(x: Tensor, offset: Tensor) -> Tensor:
     """Shift clips `[N, T, C, H, W]` by rows and columns `[N, 2]` per clip, and fill with zeros."""
     n, t, c, height, width = x.shape
+    offset = _far(offset)
     rows = torch.arange(height, device=x.device) - offset[:, :1]  # [N, H], the source of each row
     columns = torch.arange(width, device=x.device) - offset[:, 1:]  # [N, W]
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]  # [N, H, W]
@@ -329,10 +335,10 @@ def translate(x: Tensor, offset: Tensor) -> Tensor:
 
 def cut_out(x: Tensor, hole: Tensor, size: tuple[int, int]) -> Tensor:
     """Set a rectangle of each clip `[N, T, C, H, W]` to zero; `hole` is its first row and column, `[N, 2]`."""
-    first = hole[:, :, None]  # [N, 2, 1]
+    first = _far(hole)[:, :, None]  # [N, 2, 1]
     row, column = (torch.arange(length, device=x.device) for length in x.shape[3:])
-    rows = (row >= first[:, 0]) & (row < first[:, 0] + size[0])  # [N, H]
-    columns = (column >= first[:, 1]) & (column < first[:, 1] + size[1])  # [N, W]
+    rows = (row >= first[:, 0]) & (row - first[:, 0] < size[0])  # [N, H]
+    columns = (column >= first[:, 1]) & (column - first[:, 1] < size[1])  # [N, W]
     return x.masked_fill((rows[:, :, None] & columns[:, None])[:, None, None], 0.0)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fused_inr import checks
 from fused_inr.inr import INR, Grid
+from fused_inr.ops.dispatch import chosen
 from fused_inr.ops.render import check_arguments, render, render_memory
 
 __all__ = ["render", "render_chunks"]
@@ -99,9 +100,10 @@ def render_chunks(
         ValueError: not even one row of one clip fits into `memory`; the message says how much is needed. Like the
             errors of `render`, it is raised by the call, not at the first frame.
     """
-    options = {"dtype": dtype, "backend": backend}
     memory = checks.integer("render_chunks", "memory", memory, 0, 2**63 - 1)
-    check_arguments("render_chunks", inr, grid, dtype)
+    # Frames are rendered later, perhaps outside of the blocks of autocast and `fi.backend` around this call.
+    _, _, dtype = check_arguments("render_chunks", inr, grid, dtype)
+    options = {"dtype": dtype, "backend": backend or chosen()}
     if not (inr.batch and inr.times):
         return iter(_frames(inr, grid, [slice(0, inr.batch)], [slice(0, grid.height)], **options))
     times, clips, rows = _plan(inr, grid, memory, **options)

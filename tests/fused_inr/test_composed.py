@@ -71,12 +71,19 @@ def test_empty(n, t, make_inr, assert_close):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
-def test_half_precision_products(dtype, make_inr, assert_close):
-    inr, grid = make_inr(dtype=torch.float32), fi.Grid(16, 16)
+@pytest.mark.parametrize("rgb", [True, False])
+def test_half_precision_products(rgb, dtype, make_inr, assert_close):
+    inr, grid = make_inr(dtype=torch.float32, rgb=rgb), fi.Grid(16, 16)
     exact, actual = reference.render(inr, grid), composed.render(inr, grid, dtype)
     assert actual.dtype == torch.float32
     # Measured on an AVX-512 CPU: 3.4e-3 for bfloat16, 5.0e-4 for float16 (the naive path: 2.8e-3, 3.9e-4).
     assert_close("frames", exact, actual, 1e-2 if dtype == torch.bfloat16 else 2e-3)
+
+
+def test_the_gain_is_not_rounded_to_the_type_of_the_weights(make_inr, assert_close):
+    inr, grid = make_inr(dtype=torch.float32).mapped(lambda tensor: tensor.bfloat16()), fi.Grid(4, 4)
+    exact = reference.render(inr.mapped(lambda tensor: tensor.double()), grid)
+    assert_close("frames", exact.float(), composed.render(inr, grid, torch.float32), 2e-6)
 
 
 TINY = {

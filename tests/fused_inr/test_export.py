@@ -125,3 +125,19 @@ def test_replicas_run_in_threads(model):
         results = list(threads.map(gradients, replicas))
     for result in results:
         torch.testing.assert_close(result, gradients(module), rtol=0, atol=0)
+
+
+def test_gradients_of_a_program_that_was_exported_without_any(make_inr, tensors_of, with_tensors, assert_close):
+    inr, grid = make_inr(dtype=torch.float32, activation="sine"), fi.Grid(4, 4)
+
+    class Model(torch.nn.Module):
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            return fi.render(with_tensors(inr, tensors), grid)
+
+    leaves = tuple(tensors_of(inr))
+    with torch.no_grad():
+        program = torch.export.export(Model(), leaves).module()
+    leaves = tuple(tensor.requires_grad_() for tensor in leaves)
+    expected = torch.autograd.grad(Model()(*leaves).square().sum(), leaves)
+    for a, b in zip(torch.autograd.grad(program(*leaves).square().sum(), leaves), expected, strict=True):
+        assert_close("gradient", b, a, 1e-5)

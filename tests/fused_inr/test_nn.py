@@ -282,10 +282,21 @@ def test_a_sine_at_the_end_of_siren_pytorch(assert_close):
     with torch.no_grad():
         # Measured on an AVX-512 CPU: 1e-7.
         assert_close("values", net(x), fi.nn.Siren.from_siren_pytorch(net)(x), 2e-6)
-    for final in (package.Sine(3.0), nn.ReLU()):
-        net = package.SirenNet(**options, num_layers=2, final_activation=final)
-        with pytest.raises(ValueError, match="one w0 after the first layer, and a linear or sine"):
+    for final, layers in ((package.Sine(3.0), 2), (nn.ReLU(), 2), (nn.Sigmoid(), 1), (nn.Identity(), 0)):
+        net = package.SirenNet(**options, num_layers=layers, final_activation=final)
+        with pytest.raises(ValueError, match="the same w0 after the first layer, and a linear or sine"):
             fi.nn.Siren.from_siren_pytorch(net)
+
+
+def test_the_layer_after_one_hidden_layer_has_the_bound_of_omega():
+    net = fi.nn.Siren(2, 1, (4096,), omega=30.0, first_omega=3000.0)
+    bound = (6 / 4096) ** 0.5 / 30
+    assert 0.9 * bound < net.weights[1].abs().max() <= bound
+
+
+def test_a_siren_without_hidden_layers_is_linear(assert_close):
+    net, x = fi.nn.Siren(2, 3, hidden=()), torch.rand(7, 2)
+    assert_close("values", (x @ net.weights[0].mT + net.biases[0]).detach(), net(x).detach(), 1e-6)
 
 
 def test_other_networks_than_siren_pytorch_are_refused():

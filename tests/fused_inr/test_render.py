@@ -70,6 +70,14 @@ def test_yields_the_frames_of_render(make_inr, assert_close, memory, bias):
     assert_close("frames", fi.render(inr, grid), torch.stack(frames, dim=1), 1e-13)
 
 
+def test_frames_that_are_taken_outside_of_the_blocks_of_the_call(make_inr):
+    inr, grid = make_inr(dtype=torch.float32), fi.Grid(4, 4)
+    with torch.autocast("cpu", torch.bfloat16), fi.backend("reference"):
+        expected = fi.render(inr, grid)
+        chunks = fi.render_chunks(inr, grid)
+    assert torch.equal(torch.stack(list(chunks), dim=1), expected)
+
+
 def test_float32_frames(make_inr, assert_close):
     inr, grid = make_inr(2, 2, dtype=torch.float32), fi.Grid(31, 9)
     frames = list(fi.render_chunks(inr, grid, memory=20_000, backend="reference"))

@@ -102,7 +102,8 @@ _open_choices: dict[object, str] = {}  # of all threads, oldest first
 _compiled_choice: str | None = None
 
 
-def _chosen() -> str | None:
+def chosen() -> str | None:
+    """Return the backend of the innermost `with backend(...)` around this call; None outside of all."""
     return _compiled_choice if torch.compiler.is_compiling() else _choice.get()
 
 
@@ -165,7 +166,7 @@ def select(op: str, device: str, args: tuple, backend: str | None = None) -> Imp
         ValueError: no backend has the requested name.
         RuntimeError: the requested backend cannot serve this call; the message says why.
     """
-    name = _chosen() if backend is None else backend
+    name = chosen() if backend is None else backend
     if name is not None:
         _require_ready(name)
         refusal = _refusal(name, op, device, args)

@@ -65,6 +65,7 @@ def weight_like(x: Tensor, gradient: Tensor, kernel: list[int]) -> Tensor:
 
 
 _weight_gradients = True  # a plain global, because the threads of a GPU's backward pass must see it
+_open_blocks: dict[object, None] = {}  # of all threads
 
 
 @contextlib.contextmanager
@@ -76,11 +77,14 @@ def no_weight_gradients() -> Iterator[None]:
     computed otherwise. The setting applies to all threads.
     """
     global _weight_gradients
-    before, _weight_gradients = _weight_gradients, False
+    key = object()
+    _open_blocks[key] = None
+    _weight_gradients = False
     try:
         yield
     finally:
-        _weight_gradients = before
+        del _open_blocks[key]
+        _weight_gradients = not _open_blocks
 
 
 def _pytorch_gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, of_x: bool) -> Tensor:

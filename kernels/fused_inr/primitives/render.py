@@ -19,7 +19,9 @@ Evaluate = Callable[[INR, Grid, torch.dtype, bool], tuple[Tensor, list[Tensor]]]
 Differentiate = Callable[[INR, Grid, Tensor, torch.dtype, list[Tensor]], list[Tensor]]
 
 
-def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> Callable[..., Tensor]:
+def register(
+    backend: str, evaluate: Evaluate, differentiate: Differentiate, differentiable: Callable[[INR], bool] | None = None
+) -> Callable[..., Tensor]:
     """Register fused_inr::<backend>_render and fused_inr::<backend>_render_backward, and return `render` on them.
 
     Second derivatives come from a composition of PyTorch calls. Neither function is called if the frames are empty.
@@ -31,6 +33,8 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
         differentiate: takes an INR, its base grid, the gradient of its frames, the dtype of the matrix products and the
             stored outputs (empty: recompute them); returns contiguous gradients of the INR's tensors, in the order of
             `flatten`.
+        differentiable: whether `differentiate` serves an INR; None if it serves all. The gradients of others come from
+            the composition too, also in a graph that was traced without gradients and therefore holds the op.
 
     Returns:
         A function with the arguments of `reference.render`, differentiable in every tensor to any order.
@@ -79,6 +83,13 @@ def register(backend: str, evaluate: Evaluate, differentiate: Differentiate) -> 
     def gradients(
         gradient: Tensor, tensors: Sequence[Tensor], options: Sequence[Any], kept: Sequence[Tensor] = ()
     ) -> list[Tensor]:
+        structure, numbers, shape, *_ = options
+        if (
+            differentiable is not None
+            and math.prod(shape)
+            and not differentiable(unflatten(tensors, structure, numbers))
+        ):
+            return _composed_backward(gradient, list(tensors), *options, [])
         return backward_op(gradient, list(tensors), *options, list(kept))
 
     def backward(ctx: Any, gradient: Tensor) -> tuple:
@@ -175,12 +186,14 @@ def _batch(
 ) -> tuple[Tensor, int]:
     """Merge an additional axis into N. The bias of a read-out, which has no axis N, is added afterwards."""
     (n, *rest), *options = others
-    inputs, offsets = [], []
-    for role, tensor, dim in zip(roles(structure), tensors, dims[0], strict=True):
-        if role == "to_rgb_bias" and dim is not None:
-            offsets.append(tensor.movedim(dim, 0))  # [B, C]
-        inputs.append(_per_clip(role, tensor, dim, size, n, keep_shared=True))
-    frames = op(inputs, structure, numbers, [size * n, *rest], *options).unflatten(0, (size, n))
+    kinds = list(zip(roles(structure), tensors, dims[0], strict=True))
+    offsets = [tensor.movedim(dim, 0) for role, tensor, dim in kinds if role == "to_rgb_bias" and dim is not None]
+    if all(dim is None or role == "to_rgb_bias" for role, _, dim in kinds):  # one evaluation serves all
+        inputs = [tensor if dim is None else _per_clip(role, tensor, dim, size, n, True) for role, tensor, dim in kinds]
+        frames = op(inputs, structure, numbers, [n, *rest], *options)[None]
+    else:
+        inputs = [_per_clip(role, tensor, dim, size, n, keep_shared=True) for role, tensor, dim in kinds]
+        frames = op(inputs, structure, numbers, [size * n, *rest], *options).unflatten(0, (size, n))
     for offset in offsets:
         frames = frames + offset[:, None, None, :, None, None].to(frames.dtype)
     return frames, 0

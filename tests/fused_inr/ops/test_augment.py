@@ -115,6 +115,24 @@ def test_means_of_half_precision_are_float32(dtype):
     torch.testing.assert_close(actual, exact.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("positions", "size", "zeros"),
+    [
+        (torch.tensor([[100, 120]], dtype=torch.int8), (100, 130), 100 * 130),
+        (torch.tensor([[200, 10]], dtype=torch.uint8), (100, 100), 56 * 100),
+        (torch.tensor([[-(2**63), 3]]), (5, 5), 0),
+        (torch.tensor([[0, 250]]), (2**63 - 1, 130), 256 * 6),
+    ],
+    ids=["int8", "uint8", "far", "large"],
+)
+def test_positions_of_any_integer_type_and_value(positions, size, zeros, dtype):
+    x = torch.ones(1, 1, 1, 256, 256, dtype=dtype)
+    assert (fi.augment(x, cutout=positions, cutout_size=size) == 0).sum() == zeros
+    tangent = torch.func.jvp(lambda x: fi.augment(x, cutout=positions, cutout_size=size), (x,), (x,))[1]
+    assert (tangent == 0).sum() == zeros
+
+
 def test_empty_batch():
     x = clips(0).requires_grad_()
     y = fi.augment(x, **draw(0), cutout_size=SIZE)

@@ -201,6 +201,18 @@ def test_penalty_without_inner_weight_gradients_has_all_gradients():
         check_close(f"gradient {number}", a, b, 1e-12)
 
 
+def test_blocks_of_threads_that_overlap_end_with_the_last():
+    first, second = no_weight_gradients(), no_weight_gradients()
+    x, weight = torch.rand(1, 1, 3, 3), torch.rand(1, 1, 3, 3, requires_grad=True)
+    for block in (first, second):
+        block.__enter__()
+    for block in (first, second):
+        assert conv2d(x, weight).sum().requires_grad
+        block.__exit__(None, None, None)
+    conv2d(x, weight).sum().backward()
+    assert weight.grad is not None
+
+
 def test_no_weight_gradients_ends_with_its_block():
     def has_gradient() -> bool:
         x, weight = leaves_of("H3-W3-k3")

@@ -1,5 +1,7 @@
 """upfirdn2d, downsample2d, upsample2d: the official numbers, a loop over pixels, gradients of two orders, errors."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -126,6 +128,14 @@ def test_types_layouts_and_empty_batches(dtype, layout):
 
 
 X = torch.zeros(1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_a_crop_may_be_larger_than_the_image_before_padding(backend):
+    x = torch.rand(1, 1, 4, 4)
+    with fi.backend(backend) if backend else contextlib.nullcontext():
+        assert torch.equal(fi.upfirdn2d(x, None, padding=(-5, 3, 0, 0)), torch.zeros(1, 1, 4, 2))
+        assert torch.equal(fi.upfirdn2d(x, None, padding=(-3, 1, 0, 0))[..., :1], x[..., 3:])
 
 
 @pytest.mark.parametrize(("shape", "factor"), [((1,), 4.0), ((1, 1), 2.0)], ids=["separable", "one by one"])

@@ -247,3 +247,19 @@ def test_compiled_transform(case, transform):
     expected = TRANSFORMS[transform](function, tensors)
     # Measured on an AMD EPYC: 2e-6.
     torch.testing.assert_close(compiled(*tensors), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vmap_over_read_out_biases_alone_evaluates_once():
+    fourier = fi.Fourier(torch.randn(1, 2, 2), torch.randn(1, 3, 2))
+    weight, bias, rgb = torch.randn(1, 5, 4), torch.randn(5), torch.randn(1, 2, 5)
+
+    def render(offset: Tensor) -> Tensor:
+        layer = fi.Layer(weight, bias, to_rgb=(rgb, offset))
+        return fi.render(fi.INR([fi.Stage(1, [layer], fourier)]), fi.Grid(2, 3))
+
+    offsets = torch.randn(6, 2)
+    expected = torch.stack([render(offset) for offset in offsets])
+    torch.testing.assert_close(torch.vmap(render)(offsets), expected, rtol=1e-6, atol=1e-6)
+    gradients = torch.vmap(torch.func.grad(lambda offset: render(offset).square().sum()))(offsets)
+    wanted = torch.stack([torch.func.grad(lambda offset: render(offset).square().sum())(one) for one in offsets])
+    torch.testing.assert_close(gradients, wanted, rtol=1e-5, atol=1e-5)

@@ -186,9 +186,6 @@ def _reduced(gradient: Tensor, tensor: Tensor) -> Tensor:
     return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
 
 
-_native_render = register("cpu", _evaluate, _differentiate)
-
-
 def supports(inr: INR, grid: Grid, dtype: torch.dtype) -> tuple[bool, str]:
     """Return whether the kernels support a call, and if not, why."""
     if inr.dtype != torch.float32 or dtype not in _TYPES:
@@ -204,6 +201,9 @@ def _has_native_gradients(inr: INR) -> bool:
     layers = [layer for stage in inr.stages for layer in stage.layers]
     small = len(layers) <= native.MAX_LAYERS and len(inr.stages) <= native.MAX_STAGES
     return small and all(layer.activation != "sine" for layer in layers)
+
+
+_native_render = register("cpu", _evaluate, _differentiate, _has_native_gradients)
 
 
 def render(inr: INR, grid: Grid, dtype: torch.dtype) -> Tensor:

@@ -103,7 +103,7 @@ def render_chunks(
     memory = checks.integer("render_chunks", "memory", memory, 0, 2**63 - 1)
     # Frames are rendered later, perhaps outside of the blocks of autocast and `fi.backend` around this call.
     _, _, dtype = check_arguments("render_chunks", inr, grid, dtype)
-    options = {"dtype": dtype, "backend": backend or chosen()}
+    options = {"dtype": dtype, "backend": chosen() if backend is None else backend}
     if not (inr.batch and inr.times):
         return iter(_frames(inr, grid, [slice(0, inr.batch)], [slice(0, grid.height)], **options))
     times, clips, rows = _plan(inr, grid, memory, **options)

@@ -234,7 +234,7 @@ def _network(
     """Check the tensors, and give all of them an axis of N entries and at least float32."""
     weights, biases = checks.tensors(owner, "weights", weights), checks.tensors(owner, "biases", biases)
     if not weights or len(weights) != len(biases):
-        raise ValueError(f"{owner} needs weights and a bias for each, not {len(weights)} and {len(biases)}.")
+        raise ValueError(f"{owner} needs weights and biases, one per weight, not {len(weights)} and {len(biases)}.")
     (coords,) = _batched(owner, "coords", [coords], (2, 3))
     weights, biases = _batched(owner, "weights", weights, (2, 3)), _batched(owner, "biases", biases, (1, 2))
     _check_sizes(owner, coords, weights, biases, skips)

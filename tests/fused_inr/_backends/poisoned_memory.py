@@ -15,21 +15,24 @@ import fused_inr  # noqa: F401 (registers the ops)
 from fused_inr._backends.cpu import native
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
-_POISONED = 32 << 20  # bytes; more than a call allocates
+_BLOCK, _BLOCKS = 1 << 20, 32  # bytes, and number; more than a call allocates
 
 
 def poison(libc: ctypes.CDLL) -> None:
-    """Grow the heap, fill it with one bits (NaN in every floating-point type), and free it again."""
+    """Grow the heap, fill it and its holes with one bits (NaN in every floating-point type), and free it again."""
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes, libc.free.argtypes = (ctypes.c_size_t,), (ctypes.c_void_p,)
     libc.mallopt(_MMAP_MAX, 0)  # all memory comes from the heap ...
     libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # ... and stays there when freed
-    for size in (_POISONED, 1 << 20):
-        block = libc.malloc(size)
-        if size < _POISONED:
-            assert ctypes.string_at(block, size).count(b"\xff") > 0.99 * size, "freed memory did not keep its contents"
-        ctypes.memset(block, 0xFF, size)
+    blocks = [libc.malloc(_BLOCK) for _ in range(_BLOCKS)]
+    for block in blocks:
+        ctypes.memset(block, 0xFF, _BLOCK)
+    for block in blocks:
         libc.free(block)
+    block = libc.malloc(_BLOCK)
+    assert ctypes.string_at(block, _BLOCK).count(b"\xff") > 0.99 * _BLOCK, "freed memory did not keep its contents"
+    ctypes.memset(block, 0xFF, _BLOCK)
+    libc.free(block)
 
 
 def main() -> None:

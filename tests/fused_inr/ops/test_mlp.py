@@ -115,8 +115,8 @@ def test_gradients():
 X, W, B = torch.zeros(4, 2), torch.zeros(3, 5, 2), torch.zeros(3, 5)
 ERRORS = {
     "final": (lambda: fi.siren(X, [W], [B], final="tanh"), "final must be one of linear, sine, not 'tanh'"),
-    "no-layers": (lambda: fi.siren(X, [], []), "needs weights and a bias for each, not 0 and 0"),
-    "counts": (lambda: fi.siren(X, [W], [B, B]), "needs weights and a bias for each, not 1 and 2"),
+    "no-layers": (lambda: fi.siren(X, [], []), "needs weights and biases, one per weight, not 0 and 0"),
+    "counts": (lambda: fi.siren(X, [W], [B, B]), "needs weights and biases, one per weight, not 1 and 2"),
     "coords": (lambda: fi.siren(X[0], [W], [B]), "siren coords must be floating point with 2 or 3 axes"),
     "inputs": (lambda: fi.siren(X, [W, W], [B, B]), r"siren weights\[1\] must have 5 columns, one per input, not 2"),
     "bias": (lambda: fi.siren(X, [W], [B[:, :4]]), r"siren biases\[0\] must have 5 entries, one per row, not 4"),

@@ -173,7 +173,7 @@ class TestData:
         facts = info(videos, "--frames", "8", "--stride", "2", "--overlap", "12", json_=True)
         assert (facts["kind"], facts["videos"], facts["frames"]) == ("data", 7, 6 * 20 + 4)
         assert facts["lengths"] == dict(
-            zip(("least", "lower quarter", "median", "upper quarter", "most"), (4, 20, 20, 20, 20), strict=True)
+            zip(("minimum", "lower quartile", "median", "upper quartile", "maximum"), (4, 20, 20, 20, 20), strict=True)
         )
         assert facts["codecs"] == {"h264": 6, "pictures": 1}
         assert sum(facts["frame_rates"].values()) == 6  # pictures have none

@@ -283,7 +283,7 @@ def test_a_disk_that_fills_up_during_training_ends_it_with_a_sentence(inputs, tm
     error = process.communicate(timeout=300)[1]
     assert process.returncode == 2, error
     assert error.splitlines()[-1].startswith("digan train: ")
-    assert "File too large; raise the limit" in error
+    assert "File too large; raise the file size limit" in error
     assert "Traceback" not in error
     (run,) = (tmp_path / "runs").glob("0*")
     assert clean(run) == 0

@@ -413,7 +413,7 @@ class TestStorages:
         # torch.load(weights_only=True) computes it.
         nested = b"K\x01" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
         data = stored(storage(description=b"\x80\x02}" + nested + b"Ns.")) + b"."
-        refuses(tmp_path, data, marker, "key that is no plain value")
+        refuses(tmp_path, data, marker, "key that is not a plain value")
 
     def test_storage_without_elements(self, tmp_path, marker):
         data = storage().replace(pickle.dumps(["0"], 2), pickle.dumps([], 2))
@@ -527,8 +527,8 @@ FOREIGN = {
     b"PK\x03\x04" + bytes(30): "zip file",
     b"\x1f\x8b\x08" + bytes(30): "compressed",
     struct.pack("<Q", 20) + b'{"__metadata__":{}}     ': "safetensors",
-    b"just some text\n": "no pickle",
-    b"\x80\x04": "no pickle or a damaged one",
+    b"just some text\n": "not a pickle",
+    b"\x80\x04": "not a pickle, or is damaged",
 }
 
 

@@ -57,8 +57,8 @@ def include(document: Path, runs: Sequence[Run]) -> None:
         SystemExit: it has no markers.
     """
 
-    def text(found: re.Match) -> str:
-        begin, names, end = found.groups()
+    def text(match: re.Match) -> str:
+        begin, names, end = match.groups()
         return f"{begin}\n{markdown(runs, names.split('; ') if names else ())}\n\n{end}"
 
     before = document.read_text(encoding="utf-8")

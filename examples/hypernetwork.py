@@ -77,12 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = collection[:SHOWN]
     with torch.no_grad():
         latents = network.encoder(images)
-        found = as_images(network(latents, pixel_centers(args.size)))
+        reconstructions = as_images(network(latents, pixel_centers(args.size)))
         steps = torch.linspace(0, 1, len(images))[:, None]
         path = torch.lerp(latents[:1], latents[-1:], steps)
         fine, between = (as_images(network(z, pixel_centers(4 * args.size))) for z in (latents, path))
-    print(f"psnr of the images shown {psnr(found, images).mean().item():.1f} dB")
-    coarse = [row.repeat_interleave(4, 2).repeat_interleave(4, 3) for row in (images, found)]
+    print(f"psnr of the images shown {psnr(reconstructions, images).mean().item():.1f} dB")
+    coarse = [row.repeat_interleave(4, 2).repeat_interleave(4, 3) for row in (images, reconstructions)]
     save_png(args.outdir / "hypernetwork.png", sheet([*coarse, fine, between]))
 
 

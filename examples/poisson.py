@@ -42,15 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with torch.no_grad():
         values, jacobian, curvature = network.jet(pixel_centers(args.size))
-    found = values.view_as(image)
+    reconstruction = values.view_as(image)
     if args.fit == "gradient":
-        found = found + (image - found).mean()
-    print(f"psnr of the image {psnr(found[None], image[None]).item():.1f} dB")
+        reconstruction = reconstruction + (image - reconstruction).mean()
+    print(f"psnr of the image {psnr(reconstruction[None], image[None]).item():.1f} dB")
     fitted = (
         (laplacian, curvature.view_as(image)) if args.fit == "laplacian" else (gradient, jacobian.view_as(gradient))
     )
     known, reached = (shown(field, fitted[0]) for field in fitted)
-    top, bottom = torch.cat([image[None, None], known]), torch.cat([found[None, None], reached])
+    top, bottom = torch.cat([image[None, None], known]), torch.cat([reconstruction[None, None], reached])
     save_png(args.outdir / "poisson.png", sheet([top, bottom], scale=max(1, 192 // args.size)))
 
 

@@ -148,10 +148,10 @@ def run(args: argparse.Namespace) -> int:
     classes = class_numbers(args.classes, g.config.num_classes, data.get("class_names") or [])
     clip = _read_clip(args, g.config.resolution, data)
     started = time.monotonic()
-    found = _search(args, g, clip, classes)
+    inversion = _search(args, g, clip, classes)
     seconds = time.monotonic() - started
     try:
-        scores = _write(args, g, network, clip, found, seconds)
+        scores = _write(args, g, network, clip, inversion, seconds)
     except OSError as error:
         raise ConfigError(f"--outdir {args.outdir} cannot be written: {error.strerror or error}.") from error
     means = f"PSNR {scores['psnr']:.1f} dB, SSIM {scores['ssim']:.3f}"
@@ -216,10 +216,10 @@ def _search(args: argparse.Namespace, g: Generator, clip: _Clip, classes: Sequen
 
 
 def _write(
-    args: argparse.Namespace, g: Generator, network: Path, clip: _Clip, found: Inversion, seconds: float
+    args: argparse.Namespace, g: Generator, network: Path, clip: _Clip, inversion: Inversion, seconds: float
 ) -> dict[str, Any]:
     """Write the files, and return the mean PSNR and SSIM."""
-    reconstruction = _rendered(g, found.latents)  # [T, R, R, 3]
+    reconstruction = _rendered(g, inversion.latents)  # [T, R, R, 3]
     original = clip.frames.permute(0, 2, 3, 1).contiguous()
     pair = [frames.permute(0, 3, 1, 2) for frames in (reconstruction, original)]
     per_frame = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
@@ -227,7 +227,7 @@ def _write(
     digest = checksum(network)
     write_latents(
         args.outdir / LATENTS,
-        found.latents,
+        inversion.latents,
         digest,
         network=str(network),
         video={"path": str(args.video), "name": clip.video.name, "frames": clip.indices},
@@ -242,12 +242,12 @@ def _write(
         "frames": [
             {"frame": frame, "time": t, "psnr": _finite(p), "ssim": s}
             for frame, t, p, s in zip(
-                clip.indices, found.latents.times.tolist(), *(v.tolist() for v in per_frame.values()), strict=True
+                clip.indices, inversion.latents.times.tolist(), *(v.tolist() for v in per_frame.values()), strict=True
             )
         ],
-        "label": found.latents.label,
-        "searches": [asdict(search) for search in found.searches],
-        "steps": found.steps,
+        "label": inversion.latents.label,
+        "searches": [asdict(search) for search in inversion.searches],
+        "steps": inversion.steps,
         "seconds": round(seconds, 1),
         "network": {"file": str(network), "sha256": digest, "clips_seen": g.metadata.get("clips_seen")},
         "video": {"path": str(args.video), "name": clip.video.name, "stride": clip.stride},

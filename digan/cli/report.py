@@ -117,10 +117,10 @@ def _find_runs(paths: Sequence[Path]) -> list[Path]:
     """Return the run folders among some paths and in them, each once."""
     runs: dict[Path, Path] = {}
     for path in paths:
-        found = [path] if is_run(path) else [folder for folder in list_runs(path) if is_run(folder)]
-        if not found:
+        folders = [path] if is_run(path) else [folder for folder in list_runs(path) if is_run(folder)]
+        if not folders:
             raise ConfigError(f"{path} is neither a run folder nor a folder of runs; give the folder of a run.")
-        runs |= {folder.resolve(): folder for folder in found}
+        runs |= {folder.resolve(): folder for folder in folders}
     return list(runs.values())
 
 

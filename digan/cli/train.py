@@ -79,8 +79,8 @@ def start(options: dict[str, Any], trainer_class: type[Trainer] = Trainer, keep_
         UserError: the options, the data or the checkpoint cannot be used.
     """
     with joined(60 * options.get("start_timeout", TrainConfig.start_timeout)) as processes:
-        found, notes = processes.from_main("the checkpoint", lambda: _find_checkpoint(options, processes.attempt))
-        checkpoint_dir = Path(found) if found else None
+        path, notes = processes.from_main("the checkpoint", lambda: _find_checkpoint(options, processes.attempt))
+        checkpoint_dir = Path(path) if path else None
         state = processes.together("the checkpoint", lambda: _read_state(checkpoint_dir))
         config = processes.together("the configuration", lambda: _resolve(options, state.get("config")))
         if processes.world > 1:
@@ -111,14 +111,14 @@ def _find_checkpoint(options: dict[str, Any], attempt: int) -> tuple[str | None,
     notes: list[str] = []
     outdir = options.get("outdir", TrainConfig.outdir)
     resume, launch = options.get("resume"), launch_identity()
-    found: Path | None = None
+    path: Path | None = None
     if attempt and launch is not None and (run := run_of_launch(outdir, launch)) is not None:
-        found = checkpoint.newest(run, notes.append)
-        where = f"{run} continues from {found}" if found else f"{run} had no checkpoint yet: it starts anew"
+        path = checkpoint.newest(run, notes.append)
+        where = f"{run} continues from {path}" if path else f"{run} had no checkpoint yet: it starts anew"
         notes.append(f"The launcher has restarted the processes; {where}.")
     elif resume:
-        found = checkpoint.find(resume, outdir, notes.append)
-    return str(found) if found else None, notes
+        path = checkpoint.find(resume, outdir, notes.append)
+    return str(path) if path else None, notes
 
 
 def _read_state(checkpoint_dir: Path | None) -> dict[str, Any]:

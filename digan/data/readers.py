@@ -315,8 +315,8 @@ class VideoReader:
         """
         points, column = self._timing.seek_times, 1 if self._timing.clock == "dts" else 0
         time = (first.pts, first.dts)[column]
-        found = int(np.searchsorted(points[:, column], NO_TIME if time is None else time))
-        return int(self._timing.seek_frames[found]) if found <= point and points[found, column] == time else -1
+        index = int(np.searchsorted(points[:, column], NO_TIME if time is None else time))
+        return int(self._timing.seek_frames[index]) if index <= point and points[index, column] == time else -1
 
     def _decoded(self, opened: Opened, point: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield frames with their indices, increasing: those reached from a seek point, and perhaps others around them.

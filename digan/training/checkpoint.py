@@ -138,10 +138,10 @@ def find(resume: str, outdir: str, report: Report = print) -> Path | None:
         ConfigError: the path holds no checkpoint, or all are damaged.
     """
     if resume == "latest":
-        found = next((path for run in reversed(list_runs(outdir)) if (path := newest(run, report))), None)
-        if found is None:
+        latest = next((path for run in reversed(list_runs(outdir)) if (path := newest(run, report))), None)
+        if latest is None:
             report(f"nothing to resume under {outdir}: a new run starts.")
-        return found
+        return latest
     checkpoints = in_path(Path(resume))
     if not checkpoints:
         raise ConfigError(

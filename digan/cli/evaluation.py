@@ -29,7 +29,7 @@ from digan.run_dir import is_run
 from digan.wording import counted
 
 
-class _OnePerVideo:
+class OnePerVideo:
     """One clip of each video that is long enough, drawn with the seed."""
 
     def __init__(self, clips: Clips, seed: int) -> None:
@@ -88,7 +88,10 @@ class Evaluation:
 
     def run(self) -> None:
         """Compute all results; print each and append it to its file."""
-        tasks = [(protocol, *self._real_clips(protocol), self._rows(protocol)) for protocol in self.protocols]
+        tasks = []
+        for protocol in self.protocols:
+            reals, key = self._real_clips(protocol)
+            tasks.append((protocol, reals, key, self._rows(protocol, reals)))
         table = ResultTable([p.name for p in self.protocols], [name for *_, rows in tasks for name in rows])
         if self.main:
             print("\n".join(self._opening([(protocol, reals) for protocol, reals, *_ in tasks])), flush=True)
@@ -213,16 +216,19 @@ class Evaluation:
             )
         return None
 
-    def _rows(self, protocol: MetricProtocol) -> Mapping[str, Maker | ClipSource]:
-        """Return the fakes of each result, keyed by the result's name."""
+    def _rows(self, protocol: MetricProtocol, reals: Clips | OnePerVideo | None) -> Mapping[str, Maker | ClipSource]:
+        """Return the fakes of each result, keyed by the result's name; `reals` are those that the protocol needs."""
         if self.model is not None:
-            model = self.model
-            if model.g.config.num_classes and model.labels is None:
-                reals = self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))[0]
-                model = replace(model, labels=reals.labels())
+            model = replace(self.model, labels=self._labels_of(protocol, reals))
             return self.experiment.rows(model, protocol, self.resolution)
         stride = self.args.fake_stride or (1 if self.args.fake else self.stride)
         return {"videos": self._chosen(self._cut(self.fakes, protocol, stride))[0]}
+
+    def _labels_of(self, protocol: MetricProtocol, reals: Clips | OnePerVideo | None) -> torch.Tensor | None:
+        """Return the classes that the fakes of a protocol cycle through: --labels, or those of its real clips."""
+        if self.model.labels is not None or not self.model.g.config.num_classes:
+            return self.model.labels
+        return (reals or self._cut_reals(protocol)[0]).labels()
 
     def _real_stride(self, protocol: MetricProtocol) -> int:
         return max(1, round(self.stride * self.experiment.pace(self.span, protocol.frames)))
@@ -234,10 +240,14 @@ class Evaluation:
         step = self.trained_stride * self.experiment.pace(self.span, protocol.frames)
         return self._real_stride(protocol) / step
 
-    def _real_clips(self, protocol: MetricProtocol) -> tuple[ClipSource | None, str | None]:
+    def _real_clips(self, protocol: MetricProtocol) -> tuple[Clips | OnePerVideo | None, str | None]:
         """Return the real clips that a protocol needs and a cache key for their content; None if it needs none."""
         if not protocol.needs_reals:
             return None, None
+        return self._cut_reals(protocol)
+
+    def _cut_reals(self, protocol: MetricProtocol) -> tuple[Clips | OnePerVideo, str]:
+        """Return the real clips for a protocol and a cache key for their content."""
         return self._chosen(self._cut(self.reals, protocol, self._real_stride(protocol)))
 
     def _cut(self, index: VideoIndex, protocol: MetricProtocol, stride: int) -> Clips:
@@ -252,11 +262,11 @@ class Evaluation:
             )
         return cut_clips(index, frames, stride, self.overlap, self.resolution, self.resize)
 
-    def _chosen(self, clips: Clips) -> tuple[Clips | _OnePerVideo, str]:
+    def _chosen(self, clips: Clips) -> tuple[Clips | OnePerVideo, str]:
         """Apply --one-per-video; return the clips and a cache key for their content."""
         if not self.args.one_per_video:
             return clips, content_key(clips)
-        return _OnePerVideo(clips, self.args.seed), f"{content_key(clips)}-one-per-video-{self.args.seed}"
+        return OnePerVideo(clips, self.args.seed), f"{content_key(clips)}-one-per-video-{self.args.seed}"
 
     def _opening(self, tasks: Sequence[tuple[MetricProtocol, ClipSource | None]]) -> list[str]:
         """Return lines that describe the comparison, given each metric's protocol and real clips."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from digan import metrics
-from digan.cli.evaluation import Evaluation
+from digan.cli.evaluation import Evaluation, OnePerVideo
 from digan.cli.terminal import value_bars
 from digan.config import flag
+from digan.data.clips import Clips
 from digan.data.training_data import DEMO_FOLDER
 from digan.errors import ConfigError
 from digan.files import checksum
@@ -87,16 +90,18 @@ class SnapshotEvaluation(Evaluation):
             and {"n_real", "n_fake", "seconds"} <= result.keys()
         }
 
-    def _rows(self, protocol: MetricProtocol) -> Mapping[str, Maker | ClipSource]:
+    def _rows(self, protocol: MetricProtocol, reals: Clips | OnePerVideo | None) -> Mapping[str, Maker | ClipSource]:
         """Return the clips of every snapshot, by its number; a snapshot is loaded when its clips are made."""
-        return {number: functools.partial(self._clips, file, protocol) for number, file in self.snapshots.items()}
+        make = functools.partial(self._clips, protocol, self._labels_of(protocol, reals))
+        return {number: functools.partial(make, file) for number, file in self.snapshots.items()}
 
-    def _clips(self, file: Path, protocol: MetricProtocol, seed: int) -> ClipSource:
+    def _clips(self, protocol: MetricProtocol, labels: torch.Tensor | None, file: Path, seed: int) -> ClipSource:
         if file != self.network:
             g = Generator.from_pretrained(file).to(self.accelerator.device)
             self.network, self.clips_seen = file, g.metadata.get("clips_seen")
             self.model = Model(g, self.span, self.model.labels, self.psi)
-        (maker,) = self.experiment.rows(self.model, protocol, self.resolution).values()
+        model = replace(self.model, labels=labels)
+        (maker,) = self.experiment.rows(model, protocol, self.resolution).values()
         return maker(seed)
 
     def _compute(

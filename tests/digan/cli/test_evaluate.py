@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from digan import Generator, metrics
-from digan.cli.evaluation import _OnePerVideo
+from digan.cli.evaluation import OnePerVideo
 from digan.cli.main import main
 from digan.config import GeneratorConfig
 from digan.data import Clips, ClipWindows, load_index, make_demo_videos
@@ -216,7 +216,7 @@ def test_classes_of_the_fakes_do_not_depend_on_the_other_metrics(evaluate, video
 
 def test_classes_of_the_fakes_are_as_frequent_as_those_of_chosen_clips(videos):
     clips = cut_clips(load_index(videos, videos.parent / "index"), 4, 1, 0, 32, "antialias")
-    chosen = _OnePerVideo(clips, seed=0)
+    chosen = OnePerVideo(clips, seed=0)
     assert len(chosen) < len(clips)
     assert len(chosen.labels()) == len(chosen)
     for position in range(len(chosen)):

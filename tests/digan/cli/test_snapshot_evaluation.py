@@ -115,3 +115,15 @@ def test_what_does_not_fit_is_refused(trained, evaluate, capsys):
     (first, *_) = list_snapshots(trained.folder)
     assert main(["evaluate", "--network", str(first), "--snapshots", "all", "--data", "x"]) == 2
     assert "holds no snapshots; give the folder of a run" in capsys.readouterr().err
+
+
+def test_a_conditional_run_gets_the_values_that_it_computes_itself(make_run, capsys):
+    run, trainer = make_run(metrics=METRIC, cond=True)
+    assert trainer.num_classes > 1
+    trainer.clips_seen = 8
+    run.snapshot()
+    own = values(run)
+    metric_path(run.folder, METRIC).unlink()
+    options = ["--network", str(run.folder), "--snapshots", "all", "--data", run.config.data, "--threads", "1"]
+    assert main(["evaluate", *options, "--metrics", METRIC]) == 0
+    assert values(run)[8] == own[8]

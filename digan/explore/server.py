@@ -206,7 +206,8 @@ class Explorer:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self.scheduler.start()
-        await asyncio.wrap_future(self.scheduler.call(self.painter.warm_up))
+        if not self.painter.rate:  # `digan explore` warms up before it serves
+            await asyncio.wrap_future(self.scheduler.call(self.painter.warm_up))
         try:
             yield
         finally:

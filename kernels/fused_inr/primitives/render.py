@@ -188,12 +188,10 @@ def _batch(
     (n, *rest), *options = others
     kinds = list(zip(roles(structure), tensors, dims[0], strict=True))
     offsets = [tensor.movedim(dim, 0) for role, tensor, dim in kinds if role == "to_rgb_bias" and dim is not None]
-    if all(dim is None or role == "to_rgb_bias" for role, _, dim in kinds):  # one evaluation serves all
-        inputs = [tensor if dim is None else _per_clip(role, tensor, dim, size, n, True) for role, tensor, dim in kinds]
-        frames = op(inputs, structure, numbers, [n, *rest], *options)[None]
-    else:
-        inputs = [_per_clip(role, tensor, dim, size, n, keep_shared=True) for role, tensor, dim in kinds]
-        frames = op(inputs, structure, numbers, [size * n, *rest], *options).unflatten(0, (size, n))
+    # If only biases of read-outs have the axis, one evaluation serves all of its entries.
+    copies = 1 if all(dim is None or role == "to_rgb_bias" for role, _, dim in kinds) else size
+    inputs = [_per_clip(role, tensor, dim, copies, n, keep_shared=True) for role, tensor, dim in kinds]
+    frames = op(inputs, structure, numbers, [copies * n, *rest], *options).unflatten(0, (copies, n))
     for offset in offsets:
         frames = frames + offset[:, None, None, :, None, None].to(frames.dtype)
     return frames, 0

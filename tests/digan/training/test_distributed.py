@@ -75,6 +75,15 @@ def test_processes_that_would_share_a_gpu_are_named(machines, gpus, same, monkey
         assert (error is None) if same is None else re.match(f"{same} would share one GPU: ", str(error))
 
 
+def test_what_accelerate_cannot_do_is_a_sentence(monkeypatch):
+    def refuse(**options):
+        raise NotImplementedError("These GPUs cannot talk to each other.\n  Set NCCL_P2P_DISABLE=1.")
+
+    monkeypatch.setattr(distributed, "Accelerator", refuse)
+    with pytest.raises(ConfigError, match=r"^accelerate: These GPUs cannot talk to each other\. Set NCCL_P2P_DISABLE=1\.$"):
+        make_accelerator("no")
+
+
 def test_a_launch_that_starts_one_process_for_several_is_refused(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)

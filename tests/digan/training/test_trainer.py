@@ -99,8 +99,10 @@ def test_average_follows_g_with_its_half_life(tiny, accelerator):
     torch.testing.assert_close(trainer.g_ema.blocks["4"].layers[0].weight, expected)
     assert trainer.g_ema.mapping.w_avg.eq(3.0).all()
     trainer.clips_seen = 0  # nothing seen yet: the average is G itself
+    trainer.g.requires_grad_()  # as an update of G leaves it
     trainer.update_ema()
     assert not moved(snapshot(trainer.g), trainer.g_ema)
+    assert all(p.is_leaf for p in trainer.g_ema.parameters())  # no history, which would grow from step to step
 
 
 def test_an_average_to_start_from_is_not_given_up(tiny, accelerator):

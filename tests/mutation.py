@@ -44,7 +44,9 @@ AREAS = {  # the modules of each
 # Test files of a module besides the one that mirrors it; an op and its derivatives are tested together.
 ALSO = {
     "kernels/fused_inr/primitives/mlp_jet.py": ["tests/fused_inr/primitives/test_transforms.py"],
+    "digan/models/generator.py": ["tests/digan/models/test_hub.py"],
     "digan/training/trainer.py": ["tests/digan/training/test_iteration.py"],
+    "kernels/fused_inr/ops/mlp.py": ["tests/fused_inr/test_networks.py"],
     "kernels/fused_inr/ops/precision.py": ["tests/fused_inr/ops/test_render.py", "tests/fused_inr/ops/test_mlp.py"],
     **{
         f"kernels/fused_inr/primitives/{op}.py": [
@@ -82,6 +84,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "kernels/fused_inr/ops/mlp.py",
         "for index, (weight, bias) in enumerate(zip(weights, biases, strict=False)):",
     ): "the lengths are compared before",
+    ("kernels/fused_inr/ops/augment.py", "size = (0, 1)"): "nothing is cut out",
     ("kernels/fused_inr/render.py", "middle = (low + high + 2) // 2"): "the bisection takes other steps to its end",
     (
         "digan/training/flops.py",
@@ -90,6 +93,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("digan/models/layers.py", "spread = self.fir.shape[ 1] // 2"): "the filter is square",
     ("digan/training/augment.py", "@dataclass(frozen=False)"): "nothing assigns to its fields",
     ("digan/models/mapping.py", "if z_dim == 0 and num_classes <= 0:"): "a number of classes is not negative",
+    (
+        "digan/training/trainer.py",
+        "for p, gradient in zip(params, gradients, strict=False):",
+    ): "the gradients were cut into as many parts as there are parameters",
 }
 
 PRELOAD = "torch torch._dynamo torch.testing accelerate pytest scipy.linalg safetensors.torch av PIL.Image yaml".split()

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -118,6 +118,18 @@ def test_malformed_metadata_is_refused_by_every_command(write, metadata, command
     error = capsys.readouterr().err
     assert error.startswith(f"digan {command}: {path} is not a generator saved by this project, or is damaged (")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "names", "fits"), [(0, ["a", "b"], True), (2, ["a", "b"], True), (2, [], True), (2, ["a"], False)]
+)
+def test_class_names_must_be_as_many_as_the_classes(num_classes, names, fits, tmp_path):
+    path = tmp_path / "network.safetensors"
+    Generator(replace(CONFIG, num_classes=num_classes)).save(path, data={"class_names": names})
+    if fits:
+        assert Generator.from_pretrained(path).metadata["data"]["class_names"] == names
+    else:
+        assert "it has 2 classes, but 1 class names" in refusal(path)
 
 
 def test_other_metadata_may_hold_anything(write):

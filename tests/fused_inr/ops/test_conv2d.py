@@ -139,6 +139,15 @@ def test_mismatched_arguments_are_refused(shapes, options, word):
         conv2d(*(torch.zeros(shape) for shape in shapes), *options)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_result_beyond_all_memory_is_refused(stride):
+    x, weight = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    assert conv2d(x, weight, stride, padding=40).shape == (1, 1, *[81 // stride + stride - 1] * 2)
+    side = 2**31 // stride + 1
+    with pytest.raises(ValueError, match=rf"\[1, 1, {side}, {side}\] exceeds all memory; use smaller x or padding"):
+        conv2d(x, weight, stride, padding=2**30)
+
+
 def test_two_types_are_refused():
     with pytest.raises(ValueError, match="one floating type"):
         conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16))

@@ -1,4 +1,4 @@
-"""siren: against hand-written modules, shared and own tensors, gradients of two orders, errors."""
+"""siren and mlp: against hand-written layers, shared and own tensors, gradients of two orders, errors."""
 
 from itertools import pairwise
 
@@ -101,6 +101,30 @@ def test_dtype_of_the_products_and_of_the_result(half):
     assert fi.siren(coords.to(half), weights, biases, dtype=torch.float32).dtype == half
 
 
+def test_one_frequency_serves_the_layers_that_have_one(assert_close):
+    weights, biases = stacked(networks(2, [2, 4, 4, 3], [1.0] * 3))
+    coords, activations = torch.rand(5, 2).double(), ["sine", "gauss", "linear"]
+
+    def evaluate(omegas):
+        return fi.mlp(coords, weights, biases, activations=activations, omegas=omegas)
+
+    hidden = torch.sin(3 * (coords @ weights[0].mT + biases[0][:, None]))
+    hidden = torch.exp(-((3 * (hidden @ weights[1].mT + biases[1][:, None])) ** 2))
+    assert_close("values", hidden @ weights[2].mT + biases[2][:, None], evaluate(3.0), 1e-13)
+    assert torch.equal(evaluate([3.0, 3.0, None]), evaluate(3.0))
+    assert torch.equal(evaluate(None), evaluate(1.0))
+
+
+def test_every_layer_but_the_first_may_see_the_coordinates_again(assert_close):
+    weights, biases = stacked(networks(2, [2, 3, 5], [1.0] * 2))
+    weights[1] = torch.rand(2, 5, 3 + 2).double()
+    coords = torch.rand(4, 2).double()
+    hidden = torch.tanh(coords @ weights[0].mT + biases[0][:, None])  # [2, 4, 3]
+    inputs = torch.cat([hidden, coords.expand(2, -1, -1)], dim=2)  # [2, 4, 5]
+    values = fi.mlp(coords, weights, biases, activations=["tanh", "linear"], skips=(1,))
+    assert_close("values", inputs @ weights[1].mT + biases[1][:, None], values, 1e-13)
+
+
 def test_gradients():
     weights, biases = stacked(networks(2, [2, 3, 2], [2.0, 2.0]))
     leaves = [tensor.requires_grad_() for tensor in (torch.rand(3, 2).double(), *weights, *biases)]
@@ -113,6 +137,13 @@ def test_gradients():
 
 
 X, W, B = torch.zeros(4, 2), torch.zeros(3, 5, 2), torch.zeros(3, 5)
+MANY = X[:1].expand(2**60, 2)
+
+
+def jet(**options):
+    return fi.mlp_jet(MANY, [W], [B], activations=["linear"], **options)
+
+
 ERRORS = {
     "final": (lambda: fi.siren(X, [W], [B], final="tanh"), "final must be one of linear, sine, not 'tanh'"),
     "no-layers": (lambda: fi.siren(X, [], []), "needs weights and biases, one per weight, not 0 and 0"),
@@ -121,6 +152,20 @@ ERRORS = {
     "inputs": (lambda: fi.siren(X, [W, W], [B, B]), r"siren weights\[1\] must have 5 columns, one per input, not 2"),
     "bias": (lambda: fi.siren(X, [W], [B[:, :4]]), r"siren biases\[0\] must have 5 entries, one per row, not 4"),
     "batches": (lambda: fi.siren(X, [W], [B[:2]]), r"must agree in N \(or be shared, 1\), not have \[2, 3\]"),
+    "size": (lambda: fi.siren(MANY, [W], [B]), rf"siren: a result of shape \[3, {2**60}, 5\] exceeds all memory"),
+    "jacobian": (jet, rf"mlp_jet: a result of shape \[3, {2**60}, 5, 2\] exceeds all memory"),
+    "hessian": (
+        lambda: jet(order=2, hessian=True),
+        rf"mlp_jet: a result of shape \[3, {2**60}, 5, 2, 2\] exceeds all memory; use smaller coords or weights",
+    ),
+    "skips-0": (
+        lambda: fi.mlp(X, [W], [B], activations=["linear"], skips=(0,)),
+        "mlp skips must be an integer of at least 1, not 0",
+    ),
+    "skips-count": (
+        lambda: fi.mlp(X, [W], [B], activations=["linear"], skips=(1,)),
+        "mlp skips must be less than the number of layers, 1, not 1",
+    ),
     "devices": (lambda: fi.siren(X.to("meta"), [W], [B]), r"on one device, not \['cpu', 'meta'\]"),
 }
 

@@ -43,7 +43,10 @@ AREAS = {  # the modules of each
 
 # Test files of a module besides the one that mirrors it; an op and its derivatives are tested together.
 ALSO = {
-    "kernels/fused_inr/primitives/mlp_jet.py": ["tests/fused_inr/primitives/test_transforms.py"],
+    "kernels/fused_inr/primitives/mlp_jet.py": [
+        "tests/fused_inr/test_compile.py",
+        "tests/fused_inr/primitives/test_transforms.py",
+    ],
     "digan/models/generator.py": ["tests/digan/models/test_hub.py"],
     "digan/training/trainer.py": ["tests/digan/training/test_iteration.py"],
     "kernels/fused_inr/ops/mlp.py": ["tests/fused_inr/test_networks.py"],
@@ -85,6 +88,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "for index, (weight, bias) in enumerate(zip(weights, biases, strict=False)):",
     ): "the lengths are compared before",
     ("kernels/fused_inr/ops/augment.py", "size = (0, 1)"): "nothing is cut out",
+    ("kernels/fused_inr/render.py", "low, high = 0, limit | 1"): "the limit does not fit, nor does what is above it",
     ("kernels/fused_inr/render.py", "middle = (low + high + 2) // 2"): "the bisection takes other steps to its end",
     (
         "digan/training/flops.py",

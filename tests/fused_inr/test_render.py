@@ -139,6 +139,8 @@ def test_too_little_memory_reports_the_minimum(make_inr):
     least = render_memory(inr.at_times(slice(0, 1)).at_clips(slice(0, 1)), grid.rows(0, 1))
     with pytest.raises(ValueError, match=f"a row of one clip in memory={least - 1} bytes; .* memory={least}"):
         fi.render_chunks(inr, grid, memory=least - 1)
+    with pytest.raises(ValueError, match=f"a row of one clip in memory=0 bytes; .* memory={least}"):
+        fi.render_chunks(inr, grid, memory=0)
     assert len(list(fi.render_chunks(inr, grid, memory=least))) == 2
 
 

@@ -123,6 +123,19 @@ def test_gradients_of_one_tensor(input_name):
     check_close(input_name, *results, 1e-12)
 
 
+@pytest.mark.parametrize("input_name", ["x", "weight"])
+def test_second_derivatives_with_respect_to_one_tensor(input_name):
+    geometry = "H6-W7-k3-stride2-pad1"
+    results = []
+    for function in (stock, conv2d):
+        x, weight = leaves_of(geometry)
+        leaf = x if input_name == "x" else weight
+        x.requires_grad_(leaf is x), weight.requires_grad_(leaf is weight)
+        (first,) = torch.autograd.grad(function(x, weight, 2, 1).pow(3).sum(), leaf, create_graph=True)
+        results.append(torch.autograd.grad(first.pow(3).sum(), leaf)[0])
+    check_close(input_name, *results, 1e-12)
+
+
 @pytest.mark.parametrize(
     ("shapes", "options", "word"),
     [

@@ -194,6 +194,23 @@ def test_damage_that_the_index_does_not_see_is_reported(tmp_path, video, number,
     assert re.match(r"a\.avi is damaged: cannot decode \d of 40 frames correctly", report)
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_keyframes_that_do_not_decode_are_replaced_by_the_frame_before_them(
+    tmp_path, video, number, packets_of, damaged
+):
+    path = video(tmp_path / "a.avi", codec="mjpeg", pix_fmt="yuvj420p")
+    for content in packets_of[0](path)[20 : 20 + damaged]:
+        path.write_bytes(path.read_bytes().replace(content, bytes(len(content))))
+    index, entry = single(path)
+    reader = FrameReader(index, 32)
+    reader.report = lambda line: None
+    expected = [19] * damaged + [20 + damaged]
+    for indices in ([i] for i in reversed(range(len(expected)))), [list(range(len(expected)))]:
+        for chosen in indices:
+            frames = reader.read(entry, [20 + i for i in chosen])
+            assert [number(frame) for frame in frames] == [expected[i] for i in chosen]
+
+
 def test_a_frame_that_does_not_decode_is_replaced_by_the_previous_one(tmp_path, video, number):
     index, entry = single(video(tmp_path / "a.mp4", count=24, gop=12))
     # As if the first two frames and the 20th were damaged: the table has entries that match no decoded frame.

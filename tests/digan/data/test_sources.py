@@ -149,6 +149,27 @@ def test_animated_pictures_are_videos(tmp_path, suffix, form):
         assert reader.read(video, indices)[:, 0, 9, 9].tolist() == [30 * i for i in indices]
 
 
+def test_encrypted_pictures_of_a_zip_are_named_and_the_rest_is_read(tmp_path, video):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        for i in range(3):
+            with out.open(f"clip/{i}.webp", "w") as member:
+                Image.new("RGB", (32, 32), (30 * i,) * 3).save(member, "webp")
+        out.write(video(tmp_path / "b.mp4", count=4), "b.mp4")
+    content = bytearray(path.read_bytes())
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # of the members' own headers, and of the list
+        at = -1
+        for _ in range(3):
+            at = content.index(start, at + 1)
+            content[at + flags] |= 1
+    path.write_bytes(content)
+    index = load_index(path, None)
+    assert [entry.name for entry in index.videos] == ["b.mp4"]
+    (problem,) = index.problems
+    assert problem.startswith("clip: ")
+    assert "encrypted" in problem
+
+
 def test_natural_order():
     assert sorted(["f10.png", "f2.png", "f01.png", "f1.png"], key=natural_key) == [
         "f01.png",

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from digan.data import VideoIndex
+from digan.data import store as frame_store
 from digan.data.index import Video
 from digan.data.sources import FolderSource
 from digan.data.store import FramesClaimed, FrameStore
@@ -99,6 +101,13 @@ def test_frames_of_another_store_are_not_returned(tmp_path):
     other.path.write_bytes(store.path.read_bytes())
     assert not other.get(entry, range(4))
     assert len(store.get(entry, range(4))) == 4
+
+
+def test_the_cost_of_a_frame_is_the_mean_of_decoding_from_its_keyframe():
+    pictures = Video("a", "frames", "s", 6, 4, 3)
+    assert frame_store._cost(pictures) == 12
+    timed = replace(pictures, timing=SimpleNamespace(seek_frames=np.array([0, 2, 5])))
+    assert frame_store._cost(timed) == 12 * ((1 + 2) + (1 + 2 + 3) + 1) / 6
 
 
 def test_the_costliest_videos_get_the_places():

@@ -23,6 +23,16 @@ def test_a_single_video_is_singular():
     assert index_of(ONE, ONE).summary().startswith("2 videos of ")
 
 
+def test_the_smallest_and_the_largest_size_are_named():
+    small, middle = replace(ONE, width=32), replace(ONE, width=50)
+    assert "30 each, 32x48 to 50x48 (2 sizes) pixels" in index_of(middle, small).summary()
+    assert "30 each, 32x48 to 64x48 (3 sizes) pixels" in index_of(middle, ONE, small).summary()
+
+
+def test_pictures_are_shown_at_25_frames_per_second():
+    assert Video("clip", "frames", "s", 30, 64, 48).fps == 25
+
+
 def test_a_damaged_video_tells_how_many_frames_of_how_many_can_be_read():
     assert ONE.damage == ""
     cut, broken = replace(ONE, num_frames=60, missing=40), replace(ONE, name="b.avi", damaged=3)

@@ -44,6 +44,10 @@ def test_clip_times_include_both_ends(frames, expected):
     assert clip_times(frames, 0.5, 2.0).tolist() == expected
 
 
+def test_a_clip_takes_the_times_of_training_by_default():
+    assert clip_times(3).tolist() == [0, 0.5, 1]
+
+
 def test_paced_times_extrapolate_beyond_the_span():
     assert paced_times(7, 5).tolist() == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
     assert paced_times(2, 1).tolist() == [0, 1]

@@ -88,7 +88,7 @@ def test_bad_video_keeps_the_old_file(tmp_path, frames, options, message):
 
 
 def test_other_suffix_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"\.mp4"):
+    with pytest.raises(ValueError, match=r"clip\.gif: the file is written as mp4; give it a name that ends in \.mp4$"):
         media.write_video(tmp_path / "clip.gif", coloured_frames(8, 8))
 
 
@@ -150,6 +150,27 @@ def test_gif_round_trip(tmp_path, size):
     error = (decoded.astype(float) - frames) ** 2
     # Measured: 28.7 dB at 48x64, which requires the whole palette.
     assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) > 27
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_the_colours_of_the_first_and_the_last_frame_of_a_gif_are_exact(tmp_path, count):
+    frames = np.zeros((count, 16, 16, 3), np.uint8)
+    frames[0], frames[-1] = [255, 0, 0], [0, 0, 255]
+    media.write_gif(tmp_path / "clip.gif", frames, fps=10)
+    decoded, _, _ = read_gif(tmp_path / "clip.gif")
+    assert np.array_equal(decoded[-1], frames[-1])
+    assert np.array_equal(decoded[0], frames[0])
+
+
+def test_dithering_keeps_the_mean_of_any_flat_area():
+    levels = np.round(np.arange(64) * 255 / 63)  # every grey of six bits
+    palette = np.zeros((256, 4), np.uint8)
+    palette[:64] = 255
+    palette[:64, 1:] = levels[:, None]
+    colours = media._Colours(palette)
+    for value in range(256):
+        shown = colours.nearest(np.full((8, 8, 3), value, np.uint8))  # [8, 8]: levels, 0..63
+        assert abs(shown.mean() - value * 63 / 255) <= 1 / 32 + 1e-6  # half a step of a 4x4 pattern
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """x-t slices: a horizontal line gives rows of the frames, and any line what the function is on it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,8 +17,8 @@ CONFIG = GeneratorConfig(
 
 
 @pytest.fixture
-def inr():
-    g = Generator(CONFIG)
+def inr(request):
+    g = Generator(replace(CONFIG, resolution=getattr(request, "param", 64)))
     with torch.no_grad():
         return g.inr(torch.randn(1, 8), torch.randn(1, 8), torch.linspace(0, 2, 5))
 
@@ -50,14 +52,25 @@ def test_turning_the_coordinates_keeps_the_function(inr):
             torch.testing.assert_close(same, angle, rtol=0, atol=1e-4)  # angles of up to 30 in float32
 
 
+@pytest.mark.parametrize("inr", [64, 128], indirect=True)
 def test_rows_are_those_of_the_slice_whatever_is_rendered_at_once(inr, monkeypatch):
     line = (0.0, -1.0, 0.5, 1.0)
     expected = to_uint8(line_slice(inr, line, 64)).transpose(1, 2)
-    for pixels in (1, 300, 1 << 20):
+    times = []
+
+    def recorded(part, *arguments, **options):
+        times.append(part.times)
+        return line_slice(part, *arguments, **options)
+
+    monkeypatch.setattr("digan.sampling.slices.line_slice", recorded)
+    scale = inr.stages[-1].scale  # the rows that are rendered for each one that is kept
+    for pixels, at_once in ((1, [1] * 5), (2 * 64 * scale, [2, 2, 1]), (1 << 20, [5])):
         monkeypatch.setattr("digan.sampling.slices._PIXELS", pixels)
+        times.clear()
         rows = list(slice_rows(inr, line, 64))
         assert [row.shape for row in rows] == [(1, 64, 3)] * 5
         assert torch.equal(torch.cat(rows), expected)
+        assert times == at_once
 
 
 @pytest.mark.parametrize("width", [0, 1, 33])

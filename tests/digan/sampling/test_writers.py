@@ -1,7 +1,18 @@
-"""The memory for writing clips does not grow with the number of frames; test_sample checks the files' contents."""
+"""Each format has the size of its clips and their grid, and the memory does not grow with the number of frames.
+
+test_sample checks the contents.
+"""
 
 import subprocess
 import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from digan.sampling.grids import SEPARATOR
+from digan.sampling.writers import Outputs
 
 # Frames are generated on demand; the peak memory of the process is read after short, long and many clips.
 SCRIPT = """
@@ -47,3 +58,32 @@ def test_memory_does_not_grow(tmp_path):
     # Measured: no growth in either case; the longer clips have 57 MB of frames more, the more clips 53 MB.
     assert longer < 15e6
     assert more < 15e6
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def side(count, pixels):
+    """Return the length of `count` pictures side by side."""
+    return count * pixels + (count - 1) * SEPARATOR
+
+
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (3, 2, 2)], ids=["one", "grid"])
+def test_sizes_of_a_clip_and_of_a_grid(tmp_path, count, rows, columns):
+    clips = torch.randint(0, 256, (count, 5, 16, 24, 3), dtype=torch.uint8).numpy()
+    files = Outputs(tmp_path, ["gif", "slice", "png"]).write("clip", list(clips), columns)
+    assert [file.name for file in files] == ["clip.gif", "clip-slice.png", "clip.png"]
+    assert read(files[0]).shape == (rows * 16, columns * 24, 3)  # a grid of videos has no lines
+    assert read(files[1]).shape == (side(rows, 5), side(columns, 24), 3)
+    assert read(files[2]).shape == (side(count, 16), side(5, 24), 3)
+    (still,) = Outputs(tmp_path, ["png"]).write("still", [clip[:1] for clip in clips], columns)
+    assert read(still).shape == (side(rows, 16), side(columns, 24), 3)
+
+
+@pytest.mark.parametrize(("position", "row"), [(0, 0), (0.5, 8), (1, 15)])
+def test_the_row_of_a_slice(tmp_path, position, row):
+    clip = torch.randint(0, 256, (5, 16, 24, 3), dtype=torch.uint8)
+    (file,) = Outputs(tmp_path, ["slice"], slice_row=position).write("clip", [clip.numpy()])
+    assert np.array_equal(read(file), clip[:, row])

@@ -80,7 +80,8 @@ def test_what_accelerate_cannot_do_is_a_sentence(monkeypatch):
         raise NotImplementedError("These GPUs cannot talk to each other.\n  Set NCCL_P2P_DISABLE=1.")
 
     monkeypatch.setattr(distributed, "Accelerator", refuse)
-    with pytest.raises(ConfigError, match=r"^accelerate: These GPUs cannot talk to each other\. Set NCCL_P2P_DISABLE=1\.$"):
+    sentence = r"^accelerate: These GPUs cannot talk to each other\. Set NCCL_P2P_DISABLE=1\.$"
+    with pytest.raises(ConfigError, match=sentence):
         make_accelerator("no")
 
 

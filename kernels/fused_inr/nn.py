@@ -39,6 +39,7 @@ class _Network(nn.Module):
         first_omega: float | None,
         skips: Sequence[int],
         batch: int | None,
+        own_parameters: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -62,7 +63,8 @@ class _Network(nn.Module):
             for index, (width, outputs) in enumerate(itertools.pairwise(widths))
         )
         options: dict[str, Any] = {"device": device, "dtype": dtype}
-        shapes = [(self._lead() + shape, self._lead() + shape[:1]) for shape in self.layer_shapes]
+        self.own_parameters = checks.flag(owner, "own_parameters", own_parameters)
+        shapes = [(self._lead() + shape, self._lead() + shape[:1]) for shape in self.layer_shapes if own_parameters]
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(weight, **options)) for weight, _ in shapes)
         self.biases = nn.ParameterList(nn.Parameter(torch.empty(bias, **options)) for _, bias in shapes)
 
@@ -96,7 +98,7 @@ class _Network(nn.Module):
 
     def flatten(self) -> Tensor:
         """Return the parameters as flat vectors `[batch, S]` or `[S]`, which `split` takes apart."""
-        pairs = zip(self.weights, self.biases, strict=True)
+        pairs = zip(*self._own_layers(), strict=True)
         return torch.cat([part for weight, bias in pairs for part in (weight.flatten(-2), bias)], dim=-1)
 
     def forward(
@@ -170,7 +172,8 @@ class _Network(nn.Module):
         frequencies = [omega for omega in self.omegas if omega is not None]
         text += f", omegas={self.omegas}" if frequencies else ""
         text += f", skips={self.skips}" if self.skips else ""
-        return text if self.batch is None else f"{text}, batch={self.batch}"
+        text += "" if self.batch is None else f", batch={self.batch}"
+        return text if self.own_parameters else f"{text}, own_parameters=False"
 
     def _lead(self) -> tuple[int, ...]:
         return () if self.batch is None else (self.batch,)
@@ -179,11 +182,16 @@ class _Network(nn.Module):
         """Return the options of `mlp` that describe the layers."""
         return {"activations": self.activations, "omegas": self.omegas, "skips": self.skips}
 
+    def _own_layers(self) -> tuple[list[Tensor], list[Tensor]]:
+        if not self.own_parameters:
+            raise ValueError(f"{type(self).__name__} was created with own_parameters=False: give flat vectors.")
+        return list(self.weights), list(self.biases)
+
     def _layers(
         self, flat: Tensor | None, scales: Modulations, shifts: Modulations
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the modulated weights and biases."""
-        weights, biases = (list(self.weights), list(self.biases)) if flat is None else self.split(flat)
+        weights, biases = self._own_layers() if flat is None else self.split(flat)
         for index, scale in enumerate(self._modulations("scales", scales)):
             if scale is not None:
                 weights[index], biases[index] = scale[..., None] * weights[index], scale * biases[index]
@@ -225,7 +233,7 @@ class _Network(nn.Module):
             if self.activations[source] in ("sine", "finer"):
                 bound = 1 / inputs if index == 0 and first_input else (6 / inputs) ** 0.5 / abs(self._omega)
             weight.uniform_(-bound, bound)
-        if first_bias is not None:
+        if first_bias is not None and self.own_parameters:
             self.biases[0].uniform_(-first_bias, first_bias)
 
 
@@ -248,6 +256,7 @@ class MLP(_Network):
             reach higher frequencies. None for that of `nn.Linear`.
         skips: positions of layers that see the coordinates again, after the output of the layer before.
         batch: number of independent networks; None for one, whose parameters have no axis N.
+        own_parameters: False for the target of a hypernetwork, which is evaluated with its vectors (`flat`) alone.
         device, dtype: of the parameters.
     """
 
@@ -264,13 +273,13 @@ class MLP(_Network):
         first_bias: float | None = None,
         skips: Sequence[int] = (),
         batch: int | None = None,
+        own_parameters: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         frequencies = omega, first_omega
-        super().__init__(
-            in_features, in_features, out_features, hidden, activation, final, *frequencies, skips, batch, device, dtype
-        )
+        options = skips, batch, own_parameters, device, dtype
+        super().__init__(in_features, in_features, out_features, hidden, activation, final, *frequencies, *options)
         owner = type(self).__name__
         self.first_bias = None if first_bias is None else checks.number(owner, "first_bias", first_bias, 0.0)
         self.reset_parameters()
@@ -287,7 +296,8 @@ class Siren(MLP):
     inputs; biases are uniform in [-1/sqrt(I), 1/sqrt(I)], as in the authors' code.
 
     Args:
-        in_features, out_features, hidden, final, batch, device, dtype: as for `MLP`; `final` is "linear" or "sine".
+        in_features, out_features, hidden, final, batch, own_parameters, device, dtype: as for `MLP`; `final` is
+            "linear" or "sine".
         omega: frequency of the sines.
         first_omega: that of the first layer; None for `omega`.
     """
@@ -302,11 +312,13 @@ class Siren(MLP):
         first_omega: float | None = None,
         final: str = "linear",
         batch: int | None = None,
+        own_parameters: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         checks.choice("Siren", "final", final, ("linear", "sine"))
-        options: dict[str, Any] = dict(first_omega=first_omega, batch=batch, device=device, dtype=dtype)
+        options: dict[str, Any] = dict(first_omega=first_omega, batch=batch, own_parameters=own_parameters)
+        options |= {"device": device, "dtype": dtype}
         if hidden or final == "sine":  # a linear layer alone has no frequency
             options["omega"] = omega
         super().__init__(in_features, out_features, hidden, activation="sine", final=final, **options)
@@ -324,7 +336,8 @@ class Siren(MLP):
                 the defaults of the package, 1 and 30.
 
         Raises:
-            ValueError: a network is not a `SirenNet`, or its last layer is neither linear nor a sine.
+            ValueError: a network is not a `SirenNet`, its last layer is neither linear nor a sine, or it
+                has dropout that `eval()` has not turned off.
         """
         single = isinstance(networks, (nn.Module, Mapping))
         networks = [networks] if single else list(networks)
@@ -355,7 +368,8 @@ class FourierMLP(_Network):
     Gaussian with a standard deviation of 2 pi `scale`, and frozen unless `trainable`.
 
     Args:
-        in_features, out_features, hidden, activation, final, omega, batch, device, dtype: as for `MLP`.
+        in_features, out_features, hidden, activation, final, omega, batch, own_parameters, device, dtype: as for `MLP`;
+            `frequencies` is no part of the vectors, and there in any case.
         features: D, the number of frequencies; the first layer sees 2 D features.
         scale: standard deviation of the frequencies, in periods per unit of the coordinates.
         trainable: whether `frequencies`, `[D, K]` or `[batch, D, K]` in radians per unit, has a gradient.
@@ -374,13 +388,13 @@ class FourierMLP(_Network):
         final: str = "linear",
         omega: float | None = None,
         batch: int | None = None,
+        own_parameters: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         features = checks.integer("FourierMLP", "features", features, 1)
-        super().__init__(
-            in_features, 2 * features, out_features, hidden, activation, final, omega, None, (), batch, device, dtype
-        )
+        options = (), batch, own_parameters, device, dtype
+        super().__init__(in_features, 2 * features, out_features, hidden, activation, final, omega, None, *options)
         self.scale = checks.number("FourierMLP", "scale", scale, 0.0)
         frequencies = torch.empty(*self._lead(), features, self.in_features, device=device, dtype=dtype)
         self.frequencies = nn.Parameter(frequencies, requires_grad=checks.flag("FourierMLP", "trainable", trainable))
@@ -442,6 +456,8 @@ def _siren_pytorch_options(network: nn.Module) -> tuple[dict[str, float], str]:
         raise ValueError(
             f"from_siren_pytorch takes a siren_pytorch.SirenNet, not a {type(network).__name__}."
         ) from error
+    if any(isinstance(module, nn.Dropout) and module.p > 0 and module.training for module in network.modules()):
+        raise ValueError("from_siren_pytorch does not copy dropout: call `eval()` on the SirenNet first.")
     final = "linear" if isinstance(last.activation, nn.Identity) else "sine"
     if final == "sine":
         rates.append(getattr(last.activation, "w0", None))

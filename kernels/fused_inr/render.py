@@ -10,6 +10,7 @@ from fused_inr import checks
 from fused_inr.inr import INR, Grid
 from fused_inr.ops.dispatch import chosen
 from fused_inr.ops.render import check_arguments, render, render_memory
+from fused_inr.primitives.transforms import transforming
 
 __all__ = ["render", "render_chunks"]
 
@@ -99,8 +100,11 @@ def render_chunks(
     Raises:
         ValueError: not even one row of one clip fits into `memory`; the message says how much is needed. Like the
             errors of `render`, it is raised by the call, not at the first frame.
+        RuntimeError: a transform of `torch.func` is active.
     """
     memory = checks.integer("render_chunks", "memory", memory, 0, 2**63 - 1)
+    if transforming():
+        raise RuntimeError("render_chunks takes part in no function transform, and has no gradients: use render.")
     # Frames are rendered later, perhaps outside of the blocks of autocast and `fi.backend` around this call.
     _, _, dtype = check_arguments("render_chunks", inr, grid, dtype)
     options = {"dtype": dtype, "backend": chosen() if backend is None else backend}

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.func import functional_call
 
@@ -131,10 +132,47 @@ def test_flat_vectors(kind, assert_close):
 
 
 def test_flat_vectors_get_gradients():
-    target = fi.nn.Siren(2, 1, (8, 8), device="meta")
+    target = fi.nn.Siren(2, 1, (8, 8), own_parameters=False)
     hypernetwork = nn.Linear(4, target.flat_size)
     target(torch.rand(9, 2), hypernetwork(torch.randn(3, 4))).square().sum().backward()
     assert hypernetwork.weight.grad.abs().amin(dim=1).gt(0).float().mean() > 0.9
+
+
+TARGETS = {
+    "siren": lambda **options: fi.nn.Siren(2, 1, (8, 8), **options),
+    "mlp": lambda **options: fi.nn.MLP(2, 1, (8, 8), activation="finer", first_bias=2.0, **options),
+    "fourier": lambda **options: fi.nn.FourierMLP(2, 1, (8, 8), features=6, **options),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_has_no_parameters_and_can_be_a_part_of_a_module(name, tmp_path):
+    """A module with parts on the meta device can be neither moved nor saved."""
+
+    class HyperNetwork(nn.Module):
+        def __init__(self, target: nn.Module) -> None:
+            super().__init__()
+            self.target, self.writer = target, nn.Linear(4, target.flat_size)
+
+        def forward(self, latents: torch.Tensor) -> torch.Tensor:
+            return self.target(x, self.writer(latents))
+
+    x, own, target = coords().float(), TARGETS[name](), TARGETS[name](own_parameters=False)
+    network = HyperNetwork(target).to("cpu").to(torch.float32)
+    names = {key for key, _ in network.named_parameters()} - {"target.frequencies"}
+    assert names == {"writer.weight", "writer.bias"}
+    assert "own_parameters=False" in repr(target)
+    if name == "fourier":
+        own.frequencies.data.copy_(target.frequencies)
+    latents = torch.randn(3, 4)
+    assert torch.equal(network(latents), own(x, network.writer(latents)))
+    save_model(network, tmp_path / "network.safetensors")
+    other = HyperNetwork(TARGETS[name](own_parameters=False))
+    load_model(other, tmp_path / "network.safetensors")
+    assert torch.equal(other(latents), network(latents))
+    for call in (lambda: target(x), target.flatten, lambda: target.jet(x)):
+        with pytest.raises(ValueError, match=r"was created with own_parameters=False: give flat vectors\.$"):
+            call()
 
 
 def test_siren_initialisation():
@@ -297,6 +335,15 @@ def test_the_layer_after_one_hidden_layer_has_the_bound_of_omega():
 def test_a_siren_without_hidden_layers_is_linear(assert_close):
     net, x = fi.nn.Siren(2, 3, hidden=()), torch.rand(7, 2)
     assert_close("values", (x @ net.weights[0].mT + net.biases[0]).detach(), net(x).detach(), 1e-6)
+
+
+def test_dropout_of_siren_pytorch_is_not_dropped_silently(assert_close):
+    package = pytest.importorskip("siren_pytorch")
+    net = package.SirenNet(dim_in=2, dim_hidden=8, dim_out=3, num_layers=2, dropout=0.5)
+    with pytest.raises(ValueError, match=r"does not copy dropout: call `eval\(\)` on the SirenNet first"):
+        fi.nn.Siren.from_siren_pytorch(net)
+    x = torch.rand(7, 2)
+    assert_close("values", net.eval()(x), fi.nn.Siren.from_siren_pytorch(net)(x), 2e-6)
 
 
 def test_other_networks_than_siren_pytorch_are_refused():

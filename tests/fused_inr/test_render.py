@@ -144,6 +144,26 @@ def test_too_little_memory_reports_the_minimum(make_inr):
     assert len(list(fi.render_chunks(inr, grid, memory=least))) == 2
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_transform_of_chunks_is_refused(make_inr, tensors_of, with_tensors, backend):
+    inr = make_inr(2, 2, dtype=torch.float32)
+    tensors = tensors_of(inr)
+
+    def first(*tensors):
+        return next(fi.render_chunks(with_tensors(inr, tensors), fi.Grid(4, 4), backend=backend)).sum()
+
+    tangents = tuple(map(torch.ones_like, tensors))
+    for transformed in (
+        lambda: torch.func.grad(first)(*tensors),
+        lambda: torch.func.jvp(first, tuple(tensors), tangents),
+        lambda: torch.vmap(first)(*(torch.stack([tensor, tensor]) for tensor in tensors)),
+    ):
+        with pytest.raises(
+            RuntimeError, match=r"^render_chunks takes part in no function transform, .*: use render\.$"
+        ):
+            transformed()
+
+
 @pytest.mark.parametrize(("n", "t"), [(0, 2), (2, 0)], ids=["B0-T2", "B2-T0"])
 def test_nothing_to_render(make_inr, n, t):
     frames = list(fi.render_chunks(make_inr(n, t), fi.Grid(3, 2), memory=1))

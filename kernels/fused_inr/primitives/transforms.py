@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
@@ -70,9 +71,10 @@ class Op:
         self._function = self._autograd_function(save, backward, batch)
 
     def __call__(self, *args: Any) -> Any:
-        """Run the op; in forward mode, and under transforms in torch.compile, its composition."""
+        """Run the op, or its composition: in forward mode, batched backward passes and transforms in torch.compile."""
         # Dynamo cannot trace autograd functions that take lists, or options such as a dtype.
-        if forward_mode() or (transforming() and torch.compiler.is_compiling()):
+        compiling = torch.compiler.is_compiling()
+        if forward_mode() or (transforming() and compiling) or (not compiling and _in_batched_backward(args)):
             return self._composed(*args)
         return self.without_tangents(*args)
 
@@ -118,6 +120,14 @@ class Op:
                 return (tuple(output), tuple(places)) if self._returns_list else (output, places)
 
         return Transformable
+
+
+def _in_batched_backward(args: Sequence[Any]) -> bool:
+    """Return whether arguments are tensors of `torch.autograd.grad(..., is_grads_batched=True)` and what is made of it.
+
+    Its `vmap` is older than that of `torch.func`, and ops cannot have rules for it.
+    """
+    return any(isinstance(leaf, Tensor) and is_legacy_batchedtensor(leaf) for leaf in _flatten(args)[0])
 
 
 def _flatten(args: Sequence[Any]) -> tuple[list[Any], list[int | None]]:

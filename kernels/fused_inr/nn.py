@@ -278,8 +278,10 @@ class MLP(_Network):
         dtype: torch.dtype | None = None,
     ) -> None:
         frequencies = omega, first_omega
-        options = skips, batch, own_parameters, device, dtype
-        super().__init__(in_features, in_features, out_features, hidden, activation, final, *frequencies, *options)
+        options: dict[str, Any] = dict(own_parameters=own_parameters, device=device, dtype=dtype)
+        super().__init__(
+            in_features, in_features, out_features, hidden, activation, final, *frequencies, skips, batch, **options
+        )
         owner = type(self).__name__
         self.first_bias = None if first_bias is None else checks.number(owner, "first_bias", first_bias, 0.0)
         self.reset_parameters()
@@ -393,8 +395,10 @@ class FourierMLP(_Network):
         dtype: torch.dtype | None = None,
     ) -> None:
         features = checks.integer("FourierMLP", "features", features, 1)
-        options = (), batch, own_parameters, device, dtype
-        super().__init__(in_features, 2 * features, out_features, hidden, activation, final, omega, None, *options)
+        options: dict[str, Any] = dict(own_parameters=own_parameters, device=device, dtype=dtype)
+        super().__init__(
+            in_features, 2 * features, out_features, hidden, activation, final, omega, None, (), batch, **options
+        )
         self.scale = checks.number("FourierMLP", "scale", scale, 0.0)
         frequencies = torch.empty(*self._lead(), features, self.in_features, device=device, dtype=dtype)
         self.frequencies = nn.Parameter(frequencies, requires_grad=checks.flag("FourierMLP", "trainable", trainable))

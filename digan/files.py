@@ -87,9 +87,9 @@ def _errors_renamed(path: Path, draft: Path) -> Iterator[None]:
 
 
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
-    """Write a file atomically; text is encoded as UTF-8."""
+    """Write a file atomically; text is encoded as UTF-8, and the bytes of names that are no text as escapes."""
     with atomic_path(path) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def remove(path: Path) -> None:

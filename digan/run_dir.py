@@ -104,13 +104,13 @@ def list_runs(outdir: str | Path) -> list[Path]:
 
 def mark_launch(run: Path, launch: str) -> None:
     """Note in a run folder which launch trains it, so that processes that its launcher restarts find the run."""
-    write_atomic(run / _LAUNCH, launch)
+    write_atomic(run / _LAUNCH, launch.encode())
 
 
 def run_of_launch(outdir: str | Path, launch: str) -> Path | None:
     """Return the run that a launch trains; None if it has not started one yet."""
     marks = ((run, run / _LAUNCH) for run in reversed(list_runs(outdir)))
-    return next((run for run, mark in marks if mark.is_file() and mark.read_text() == launch), None)
+    return next((run for run, mark in marks if mark.is_file() and mark.read_bytes() == launch.encode()), None)
 
 
 def is_run(folder: Path) -> bool:

@@ -83,7 +83,8 @@ class Evaluation:
         return {
             **{flag(name): value for name, value in vars(self.args).items() if name not in places},
             "the digest of --network": self.network and _checksum(self.network),
-            **{f"the fingerprint of {name}": videos and videos.fingerprint for name, videos in sets.items()},
+            **{f"the videos of {name}": videos and videos.contents for name, videos in sets.items()},
+            **{f"the file of --detector {kind}": detector.sha256 for kind, detector in self.detectors.items()},
         }
 
     def run(self) -> None:

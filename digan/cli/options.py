@@ -200,6 +200,8 @@ def _as_word(flag: str, value: Any, action: argparse.Action) -> str:
         raise ConfigError(f"{flag} does not take an integer of {value.bit_length()} bits.")
     if isinstance(value, str) and "\0" in value:
         raise ConfigError(f"{flag} does not take text with a null character.")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError(f"{flag} does not take half a surrogate pair, such as \\ud800, which is no character.")
     return str(value)
 
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--output {args.output} cannot be written: {error.strerror or error}.") from None
     for problem in problems:
         print(f"  problem: {problem}")
-    print(f"{args.output}: {counted(len(runs), 'run')}, {len(page.encode()) / 2**20:.1f} MiB")
+    print(f"{args.output}: {counted(len(runs), 'run')}, {args.output.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 

@@ -317,8 +317,8 @@ def _check_disk_space(args: argparse.Namespace, num_bytes: int) -> None:
     free = shutil.disk_usage(args.outdir).free
     if num_bytes > free:
         raise ConfigError(
-            f"--outdir {args.outdir} has {free / 2**30:.1f} GiB free, but the raw frames need "
-            f"{num_bytes / 2**30:.1f} GiB; free some space, or use --only videos."
+            f"--outdir {args.outdir} has {free / 1e6:,.1f} MB free, but the raw frames need {num_bytes / 1e6:,.1f} MB; "
+            "free some space, or use --only videos."
         )
 
 

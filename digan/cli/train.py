@@ -145,10 +145,10 @@ def _other_data(config: TrainConfig, data: TrainingData, trained_on: str | None)
     Raises:
         ConfigError: the options don't allow that.
     """
-    if trained_on in (None, data.index.fingerprint):
+    if trained_on in (None, data.index.fingerprint, data.identity):  # older checkpoints hold the fingerprint alone
         return []
-    text = f"{data.index.source.path} holds other videos than the run was trained on"
-    text += f" (fingerprint {data.index.fingerprint}, not {trained_on})"
+    text = f"{data.index.source.path} holds other videos than the run was trained on, or they are decoded to other "
+    text += f"pixels ({data.identity}, not {trained_on})"
     if not config.other_data:
         raise ConfigError(f"--data {text}: name the data of the run, or add --other-data to go on with these.")
     return [f"--other-data: {text}."]

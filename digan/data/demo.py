@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ _FPS = 16
 
 # In half picture widths.
 _REACH = 0.35  # largest distance of a shape's centre from the middle along each axis
+_NAME = re.compile(rf"(train|val)/({'|'.join(SHAPES)})/\d{{4,}}\.mp4")
 _TRAVEL = (0.2, 0.6)  # shortest and longest path of a shape in a video
 
 
@@ -53,9 +55,9 @@ def make_demo_videos(
     settings = {"format": _FORMAT, "videos": videos, "frames": frames, "resolution": resolution, "seed": seed}
     manifest = root / _MANIFEST
     previous = _read_manifest(manifest)
-    if previous.get("settings") == settings and _complete(root, previous["files"]):
+    if previous and previous["settings"] == settings and _complete(root, previous["files"]):
         return root
-    for name in previous.get("files", {}):
+    for name in previous["files"] if previous else ():
         (root / name).unlink(missing_ok=True)
     manifest.unlink(missing_ok=True)
     files = {}
@@ -135,10 +137,16 @@ def _write(path: Path, pictures: np.ndarray) -> None:
 
 
 def _read_manifest(file: Path) -> dict:
+    """Return the settings and the files that a manifest holds; nothing if it is absent or damaged."""
     try:
-        return parse_json(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return {}
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        return {}
+    # Files of other names are not this module's, and must not be removed.
+    sound = "settings" in content and all(map(_NAME.fullmatch, content["files"]))
+    return content if sound else {}
 
 
 def _complete(root: Path, files: dict[str, int]) -> bool:

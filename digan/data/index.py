@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from digan.data.image import PICTURE_ERRORS, probe_animation, read_picture
+from digan.data.image import PICTURE_ERRORS, is_animated, probe_animation, read_picture
 from digan.data.sources import (
     SPLITS,
     Entry,
@@ -39,7 +39,7 @@ from digan.files import parse_json, seal, unseal, write_atomic
 from digan.wording import counted, first_few, reason
 
 CACHE_FOLDER = ".index"  # for indices, decoded frames and features, under --outdir
-_FORMAT = 4  # version of the cache file; a file of another version is rebuilt
+_FORMAT = 5  # version of the cache file; a file of another version is rebuilt
 
 
 def load_index(
@@ -92,6 +92,12 @@ def load_index(
         one = f"{chosen[0][0].name} cannot be read" if len(chosen) == 1 else ""
         many = f"none of the {len(chosen):,} videos can be read"
         raise DataError(f"--data {path}: {one or many}: {first_few(problems, 3, '; ')}.")
+    notes += [
+        f"{v.name}: {counted(v.animated, 'picture')} of {v.num_frames:,} are animated, and count as their first frame, "
+        "since the first picture of the folder is not"
+        for v in videos
+        if v.animated
+    ]
     problems = sorted([*listing.problems, *problems, *(damage_line(v) for v in videos if v.damage)])
     name = "list" if split_list is not None else split or "all"
     return VideoIndex(source, name, videos, class_names, problems, notes)
@@ -215,8 +221,11 @@ def _probe(source: Source, entry: Entry) -> Video | str:
     facts = (entry.name, entry.kind, entry.signature)
     try:
         if entry.kind == "frames":
-            height, width = read_picture(source.open(source.pictures(entry.name)[0])).shape[:2]
-            return Video(*facts, entry.num_pictures, width, height)
+            pictures = source.pictures(entry.name)
+            height, width = read_picture(source.open(pictures[0])).shape[:2]
+            # Not those called png, of which whole data sets consist.
+            animated = sum(is_animated(source.open(n)) for n in pictures if n.lower().endswith(".webp"))
+            return Video(*facts, entry.num_pictures, width, height, animated=animated)
         if entry.kind == "animation":
             frames, height, width, fps = probe_animation(source.open(entry.name))
             return Video(*facts, frames, width, height, fps=fps, codec="animation")
@@ -253,7 +262,7 @@ def _cache_file(source: Source, cache_dir: str | os.PathLike[str]) -> Path:
 _ARRAYS = ("labels", "seek_frames", "seek_times")
 _FACTS = (
     *("name", "kind", "signature", "num_frames", "width", "height", "rotation", "pixel_aspect", "fps", "codec"),
-    *("missing", "damaged"),
+    *("missing", "animated", "damaged"),
 )
 
 

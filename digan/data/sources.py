@@ -403,4 +403,11 @@ def join(folder: str, name: str) -> str:
 
 def natural_key(name: str) -> list:
     """Return a sort key that puts `frame_2` before `frame_10` and breaks ties (`01`, `1`) by spelling."""
-    return [(int(p), p) if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+    return [(*_magnitude(p), p) if p.isdecimal() else (-1, "", p) for p in re.split(r"(\d+)", name)]
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    """Return a key in the order of the numbers that digits spell, which may be too long for `int`."""
+    plain = digits if digits.isascii() else "".join(str(int(digit)) for digit in digits)
+    plain = plain.lstrip("0")
+    return len(plain), plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,9 +20,8 @@ from digan.data.store import FrameStore
 from digan.digests import tensor_digest
 from digan.files import remove
 from digan.sharding import BatchSharding
-from digan.wording import counted
 
-_COMPARED_PAIRS = 4  # pairs of frames whose pixels processes compare
+_COMPARED_PAIRS = 4  # pairs of frames whose pixels stand for those of all
 DEMO_FOLDER = "demo-videos"  # under --outdir, like the index: nothing is written into the user's data folder
 
 
@@ -75,14 +75,12 @@ class TrainingData:
         )
         return on_device(batches, device)
 
+    @cached_property
     def identity(self) -> str:
-        """Return a text that is the same for the same data, wherever it lies: index, sizes of files, first pairs."""
-        videos, pairs = self.index.videos, self._pairs()
+        """A text that is the same for the same data, wherever it lies: the videos, their sizes, the first pairs."""
+        pairs = self._pairs()
         first = [tensor for k in range(_COMPARED_PAIRS) for tensor in pairs[k].values()]
-        return (
-            f"{counted(len(videos), 'video')} of {sum(v.num_bytes for v in videos):,} bytes, "
-            f"fingerprint {self.index.fingerprint}, first pairs {tensor_digest(first)}"
-        )
+        return f"{self.index.contents}, first pairs {tensor_digest(first)}"
 
     def _pairs(self) -> FramePairs:
         c = self.config

@@ -29,15 +29,20 @@ class Video:
     timing: Timing | None = None  # None for pictures
     label: int = 0  # index into the class names; 0 without classes
     missing: int = 0  # frames that the file announces beyond `num_frames` but does not hold, as far as the index knows
+    animated: int = 0  # webp pictures of a frame folder that are animated, of which the first frame counts
     damaged: int = 0  # frames out of `num_frames` that are damaged, as far as the index knows
 
     @property
     def damage(self) -> str:
-        """How many frames can be read, such as "27 of 30 frames can be read"; "" if all can, as the index knows."""
+        """How many frames can be read, such as "27 of 30 frames can be read"; "" if all can, as the index knows.
+
+        "at most" if frames are damaged, since the index decodes only the first ones of most files.
+        """
         if not self.missing and not self.damaged:
             return ""
         total = self.num_frames + self.missing
-        return f"{self.num_frames - self.damaged:,} of {counted(total, 'frame')} can be read"
+        most = "at most " if self.damaged else ""
+        return f"{most}{self.num_frames - self.damaged:,} of {counted(total, 'frame')} can be read"
 
     @property
     def num_bytes(self) -> int:
@@ -61,6 +66,12 @@ class VideoIndex:
         """16 hex digits that change with the videos, their order, sizes or labels, but not with the folder's path."""
         facts = [(v.name, v.num_frames, v.width, v.height, v.label) for v in self.videos]
         return hashlib.sha256(repr((facts, self.class_names)).encode()).hexdigest()[:16]
+
+    @property
+    def contents(self) -> str:
+        """A text that changes with the fingerprint or the sizes of the files, but not with their times and places."""
+        size = sum(v.num_bytes for v in self.videos)
+        return f"{counted(len(self.videos), 'video')} of {size:,} bytes, fingerprint {self.fingerprint}"
 
     def summary(self) -> str:
         """Return a few lines that describe the index, for the start of a log."""

@@ -9,14 +9,18 @@ from typing import Any
 import accelerate
 import av
 import numpy as np
+import PIL
 import torch
 
 import fused_inr as fi
 from digan.config import PROCESSES_MAY_DIFFER, TrainConfig, flag
 from digan.data.training_data import TrainingData
 from digan.digests import tensor_digest
+from digan.files import checksum
+from digan.metrics import detector_files, parse
 from digan.training.distributed import device_type
 from digan.training.trainer import Trainer
+from digan.wording import reason
 
 
 def option_facts(config: TrainConfig) -> dict[str, Any]:
@@ -30,8 +34,12 @@ def option_facts(config: TrainConfig) -> dict[str, Any]:
         "the version of accelerate": accelerate.__version__,
         "the version of numpy": np.__version__,
         "the version of av": av.__version__,
+        "the version of Pillow": PIL.__version__,
     }
-    return {**options, **versions}
+    protocols = [parse(name) for name in config.metric_names()]
+    detectors = detector_files([config.detector] if config.detector else [], protocols)
+    digests = {f"the file of --detector {kind}": _digest(path) for kind, path in detectors.items()}
+    return {**options, **versions, **digests}
 
 
 def state_facts(trainer: Trainer, data: TrainingData) -> dict[str, Any]:
@@ -41,10 +49,18 @@ def state_facts(trainer: Trainer, data: TrainingData) -> dict[str, Any]:
     return {
         "--mixed-precision": accelerator.mixed_precision,
         "the kernels": [name for name, state in fi.backends().items() if state == "ready"],
-        "--data": data.identity(),
+        "--data": data.identity,
         "the state to start from": f"{trainer.iteration} iterations, {trainer.clips_seen} clips seen, networks "
         f"{tensor_digest(networks)}, optimizers {tensor_digest(_tensors(trainer.optimizer_state()))}",
     }
+
+
+def _digest(path: str) -> str:
+    """Return the digest of a file; where it cannot be read, why."""
+    try:
+        return checksum(path)
+    except OSError as error:
+        return reason(error)
 
 
 def _tensors(state: Any) -> list[torch.Tensor]:

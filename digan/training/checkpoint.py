@@ -37,7 +37,7 @@ def save(trainer: Trainer, folder: Path, config: dict[str, Any], keep: int, data
         folder: the folder of all checkpoints of the run.
         config: the configuration of the run.
         keep: number of checkpoints to keep.
-        data: fingerprint of the training data.
+        data: the identity of the training data.
 
     Returns:
         The folder of the new checkpoint.

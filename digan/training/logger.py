@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -72,7 +73,8 @@ def make_run_dir(config: TrainConfig) -> Path:
     """
     subject = config.cfg or Path(config.data or "").stem
     parts = [subject, f"{config.resolution}x{config.frames}", f"batch{config.batch}", config.desc]
-    parts = ["-".join(part.split()) for part in parts]  # no spaces: the name is part of later commands
+    # No spaces, since the name is part of later commands, and no folders in between, where no command would find it.
+    parts = [re.sub(r"[\s/\\]+", "-", part).strip("-") for part in parts]
     numbers = [int(p.name[:5]) for p in list_runs(config.outdir)]
     name = "-".join([f"{max(numbers, default=-1) + 1:05d}", *(p for p in parts if p)])
     folder = Path(config.outdir) / name
@@ -298,8 +300,7 @@ class RunLogger:
             wait_for_all(self.accelerator)
 
     def _save(self, folder: str, keep: int) -> Path:
-        config, fingerprint = asdict(self.config), self.data.index.fingerprint
-        return checkpoint.save(self.trainer, self.folder / folder, config, keep, fingerprint)
+        return checkpoint.save(self.trainer, self.folder / folder, asdict(self.config), keep, self.data.identity)
 
     def evaluate_missing(self) -> None:
         """Compute the metrics of the last snapshot that are missing because the run ended too early."""
@@ -365,14 +366,15 @@ class RunLogger:
             self.log(f"removed {drafts} unfinished file(s) of an earlier process.")
         remove_drafts(self.data.cache, age=_ABANDONED)
         write_atomic(self.folder / CONFIG, json.dumps(asdict(self.config), indent=1))
-        with open(self.folder / "command.sh", "a") as file:  # one line for the start, one per resume
+        # One line for the start, one per resume; names that are no text keep their bytes.
+        with open(self.folder / "command.sh", "a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(f"accelerate launch {shlex.join(sys.argv)}\n")
         for path in (self.folder / STATISTICS, *list_metrics(self.folder).values()):
             drop_records(path, self.trainer.clips_seen, self.log)
         refresh_best(self.folder)
 
     def _append_to_log(self, text: str) -> None:
-        with open(self.folder / "log.txt", "a") as file:
+        with open(self.folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
     def _record(self, losses: dict[str, float], speed: float) -> dict[str, float]:

@@ -34,15 +34,16 @@ class PeerWatch:
 
     Args:
         processes: the processes, which have met.
+        limit: seconds in which all must be connected: until then nobody notices that one has ended.
 
     Raises:
-        UserError: the main process cannot be reached from one of them.
+        UserError: the main process cannot be reached from one of them, or one does not answer in time.
 
     Attributes:
         peer_lost: set once another process is known to have ended.
     """
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, limit: float | None = None) -> None:
         self.processes = processes
         self.peer_lost = threading.Event()
         self._left = False
@@ -53,11 +54,11 @@ class PeerWatch:
             listener, token = socket.create_server((_own_address(), 0)), secrets.token_hex(16)
             threading.Thread(target=self._serve, args=(listener, token), daemon=True, name="peers").start()
             address = [*listener.getsockname()[:2], token]
-        host, port, token = processes.exchange("the address of the main process", address)[0]
+        host, port, token = processes.exchange("the address of the main process", address, limit)[0]
         if processes.rank == 0:
-            processes.together("the connections", lambda: None)
+            processes.together("the connections", lambda: None, limit)
         else:
-            processes.together("the connections", lambda: self._connect(host, port, token))
+            processes.together("the connections", lambda: self._connect(host, port, token), limit)
 
     def leave(self) -> None:
         """Tell the others that this process ends as intended; the main process waits until all others have left too.

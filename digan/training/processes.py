@@ -108,14 +108,14 @@ class Processes:
             parts = [self._difference(name, [other.get(name) for other in everyone]) for name in differing]
             self.refuse(f"the processes do not agree: {'; '.join(parts)}: {remedy}.")
 
-    def together(self, what: str, work: Callable[[], T]) -> T:
-        """Do `work` in every process and return this process's result.
+    def together(self, what: str, work: Callable[[], T], limit: float | None = None) -> T:
+        """Do `work` in every process and return this process's result; `limit` as for `exchange`.
 
         Raises:
             UserError: it raised one in some process, which ends all of them.
         """
         result, error = _attempt(work)
-        self._share(what, error)
+        self._share(what, error, limit)
         return result
 
     def main_first(self, what: str, work: Callable[[], T]) -> T:
@@ -171,13 +171,13 @@ class Processes:
                 text = f"process {self.rank} has been waiting for {self.name(missing)} for {waited:.0f} s ({what})"
                 print(f"digan: {text}.", file=sys.stderr, flush=True)
 
-    def _share(self, what: str, error: UserError | None) -> None:
+    def _share(self, what: str, error: UserError | None, limit: float | None = None) -> None:
         """Raise in every process if any process has an `error`."""
         if self.world == 1:
             if error is not None:
                 raise error
             return
-        texts = self.exchange(what, None if error is None else str(error))
+        texts = self.exchange(what, None if error is None else str(error), limit)
         failed = [rank for rank, text in enumerate(texts) if text is not None]
         if not failed:
             return
@@ -219,7 +219,7 @@ def joined(limit: float) -> Iterator[Processes]:
     store = _connect(place, limit)
     processes = Processes(PrefixStore(f"digan {place.attempt}", store), place.rank, place.world, place.attempt)
     processes.meet(limit)
-    watch = processes.watch = PeerWatch(processes)
+    watch = processes.watch = PeerWatch(processes, limit)
     try:
         yield processes
     except SharedError:

@@ -44,6 +44,11 @@ def test_a_full_disk_is_an_error_about_the_target_which_leaves_nothing(little_sp
     assert not list(tmp_path.iterdir())
 
 
+def test_text_with_the_bytes_of_a_name_is_written(tmp_path):
+    write_atomic(tmp_path / "a.html", "a\udcff ä")
+    assert (tmp_path / "a.html").read_text("utf-8") == "a\\udcff ä"
+
+
 def test_an_error_of_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as failed, atomic_path(tmp_path / "x"):
         open(tmp_path / "other")  # noqa: SIM115 - it does not exist

@@ -31,6 +31,16 @@ def test_runs_are_listed_oldest_first(tmp_path):
     assert [p.name for p in run_dir.list_runs(str(tmp_path))] == ["00000-a", "00001-b", "00002"]
 
 
+def test_the_run_of_a_launch_is_found_whatever_stands_in_its_mark(tmp_path):
+    for name in ("00000-a", "00001-b", "00002-c"):
+        (tmp_path / name).mkdir()
+        run_dir.mark_launch(tmp_path / name, f"job {name}")
+    (mark,) = (tmp_path / "00001-b").iterdir()
+    mark.write_bytes(b"\xff\x00")
+    assert run_dir.run_of_launch(tmp_path, "job 00000-a") == tmp_path / "00000-a"
+    assert run_dir.run_of_launch(tmp_path, "job 00001-b") is None
+
+
 def test_records_around_damaged_lines_are_kept_and_the_damage_is_reported(tmp_path):
     file, reports = tmp_path / "stats.jsonl", []
     assert run_dir.read_records(file, reports.append) == []

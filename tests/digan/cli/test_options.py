@@ -63,6 +63,7 @@ def test_the_command_line_takes_precedence(parser, yaml):
     [
         ("frame-cuont: 4", "unknown option --frame-cuont; did you mean --frame-count?"),
         ("frame-count: 0", "0 must be at least 1"),
+        ('name: "x\\ud800"', "--name does not take half a surrogate pair"),
         ("frame-count: {a: 1}", "--frame-count takes a value or a list"),
         ("[1, 2]", "'name: value' lines"),
         ("a: [", "is not YAML"),

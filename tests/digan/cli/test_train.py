@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from digan.cli import train as command
+from digan.cli.main import main
 from digan.config import TrainConfig
-from digan.data import make_demo_videos
+from digan.data import load_index, make_demo_videos
 from digan.errors import ConfigError
 from digan.run_dir import read_records
 from digan.training.trainer import Trainer
@@ -72,6 +73,33 @@ def test_other_data_is_refused_without_its_flag(options, tmp_path, capsys):
     capsys.readouterr()
     with pytest.raises(ConfigError, match="add --other-data"):  # the flag holds for one start
         start(options("", "--data", str(moved), *resume, "-n"))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_other_videos_of_the_same_names_and_lengths_are_noticed(options, tmp_path, seed):
+    outdir = tmp_path / "runs"
+    start = partial(command.start, keep_memory=False)
+    start(options("", *SMALL.split(), "--outdir", str(outdir)))
+    other = make_demo_videos(tmp_path / "other", videos=2, seed=seed)
+    assert load_index(other, None).fingerprint == load_index(tmp_path / "videos", None).fingerprint
+    resumed = options("", "--data", str(other), "--outdir", str(outdir), "--resume", "latest", "--kimg", "0.024")
+    if seed == 0:
+        assert start(resumed) is not None
+    else:
+        with pytest.raises(ConfigError, match="holds other videos than the run was trained on, or they are decoded to"):
+            start(resumed)
+
+
+def test_names_that_are_no_text_do_not_end_a_run(options, tmp_path, monkeypatch):
+    data = (tmp_path / "videos").rename(tmp_path / os.fsdecode(b"v\xff"))
+    train = data / "train" / "disc"
+    (train / os.fsdecode(b"broken \xff.mp4")).write_bytes((train / "0000.mp4").read_bytes()[:900])
+    words = ["train", "--data", str(data), "--outdir", str(tmp_path / os.fsdecode(b"out\xff")), *SMALL.split()]
+    monkeypatch.setattr(sys, "argv", words)
+    assert main(words) == 0
+    (folder,) = (tmp_path / os.fsdecode(b"out\xff")).glob("0*")
+    assert b"v\xff" in (folder / "command.sh").read_bytes()
+    assert main(["report", str(folder), "--output", str(tmp_path / "report.html")]) == 0
 
 
 def test_a_run_from_a_damaged_checkpoint_says_so_and_replaces_it(options, tmp_path):

@@ -49,6 +49,20 @@ def test_made_once_and_again_when_incomplete_or_different(tmp_path):
     assert len(list(root.rglob("*.mp4"))) == 2
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", "{", '{"settings": 1}', '{"settings": {}, "files": 3}', '{"settings": {}, "files": {"FOREIGN": 1}}'],
+)
+def test_a_damaged_manifest_is_written_again_and_removes_nothing_else(tmp_path, content):
+    arguments = {"videos": 3, "frames": 4, "resolution": 32}
+    root, foreign = make_demo_videos(tmp_path / "demo", **arguments), tmp_path / "mine.txt"
+    before = contents(root)
+    foreign.write_text("mine")
+    (root / "manifest.json").write_text(content.replace("FOREIGN", str(foreign)))
+    assert contents(make_demo_videos(root, **arguments)) == before
+    assert foreign.read_text() == "mine"
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_bright_shape_moves_at_constant_speed_over_a_dark_ground(shape):
     for seed in range(4):

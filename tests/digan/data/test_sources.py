@@ -149,6 +149,20 @@ def test_animated_pictures_are_videos(tmp_path, suffix, form):
         assert reader.read(video, indices)[:, 0, 9, 9].tolist() == [30 * i for i in indices]
 
 
+def test_an_animation_among_stills_is_named(tmp_path):
+    stills = [Image.new("RGB", (32, 32), (30 * i,) * 3) for i in range(4)]
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    stills[0].save(folder / "a.png")
+    for name in ("b", "c"):
+        stills[0].save(folder / f"{name}.webp", save_all=True, append_images=stills[1:], lossless=True)
+    stills[1].save(folder / "d.webp")
+    for _ in range(2):  # the second time from the cache
+        index = load_index(tmp_path, tmp_path.with_name("cache"))
+        assert [v.num_frames for v in index.videos] == [4]
+        assert "clip: 2 pictures of 4 are animated, and count as their first frame" in index.summary()
+
+
 def test_encrypted_pictures_of_a_zip_are_named_and_the_rest_is_read(tmp_path, video):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
@@ -177,6 +191,10 @@ def test_natural_order():
         "f2.png",
         "f10.png",
     ]
+    assert sorted(["1²2.png", "1²1.png", "2.png"], key=natural_key) == ["1²1.png", "1²2.png", "2.png"]
+    assert sorted(["f٣.png", "f2.png", "f4.png"], key=natural_key) == ["f2.png", "f٣.png", "f4.png"]  # Arabic 3
+    long = ["9" * 5000, "1" + "0" * 5000, "0" * 5000 + "7"]  # beyond what `int` reads
+    assert sorted(long, key=natural_key) == [long[2], long[0], long[1]]
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])

@@ -36,12 +36,12 @@ def test_pictures_are_shown_at_25_frames_per_second():
 def test_a_damaged_video_tells_how_many_frames_of_how_many_can_be_read():
     assert ONE.damage == ""
     cut, broken = replace(ONE, num_frames=60, missing=40), replace(ONE, name="b.avi", damaged=3)
-    assert (cut.damage, broken.damage) == ("60 of 100 frames can be read", "27 of 30 frames can be read")
+    assert (cut.damage, broken.damage) == ("60 of 100 frames can be read", "at most 27 of 30 frames can be read")
     problems = ["0.mp4: has no frame that can be decoded", *map(damage_line, (cut, broken))]
     lines = index_of(cut, broken, problems=problems).summary().splitlines()
     assert lines[-2:] == [
         "skipped 1: 0.mp4: has no frame that can be decoded",
-        "damaged 2: a.mp4: 60 of 100 frames can be read; b.avi: 27 of 30 frames can be read",
+        "damaged 2: a.mp4: 60 of 100 frames can be read; b.avi: at most 27 of 30 frames can be read",
     ]
 
 

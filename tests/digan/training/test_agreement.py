@@ -18,6 +18,19 @@ def test_options_that_decide_numbers_are_compared_and_places_are_not(tiny):
     assert facts["the version of torch"] == torch.__version__
 
 
+def test_detectors_are_compared_by_their_content(tiny, tmp_path):
+    def facts(content):
+        path = tmp_path / f"{content}.pt"
+        if content:
+            path.write_text(content)
+        return option_facts(tiny(metrics="fvd8_4f,fid8", detector=f"i3d={path},inception={path}"))
+
+    one = facts("a")
+    assert one == facts("a")
+    assert differences(one, facts("b")) == {"the file of --detector i3d", "the file of --detector inception"}
+    assert "No such file" in facts("")["the file of --detector i3d"]
+
+
 @pytest.fixture
 def facts(make_run):
     """The trainer of a run, and what its process compares."""

@@ -249,6 +249,12 @@ def test_the_time_of_samples_and_metrics_is_not_in_the_speed(make_run, monkeypat
     assert read_records(run.folder / "stats.jsonl")[-1]["clips_per_second"] == pytest.approx(8 / 2)
 
 
+def test_the_log_takes_any_name(make_run):
+    run, _ = make_run()
+    run.log("a\udcff.mp4 is damaged")
+    assert "a\\udcff.mp4 is damaged" in (run.folder / "log.txt").read_text("utf-8")
+
+
 def test_runs_are_numbered_and_named(tiny, tmp_path):
     config = tiny(outdir=str(tmp_path), cfg="sky", desc="first", frames=4)
     assert logger.make_run_dir(config) == tmp_path / "00000-sky-32x4-batch8-first"
@@ -260,6 +266,8 @@ def test_runs_are_numbered_and_named(tiny, tmp_path):
     assert folder.is_dir()
     config = tiny(outdir=str(tmp_path), data="Phone clips", desc="a  b", frames=4)
     assert logger.make_run_dir(config) == tmp_path / "00043-Phone-clips-32x4-batch8-a-b"
+    for desc in ("a/b", "/a/../../b/", "a\\b"):  # a run lies in its --outdir, where commands look for it
+        assert logger.make_run_dir(tiny(outdir=str(tmp_path), cfg="sky", desc=desc)).parent == tmp_path
     assert logger.make_run_dir(tiny(outdir=str(tmp_path / "new" / "runs"))).is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--outdir .*file: .* cannot be created: Not a directory"):

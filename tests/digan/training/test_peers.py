@@ -49,6 +49,14 @@ def test_a_lost_process_is_found_by_all_others(watches, lost, capfd):
     assert f"process {lost} of 3 ended too early" in capfd.readouterr().err
 
 
+def test_a_process_that_ends_before_it_is_watched_is_waited_for_only_so_long():
+    limit = 0.5
+    _, error = each(2, lambda p: peers.PeerWatch(p, limit) if p.rank else None)
+    assert str(error).startswith("process 0 of 2 did not start within ")
+    error, _ = each(2, lambda p: None if p.rank else p.together("the connections", lambda: None, limit))
+    assert str(error).startswith("process 1 of 2 did not start within ")
+
+
 def test_the_main_process_is_missed_too(watches, capfd):
     started = watches(2)
     started[0]._connections[1].shutdown(socket.SHUT_RDWR)

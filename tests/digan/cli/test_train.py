@@ -15,6 +15,7 @@ from digan.config import TrainConfig
 from digan.data import load_index, make_demo_videos
 from digan.errors import ConfigError
 from digan.run_dir import read_records
+from digan.training.run_lock import run_lock
 from digan.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
@@ -88,6 +89,21 @@ def test_other_videos_of_the_same_names_and_lengths_are_noticed(options, tmp_pat
     else:
         with pytest.raises(ConfigError, match="holds other videos than the run was trained on, or they are decoded to"):
             start(resumed)
+
+
+def test_a_run_that_lives_is_not_resumed_by_another(options, tmp_path):
+    outdir = tmp_path / "runs"
+    start = partial(command.start, keep_memory=False)
+    folder = start(options("", *SMALL.split(), "--outdir", str(outdir)))
+    before = (folder / "stats.jsonl").read_bytes()
+    resumed = options("", "--outdir", str(outdir), "--resume", "latest", "--kimg", "0.024")
+    with (
+        run_lock(folder),
+        pytest.raises(ConfigError, match=f"--resume: another run is writing to {folder} .*{os.getpid()}"),
+    ):
+        start(resumed)
+    assert (folder / "stats.jsonl").read_bytes() == before
+    assert start(resumed) == folder
 
 
 def test_names_that_are_no_text_do_not_end_a_run(options, tmp_path, monkeypatch):

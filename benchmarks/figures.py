@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.records import Record, Run, by_case
+from benchmarks.table import rival
 
 COLOURS = {"naive": "#b0b0b0", "compiled": "#7a9cc6", "ours": "#c44e52"}
+RIVALS = ("naive", "compiled")
 DPI = 120
 
 
@@ -31,23 +33,22 @@ def draw(run: Run, folder: Path, stem: str) -> list[Path]:
 
 
 def ratios(run: Run) -> Figure | None:
-    """Draw how many times faster ours is than each rival, case by case; the axis is logarithmic."""
+    """Draw how many times faster ours is than the fastest of each kind of rival; the axis is logarithmic."""
     bars = []
     for paths in by_case(run.rows):
         ours = paths[-1]
-        rivals = {kind(row["path"]): row["seconds"] for row in reversed(paths[:-1]) if row["seconds"]}
-        rivals.pop("ours", None)
+        rivals = {name: row["seconds"] for name in RIVALS if (row := rival(paths, name, ours)) and row["seconds"]}
         if ours["seconds"] and rivals and "scaling" not in ours:
             name = f"{ours['case']} {ours['dtype']}".strip()
-            bars.append((name, {rival: seconds / ours["seconds"] for rival, seconds in rivals.items()}))
+            bars.append((name, {name: seconds / ours["seconds"] for name, seconds in rivals.items()}))
     if not bars:
         return None
     figure = Figure(figsize=(9, 1 + 0.28 * len(bars)))
     axes = figure.subplots()
-    for shift, rival in ((-0.2, "naive"), (0.2, "compiled")):
-        places = [(index + shift, values[rival]) for index, (_, values) in enumerate(bars) if rival in values]
+    for shift, name in zip((-0.2, 0.2), RIVALS, strict=True):
+        places = [(index + shift, values[name]) for index, (_, values) in enumerate(bars) if name in values]
         widths = [ratio - 1 for _, ratio in places]  # bars begin at 1, where both are equally fast
-        axes.barh([y for y, _ in places], widths, 0.4, left=1, color=COLOURS[rival], label=f"over {rival}")
+        axes.barh([y for y, _ in places], widths, 0.4, left=1, color=COLOURS[name], label=f"over {name}")
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")

@@ -29,7 +29,7 @@ def lines(rows: Sequence[Record]) -> list[dict[str, str]]:
 def _case(paths: Sequence[Record]) -> Iterator[dict[str, str]]:
     ours = [row for row in paths if row["path"].startswith("ours")]
     for row in ours:
-        naive, compiled = (_rival(paths, kind, row) for kind in ("naive", "compiled"))
+        naive, compiled = (rival(paths, kind, row) for kind in ("naive", "compiled"))
         name, variant, dtype = row["case"], row["path"].removeprefix("ours").strip(", "), row["dtype"]
         if variant in _SHORT:
             variant, dtype = "", variant
@@ -47,12 +47,23 @@ def _case(paths: Sequence[Record]) -> Iterator[dict[str, str]]:
         }
 
 
-def _rival(paths: Sequence[Record], kind: str, ours: Record) -> Record | None:
-    """Return the path of a kind that ours is compared with: that of the same type, or else one in float32."""
-    suffix = ours["path"].partition(", ")[2]
-    rivals = {row["path"].partition(", ")[2]: row for row in reversed(paths) if row["path"].startswith(kind)}
-    wider = [row for name, row in reversed(rivals.items()) if name not in _SHORT or name == "float32"]
-    return rivals.get(suffix) or next(iter(wider), None)
+def rival(paths: Sequence[Record], kind: str, ours: Record) -> Record | None:
+    """Return the path of a kind that ours is compared with: the fastest one of the same type, or else of float32."""
+    own = _type(ours)
+    rivals = [row for row in paths if row["path"].startswith(kind)]
+    alike = [row for row in rivals if own and _type(row) == own]
+    return fastest(alike or [row for row in rivals if _type(row) in (None, "float32")])
+
+
+def _type(row: Record) -> str | None:
+    """Return the type that a path names, if it names one: those of a case without a type do."""
+    name = row["path"].partition(", ")[2]
+    return name if name in _SHORT else None
+
+
+def fastest(rows: Sequence[Record]) -> Record | None:
+    """Return the row with the shortest time, or the first one if all of them failed; None if there are none."""
+    return min(rows, key=lambda row: float("inf") if row["seconds"] is None else row["seconds"], default=None)
 
 
 def _time(row: Record) -> str:
@@ -66,12 +77,12 @@ def _time(row: Record) -> str:
     return f"{seconds / size:.3g} {unit} ±{(high - low) / 2 / seconds:.0%}"
 
 
-def _ratio(rival: Record | None, ours: Record) -> str:
-    if rival is None:
+def _ratio(other: Record | None, ours: Record) -> str:
+    if other is None:
         return ""
-    if rival["seconds"] is None:
-        return {"out of memory": "OOM"}.get(rival["failure"], "-")
-    ratio = rival["seconds"] / ours["seconds"]
+    if other["seconds"] is None:
+        return {"out of memory": "OOM"}.get(other["failure"], "-")
+    ratio = other["seconds"] / ours["seconds"]
     return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.2g}x" if ratio >= 10 else f"{ratio:.1f}x"
 
 

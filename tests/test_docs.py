@@ -60,6 +60,12 @@ def test_links_lead_to_files(document):
     assert [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()] == []
 
 
+def test_the_readme_links_every_page():
+    links = set(re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages - links == {"docs/index.md"}  # the start page of the site takes the README's place
+
+
 def test_architecture_lists_every_source_file_once():
     files = [
         path.relative_to(ROOT).as_posix()

@@ -33,6 +33,11 @@ def test_bars_are_the_ratios_to_the_rivals(run):
     assert sorted(bar.get_width() for bar in figure.axes[0].patches) == [1.0, 3.0]  # from 1 to 2 and to 4
 
 
+def test_bars_are_the_ratios_to_the_fastest_rivals(run):
+    rows = [row("naive", 8.0), row("naive jvp", 4.0), row("naive, kept", 6.0), row("compiled", None), row("ours", 2.0)]
+    assert [bar.get_width() for bar in figures.ratios(run(*rows)).axes[0].patches] == [1.0]  # from 1 to 2
+
+
 @pytest.mark.parametrize(
     ("path", "kind"), [("ours, bfloat16", "ours"), ("compiled jvp", "compiled"), ("naive", "naive")]
 )

@@ -21,11 +21,24 @@ def test_a_line_has_the_ratios_to_naive_and_compiled():
         "what": "render N1",
         "type": "f32",
         "ours": "100 ms ±10%",
-        "naive": "10x",
+        "naive": "8.0x",
         "compiled": "2.5x",
         "limit": "50% roof",
         "memory": "16 MB (50%)",
     }
+
+
+@pytest.mark.parametrize("kind", ["naive", "compiled"])
+@pytest.mark.parametrize("variant", [" jvp", ", kept"])
+def test_the_fastest_path_of_a_kind_counts(kind, variant):
+    ours = row("ours", 0.5, peak_bytes=2**26)
+    slow, fast = row(kind, 4.0, peak_bytes=2**25), row(f"{kind}{variant}", 2.0, peak_bytes=2**27)
+    for paths in ((slow, fast, ours), (fast, slow, ours)):
+        assert line(*paths)[kind] == "4.0x"
+        assert line(*paths)["memory"] == ("64 MB (50%)" if kind == "naive" else "64 MB")
+    failed = row(kind, None, failure="out of memory")
+    assert line(failed, fast, ours)[kind] == "4.0x"
+    assert line(failed, row(f"{kind}{variant}", None, failure="RuntimeError: no"), ours)[kind] == "OOM"
 
 
 def test_several_paths_of_ours_have_a_line_each():

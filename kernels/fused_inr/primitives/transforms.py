@@ -2,7 +2,8 @@
 
 PyTorch differentiates the ops of `torch.library` in reverse mode only, and not under function transforms. Under a
 transform an `Op` therefore runs as an autograd function with the same rules. In forward mode the primitives are
-compositions of PyTorch calls, because only these have tangents.
+compositions of PyTorch calls, because only these have tangents. A program of `torch.export` calls the ops themselves;
+a kernel that PyTorch runs only under transforms leads these calls to their `Op`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,10 @@ from torch.autograd import forward_ad
 Save = Callable[[Any, tuple, Any], None]
 Backward = Callable[..., tuple]
 Batch = Callable[..., tuple[Any, Any]]
+
+_LIBRARY = torch.library.Library("fused_inr", "IMPL")
+# The first dispatch key of a call under a transform of torch.func, and of no other call.
+_UNDER_TRANSFORMS = "FuncTorchDynamicLayerFrontMode"
 
 
 def forward_mode() -> bool:
@@ -69,6 +74,7 @@ class Op:
         self._prepare = prepare
         self._returns_list = len(returns) == 1 and str(returns[0].type) == "List[Tensor]"
         self._function = self._autograd_function(save, backward, batch)
+        _LIBRARY.impl(overload, self, _UNDER_TRANSFORMS)
 
     def __call__(self, *args: Any) -> Any:
         """Run the op, or its composition: in forward mode, batched backward passes and transforms in torch.compile."""

@@ -115,6 +115,30 @@ def test_one_frequency_serves_the_layers_that_have_one(assert_close):
     assert torch.equal(evaluate(None), evaluate(1.0))
 
 
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("activation", ["sine", "gauss"])
+def test_frequencies_that_are_learned_fold_into_weights_and_biases(activation, backend):
+    generator = torch.Generator().manual_seed(0)
+    coords, first, last, bias = (torch.randn(s, generator=generator) for s in [(7, 2), (3, 5, 2), (3, 1, 5), (3, 5)])
+    omega = torch.tensor([0.5, 1.5, 2.0], requires_grad=True)
+
+    def network(weight: torch.Tensor, bias: torch.Tensor, **options) -> torch.Tensor:
+        biases = [bias, last.new_zeros(1)]
+        return fi.mlp(coords, [weight, last], biases, activations=[activation, "linear"], backend=backend, **options)
+
+    def folded(omega: torch.Tensor) -> torch.Tensor:
+        return network(first * omega[:, None, None], bias * omega[:, None], omegas=1.0)
+
+    values = folded(omega)
+    loop = [network(first, bias, omegas=number)[index] for index, number in enumerate(omega.tolist())]
+    torch.testing.assert_close(values, torch.stack(loop), rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(values.sum(), omega)
+    step = 1e-2
+    differences = (folded(omega + step) - folded(omega - step)).sum((1, 2)) / (2 * step)
+    # Of central differences, measured on an AMD EPYC: 2e-3.
+    torch.testing.assert_close(gradient, differences, rtol=2e-2, atol=2e-2)
+
+
 def test_every_layer_but_the_first_may_see_the_coordinates_again(assert_close):
     weights, biases = stacked(networks(2, [2, 3, 5], [1.0] * 2))
     weights[1] = torch.rand(2, 5, 3 + 2).double()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.functional import hessian as torch_hessian
 from torch.autograd.functional import jacobian
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_inr as fi
 
@@ -238,6 +239,48 @@ def test_transform(case, transform, dtype, backend):
         assert a.shape == e.shape, f"tensor {index}: {list(a.shape)} instead of {list(e.shape)}"
         difference = (a.double() - e).norm().item()
         assert difference <= tolerance * max(e.norm().item(), least), f"tensor {index}: {difference:.1e}"
+
+
+class _Calls(TorchDispatchMode):
+    """The calls of the kernels of `fused_inr`, and of PyTorch's convolutions, that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "fused_inr" or op is torch.ops.aten.convolution.default:
+            self.names.append(op.name())
+        return op(*args, **(kwargs or {}))
+
+
+# What serves a call of each family on the CPU backend; conv2d is PyTorch's.
+SERVES = {
+    **{name: f"fused_inr::{name}" for name in ("bias_act", "minibatch_stddev", "augment")},
+    **dict.fromkeys(("upfirdn2d", "downsample2d", "upsample2d"), "fused_inr::upfirdn2d"),
+    **{name: f"fused_inr::cpu_{kernel}" for name, kernel in [("siren", "mlp"), ("mlp", "mlp"), ("mlp_jet", "mlp_jet")]},
+    "render": "fused_inr::cpu_render",
+    "conv2d": "aten::convolution",
+}
+# Under a transform, PyTorch calls serve render with a sine layer, as in `fi.render` with gradients; and fmm_weight.
+MAPPED = [case for case in CASES if case not in ("render-sine", "fmm_weight")]
+
+
+@pytest.mark.parametrize("case", MAPPED)
+def test_vmap_calls_the_kernel_once(case):
+    """There is no loop, whether one of the tensors has the additional axis or all of them."""
+    if fi.backends()["cpu"] != "ready":
+        pytest.skip(f"cpu: {fi.backends()['cpu']}")
+    function, shapes = CASES[case]
+    tensors, family = _tensors(shapes, torch.float32, "cpu"), case.split("-")[0]
+    dims = [[0 if index == only else None for index in range(len(shapes))] for only in range(len(shapes))]
+    for mapped in [*dims, [0] * len(shapes)]:
+        arguments = [t if dim is None else _stacked([t])[0] for t, dim in zip(tensors, mapped, strict=True)]
+        with _Calls() as calls:
+            vmap(function, tuple(mapped))(*arguments)
+        # A kernel has one filter for all images: a filter of each is one grouped convolution.
+        filters = SERVES[family] == "fused_inr::upfirdn2d" and mapped[1] is not None
+        assert calls.names == ["aten::convolution" if filters else SERVES[family]]
 
 
 # vmap of PyTorch's own convolution, of which the others are made in part, refuses an empty axis.

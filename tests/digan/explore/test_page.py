@@ -404,6 +404,29 @@ def test_changes_show_while_playing(page):
     eventually(check)
 
 
+def test_a_link_that_is_opened_while_playing_sets_the_time(open_page, server):
+    page = open_page(f"{server}/#speed=0.01&t=0.8")
+    page.click("#play")
+    page.wait_for_function("() => Number(document.getElementById('t-number').value) > 0.801")
+    page.evaluate("() => { location.hash = '#play=1&speed=0.01&t=0.3'; }")
+    page.wait_for_function("() => Number(document.getElementById('t-number').value) < 0.7")
+    times = []
+    for _ in range(10):
+        page.wait_for_timeout(100)
+        times.append(value(page, "t-number"))
+    assert times == sorted(times)
+    assert 0.3 <= times[0] < times[-1] < 0.5  # at this speed, 0.2 takes 20 s
+    eventually(lambda: assert_link_within(page, 0.3, 0.6))
+    page.evaluate("() => { location.hash = '#play=1&speed=0.01&t=0.9&reverse=1'; }")
+    page.wait_for_function("() => Number(document.getElementById('t-number').value) > 0.85")
+    page.evaluate("() => { location.hash = '#t=0.2'; }")
+    assert_shows(page, t=0.2)
+
+
+def assert_link_within(page, low: float, high: float) -> None:
+    assert low <= float(link(page)["t"]) < high
+
+
 @pytest.mark.parametrize("format", ["mp4", "gif", "png", "slice"])
 def test_downloads_are_what_the_command_writes(format, open_page, server, tmp_path):
     page = open_page(f"{server}/#seed=2&u=0.4&v=0.3&motion=5&t=0.4&from=-0.2&to=0.6&speed=1&half=1.5&y1=0.5")

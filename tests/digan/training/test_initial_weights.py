@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from digan.cli.train import parse_options, start
 from digan.data import make_demo_videos
 from digan.errors import ConfigError
+from digan.run_results import own_results
 from digan.training import checkpoint
 from digan.training.initial_weights import initialise, read_initial_weights
 from digan.training.trainer import NETWORKS, Trainer
@@ -167,12 +168,14 @@ def launch(tmp_path):
     return lambda *options: start(parse_options([str(option) for option in (*common, *options)]))
 
 
+@pytest.mark.filterwarnings("ignore:the Fréchet distance")
 def test_a_run_is_fine_tuned_with_other_options_and_resumed(launch):
     first = launch("--kimg", 0.008)
-    second = launch("--kimg", 0.008, "--init", first, "--gamma", 5, "--lr", 0.001)
+    second = launch("--kimg", 0.008, "--init", first, "--gamma", 5, "--lr", 0.001, "--metrics", "rfvd2_4f")
     text = (second / "log.txt").read_text()
     assert f"--init: g, g_ema, d_image, d_motion start from {first}" in text
     assert json.loads((second / "config.json").read_text())["init"] == str(first)
+    assert own_results(second, "rfvd2_4f")[0]["snapshot"] == "start (--init)"
     again = launch("--kimg", 0.012, "--resume", second, "--init", first)
     assert again == second
     with pytest.raises(ConfigError, match="start a new run from its weights, with --init in place of --resume"):

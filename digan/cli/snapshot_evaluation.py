@@ -25,6 +25,7 @@ from digan.metrics.experiments import Maker, Model
 from digan.models.generator import Generator
 from digan.run_dir import list_snapshots, number_of, read_config, run_of
 from digan.run_results import BEST, best_result, own_results, refresh_best
+from digan.training.curves import CURVES, CurveWriter
 from digan.wording import counted
 
 
@@ -133,10 +134,17 @@ class SnapshotEvaluation(Evaluation):
         if not self._differences:
             best = refresh_best(self.run_folder)
             named = [f"{BEST} names {best['snapshot']}, by {best['metric']}"] if best else []
-            return [*lines, "", f"results are in {self.outdir / 'metric-<name>.jsonl'}", *named]
+            return [*lines, "", f"results are in {self.outdir / 'metric-<name>.jsonl'}", *named, *self._drawn()]
         if self.run_folder is not None and not self.args.outdir:
             lines += ["", f"not as the run evaluates itself ({', '.join(self._differences)}): {BEST} is unchanged"]
         return [*lines, *super()._closing()]
+
+    def _drawn(self) -> list[str]:
+        """Draw the curves of the run again, and return a line that says where they are, or why they are not drawn."""
+        problems: list[str] = []
+        CurveWriter(self.run_folder, problems.append).write()
+        file = self.run_folder / CURVES
+        return problems or ([f"curves are in {file}"] if file.is_file() else [])
 
     def _curve(self, protocol: MetricProtocol) -> list[str]:
         """Return the curve of a metric, one line for each snapshot, and the best one."""

@@ -1,5 +1,7 @@
 """All snapshots of a run: the values that the run itself computes, once each, and the best of them."""
 
+import sys
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from digan.data import Clips
 from digan.files import parse_json
 from digan.run_dir import list_snapshots, metric_path, read_records
 from digan.run_results import BEST, own_results
+from digan.training.curves import CURVES
 
 pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
 METRIC = "rfvd2_4f"
@@ -62,6 +65,17 @@ def test_missing_results_are_those_that_the_run_computes(trained, evaluate, monk
     assert f"{BEST} names {best['snapshot']}, by {METRIC}" in text
     (marked,) = [line for line in text.splitlines() if line.endswith("  best")]
     assert marked.split()[0] == f"000000.{round(best['kimg'] * 1000):03d}"
+
+
+def test_the_curves_are_drawn_again(trained, evaluate, monkeypatch):
+    file = trained.folder / CURVES
+    file.write_bytes(b"old")
+    assert f"curves are in {file}\n" in evaluate()
+    drawn = file.read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert f"{file} is not drawn: pip install 'digan[report]' to have the curves of a run drawn." in evaluate()
+    assert file.read_bytes() == drawn
 
 
 def test_results_that_the_run_has_are_not_computed_again(trained, evaluate, monkeypatch):

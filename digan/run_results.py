@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ def own_results(run: Path, metric: str, report: Callable[[str], None] | None = N
     records = read_records(metric_path(run, metric), report)
     results = {record["clips"]: record for record in records if is_own(record) and "value" in record}
     return [results[clips] for clips in sorted(results)]
+
+
+def own_context(clips: int, snapshot: str) -> dict[str, Any]:
+    """Return what `metrics.append_result` records with a result that is the run's own.
+
+    Args:
+        clips: number of real clips that the generator has seen.
+        snapshot: name of the generator's file, or what it is called before the first step.
+    """
+    return {"clips": clips, "snapshot": snapshot, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
 
 
 def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -87,14 +98,24 @@ def _compute_best(run: Path) -> dict[str, Any] | None:
     return None
 
 
+def _recorded(run: Path, metric: str) -> str:
+    """Return the time of the first result of a metric for the networks of a run; "" if it is not known."""
+    records = filter(is_own, read_records(metric_path(run, metric)))
+    return min((str(record.get("time", "")) for record in records), default="")
+
+
 def _names(result: dict[str, Any]) -> str | None:
     snapshot = result.get("snapshot")
     return snapshot if isinstance(snapshot, str) else None
 
 
 def _metrics(run: Path) -> list[str]:
-    """Return the metrics that have records: those of the run's configuration first, in its order."""
-    recorded = list_metrics(run)
+    """Return the metrics that have records: those of the run's configuration in its order, then in that of recording.
+
+    The first recorded metric is the one that was asked for first. Records of older versions state no time: they come
+    before the others.
+    """
+    recorded = sorted(list_metrics(run), key=lambda metric: _recorded(run, metric))
     try:
         own = [name for name in read_config(run).metric_names() if name in recorded]
     except ConfigError:

@@ -24,7 +24,7 @@ from digan.metrics import ClipSource, MetricProtocol, RandomFeatures
 from digan.metrics.experiments import Maker, Model
 from digan.models.generator import Generator
 from digan.run_dir import list_snapshots, number_of, read_config, run_of
-from digan.run_results import BEST, best_result, own_results, refresh_best
+from digan.run_results import BEST, best_result, own_context, own_results, refresh_best
 from digan.training.curves import CURVES, CurveWriter
 from digan.wording import counted
 
@@ -58,7 +58,7 @@ class SnapshotEvaluation(Evaluation):
         super().__init__(args, accelerator)
         self._differences = self._compare_with_run()
         self._known = {} if self._differences else {p.name: self._known_results(p) for p in self.protocols}
-        self._curves: dict[str, list[dict[str, Any]]] = {p.name: [] for p in self.protocols}
+        self._curves: dict[str, dict[str, dict[str, Any]]] = {p.name: {} for p in self.protocols}  # by snapshot number
 
     def facts(self) -> dict[str, Any]:
         """Return also the digests of all snapshots, and which results need not be computed."""
@@ -116,10 +116,10 @@ class SnapshotEvaluation(Evaluation):
             if self._differences:
                 super()._record(protocol, name, result)
             else:
-                context = {"clips": self.clips_seen, "snapshot": self.snapshots[name].name}
+                context = own_context(self.clips_seen, self.snapshots[name].name)
                 metrics.append_result(self.outdir, result, **context)
                 result |= context
-        self._curves[protocol.name].append({"clips": self.clips_seen, **result})
+        self._curves[protocol.name][name] = {"clips": self.clips_seen, **result}
 
     def _opening(self, tasks: Sequence[tuple[MetricProtocol, ClipSource | None]]) -> list[str]:
         count = sum(map(len, self._known.values()))
@@ -133,8 +133,10 @@ class SnapshotEvaluation(Evaluation):
         lines = [line for protocol in self.protocols for line in self._curve(protocol)]
         if not self._differences:
             best = refresh_best(self.run_folder)
-            named = [f"{BEST} names {best['snapshot']}, by {best['metric']}"] if best else []
-            return [*lines, "", f"results are in {self.outdir / 'metric-<name>.jsonl'}", *named, *self._drawn()]
+            lines += ["", f"results are in {self.outdir / 'metric-<name>.jsonl'}"]
+            if best is not None:
+                lines.append(self._best_line(best))
+            return [*lines, *self._drawn()]
         if self.run_folder is not None and not self.args.outdir:
             lines += ["", f"not as the run evaluates itself ({', '.join(self._differences)}): {BEST} is unchanged"]
         return [*lines, *super()._closing()]
@@ -148,13 +150,26 @@ class SnapshotEvaluation(Evaluation):
 
     def _curve(self, protocol: MetricProtocol) -> list[str]:
         """Return the curve of a metric, one line for each snapshot, and the best one."""
-        results, numbers = self._curves[protocol.name], list(self.snapshots)
-        bars = value_bars([result["value"] for result in results])
-        best = best_result(results)
+        results, best = self._curves[protocol.name], self._best(protocol.name)
+        bars = value_bars([result["value"] for result in results.values()])
         lines = ["", f"{'snapshot':>12}  {protocol.name:>12}  ({protocol.better} is better)"]
-        for number, result, bar in zip(numbers, results, bars, strict=True):
-            lines.append(f"{number:>12}  {result['value']:>12.5g}  {bar}{'  best' if result is best else ''}")
+        for (number, result), bar in zip(results.items(), bars, strict=True):
+            lines.append(f"{number:>12}  {result['value']:>12.5g}  {bar}{'  best' if number == best else ''}")
         if best is not None:
-            at = numbers[results.index(best)]
-            lines.append(f"the best by {protocol.name}: {self.snapshots[at]}")
+            lines.append(f"the best by {protocol.name}: {self.snapshots[best]}")
         return lines
+
+    def _best(self, metric: str) -> str | None:
+        """Return the number of the best snapshot by a metric; None if no value is finite."""
+        results = self._curves[metric]
+        best = best_result(list(results.values()))
+        return next((number for number, result in results.items() if result is best), None)
+
+    def _best_line(self, best: dict[str, Any]) -> str:
+        """Return what best.json says; also which snapshot is the best by the metrics asked for, if it is about others."""
+        line = f"{BEST} names {best['snapshot']}, by {best['metric']}"
+        if best["metric"] in self._curves:
+            return line
+        numbers = {metric: number for metric in self._curves if (number := self._best(metric)) is not None}
+        others = [f"by {metric}, the best is {self.snapshots[number].name}" for metric, number in numbers.items()]
+        return "; ".join([f"{line}, the first metric of the run", *others])

@@ -78,6 +78,29 @@ def test_the_curves_are_drawn_again(trained, evaluate, monkeypatch):
     assert file.read_bytes() == drawn
 
 
+def test_best_json_of_a_run_without_metrics_follows_the_one_asked_for_first(make_run, capsys):
+    run, trainer = make_run(metrics="none")
+    for clips in (8, 16):
+        trainer.clips_seen = clips
+        torch.nn.init.constant_(trainer.g_ema.blocks["32"].to_rgb.bias, clips / 20 - 1)
+        run.snapshot()
+
+    def evaluate(metric):
+        options = ["--network", str(run.folder), "--snapshots", "all", "--metrics", metric, "--threads", "1"]
+        assert main(["evaluate", *options]) == 0
+        return capsys.readouterr().out
+
+    assert f"{BEST} names" in evaluate("rfvd2_4f")
+    first = parse_json((run.folder / BEST).read_bytes())
+    assert first["metric"] == "rfvd2_4f"
+    last = evaluate("rfvd2_3f")  # before it by name
+    assert parse_json((run.folder / BEST).read_bytes()) == first
+    results = own_results(run.folder, "rfvd2_3f")
+    best = min(results, key=lambda result: result["value"])["snapshot"]
+    named = f"{BEST} names {first['snapshot']}, by rfvd2_4f, the first metric of the run; by rfvd2_3f, the best is {best}"
+    assert named in last.splitlines()
+
+
 def test_results_that_the_run_has_are_not_computed_again(trained, evaluate, monkeypatch):
     metric_path(trained.folder, METRIC).write_text(
         "\n".join(metric_path(trained.folder, METRIC).read_text().splitlines()[1:]) + '\n{"va'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,14 @@ def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return (max if larger else min)(finite, key=lambda result: result["value"], default=None)
 
 
-def refresh_best(run: Path) -> dict[str, Any] | None:
-    """Write best.json, or remove it if no snapshot has a result, and return its content."""
-    best = _compute_best(run)
+def refresh_best(run: Path, without: Collection[str] = ()) -> dict[str, Any] | None:
+    """Write best.json, or remove it if no snapshot has a result, and return its content.
+
+    Args:
+        run: the run folder.
+        without: names of snapshots that do not count, because they cannot be read.
+    """
+    best = _compute_best(run, without)
     if best is None:
         (run / BEST).unlink(missing_ok=True)
     else:
@@ -86,9 +91,9 @@ def _read_best(run: Path) -> dict[str, Any] | None:
     return best if isinstance(best, dict) and isinstance(best.get("snapshot"), str) else None
 
 
-def _compute_best(run: Path) -> dict[str, Any] | None:
+def _compute_best(run: Path, without: Collection[str] = ()) -> dict[str, Any] | None:
     """Return the content of best.json, by the first metric that has results for snapshots that are there."""
-    names = {file.name for file in list_snapshots(run)}
+    names = {file.name for file in list_snapshots(run)} - set(without)
     for metric in _metrics(run):
         results = [result for result in own_results(run, metric) if _names(result) in names]
         best = best_result(results)

@@ -101,6 +101,39 @@ def test_best_json_of_a_run_without_metrics_follows_the_one_asked_for_first(make
     assert named in last.splitlines()
 
 
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_damaged_snapshot_is_named_and_left_out(trained, evaluate, position, known):
+    expected = values(trained)
+    file = list_snapshots(trained.folder)[position]
+    content = file.read_bytes()
+    file.write_bytes(content[:-4] + b"\0\1\2\3")
+    clips = 8 * (position + 1)
+    best = min((value, clips) for clips, value in expected.items())[1]
+    if known and clips != best:
+        assert evaluate(status=2 if position == 2 else 0)  # nothing opens an older one whose results are known
+        return
+    if not known:
+        metric_path(trained.folder, METRIC).unlink()
+    text = evaluate(status=2)
+    (line,) = [line for line in text.splitlines() if line.startswith("left out: ")]
+    assert str(file) in line
+    del expected[clips]
+    if not known:
+        assert values(trained) == pytest.approx(expected, rel=1e-6)
+    best = min((value, clips) for clips, value in expected.items())[1]
+    name = f"network-snapshot-000000.{best:03d}.safetensors"
+    assert f"the best by {METRIC}: {trained.folder / 'snapshots' / name}" in text
+    assert parse_json((trained.folder / BEST).read_bytes())["snapshot"] == name
+    assert f"curves are in {trained.folder / CURVES}" in text
+
+
+def test_without_a_sound_snapshot_there_is_nothing_to_evaluate(trained, evaluate):
+    for file in list_snapshots(trained.folder):
+        file.write_bytes(b"x")
+    assert "network-snapshot-000000.024.safetensors is not a generator" in evaluate(status=2).splitlines()[-1]
+
+
 def test_results_that_the_run_has_are_not_computed_again(trained, evaluate, monkeypatch):
     metric_path(trained.folder, METRIC).write_text(
         "\n".join(metric_path(trained.folder, METRIC).read_text().splitlines()[1:]) + '\n{"va'

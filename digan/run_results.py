@@ -71,7 +71,7 @@ def best_snapshot(folder: Path) -> Path:
     Raises:
         NetworkNotFound: no snapshot has a result.
     """
-    run = run_of(folder) or folder
+    run, own_data = run_of(folder) or folder, run_of(folder) is not None
     files = {file.name: file for file in list_snapshots(folder)}
     for find in (_read_best, _compute_best):
         best = find(run)
@@ -79,7 +79,8 @@ def best_snapshot(folder: Path) -> Path:
             return files[best["snapshot"]]
     raise NetworkNotFound(
         f"no snapshot in {folder} has a result of a metric, so none is known to be the best: evaluate them with "
-        f"`digan evaluate --network {shlex.quote(str(run))} --data DIR --snapshots all`, or take the latest."
+        f"`digan evaluate --network {shlex.quote(str(run))}{'' if own_data else ' --data DIR'} --snapshots all`, or take "
+        "the latest."
     )
 
 

@@ -114,5 +114,9 @@ def test_without_a_sound_best_json_the_records_decide(run, content):
 
 
 def test_without_results_no_snapshot_is_the_best(run):
-    with pytest.raises(NetworkNotFound, match=r"no snapshot in .* --snapshots all`, or take the latest\.$"):
+    with pytest.raises(NetworkNotFound, match=r"no snapshot in .* --snapshots all`, or take the latest\.$") as refused:
+        best_snapshot(run)
+    assert f"`digan evaluate --network {run} --snapshots all`" in str(refused.value)  # the run knows its videos
+    (run / "command.sh").unlink()  # now it is a folder of networks
+    with pytest.raises(NetworkNotFound, match=r" --data DIR --snapshots all`, or take the latest\.$"):
         best_snapshot(run)

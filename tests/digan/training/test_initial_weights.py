@@ -125,6 +125,28 @@ def test_another_scale_of_the_frequencies_is_refused(option, default, trainer_of
         initialise(trainer_of(), read_initial_weights(str(run)))
 
 
+def test_all_options_that_differ_are_in_one_sentence_that_is_enough(trainer_of, saved):
+    source = trainer_of(space_frequency=1.5, z_dim=6, channel_max=4)
+    run = saved(source)
+    with pytest.raises(
+        ConfigError, match=r"--init: give (.*), as \S+ was trained, instead of 3.162\d*, 8, 8\.$"
+    ) as refused:
+        initialise(trainer_of(), read_initial_weights(str(run)))
+    options = str(refused.value).removeprefix("--init: give ").partition(",")[0]
+    assert options == "--space-frequency 1.5 --z-dim 6 --channel-max 4"
+    assert initialise(trainer_of(space_frequency=1.5, z_dim=6, channel_max=4), read_initial_weights(str(run)))
+
+
+def test_the_packaged_network_needs_one_sentence(trainer_of):
+    weights = read_initial_weights("sky-64")
+    with pytest.raises(ConfigError) as refused:
+        initialise(trainer_of(resolution=64), weights)
+    words = str(refused.value).removeprefix("--init: give ").partition(", as ")[0].split()
+    given = {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(words[::2], words[1::2])}
+    options = {name: type(getattr(weights.config, name))(value) for name, value in given.items()}
+    assert initialise(trainer_of(resolution=64, **options), weights)
+
+
 def test_values_that_are_not_finite_are_refused(trainer_of, saved):
     source = trainer_of()
     source.d_motion.fc.weight.data[0, 0] = torch.nan

@@ -71,7 +71,8 @@ def best_snapshot(folder: Path) -> Path:
     Raises:
         NetworkNotFound: no snapshot has a result.
     """
-    run, own_data = run_of(folder) or folder, run_of(folder) is not None
+    run = run_of(folder) or folder
+    data = "" if run_of(folder) else " --data DIR"
     files = {file.name: file for file in list_snapshots(folder)}
     for find in (_read_best, _compute_best):
         best = find(run)
@@ -79,8 +80,7 @@ def best_snapshot(folder: Path) -> Path:
             return files[best["snapshot"]]
     raise NetworkNotFound(
         f"no snapshot in {folder} has a result of a metric, so none is known to be the best: evaluate them with "
-        f"`digan evaluate --network {shlex.quote(str(run))}{'' if own_data else ' --data DIR'} --snapshots all`, or take "
-        "the latest."
+        f"`digan evaluate --network {shlex.quote(str(run))}{data} --snapshots all`, or take the latest."
     )
 
 

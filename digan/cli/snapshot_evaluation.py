@@ -223,7 +223,7 @@ class SnapshotEvaluation(Evaluation):
         return file == self.network or self._read(file) is not None
 
     def _best_line(self, best: dict[str, Any], bests: Mapping[str, str | None]) -> str:
-        """Return what best.json says; also which snapshot is the best by the metrics asked for, if it is about others."""
+        """Return what best.json says and, if that is about another metric, the best by the metrics asked for."""
         line = f"{BEST} names {best['snapshot']}, by {best['metric']}"
         if best["metric"] in self._curves:
             return line

@@ -97,7 +97,9 @@ def test_best_json_of_a_run_without_metrics_follows_the_one_asked_for_first(make
     assert parse_json((run.folder / BEST).read_bytes()) == first
     results = own_results(run.folder, "rfvd2_3f")
     best = min(results, key=lambda result: result["value"])["snapshot"]
-    named = f"{BEST} names {first['snapshot']}, by rfvd2_4f, the first metric of the run; by rfvd2_3f, the best is {best}"
+    named = (
+        f"{BEST} names {first['snapshot']}, by rfvd2_4f, the first metric of the run; by rfvd2_3f, the best is {best}"
+    )
     assert named in last.splitlines()
 
 

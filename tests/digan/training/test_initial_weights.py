@@ -142,8 +142,10 @@ def test_the_packaged_network_needs_one_sentence(trainer_of):
     with pytest.raises(ConfigError) as refused:
         initialise(trainer_of(resolution=64), weights)
     words = str(refused.value).removeprefix("--init: give ").partition(", as ")[0].split()
-    given = {flag.removeprefix("--").replace("-", "_"): value for flag, value in zip(words[::2], words[1::2])}
-    options = {name: type(getattr(weights.config, name))(value) for name, value in given.items()}
+    options = {}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        options[name] = type(getattr(weights.config, name))(value)
     assert initialise(trainer_of(resolution=64, **options), weights)
 
 

@@ -33,6 +33,7 @@ SNAPSHOTS = "snapshots"
 CHECKPOINTS = "checkpoints"
 DIVERGED = "diverged"  # the state of a run that diverged, which must replace no checkpoint
 SAMPLES = "samples"
+UNTRAINED = "untrained"
 _LAUNCH = ".launch"  # names the launch that last trained the run
 _SNAPSHOT = "network-snapshot-"
 _METRIC = "metric-"
@@ -77,13 +78,20 @@ def _digits(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
 
 
-def list_samples(run: Path) -> dict[str, Path]:
+def start_name(config: TrainConfig) -> str:
+    """Return what the generator of a run is called before the first step, in records and reports."""
+    return UNTRAINED if config.init is None else "start (--init)"
+
+
+def list_samples(run: Path, start: str = UNTRAINED) -> dict[str, Path]:
     """Return the still pictures of the samples of a run, keyed by the number of the snapshot, oldest first.
 
-    Those of the untrained generator have the key "untrained".
+    Args:
+        run: the run folder.
+        start: the key of the samples from before the first step.
     """
     matches = [(_FAKES.fullmatch(file.name), file) for file in run.glob(f"{SAMPLES}/fakes*.png")]
-    numbered = [(match[1] or "untrained", file) for match, file in matches if match]
+    numbered = [(match[1] or start, file) for match, file in matches if match]
     return dict(sorted(numbered, key=lambda item: _digits(item[0])))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from digan.files import atomic_path, parse_json, write_atomic
 
+LATENTS = "digan-latents-1"  # the format in the metadata of latents; networks state none
 _METADATA = "__metadata__"
 _CHECKSUM = "sha256"  # key of the metadata: SHA-256 of the header without this key, and of the tensors
 _CHECKED = "checksum"  # key that records that there is a checksum, so that damage to either key is noticed

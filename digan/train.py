@@ -17,6 +17,7 @@ if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))
 
 from digan.data.training_data import TrainingData
+from digan.run_dir import start_name
 from digan.training import checkpoint
 from digan.training.agreement import state_facts
 from digan.training.distributed import StopSignal
@@ -78,7 +79,7 @@ def _train(trainer: Trainer, data: TrainingData, folder: Path, resumed: bool, no
     if not resumed:
         log.write_reals()
         log.write_fakes("fakes_init")
-        log.evaluate(trainer.g_ema, 0, "untrained")
+        log.evaluate(trainer.g_ema, 0, start_name(trainer.config))
     else:
         log.evaluate_missing()
 

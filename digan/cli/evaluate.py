@@ -119,10 +119,10 @@ def run(args: argparse.Namespace) -> int:
                 evaluation = processes.main_first("the videos", lambda: kind(args, accelerator))
                 if processes.world > 1:
                     processes.agree(evaluation.facts(), "give all of them the same options, network and videos")
-                evaluation.run()
+                status = evaluation.run()
         finally:
             accelerator.end_training()
-    return 0
+    return status
 
 
 def _check(args: argparse.Namespace) -> None:

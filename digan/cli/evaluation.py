@@ -55,8 +55,7 @@ class Evaluation:
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator) -> None:
         self.args, self.accelerator = args, accelerator
         self.experiment = EXPERIMENTS[args.experiment] if args.experiment else PLAIN
-        self.network = find_network(args.network, args.which) if args.network else None
-        g = Generator.from_pretrained(self.network).to(accelerator.device) if self.network else None
+        self.network, g = self._open_network() if args.network else (None, None)
         self.clips_seen = g.metadata.get("clips_seen") if g else None
         self.recorded = recorded = g.metadata.get("data", {}) if g else {}
         self.span = args.frames or recorded.get("frames", TrainConfig.frames)
@@ -87,8 +86,8 @@ class Evaluation:
             **{f"the file of --detector {kind}": detector.sha256 for kind, detector in self.detectors.items()},
         }
 
-    def run(self) -> None:
-        """Compute all results; print each and append it to its file."""
+    def run(self) -> int:
+        """Compute all results; print each and append it to its file. Return the exit status."""
         tasks = []
         for protocol in self.protocols:
             reals, key = self._real_clips(protocol)
@@ -100,15 +99,22 @@ class Evaluation:
         for protocol, reals, key, rows in tasks:
             for name, fakes in rows.items():
                 result = self._compute(protocol, reals, key, name, fakes)
-                if self.main:
+                if self.main and result is not None:
                     self._record(protocol, name, result)
                     table.print_row(name, result)
         if self.main:
             print("\n".join(self._closing()), flush=True)
+        return 0
+
+    def _open_network(self) -> tuple[Path, Generator]:
+        """Return the file of the network and the generator, on the device."""
+        file = find_network(self.args.network, self.args.which)
+        return file, Generator.from_pretrained(file).to(self.accelerator.device)
 
     def _compute(
         self, protocol: MetricProtocol, reals: ClipSource | None, key: str | None, name: str, fakes: Maker | ClipSource
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
+        """Return the result of a row; None if there is none."""
         accelerator = self.accelerator
         with ProgressBar(f"{protocol.name} {name}", shown=self.main) as progress:
             return metrics.compute(

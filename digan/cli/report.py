@@ -33,6 +33,7 @@ from digan.run_dir import (
     number_of,
     read_config,
     read_records,
+    start_name,
 )
 from digan.run_results import best_result, own_results
 from digan.training import curves, summary
@@ -98,7 +99,7 @@ def render(runs: Sequence[Path], report: Callable[[str], None]) -> str:
     differing, common = _options(configs)
     names = _names(runs)
     facts = [
-        RunFacts(name, curves.COLOURS[i % len(curves.COLOURS)], _cells(run, config), _strips(run, report))
+        RunFacts(name, curves.COLOURS[i % len(curves.COLOURS)], _cells(run, config), _strips(run, config, report))
         for i, (name, run, config) in enumerate(zip(names, runs, configs, strict=True))
     ]
     source = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
@@ -142,9 +143,10 @@ def _cells(run: Path, config: TrainConfig) -> dict[str, str]:
     records = read_records(run / STATISTICS)
     cells = {"kimg": f"{max(_finite(records, 'clips'), default=0) / 1000:g} of {config.kimg:g}"}
     for name in list_metrics(run):
-        results = _trained(run, name)
+        results = _comparable(run, config, name)
         if best := best_result(results):
-            cells[f"best {name}"] = f"{best['value']:.5g} at {best['clips'] / 1000:g} kimg"
+            place = f"{best['clips'] / 1000:g} kimg" if best["clips"] else start_name(config)
+            cells[f"best {name}"] = f"{best['value']:.5g} at {place}"
             cells[f"last {name}"] = f"{results[-1]['value']:.5g}"
     if speeds := _finite(records, "clips_per_second"):
         middle = statistics.median_low(speeds)
@@ -162,9 +164,12 @@ def _finite(records: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [record[name] for record in records if curves.is_finite(record.get(name))]
 
 
-def _trained(run: Path, metric: str) -> list[dict[str, Any]]:
-    """Return the results of a metric for the snapshots of a run, without that of the untrained generator."""
-    return [result for result in own_results(run, metric) if result["clips"] > 0]
+def _comparable(run: Path, config: TrainConfig, metric: str) -> list[dict[str, Any]]:
+    """Return the results of a metric among which the best is looked for: not that of an untrained generator.
+
+    What `--init` named counts: if it is better than every snapshot, fine-tuning has not helped.
+    """
+    return [result for result in own_results(run, metric) if result["clips"] > 0 or config.init is not None]
 
 
 def _total(records: Sequence[dict[str, Any]]) -> float:
@@ -177,20 +182,21 @@ def _total(records: Sequence[dict[str, Any]]) -> float:
     return sum(sessions.values())
 
 
-def _strips(run: Path, report: Callable[[str], None]) -> list[Strip]:
+def _strips(run: Path, config: TrainConfig, report: Callable[[str], None]) -> list[Strip]:
     """Return the real clips and the samples of every snapshot, for which all latents are the same."""
     notes: dict[str, list[str]] = {}
     best_numbers = set()
+    start = start_name(config)  # older versions recorded every start as "untrained"
     for name in list_metrics(run):
-        results = [(number_of(Path(str(r.get("snapshot")))), r) for r in own_results(run, name)]
-        best = best_result(_trained(run, name))
-        for number, result in results:
+        best = best_result(_comparable(run, config, name))
+        for result in own_results(run, name):
+            number = number_of(Path(str(result.get("snapshot")))) if result["clips"] else start
             text = f"{name} {result['value']:.5g}"
             notes.setdefault(number, []).append(f"{text}, the best" if result == best else text)
             if result == best:
                 best_numbers.add(number)
     strips = []
-    for number, file in {"real clips": run / SAMPLES / "reals.png", **list_samples(run)}.items():
+    for number, file in {"real clips": run / SAMPLES / "reals.png", **list_samples(run, start)}.items():
         title = f"{float(number):g} kimg" if number[0].isdigit() else number
         if picture := _picture(file, report):
             strips.append(Strip(title, *picture, notes.get(number, []), number in best_numbers))

@@ -79,14 +79,23 @@ class Guard:
         if not (_is_address(name) or name in self.hosts):
             return "This server does not accept that host name; add it with --allow-host."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return "Requests from pages of other sites are refused."
         return None
 
 
 def _host_name(host: str) -> str:
+    """Return the name in a Host header; "" if there is none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # as of an unclosed bracket
+        return ""
+
+
+def _netloc(origin: str) -> str:
+    """Return the host and port of an Origin header in lower case; "" if there is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -23,7 +24,7 @@ from digan.errors import NetworkError, NetworkNotFound
 from digan.files import parse_json
 from digan.run_dir import known_fields, list_snapshots
 from digan.run_results import WHICH, best_snapshot
-from digan.tensor_files import read_tensors
+from digan.tensor_files import LATENTS, read_tensors
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -84,10 +85,15 @@ def read_network(file: Path) -> Network:
     """Read a generator file, whose configuration is in its header or else in config.json in the same folder.
 
     Raises:
-        NetworkError: the configuration is missing or malformed, or the file is damaged.
+        NetworkError: the configuration is missing or malformed, or the file is damaged or holds latents.
     """
     try:
         tensors, header = read_tensors(file)
+        if header.get("format") == json.dumps(LATENTS):
+            raise NetworkError(
+                f"{file} is not a network, but holds latents of `digan invert`: give it with --latents to `digan "
+                "sample` or `digan explore`, and give here the network that it was made with."
+            )
         metadata = {name: _value(text) for name, text in header.items() if name != "format"}
         values = metadata.pop("config", None)
         if values is None:
@@ -95,6 +101,8 @@ def read_network(file: Path) -> Network:
         config = GeneratorConfig(**values)
         _check_metadata(metadata, config.num_classes)
         return Network(config, tensors, metadata)
+    except NetworkError:
+        raise
     except (OSError, TypeError, AttributeError, ValueError) as error:
         raise not_a_generator(file, str(error)) from error
 

@@ -18,10 +18,8 @@ from digan.errors import LatentsError
 from digan.files import parse_json
 from digan.models.generator import Generator
 from digan.randomness import Phase, stream
-from digan.tensor_files import read_tensors, write_tensors
+from digan.tensor_files import LATENTS, read_tensors, write_tensors
 from digan.wording import reason
-
-_FORMAT = "digan-latents-1"  # in the metadata
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def write_latents(path: str | os.PathLike[str], latents: Latents, network_sha256
     tensors = {name: tensor.float().cpu() for name, tensor in tensors.items()}
     if latents.label is not None:
         tensors["label"] = torch.tensor(latents.label)
-    header = {"format": _FORMAT, "network_sha256": network_sha256, **metadata}
+    header = {"format": LATENTS, "network_sha256": network_sha256, **metadata}
     write_tensors(path, tensors, {name: json.dumps(value) for name, value in header.items()})
 
 
@@ -91,8 +89,8 @@ def load_latents(path: str | os.PathLike[str]) -> tuple[Latents, dict[str, Any]]
     try:
         tensors, header = read_tensors(path)
         metadata = {name: parse_json(text) for name, text in header.items()}
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"its format is not {_FORMAT}")
+        if metadata.get("format") != LATENTS:
+            raise ValueError(f"its format is not {LATENTS}")
         w, z_motion, times = (tensors[name] for name in ("w", "z_motion", "times"))
         label = int(tensors["label"].item()) if "label" in tensors else None
     except KeyError as error:
@@ -115,7 +113,7 @@ def are_latents(path: str | os.PathLike[str]) -> bool:
     """Return whether a safetensors file says that it is one of `write_latents`."""
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == json.dumps(_FORMAT)
+            return (file.metadata() or {}).get("format") == json.dumps(LATENTS)
     except SafetensorError:
         return False
 

@@ -78,10 +78,13 @@ def initialise(trainer: Trainer, weights: InitialWeights) -> list[str]:
     Raises:
         ConfigError: a tensor has another shape, or is not finite, or the scales of the frequencies differ.
     """
-    for name in _SCALES:
-        scale, own = getattr(weights.config, name), getattr(trainer.config, name)
-        if scale != own:
-            raise ConfigError(f"--init: give {flag(name)} {scale}, as {weights.source} was trained, instead of {own}.")
+    if any(name in _SCALES for name in _differing(weights, trainer.config)):
+        # The widths would be refused next, by the shape of a tensor: one command mends all of it.
+        names = _differing(weights, trainer.config)
+        own = ", ".join(str(getattr(trainer.config, name)) for name in names)
+        raise ConfigError(
+            f"--init: give {_options(weights, names)}, as {weights.source} was trained, instead of {own}."
+        )
     new: list[str] = []
     unused: list[str] = []
     for name, state in weights.networks.items():
@@ -139,13 +142,22 @@ def _num_classes(state: Mapping[str, Tensor]) -> int:
 
 
 def _misfit(key: str, given: Tensor, tensor: Tensor, weights: InitialWeights, config: TrainConfig) -> str:
-    widths = {name: getattr(weights.config, name) for name in _WIDTHS}
-    options = [f"{flag(name)} {width}" for name, width in widths.items() if width != getattr(config, name)]
-    remedy = f"give the widths of that network, {' '.join(options)}" if options else "start from another network"
+    options = _options(weights, _differing(weights, config))
+    remedy = f"give the widths of that network, {options}" if options else "start from another network"
     return (
         f"--init: {key} of {weights.source} has the shape {list(given.shape)}, but {list(tensor.shape)} in this run: "
         f"{remedy}."
     )
+
+
+def _differing(weights: InitialWeights, config: TrainConfig) -> list[str]:
+    """Return the scales and widths that a run must share with the networks that it starts from, and does not."""
+    return [name for name in (*_SCALES, *_WIDTHS) if getattr(weights.config, name) != getattr(config, name)]
+
+
+def _options(weights: InitialWeights, names: Iterable[str]) -> str:
+    """Return the options by which a run has the scales and widths of the networks that it starts from."""
+    return " ".join(f"{flag(name)} {getattr(weights.config, name)}" for name in names)
 
 
 def _modules(keys: Iterable[str]) -> list[str]:

@@ -49,7 +49,7 @@ from digan.run_dir import (
     snapshot_number,
     snapshot_path,
 )
-from digan.run_results import refresh_best
+from digan.run_results import own_context, refresh_best
 from digan.sampling.grids import contact_sheet, video_grid
 from digan.sampling.latents import clip_times, paced_times, seeded_latents
 from digan.sampling.media import write_png, write_video
@@ -332,7 +332,7 @@ class RunLogger:
             for name in self.config.metric_names() if names is None else names:
                 result = self._compute(g, name)
                 if self.is_main:
-                    metrics.append_result(self.folder, result, clips=clips, snapshot=snapshot)
+                    metrics.append_result(self.folder, result, **own_context(clips, snapshot))
                     self.accelerator.log({name: result["value"]}, step=clips)
                     self.log(f"{name} {result['value']:.5g}  ({result['seconds']:.0f} s)")
             if self.is_main:

@@ -99,6 +99,7 @@ def test_samples_are_listed_by_number(tmp_path):
     (folder / "fakes000020.mp4").touch()
     assert list(run_dir.list_samples(tmp_path)) == ["untrained", "000009.500", "000010"]
     assert run_dir.list_samples(tmp_path)["untrained"].name == "fakes_init.png"
+    assert list(run_dir.list_samples(tmp_path, "start")) == ["start", "000009.500", "000010"]
 
 
 def test_the_number_of_a_snapshot_is_that_of_its_name(tmp_path):

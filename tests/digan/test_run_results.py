@@ -2,13 +2,14 @@
 
 import json
 import math
+from datetime import UTC, datetime
 
 import pytest
 
 from digan.errors import NetworkNotFound
 from digan.files import parse_json
-from digan.run_dir import append_record, metric_path, snapshot_path
-from digan.run_results import BEST, best_result, best_snapshot, own_results, refresh_best
+from digan.run_dir import append_record, is_own, metric_path, snapshot_path
+from digan.run_results import BEST, best_result, best_snapshot, own_context, own_results, refresh_best
 
 NAMES = {clips: f"network-snapshot-{clips // 1000:06d}.safetensors" for clips in (1000, 2000, 3000)}
 
@@ -70,6 +71,26 @@ def test_best_json_follows_the_first_metric_of_the_configuration(run):
     assert number(best_snapshot(run)) == number(best_snapshot(run / "snapshots")) == 2
 
 
+def test_without_metrics_in_the_configuration_the_first_recorded_one_decides(run):
+    config = json.dumps({"data": "x", "metrics": "none"})
+    (run / "config.json").write_text(config)
+    record(run, "rfvd9_4f", 3.0, 1.0, 2.0, time="2026-01-01T00:00:00.5+00:00")
+    record(run, "isv8", 1.0, 2.0, 3.0, time="2026-01-01T00:00:01.5+00:00", better="larger")
+    record(run, "fvd2048_16f", 1.0, 2.0, 3.0, time="2025-01-01T00:00:00+00:00", row="upsample")
+    record(run, "fvd2048_16f", 1.0, 2.0, 3.0, time="2026-01-02T00:00:00+00:00")
+    assert refresh_best(run)["metric"] == "rfvd9_4f"
+    record(run, "rfvd9_4f", 3.0, 1.0, 2.0, time="2026-01-03T00:00:00+00:00")  # computed again
+    assert refresh_best(run)["metric"] == "rfvd9_4f"
+    record(run, "kvd4_4f", 3.0, 1.0, 2.0)  # of a version that recorded no time
+    assert refresh_best(run)["metric"] == "kvd4_4f"
+
+
+def test_the_run_s_own_results_state_their_time():
+    context = own_context(8, "x")
+    assert datetime.fromisoformat(context["time"]).tzinfo == UTC
+    assert is_own(context)
+
+
 def test_results_of_networks_that_are_gone_do_not_count(run):
     record(run, "rfvd4_4f", 3.0, 1.0, 2.0)
     append_record(metric_path(run, "rfvd4_4f"), {"value": 0.5, "clips": 0, "snapshot": "untrained"})
@@ -93,5 +114,9 @@ def test_without_a_sound_best_json_the_records_decide(run, content):
 
 
 def test_without_results_no_snapshot_is_the_best(run):
-    with pytest.raises(NetworkNotFound, match=r"no snapshot in .* --snapshots all`, or take the latest\.$"):
+    with pytest.raises(NetworkNotFound, match=r"no snapshot in .* --snapshots all`, or take the latest\.$") as refused:
+        best_snapshot(run)
+    assert f"`digan evaluate --network {run} --snapshots all`" in str(refused.value)  # the run knows its videos
+    (run / "command.sh").unlink()  # now it is a folder of networks
+    with pytest.raises(NetworkNotFound, match=r" --data DIR --snapshots all`, or take the latest\.$"):
         best_snapshot(run)

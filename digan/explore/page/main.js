@@ -247,7 +247,10 @@ function setDrawing(on) {
 }
 
 state.listen(() => (dirty = true));
-addEventListener("hashchange", () => state.fromHash(location.hash));
+addEventListener("hashchange", () => {
+  state.fromHash(location.hash);
+  if (player.playing && state.play) player.start(); // a link names the time, which the player's clock would overrule
+});
 addEventListener("resize", () => (dirty = true));
 bindControls(state);
 onStage(byId("stage"), stage, state, { drawing: () => drawing, drew: () => setDrawing(false) });

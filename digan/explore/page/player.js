@@ -9,6 +9,8 @@ export class Player {
   #started = 0; // when play seconds began, ms
   #origin = 0; // time of the video then
   #next = 0; // play seconds of the next frame to ask for
+  #last = 0; // id of the last request
+  #before = 0; // id of the last request before the clock was set
   #asked = new Map(); // id -> play seconds of its frames
   #frames = []; // [play seconds, picture], to be shown
   #shown = []; // when the last frames were shown, ms
@@ -22,8 +24,10 @@ export class Player {
     this.playing = false;
   }
 
+  /** Play from the time of the state, also if it plays already. */
   start() {
     const { state } = this;
+    this.#before = this.#last; // its frames would set the time back
     const [first, last] = this.#ends();
     const past = (state.t - last) * Math.sign(last - first) >= 0;
     this.#origin = past && !state.loop ? first : state.t;
@@ -52,6 +56,7 @@ export class Player {
   }
 
   take(picture) {
+    if (picture.id <= this.#before) return;
     const seconds = this.#asked.get(picture.id);
     if (seconds === undefined) {
       if (!this.#frames.length) this.show(picture); // of before a change, but newer than what is there
@@ -121,6 +126,7 @@ export class Player {
       const frames = Array.from({ length: AT_ONCE }, (_, i) => start + i * this.#interval);
       const id = this.request(frames.map((seconds) => this.#timeAt(seconds)));
       if (id === null) return;
+      this.#last = id;
       this.#asked.set(id, { frames, sent: performance.now() });
       this.#next = start + AT_ONCE * this.#interval;
     }

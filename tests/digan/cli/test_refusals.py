@@ -337,3 +337,25 @@ def test_output_that_nobody_can_read(inputs, target):
             process.stdout.close()
             error = process.stderr.read()
         assert (process.returncode, error) == (141, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample --outdir {out} --network {file}",
+        "evaluate --data {videos} --network {file}",
+        "invert --video {videos} --outdir {out} --network {file}",
+        "explore --network {file}",
+        "convert {file} {out}/a.safetensors",
+        "train --cfg demo --outdir {out} --init {file}",
+    ],
+)
+def test_latents_in_the_place_of_a_network_are_refused(command, tmp_path, capsys):
+    write_latents(tmp_path / "latents.safetensors", Latents(torch.zeros(3, 4), torch.zeros(4), clip_times(4)), "0" * 64)
+    (tmp_path / "config.json").write_text("{}")  # as in a run folder: not that of the latents
+    videos = make_demo_videos(tmp_path / "videos", videos=2, frames=16, resolution=32)
+    names = {"file": tmp_path / "latents.safetensors", "out": tmp_path / "out", "videos": videos}
+    assert main(command.format(**names).split()) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("digan ")]
+    assert "latents.safetensors is not a network, but holds latents of `digan invert`: give it with --latents" in line
+    assert line.endswith(".")

@@ -123,6 +123,22 @@ def test_the_samples_of_every_snapshot_are_in_order_and_small(run, page):
     assert "rfvd4_4f 5, the best" in best
 
 
+@pytest.mark.parametrize(("value", "cell"), [(1.0, "1 at start (--init)"), (9.0, "5 at 2 kimg")])
+@pytest.mark.parametrize("name", ["untrained", "start (--init)"])
+def test_what_a_run_starts_from_is_named_and_can_be_the_best(run, page, name, value, cell):
+    folder = run("00000-a", init="runs/00000-other")
+    file = folder / "metric-rfvd4_4f.jsonl"
+    start = {"clips": 0, "value": value, "snapshot": name}
+    file.write_text("\n".join([json.dumps(start), *file.read_text().splitlines()[1:]]))
+    text, _ = page(folder)
+    titles = re.findall(r"<figcaption[^>]*>([^<]*)", text)
+    assert titles == ["real clips", "start (--init)", "1 kimg", "2 kimg"]
+    (best,) = re.findall(r'<figure class="best">.*?</figure>', text, re.DOTALL)
+    assert cell.partition(" at ")[2] in best
+    assert f"rfvd4_4f {value:g}" in text
+    assert cell in Page(text).text
+
+
 def test_damaged_and_foreign_files_are_left_out(run, page):
     folder = run("00000-a")
     (folder / "samples" / "fakes000001.png").write_bytes(b"\x89PNG\r\n\x1a\n half")

@@ -1,5 +1,7 @@
 """All snapshots of a run: the values that the run itself computes, once each, and the best of them."""
 
+import sys
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from digan.data import Clips
 from digan.files import parse_json
 from digan.run_dir import list_snapshots, metric_path, read_records
 from digan.run_results import BEST, own_results
+from digan.training.curves import CURVES
 
 pytestmark = pytest.mark.filterwarnings("ignore:the Fréchet distance")
 METRIC = "rfvd2_4f"
@@ -62,6 +65,75 @@ def test_missing_results_are_those_that_the_run_computes(trained, evaluate, monk
     assert f"{BEST} names {best['snapshot']}, by {METRIC}" in text
     (marked,) = [line for line in text.splitlines() if line.endswith("  best")]
     assert marked.split()[0] == f"000000.{round(best['kimg'] * 1000):03d}"
+
+
+def test_the_curves_are_drawn_again(trained, evaluate, monkeypatch):
+    file = trained.folder / CURVES
+    file.write_bytes(b"old")
+    assert f"curves are in {file}\n" in evaluate()
+    drawn = file.read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert f"{file} is not drawn: pip install 'digan[report]' to have the curves of a run drawn." in evaluate()
+    assert file.read_bytes() == drawn
+
+
+def test_best_json_of_a_run_without_metrics_follows_the_one_asked_for_first(make_run, capsys):
+    run, trainer = make_run(metrics="none")
+    for clips in (8, 16):
+        trainer.clips_seen = clips
+        torch.nn.init.constant_(trainer.g_ema.blocks["32"].to_rgb.bias, clips / 20 - 1)
+        run.snapshot()
+
+    def evaluate(metric):
+        options = ["--network", str(run.folder), "--snapshots", "all", "--metrics", metric, "--threads", "1"]
+        assert main(["evaluate", *options]) == 0
+        return capsys.readouterr().out
+
+    assert f"{BEST} names" in evaluate("rfvd2_4f")
+    first = parse_json((run.folder / BEST).read_bytes())
+    assert first["metric"] == "rfvd2_4f"
+    last = evaluate("rfvd2_3f")  # before it by name
+    assert parse_json((run.folder / BEST).read_bytes()) == first
+    results = own_results(run.folder, "rfvd2_3f")
+    best = min(results, key=lambda result: result["value"])["snapshot"]
+    named = (
+        f"{BEST} names {first['snapshot']}, by rfvd2_4f, the first metric of the run; by rfvd2_3f, the best is {best}"
+    )
+    assert named in last.splitlines()
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_damaged_snapshot_is_named_and_left_out(trained, evaluate, position, known):
+    expected = values(trained)
+    file = list_snapshots(trained.folder)[position]
+    content = file.read_bytes()
+    file.write_bytes(content[:-4] + b"\0\1\2\3")
+    clips = 8 * (position + 1)
+    best = min((value, clips) for clips, value in expected.items())[1]
+    if known and clips != best:
+        assert evaluate(status=2 if position == 2 else 0)  # nothing opens an older one whose results are known
+        return
+    if not known:
+        metric_path(trained.folder, METRIC).unlink()
+    text = evaluate(status=2)
+    (line,) = [line for line in text.splitlines() if line.startswith("left out: ")]
+    assert str(file) in line
+    del expected[clips]
+    if not known:
+        assert values(trained) == pytest.approx(expected, rel=1e-6)
+    best = min((value, clips) for clips, value in expected.items())[1]
+    name = f"network-snapshot-000000.{best:03d}.safetensors"
+    assert f"the best by {METRIC}: {trained.folder / 'snapshots' / name}" in text
+    assert parse_json((trained.folder / BEST).read_bytes())["snapshot"] == name
+    assert f"curves are in {trained.folder / CURVES}" in text
+
+
+def test_without_a_sound_snapshot_there_is_nothing_to_evaluate(trained, evaluate):
+    for file in list_snapshots(trained.folder):
+        file.write_bytes(b"x")
+    assert "network-snapshot-000000.024.safetensors is not a generator" in evaluate(status=2).splitlines()[-1]
 
 
 def test_results_that_the_run_has_are_not_computed_again(trained, evaluate, monkeypatch):

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import pairwise
 from urllib.parse import parse_qsl
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -404,6 +405,29 @@ def test_changes_show_while_playing(page):
     eventually(check)
 
 
+def test_a_link_that_is_opened_while_playing_sets_the_time(open_page, server):
+    page = open_page(f"{server}/#speed=0.01&t=0.8")
+    page.click("#play")
+    page.wait_for_function("() => Number(document.getElementById('t-number').value) > 0.801")
+    page.evaluate("() => { location.hash = '#play=1&speed=0.01&t=0.3'; }")
+    page.wait_for_function("() => Number(document.getElementById('t-number').value) < 0.7")
+    times = []
+    for _ in range(10):
+        page.wait_for_timeout(100)
+        times.append(value(page, "t-number"))
+    assert times == sorted(times)
+    assert 0.3 <= times[0] < times[-1] < 0.5  # at this speed, 0.2 takes 20 s
+    eventually(lambda: assert_link_within(page, 0.3, 0.6))
+    page.evaluate("() => { location.hash = '#play=1&speed=0.01&t=0.9&reverse=1'; }")
+    page.wait_for_function("() => Number(document.getElementById('t-number').value) > 0.85")
+    page.evaluate("() => { location.hash = '#t=0.2'; }")
+    assert_shows(page, t=0.2)
+
+
+def assert_link_within(page, low: float, high: float) -> None:
+    assert low <= float(link(page)["t"]) < high
+
+
 @pytest.mark.parametrize("format", ["mp4", "gif", "png", "slice"])
 def test_downloads_are_what_the_command_writes(format, open_page, server, tmp_path):
     page = open_page(f"{server}/#seed=2&u=0.4&v=0.3&motion=5&t=0.4&from=-0.2&to=0.6&speed=1&half=1.5&y1=0.5")
@@ -420,6 +444,76 @@ def test_downloads_are_what_the_command_writes(format, open_page, server, tmp_pa
     assert main([*words[1:], "--device", "cpu"]) == 0
     (file,) = (path for path in (tmp_path / "out").iterdir() if path.name != "sample.json")
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("speed", "end", "format", "fps", "frames"),
+    [(0.005, 1, "mp4", 4.995, 1000), (0.01, 5, "gif", 1.998, 1000), (0.5, 1, "mp4", 24, 49), (0.005, 1, "png", 24, 1)],
+)
+def test_a_slow_video_has_fewer_frames_per_second(speed, end, format, fps, frames, open_page, server):
+    page = open_page(f"{server}/#speed={speed}&to={end}")
+    page.select_option("#format", format)
+    page.fill("#pixels", "8")
+    page.press("#pixels", "Tab")
+    rate = rf" --fps {fps}" if frames > 1 else ""
+    expect(page.locator("#command")).to_have_value(re.compile(rf" --frames {frames} .*--format {format}{rate}$"))
+    if fps < 24:
+        assert page.inner_text("#file-rate") == f"{fps} frames/s: a file holds 1000 frames"
+        assert (frames - 1) / fps == pytest.approx(end / speed)
+    else:
+        expect(page.locator("#file-rate")).to_be_hidden()
+
+
+def test_the_time_that_a_slow_video_takes_is_that_of_its_file(open_page, server):
+    page = open_page(f"{server}/#speed=0.005")
+    page.fill("#pixels", "4")
+    with page.expect_download() as waiting:
+        page.click("#download")
+    with av.open(str(waiting.value.path())) as container:
+        (stream,) = container.streams
+        assert stream.frames == 1000
+        assert float(stream.duration * stream.time_base) == pytest.approx(200, abs=0.3)
+
+
+def test_a_video_longer_than_a_file_is_refused(open_page, server):
+    page = open_page(f"{server}/#speed=0.0001&to=2")
+    page.click("#download")
+    sentence = "At this speed the video lasts 20000 s; a file holds 9990 s: raise the speed."
+    expect(page.locator("#file-rate")).to_have_text(sentence)
+    assert page.inner_text("#download") == "Download"
+    page.fill("#speed", "1")
+    page.press("#speed", "Tab")
+    expect(page.locator("#file-rate")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("field", "name"), [("pixels", "Pixels"), ("fps", "Frames/s")])
+@pytest.mark.parametrize("text", ["", "0", "-8"])
+def test_an_empty_field_is_refused(field, name, text, open_page, server):
+    page = open_page(server, permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate("() => navigator.clipboard.writeText('mine')")
+    expect(page.locator("#command")).to_have_value(re.compile("^digan sample "))
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.fill(f"#{field}", text)
+    for button in ("#download", "#copy-command"):
+        page.click(button)
+        expect(page.locator("#file-rate")).to_have_text(f"{name} must be a number above 0.")
+    assert page.inner_text("#download") == "Download"
+    assert page.input_value("#command") == ""
+    assert page.evaluate("() => navigator.clipboard.readText()") == "mine"
+    assert requests == []
+    page.fill(f"#{field}", "10")
+    page.press(f"#{field}", "Tab")
+    expect(page.locator("#command")).to_have_value(re.compile("--resolution 10x10|--fps 10"))
+
+
+def test_a_refused_command_is_not_copied(open_page, server):
+    page = open_page(server, permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate("() => navigator.clipboard.writeText('mine')")
+    page.fill("#pixels", "4000")
+    page.click("#copy-command")
+    expect(page.locator("#saving")).to_have_text("size 4000 must be at most 1,024.")
+    assert page.evaluate("() => navigator.clipboard.readText()") == "mine"
 
 
 def test_a_refused_file_is_one_sentence(page):
@@ -609,3 +703,179 @@ def test_messages_are_json(page):
     assert sent
     for message in sent:
         json.loads(message, parse_constant=pytest.fail)
+
+
+def test_the_trained_times_are_marked_on_the_time_line(page):
+    def place(selector: str) -> tuple[float, float]:
+        """Return where a mark starts and ends, in times of the time line."""
+        box, line = page.locator(selector).bounding_box(), page.locator("#marks").bounding_box()
+        low, high = (float(page.get_attribute("#t", name)) for name in ("min", "max"))
+        start = (box["x"] - line["x"]) / line["width"]
+        return tuple(low + (high - low) * share for share in (start, start + box["width"] / line["width"]))
+
+    assert page.inner_text("#trained") == "trained"
+    for start, end in ((0, 1), (-3, 2), (0.25, 0.5), (4, 2)):
+        page.fill("#from", str(start))
+        page.fill("#to", str(end))
+        update(page)
+        assert place("#trained") == pytest.approx((0, 1), abs=0.02)
+        assert place("#span") == pytest.approx(sorted((start, end)), abs=0.02)
+
+
+def test_the_keys_do_what_their_list_says(open_page, server):
+    page = open_page(f"{server}/#t=0.5&speed=0.5")
+    page.focus("#stage")
+
+    def press(key: str) -> dict[str, str]:
+        page.keyboard.press(key)
+        return link(page)
+
+    start = {"t": "0.5"}
+    assert press("m") == start | {"motion": "1"}
+    assert_shows(page, t=0.5, motion=1)
+    state = press("n")
+    assert state == start | {"motion": "1", "a": "4", "b": "5", "c": "6", "d": "7"}
+    assert_shows(page, t=0.5, motion=1, a=4, b=5, c=6, d=7)
+    for key, field in (("c", "compare"), ("s", "slice")):
+        assert press(key) == state | {field: "1"}
+        expect(page.locator(f"#{field}")).to_have_attribute("aria-pressed", "true")
+        assert press(key) == state
+    assert press("l") == state | {"loop": "0"}
+    assert press("l") == state
+    assert press("]") == state | {"speed": "0.625"}
+    assert press("[") == state
+    assert press("[") == state | {"speed": "0.4"}
+    assert press("]") == state
+    assert press(".") == state | {"t": "0.52"}
+    assert press(",") == state
+    assert float(press("+")["half"]) == pytest.approx(1 / 1.5, abs=1e-5)
+    assert float(press("=")["half"]) == pytest.approx(1 / 1.5**2, abs=1e-5)
+    assert press("0") == state
+    assert_shows(page, t=0.5, motion=1, a=4, b=5, c=6, d=7)
+
+
+def test_keys_in_a_field_are_text(page):
+    page.fill("#seed", "3")
+    page.focus("#seed")
+    for key in "mncsl.,0":
+        page.keyboard.press(key)
+    assert {"a", "motion", "compare", "slice", "loop", "half"}.isdisjoint(link(page))
+
+
+def test_playing_from_the_larger_to_the_smaller_time(open_page, server):
+    page = open_page(f"{server}/#from=0.8&to=0.2&t=0.8&speed=0.3")
+    page.click("#play")
+    times = [value(page, "t-number")]
+    end = time.monotonic() + TIMEOUT / 1000
+    while sum(after > before for before, after in pairwise(times)) < 2 or len(times) < 20:
+        assert time.monotonic() < end, times
+        page.wait_for_timeout(60)
+        times.append(value(page, "t-number"))
+    assert all(0.2 <= t <= 0.8 for t in times)
+    steps = np.diff(times)
+    assert (steps < 0).sum() > (steps > 0).sum()  # backwards, with jumps to 0.8
+    assert steps.max() > 0.3
+    page.click("#play")
+    page.click("#loop")
+    page.fill("#t-number", "0.3")
+    page.fill("#speed", "5")
+    page.click("#play")
+    expect(page.locator("#play")).to_contain_text("Play", timeout=TIMEOUT)
+    assert_shows(page, t=0.2)
+
+
+def test_a_download_can_be_cancelled(page):
+    page.fill("#to", "20")
+    page.fill("#pixels", "512")
+    page.fill("#fps", "20")
+    page.click("#download")
+    expect(page.locator("#download")).to_have_text("Cancel")
+    assert page.inner_text("#saving") == "rendering 801 frames …"
+    page.click("#download")
+    expect(page.locator("#saving")).to_have_text("cancelled")
+    expect(page.locator("#download")).to_have_text("Download")
+    page.fill("#to", "1")
+    page.fill("#pixels", "8")
+    with page.expect_download():  # the server has stopped, so that there is room for the next
+        page.click("#download")
+    expect(page.locator("#saving")).to_have_text("saved digan.mp4")
+
+
+def test_the_buttons_of_the_view_and_of_the_motions(open_page, server):
+    page = open_page(f"{server}/#x=0.4&y=-0.2&half=0.5&motion=9&strip=8")
+    page.click("#zoom-out")
+    assert_shows(page, x=0.4, y=-0.2, half=0.75, motion=9)
+    page.click("#reset")
+    assert_shows(page, motion=9)
+    assert page.get_attribute("#motions button:first-child", "data-motion") == "8"
+    page.click("#earlier")
+    update(page)
+    assert page.get_attribute("#motions button:first-child", "data-motion") == "0"
+    expect(page.locator("#earlier")).to_be_disabled()
+    page.click("#motions button:first-child")
+    assert_shows(page)
+    assert link(page) == {}
+
+
+@pytest.fixture
+def touch(open_page, server):
+    """Opens the page on a phone; returns it and a function that puts fingers on the stage, in its own fractions."""
+    page = open_page(server, width=390, height=800, has_touch=True, is_mobile=True)
+    devtools = page.context.new_cdp_session(page)
+    page.locator("#stage").scroll_into_view_if_needed()
+    box = page.locator("#stage").bounding_box()
+
+    def put(kind: str, *fingers: tuple[float, float]) -> None:
+        points = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": i}
+            for i, (x, y) in enumerate(fingers)
+        ]
+        devtools.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    return page, put
+
+
+def test_one_finger_pans(touch):
+    page, put = touch
+    put("Start", (0.5, 0.5))
+    for share in (0.55, 0.6, 0.75):
+        put("Move", (share, 0.5 - (share - 0.5) / 2))
+    put("End")
+    rest(page)
+    x, y = value(page, "x"), value(page, "y")
+    assert (x, y) == (pytest.approx(-0.5, abs=0.02), pytest.approx(-0.25, abs=0.02))
+    assert_shows(page, x=x, y=y)
+    assert page.evaluate("() => scrollY") == 0  # the page does not scroll along
+
+
+def test_two_fingers_zoom(touch):
+    page, put = touch
+    put("Start", (0.5, 0.5))
+    put("Start", (0.5, 0.5), (0.7, 0.5))
+    for spread in (0.25, 0.3, 0.4):
+        put("Move", (0.6 - spread / 2, 0.5), (0.6 + spread / 2, 0.5))
+    put("End")
+    rest(page)
+    shown = {name: value(page, name) for name in ("x", "y", "half")}
+    assert shown["half"] == pytest.approx(0.5, abs=0.02)
+    assert shown["x"] + 0.2 * shown["half"] == pytest.approx(0.2, abs=0.03)  # what is between the fingers stays there
+    assert shown["y"] == pytest.approx(0, abs=0.02)
+    assert_shows(page, **shown)
+    assert page.evaluate("() => visualViewport.scale") == 1  # the page is not enlarged
+
+
+def test_a_finger_draws_a_line(touch):
+    page, put = touch
+    page.evaluate("() => document.getElementById('slice').click()")
+    page.evaluate("() => document.getElementById('draw').click()")
+    put("Start", (0.25, 0.75))
+    for share in (0.4, 0.6, 0.75):
+        put("Move", (share, 0.5))
+    put("End")
+    line = [float(link(page).get(name, 0)) for name in ("x0", "y0", "x1", "y1")]
+    assert line == pytest.approx([-0.5, -0.5, 0.5, 0], abs=0.03)
+    expect(page.locator("#draw")).to_have_attribute("aria-pressed", "false")
+    put("Start", (0.5, 0.5))
+    put("Move", (0.6, 0.5))
+    put("End")
+    assert value(page, "x") < 0  # the next finger pans again

@@ -64,20 +64,32 @@ def test_known_names_and_addresses_are_served(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "", "[", "a@b"]
+    "host",
+    [
+        *("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "", "[", "a@b", "http://[", "[::1"),
+        *("]", "[x]", "[v1.x]", "\u2100"),
+    ],
 )
 def test_other_names_are_refused(client, host):
-    reply = client.get("/", headers={"host": host})
+    headers = {"host": host.encode()}
+    reply = client.get("/", headers=headers)
     assert (reply.status_code, reply.text.count("\n"), reply.text[-1]) == (403, 0, ".")
-    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect(PICTURES, headers={"host": host}):
+    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect(PICTURES, headers=headers):
         pass
     assert closed.value.code == 1008
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:8001", "null", "http://localhost:8000"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://evil.example", "http://127.0.0.1:8001", "null", "http://localhost:8000"),
+        *("http://[", "http://[::1", "http://]", "http://\u2100", "", "//", "http://[v1.x]", "http://[x]"),
+    ],
+)
 def test_pages_of_other_sites_are_refused(client, origin, message):
-    headers = {"origin": origin}
-    assert client.post("/file", json=message("file"), headers=headers).status_code == 403
+    headers = {"origin": origin.encode()}
+    reply = client.post("/file", json=message("file"), headers=headers)
+    assert (reply.status_code, reply.text) == (403, "Requests from pages of other sites are refused.")
     assert client.post("/command", json=message("file"), headers=headers).status_code == 403
     with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect(PICTURES, headers=headers):
         pass

@@ -1,8 +1,10 @@
 """Generator files that cannot be used are refused with the reason, and a name that is not here costs no time."""
 
 import json
+import re
+import shlex
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from digan import Generator
 from digan.cli.main import main
-from digan.config import GeneratorConfig
+from digan.cli.train import parse_options, resolve
+from digan.config import RESUME_MAY_CHANGE, GeneratorConfig, TrainConfig
 from digan.errors import NetworkError, NetworkNotFound
 from digan.models import hub as hub_module
 from digan.models.hub import filled, find_network, packaged_networks, read_network
@@ -206,6 +209,35 @@ class TestPackaged:
             assert find_network(name) == g.source == file
             assert file.stat().st_size <= 4_000_000
             assert f'Generator.from_pretrained("{name}")' in file.with_suffix(".md").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("name", packaged_networks())
+    def test_its_card_says_what_its_file_says(self, name):
+        g = Generator.from_pretrained(name)
+        data, clips = g.metadata["data"], g.metadata["clips_seen"]
+        text = " ".join(packaged_networks()[name].with_suffix(".md").read_text(encoding="utf-8").split())
+        size = f"at {g.config.resolution}x{g.config.resolution} pixels"
+        assert f"{size} on {clips:,} clips ({clips / 1000:,g} kimg)." in text
+        assert f"It saw {clips / 1000:.0f} kimg of " in text
+        windows = f"Clips of {data['frames']} frames at a frame stride of {data['stride']}, from windows that share "
+        assert f"{windows}{data['overlap']} frames, of the split `{data['split']}`." in text
+
+    @pytest.mark.parametrize("name", packaged_networks())
+    def test_the_options_of_its_card_are_those_of_its_file_and_command(self, name):
+        g = Generator.from_pretrained(name)
+        text = packaged_networks()[name].with_suffix(".md").read_text(encoding="utf-8")
+        table = dict(re.findall(r"^\| `--([\w-]+)` \| `([^`]*)` \|$", text, re.MULTILINE))
+        (*_, command) = re.findall(r"^ +digan train ((?:.*\\\n)*.*)", text, re.MULTILINE)
+        # The table leaves out what does not affect the numbers of a run, and the folders of paths.
+        hidden = {"init", *RESUME_MAY_CHANGE}
+        config = resolve(parse_options(shlex.split(command.replace("\\\n", " "))))
+        changed = {field.name: getattr(config, field.name) for field in fields(config)}
+        changed = {k: v for k, v in changed.items() if v != getattr(TrainConfig, k) and k not in hidden}
+        assert {k.replace("_", "-"): str(v) for k, v in changed.items()} | {"init": table["init"]} == table
+        stored = asdict(g.config) | g.metadata["data"]
+        for option in changed.keys() & stored.keys():
+            assert changed[option] == stored[option]
+        for option in asdict(g.config).keys() & asdict(config).keys():
+            assert getattr(config, option) == getattr(g.config, option)
 
     def test_a_local_path_of_that_name_comes_first(self, saved, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from digan.cli.train import parse_options, start
 from digan.data import make_demo_videos
 from digan.errors import ConfigError
+from digan.run_results import own_results
 from digan.training import checkpoint
 from digan.training.initial_weights import initialise, read_initial_weights
 from digan.training.trainer import NETWORKS, Trainer
@@ -124,6 +125,30 @@ def test_another_scale_of_the_frequencies_is_refused(option, default, trainer_of
         initialise(trainer_of(), read_initial_weights(str(run)))
 
 
+def test_all_options_that_differ_are_in_one_sentence_that_is_enough(trainer_of, saved):
+    source = trainer_of(space_frequency=1.5, z_dim=6, channel_max=4)
+    run = saved(source)
+    with pytest.raises(
+        ConfigError, match=r"--init: give (.*), as \S+ was trained, instead of 3.162\d*, 8, 8\.$"
+    ) as refused:
+        initialise(trainer_of(), read_initial_weights(str(run)))
+    options = str(refused.value).removeprefix("--init: give ").partition(",")[0]
+    assert options == "--space-frequency 1.5 --z-dim 6 --channel-max 4"
+    assert initialise(trainer_of(space_frequency=1.5, z_dim=6, channel_max=4), read_initial_weights(str(run)))
+
+
+def test_the_packaged_network_needs_one_sentence(trainer_of):
+    weights = read_initial_weights("sky-64")
+    with pytest.raises(ConfigError) as refused:
+        initialise(trainer_of(resolution=64), weights)
+    words = str(refused.value).removeprefix("--init: give ").partition(", as ")[0].split()
+    options = {}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--").replace("-", "_")
+        options[name] = type(getattr(weights.config, name))(value)
+    assert initialise(trainer_of(resolution=64, **options), weights)
+
+
 def test_values_that_are_not_finite_are_refused(trainer_of, saved):
     source = trainer_of()
     source.d_motion.fc.weight.data[0, 0] = torch.nan
@@ -167,12 +192,14 @@ def launch(tmp_path):
     return lambda *options: start(parse_options([str(option) for option in (*common, *options)]))
 
 
+@pytest.mark.filterwarnings("ignore:the Fréchet distance")
 def test_a_run_is_fine_tuned_with_other_options_and_resumed(launch):
     first = launch("--kimg", 0.008)
-    second = launch("--kimg", 0.008, "--init", first, "--gamma", 5, "--lr", 0.001)
+    second = launch("--kimg", 0.008, "--init", first, "--gamma", 5, "--lr", 0.001, "--metrics", "rfvd2_4f")
     text = (second / "log.txt").read_text()
     assert f"--init: g, g_ema, d_image, d_motion start from {first}" in text
     assert json.loads((second / "config.json").read_text())["init"] == str(first)
+    assert own_results(second, "rfvd2_4f")[0]["snapshot"] == "start (--init)"
     again = launch("--kimg", 0.012, "--resume", second, "--init", first)
     assert again == second
     with pytest.raises(ConfigError, match="start a new run from its weights, with --init in place of --resume"):

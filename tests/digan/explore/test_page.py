@@ -416,16 +416,12 @@ def test_a_link_that_is_opened_while_playing_sets_the_time(open_page, server):
         page.wait_for_timeout(100)
         times.append(value(page, "t-number"))
     assert times == sorted(times)
-    assert 0.3 <= times[0] < times[-1] < 0.5  # at this speed, 0.2 takes 20 s
-    eventually(lambda: assert_link_within(page, 0.3, 0.6))
+    assert 0.3 <= times[0] <= times[-1] < 0.7  # at this speed, 0.4 takes 40 s
+    page.wait_for_function("t => Number(document.getElementById('t-number').value) > t", arg=times[-1])
     page.evaluate("() => { location.hash = '#play=1&speed=0.01&t=0.9&reverse=1'; }")
     page.wait_for_function("() => Number(document.getElementById('t-number').value) > 0.85")
     page.evaluate("() => { location.hash = '#t=0.2'; }")
     assert_shows(page, t=0.2)
-
-
-def assert_link_within(page, low: float, high: float) -> None:
-    assert low <= float(link(page)["t"]) < high
 
 
 @pytest.mark.parametrize("format", ["mp4", "gif", "png", "slice"])

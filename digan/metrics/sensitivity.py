@@ -66,6 +66,12 @@ def noisy(clips: torch.Tensor, deviation: float, seed: int = 0) -> torch.Tensor:
     return (clips + deviation * noise).round().clamp(0, 255).to(torch.uint8)
 
 
+def saturated(clips: torch.Tensor, factor: float) -> torch.Tensor:
+    """Multiply the difference of each pixel from its grey level, the mean of its channels, and clamp."""
+    grey = clips.float().mean(2, keepdim=True)  # [N, T, 1, H, W]
+    return (grey + factor * (clips - grey)).round().clamp(0, 255).to(torch.uint8)
+
+
 def shuffled(clips: torch.Tensor, length: int, seed: int = 0) -> torch.Tensor:
     """Reorder the frames within successive groups of `length`, in the same way for all clips."""
     generator = torch.Generator().manual_seed(seed)
@@ -91,6 +97,8 @@ def changes(frames: int) -> dict[str, Change]:
         by_name[f"blur, {pixels} px"] = lambda clips, s=pixels: blurred(clips, s)
     for deviation in (2, 4, 8):
         by_name[f"noise, {deviation} of 255"] = lambda clips, s=deviation: noisy(clips, s)
+    for factor in (2, 4, 8):
+        by_name[f"saturation, {factor} times"] = lambda clips, s=factor: saturated(clips, s)
     for length in (2, 4, frames):
         by_name[f"shuffled, groups of {length}"] = lambda clips, n=length: shuffled(clips, n)
     for length in (2, 4, frames):

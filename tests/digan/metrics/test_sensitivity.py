@@ -5,7 +5,7 @@ import torch
 
 from digan.data import Clips, ClipWindows, load_index
 from digan.metrics import MetricError
-from digan.metrics.sensitivity import as_table, blurred, changes, frozen, main, noisy, sensitivity, shuffled
+from digan.metrics.sensitivity import as_table, blurred, changes, frozen, main, noisy, saturated, sensitivity, shuffled
 
 
 @pytest.fixture
@@ -45,6 +45,12 @@ def test_blur_and_noise_have_the_stated_strength():
     point[..., 32, 32] = 255
     # A Gaussian with standard deviation 2 peaks at 1 / (8 pi).
     assert blurred(point, 2)[0, 0, 1, 32, 32].item() == pytest.approx(255 / (8 * torch.pi), abs=1)
+
+
+def test_saturation_keeps_the_grey_level():
+    pixel = torch.tensor([100, 120, 140], dtype=torch.uint8).view(1, 1, 3, 1, 1)
+    assert saturated(pixel, 2).flatten().tolist() == [80, 120, 160]
+    assert saturated(pixel, 8).flatten().tolist() == [0, 120, 255]
 
 
 def test_orders_of_frames():

@@ -31,7 +31,7 @@ from digan.sampling.slices import line_slice
 
 METHODS = ("nearest", "bilinear", "bicubic")
 _CACHED_CONTENTS = 4  # INRs: that of the default generator takes 13 MiB
-_MIN_FPS = 24.0  # coarse frames have the largest size that can be rendered at this rate; sending takes time too
+_MIN_FPS = 18.0  # coarse frames have the largest size that can be rendered at this rate
 _STEP = 128 * 128  # pixels that a step of a sharp picture renders at least
 _STEP_SECONDS = 0.05
 _COARSE_ROWS = 32  # times of a coarse slice

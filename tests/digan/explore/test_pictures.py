@@ -74,7 +74,7 @@ def test_classes_and_motions_change_the_frames(paint, message):
 
 
 def test_a_slow_machine_gets_coarse_frames_first(paint, message, painter):
-    painter.rate = 64 * 64 * 24.0  # frames of 64x64, the training resolution, at the least smooth rate
+    painter.rate = 64 * 64 * 18.0  # frames of 64x64, the training resolution, at the least smooth rate
     assert painter.coarse_size((128, 128)) == (64, 64)
     painter.rate *= 0.99
     assert painter.coarse_size((128, 128)) == (32, 32)
@@ -82,7 +82,7 @@ def test_a_slow_machine_gets_coarse_frames_first(paint, message, painter):
     assert painter.coarse_size((128, 128)) == (32, 32)
     assert painter.coarse_size((128, 64)) == (32, 16)
     assert painter.coarse_size((20, 20)) == (20, 20)
-    painter.rate = 64 * 64 * 24.0 * 4
+    painter.rate = 64 * 64 * 18.0 * 4
     assert painter.coarse_size((128, 128)) == (128, 128)
     painter.rate = 1.0
     ((frame,),) = paint(message(times=[0.5], size=[128, 128]), painter)

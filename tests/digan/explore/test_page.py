@@ -473,10 +473,11 @@ def test_a_slow_video_has_fewer_frames_per_second(speed, end, format, fps, frame
         expect(page.locator("#file-rate")).to_be_hidden()
 
 
+@pytest.mark.ci
 def test_the_time_that_a_slow_video_takes_is_that_of_its_file(open_page, server):
     page = open_page(f"{server}/#speed=0.005")
     page.fill("#pixels", "4")
-    with page.expect_download() as waiting:
+    with page.expect_download(timeout=5 * TIMEOUT) as waiting:
         page.click("#download")
     with av.open(str(waiting.value.path())) as container:
         (stream,) = container.streams

@@ -34,6 +34,7 @@ from tests.digan.explore.conftest import build
 
 START = dict(seed=0, a=0, b=1, c=2, d=3, u=0, v=0, psi=1, label=0, motion=0, t=0, x=0, y=0, half=1)
 TIMEOUT = 60_000  # ms; other tests may use all cores
+expect.set_options(timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -589,7 +590,7 @@ def test_the_page_reconnects_to_a_restarted_server(open_page, networks):
         expect(page.locator("#status")).to_have_text("not connected, trying again")
     page.fill("#seed", "7")
     with start_server(networks / "0.safetensors", *options, port=int(url.rpartition(":")[2])):
-        expect(page.locator("#status")).to_have_text("connected", timeout=TIMEOUT)
+        expect(page.locator("#status")).to_have_text("connected")
         assert_shows(page, seed=7)
         page.click("#play")
 
@@ -611,7 +612,7 @@ def test_a_wrong_message_is_one_sentence_on_the_page(page):
     expect(page.locator("#message")).to_have_text("psi 99 must be at most 10.")
     page.fill("#t-number", "0.5")
     assert_shows(page, motion=2, t=0.5)
-    expect(page.locator("#message")).to_be_hidden(timeout=TIMEOUT)
+    expect(page.locator("#message")).to_be_hidden()
 
 
 def test_pages_of_other_origins_cannot_connect(page, open_page, server):
@@ -790,7 +791,7 @@ def test_playing_from_the_larger_to_the_smaller_time(open_page, server):
     page.fill("#t-number", "0.3")
     page.fill("#speed", "5")
     page.click("#play")
-    expect(page.locator("#play")).to_contain_text("Play", timeout=TIMEOUT)
+    expect(page.locator("#play")).to_contain_text("Play")
     assert_shows(page, t=0.2)
 
 

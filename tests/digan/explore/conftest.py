@@ -1,24 +1,13 @@
 """Small generators to explore, and messages of the page about them."""
 
 import pytest
-import torch
 
-from digan import Generator
-from digan.config import GeneratorConfig
+from benchmarks.explore import chromium, start_server
 from digan.explore.pictures import Painter
+from tests.digan.explore.browsing import TIMEOUT, build, rest
 
-SIZES = dict(z_dim=8, w_dim=8, fourier_dim=4, fmm_rank=2, channel_base=512, channel_max=8, resolution=64)
 CLIP = {"seed": 3, "contents": [4, 5, 6, 7], "pad": [0.25, 0.5], "psi": 0.7, "label": 1, "motion": 9}
 WINDOW = {"x": [-0.5, 0.75], "y": [-1.5, -0.25]}
-
-
-def build(classes: int = 0) -> Generator:
-    """Return a generator whose pictures vary, and whose average w is not 0."""
-    torch.manual_seed(classes)
-    g = Generator(GeneratorConfig(num_classes=classes, **SIZES)).eval()
-    torch.nn.init.normal_(g.mapping.w_avg)
-    g.metadata = {"clips_seen": 7000, "data": {"frames": 5, "class_names": ["sun", "moon", "star"][:classes]}}
-    return g
 
 
 @pytest.fixture(params=[0, 3], ids=["unconditional", "classes"])
@@ -51,3 +40,55 @@ def message():
         return {name: value for name, value in message.items() if value is not None}
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        if browser is None:
+            pytest.skip("no browser")
+        from playwright.sync_api import expect
+
+        expect.set_options(timeout=TIMEOUT)
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    for classes in (0, 3):
+        g = build(classes)
+        g.save(folder / f"{classes}.safetensors", **g.metadata)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(networks):
+    with start_server(networks / "0.safetensors", "--dtype", "fp32", "--device", "cpu") as (_, url):
+        yield url
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page and waits for its picture; afterwards, nothing may have gone wrong in it."""
+    problems, contexts = [], []
+
+    def open_page(url: str, width: int = 1000, height: int = 700, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(TIMEOUT)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(url)
+        rest(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def page(open_page, server):
+    return open_page(server)

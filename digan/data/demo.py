@@ -19,12 +19,12 @@ SHAPES = ("disc", "square", "triangle")
 _COLOURS = {"disc": (80, 130, 245), "square": (245, 200, 60), "triangle": (235, 70, 60)}  # blue, yellow and red
 _BACKGROUND = (20, 20, 30)
 _MANIFEST = "manifest.json"
+_NAME = re.compile(rf"(train|val)/({'|'.join(SHAPES)})/\d{{4,}}\.mp4")
 _FORMAT = 3
 _FPS = 16
 
 # In half picture widths.
 _REACH = 0.35  # largest distance of a shape's centre from the middle along each axis
-_NAME = re.compile(rf"(train|val)/({'|'.join(SHAPES)})/\d{{4,}}\.mp4")
 _TRAVEL = (0.2, 0.6)  # shortest and longest path of a shape in a video
 
 
@@ -55,9 +55,9 @@ def make_demo_videos(
     settings = {"format": _FORMAT, "videos": videos, "frames": frames, "resolution": resolution, "seed": seed}
     manifest = root / _MANIFEST
     previous = _read_manifest(manifest)
-    if previous and previous["settings"] == settings and _complete(root, previous["files"]):
+    if previous.get("settings") == settings and _complete(root, previous["files"]):
         return root
-    for name in previous["files"] if previous else ():
+    for name in previous.get("files", {}):
         (root / name).unlink(missing_ok=True)
     manifest.unlink(missing_ok=True)
     files = {}

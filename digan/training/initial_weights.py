@@ -78,9 +78,9 @@ def initialise(trainer: Trainer, weights: InitialWeights) -> list[str]:
     Raises:
         ConfigError: a tensor has another shape, or is not finite, or the scales of the frequencies differ.
     """
-    if any(name in _SCALES for name in _differing(weights, trainer.config)):
+    names = _differing(weights, trainer.config)
+    if set(names) & set(_SCALES):
         # The widths would be refused next, by the shape of a tensor: one command mends all of it.
-        names = _differing(weights, trainer.config)
         own = ", ".join(str(getattr(trainer.config, name)) for name in names)
         raise ConfigError(
             f"--init: give {_options(weights, names)}, as {weights.source} was trained, instead of {own}."
